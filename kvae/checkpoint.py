@@ -1,0 +1,102 @@
+"""Checkpoints of a run: orbax, asynchronous, the newest and the best kept."""
+
+import pathlib
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from orbax.checkpoint import checkpoint_managers
+
+from kvae.errors import InputError
+
+LOSS = "loss"
+
+
+class Checkpoints:
+    """The checkpoints under `<workdir>/checkpoints`.
+
+    Args:
+      workdir: the run's folder.
+      read_only: whether nothing is ever written or cleaned up.
+    """
+
+    def __init__(self, workdir: str, *, read_only: bool = False):
+        self.folder = pathlib.Path(workdir).absolute() / "checkpoints"
+        # A checkpoint without an evaluation has no loss, and is kept only while it is the newest.
+        best = checkpoint_managers.BestN(
+            get_metric_fn=lambda metrics: metrics[LOSS], reverse=True, n=1, keep_checkpoints_without_metrics=False
+        )
+        policy = checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(2), best])
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy, read_only=read_only, create=not read_only, enable_async_checkpointing=True
+        )
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            item_names=("state", "config"),
+            item_handlers={"state": ocp.StandardCheckpointHandler(), "config": ocp.JsonCheckpointHandler()},
+            options=options,
+        )
+
+    def steps(self) -> list[int]:
+        """The steps that can be restored, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state, config: Mapping, loss: float | None) -> None:
+        """Starts saving; training goes on meanwhile. `loss` is the validation loss, None where it was not measured."""
+        metrics = {LOSS: loss} if loss is not None and np.isfinite(loss) else None
+        arguments = ocp.args.Composite(state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(dict(config)))
+        self._manager.save(step, args=arguments, metrics=metrics, force=True)
+
+    def restore(self, step: int, target):
+        """The state of a step, laid out as the arrays or ShapeDtypeStructs of `target`."""
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
+        arguments = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        return self._manager.restore(step, args=arguments)["state"]
+
+    def restore_newest(self, target) -> tuple[int, object] | None:
+        """The newest step that can be read, and its state; None where there is no checkpoint.
+
+        A damaged checkpoint is renamed, so that its step can be saved again, and said.
+
+        Raises:
+          InputError: there are checkpoints, but none can be read.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                return step, self.restore(step, target)
+            except (ValueError, KeyError, OSError, TypeError) as error:
+                reason = str(error).strip().splitlines()
+                logging.warning(
+                    "checkpoint %d is damaged (%s); going back to the one before", step, reason[0] if reason else error
+                )
+            self._set_aside(step)
+        if steps:
+            raise InputError(
+                f"no checkpoint in {self.folder} can be read (tried {steps}); move the folder away to start anew"
+            )
+        return None
+
+    def _set_aside(self, step):
+        if jax.process_index() == 0:
+            folder = self.folder / str(step)
+            folder.rename(self.folder / f"damaged-{step}")
+        self._manager.reload()
+
+    def metadata(self, step: int):
+        """The tree of a saved state, as shapes and dtypes."""
+        return self._manager.item_metadata(step)["state"]
+
+    def config(self, step: int) -> dict:
+        """The config that was saved with a step."""
+        return self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
+
+    def wait(self) -> None:
+        """Waits until what was being saved is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits for the last save and lets go."""
+        self._manager.close()

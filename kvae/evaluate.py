@@ -1,0 +1,88 @@
+"""Evaluation over the exact validation sets."""
+
+from collections.abc import Callable, Mapping
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from kvae import mesh as meshes
+from kvae.data import pipeline
+from kvae.data.dataset import Examples
+from kvae.state import over_replicas
+
+POOLED = ("perplexity", "codes_used")
+"""Metrics that are taken over all validation sets together; the others are means over the sets."""
+
+
+class Evaluator:
+    """Adds up a model's totals over validation sets.
+
+    Args:
+      model: has methods `totals` and `summarize`.
+      replicas: how many share the program.
+      mesh: the devices.
+    """
+
+    def __init__(self, model: nn.Module, replicas: int, mesh: Mesh):
+        self._model, self._replicas, self._mesh = model, replicas, mesh
+        # Every replica sees the same validation batch, split over the data axis only.
+        self._batch_sharding = meshes.batch_sharding(mesh, 1)
+
+        def totals(variables, batch):
+            return model.apply(variables, batch, method="totals")
+
+        self._totals = jax.jit(
+            over_replicas(totals, replicas, shared_arguments=(1,)),
+            out_shardings=meshes.state_sharding(mesh, replicas),
+            compiler_options=meshes.compiler_options(),
+        )
+
+    def totals(self, variables, examples: Examples, batch_size: int) -> dict[str, np.ndarray]:
+        """Totals over one set, float64; with replicas, a leading replica axis."""
+        batches = pipeline.evaluation_batches(
+            examples,
+            batch_size=batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        total = None
+        for batch in batches:
+            part = self._totals(variables, meshes.to_devices(self._batch_sharding, batch))
+            part = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), jax.device_get(part))
+            total = part if total is None else jax.tree.map(np.add, total, part)
+        return total
+
+    def metrics(self, variables, sets: Mapping[str, Examples], batch_size: int) -> tuple[dict, dict]:
+        """Metrics of all sets, and their totals added up.
+
+        Returns:
+          `valid/<metric>`: means over the sets, or pooled (`POOLED`); where there are several sets `valid/<set>/<metric>`
+          too. With replicas each is a list in seed order. And the totals, as `totals` gives them.
+        """
+        by_set = {name: self.totals(variables, examples, batch_size) for name, examples in sets.items()}
+        pooled = jax.tree.map(lambda *parts: sum(parts), *by_set.values())
+        summaries = {name: self.per_replica(self._model.summarize, totals) for name, totals in by_set.items()}
+        row = {}
+        for name, value in self.per_replica(self._model.summarize, pooled).items():
+            if not name.startswith(POOLED):
+                value = np.mean([summary[name] for summary in summaries.values()], axis=0).tolist()
+            row[f"valid/{name}"] = value
+        if len(sets) > 1:
+            row |= {f"valid/{name}/{metric}": value for name, s in summaries.items() for metric, value in s.items()}
+        return row, pooled
+
+    def per_replica(self, summarize: Callable[[dict], dict], totals: dict) -> dict:
+        """`summarize` of totals: numbers, or lists in seed order where there are replicas."""
+        if self._replicas == 1:
+            return summarize(totals)
+        rows = [summarize({name: leaf[i] for name, leaf in totals.items()}) for i in range(self._replicas)]
+        return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def samples(sets: Mapping[str, Examples], count: int) -> np.ndarray:
+    """`count` images, evenly spaced over the validation sets: uint8 [count, h, w, 3]."""
+    places = [(examples, i) for examples in sets.values() for i in range(len(examples))]
+    chosen = np.linspace(0, len(places) - 1, count).round().astype(int)
+    return np.stack([places[i][0][places[i][1]]["image"] for i in chosen])

@@ -1,0 +1,109 @@
+"""What a run writes down as it goes: metrics.jsonl, TensorBoard events, log.txt, and a line or a bar on the terminal."""
+
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+
+import numpy as np
+from absl import logging
+
+from kvae.errors import InputError
+
+
+def read_metrics(workdir: str) -> list[dict]:
+    """The rows of metrics.jsonl, in the order of their steps; a last line that was cut off by a kill is left out."""
+    path = pathlib.Path(workdir) / "metrics.jsonl"
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            logging.warning("%s: a line was cut off and is left out: %.60s", path, line)
+    return rows
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Writes a text file so that a reader, or a kill, never meets half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def as_json(value):
+    """A value of a row as JSON has it: a number, a list of numbers, null for what is not finite."""
+    if isinstance(value, (list, tuple, np.ndarray)) and np.ndim(value):
+        return [as_json(element) for element in value]
+    number = value.item() if hasattr(value, "item") else value
+    return number if math.isfinite(number) else None
+
+
+class Journal:
+    """The record of a run; on processes other than the first it writes nothing.
+
+    Args:
+      workdir: the run's folder.
+      first_step: rows beyond it, of a run that went on after its last checkpoint, are dropped.
+      steps: of the whole run, for the progress bar.
+      writes: whether this process writes.
+    """
+
+    def __init__(self, workdir: str, *, first_step: int, steps: int, writes: bool):
+        self.rows = [row for row in read_metrics(workdir) if row["step"] <= first_step]
+        self._writes = writes
+        if not writes:
+            return
+        # Imported here: reading a journal needs neither.
+        from tensorboardX import SummaryWriter
+        from tqdm import tqdm
+
+        path = pathlib.Path(workdir) / "metrics.jsonl"
+        write_atomically(path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        self._file = path.open("a")
+        self._events = SummaryWriter(workdir, purge_step=first_step + 1, flush_secs=30)
+        self._terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=steps, initial=first_step, unit="step", dynamic_ncols=True, disable=not self._terminal, smoothing=0.05
+        )
+        self._started, self._first_step, self._steps = time.monotonic(), first_step, steps
+
+    def advance(self) -> None:
+        """One step is done."""
+        if self._writes:
+            self._bar.update()
+
+    def write(self, row: dict, summary: str) -> None:
+        """Writes a row, durably, and says `summary` on the terminal."""
+        row = {name: value if name == "step" else as_json(value) for name, value in row.items()}
+        self.rows.append(row)
+        if not self._writes:
+            return
+        try:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise InputError(f"{self._file.name} cannot be written: {error.strerror}") from error
+        for name, value in row.items():
+            finite = [v for v in (value if isinstance(value, list) else [value]) if v is not None]
+            if name != "step" and finite:
+                self._events.add_scalar(name, sum(finite) / len(finite), row["step"])
+        if self._terminal:
+            self._bar.set_postfix_str(summary)
+        logging.info("step %d/%d  %s  %s left", row["step"], self._steps, summary, self._time_left(row["step"]))
+
+    def _time_left(self, step):
+        seconds = (time.monotonic() - self._started) / max(step - self._first_step, 1) * (self._steps - step)
+        return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
+
+    def close(self) -> None:
+        """Closes the files and the bar."""
+        if self._writes:
+            self._bar.close()
+            self._events.close()
+            self._file.close()

@@ -1,0 +1,139 @@
+"""The codebook: nearest code, batch statistics, and Kohonen's rule as a moving average.
+
+Equations are those of Irie, Csordás and Schmidhuber, "Topological Neural Discrete Representation Learning à la
+Kohonen" (2023). All arithmetic is float32 with the highest matrix precision, whatever the model's dtype: TF32 and
+bfloat16 passes flip the argmin.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from kvae.topology import Neighborhood, spread
+
+EPSILON = 1e-5
+"""Pseudo-count of the smoothing, and the spread count up to which a code counts as empty."""
+
+SCORES_PER_CHUNK = {"cpu": 2**19}
+"""How many of the N x K scores the lookup holds at once: on a CPU what fits its cache (measured), else 2^25."""
+
+
+class Codebook(NamedTuple):
+    """A codebook and its moving averages: the leaves of the `codebook` collection."""
+
+    codewords: jax.Array  # [K, d] float32: w
+    sums: jax.Array  # [K, d] float32: m
+    counts: jax.Array  # [K] float32: N
+    step: jax.Array  # [] int32: t, updates done so far
+
+
+class Statistics(NamedTuple):
+    """What a batch tells the codebook, before spreading; those of micro-batches add up."""
+
+    sums: jax.Array  # [K, d] float32: s_k, the sum of the vectors with code k
+    counts: jax.Array  # [K] float32: c_k, their number
+
+
+def initial_codebook(key: jax.Array, size: int, dimension: int, init_count: float) -> Codebook:
+    """A codebook before its first update: codewords and sums N(0, 1) and equal, counts `init_count` (Section 2.3)."""
+    codewords = jax.random.normal(key, (size, dimension), jnp.float32)
+    # A copy: leaves that share a buffer cannot be donated.
+    sums = jnp.array(codewords, copy=True)
+    return Codebook(codewords, sums, jnp.full((size,), init_count, jnp.float32), jnp.zeros((), jnp.int32))
+
+
+def nearest_code(z: jax.Array, codewords: jax.Array) -> jax.Array:
+    """code_i = argmin_k |z_i - w_k|^2, the lowest index where several are nearest (Eq. 2).
+
+    The N x K distances are never held at once: the vectors are taken in chunks. A chunk runs across the whole leading
+    axis, so that a batch which is sharded over devices stays where it is.
+
+    Args:
+      z: vectors, float [..., d].
+      codewords: float32 [K, d].
+
+    Returns:
+      int32 [...].
+    """
+    leading, count = z.shape[:-1], math.prod(z.shape[:-1])
+    z = z.reshape(count, z.shape[-1]).astype(jnp.float32)
+    half_norms = 0.5 * jnp.sum(jnp.square(codewords), axis=-1)
+
+    def lookup(z):
+        products = jnp.matmul(z, codewords.T, precision=jax.lax.Precision.HIGHEST)
+        return jnp.argmin(half_norms - products, axis=-1).astype(jnp.int32)
+
+    chunks = _number_of_chunks(count, len(codewords))
+    if chunks == 1:
+        return lookup(z).reshape(leading)
+    padding = -count % chunks
+    z = jnp.pad(z, ((0, padding), (0, 0))) if padding else z
+    by_chunk = jnp.moveaxis(z.reshape(-1, chunks, z.shape[-1]), 1, 0)
+    codes = jax.lax.map(lookup, by_chunk)  # [chunks, rows]
+    return jnp.moveaxis(codes, 0, 1).reshape(-1)[:count].reshape(leading)
+
+
+def _number_of_chunks(count: int, size: int) -> int:
+    """Into how many chunks `count` vectors go; if it can be, a divisor, for padding would move a sharded batch."""
+    budget = SCORES_PER_CHUNK.get(jax.default_backend(), 2**25)
+    wanted = math.ceil(count * size / budget)
+    divisors = (chunks for chunks in range(wanted, min(2 * wanted, count) + 1) if count % chunks == 0)
+    return next(divisors, max(wanted, 1))
+
+
+def batch_statistics(z: jax.Array, codes: jax.Array, size: int, mask: jax.Array | None = None) -> Statistics:
+    """Sum and number of the vectors of each code (the inner sums of Eqs. 9 and 10).
+
+    Args:
+      z: vectors, float [..., d]; no gradient flows through them.
+      codes: int32 [...].
+      size: K.
+      mask: optional bool [...]; where False, the vector is left out.
+    """
+    z = jax.lax.stop_gradient(z).reshape(-1, z.shape[-1]).astype(jnp.float32)
+    codes = codes.reshape(-1)
+    if mask is not None:
+        codes = jnp.where(mask.reshape(-1), codes, size)  # out of range: dropped by the sums below
+    sums = jax.ops.segment_sum(z, codes, num_segments=size)
+    return Statistics(sums, jax.ops.segment_sum(jnp.ones_like(codes, jnp.float32), codes, num_segments=size))
+
+
+def update_codebook(
+    codebook: Codebook,
+    statistics: Statistics,
+    neighborhood: Neighborhood,
+    *,
+    decay: float = 0.99,
+    update_empty: bool = True,
+) -> Codebook:
+    """One step of Kohonen's map as a moving average (Eqs. 9-11); EMA-VQ where the kernel is `none` (Eqs. 6-8).
+
+    Args:
+      codebook: after t updates.
+      statistics: of the whole batch.
+      neighborhood: A; its strength is taken at t.
+      decay: 1 - beta.
+      update_empty: True updates every code and smooths the counts, N_k <- (N_k + eps) / (sum N + K eps) sum N, as
+        common EMA-VQ code does. False leaves a code alone whose spread count is at most eps, and does not smooth.
+        (The authors' release tests for 0, and lets the tail of a Gaussian, 1e-26, blow a codeword up.)
+
+    Returns:
+      The codebook after t + 1 updates.
+    """
+    spread_sums = spread(neighborhood, statistics.sums, codebook.step)
+    spread_counts = spread(neighborhood, statistics.counts, codebook.step)
+    sums = decay * codebook.sums + (1 - decay) * spread_sums
+    counts = decay * codebook.counts + (1 - decay) * spread_counts
+    if update_empty:
+        total = jnp.sum(counts)
+        counts = (counts + EPSILON) / (total + len(counts) * EPSILON) * total
+        # Only a codebook that started at zero counts and has seen no vector yet has nothing to divide by.
+        moves = counts > 0
+    else:
+        moves = spread_counts > EPSILON
+        sums = jnp.where(moves[:, None], sums, codebook.sums)
+        counts = jnp.where(moves, counts, codebook.counts)
+    codewords = jnp.where(moves[:, None], sums / jnp.where(moves, counts, 1.0)[:, None], codebook.codewords)
+    return Codebook(codewords, sums, counts, codebook.step + 1)

@@ -1,0 +1,342 @@
+"""Measures: reconstruction, use of the codebook, quality of the map, and the loss and selectivity of URL-SOM.
+
+Pure functions of arrays. `squared_error` and `psnr` return a value for each example, and the caller takes the mean.
+"""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kvae.errors import InputError
+from kvae.kohonen import nearest_code
+from kvae.topology import coordinates
+
+# Reconstruction.
+
+
+def squared_error(x: jax.Array, x_hat: jax.Array) -> jax.Array:
+    """Mean squared error of each example (first term of Eq. 5 of Irie et al., 2023): float [b, ...] -> float32 [b]."""
+    difference = x.astype(jnp.float32) - x_hat.astype(jnp.float32)
+    return jnp.mean(jnp.square(difference), axis=tuple(range(1, x.ndim)))
+
+
+def to_uint8(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+    """Undoes the normalisation (image - mean) / std, rounds and clips: float [..., c] -> uint8 [..., c].
+
+    Args:
+      images: normalised images.
+      mean: float [c] or [], on the 0-255 scale.
+      std: float [c] or [], on the 0-255 scale.
+    """
+    return jnp.clip(jnp.round(images.astype(jnp.float32) * std + mean), 0, 255).astype(jnp.uint8)
+
+
+def psnr(images: jax.Array, reconstructions: jax.Array) -> jax.Array:
+    """Peak signal-to-noise ratio of each image, 10 log10(255^2 / MSE), in dB.
+
+    The mean squared error is taken to be at least that of an image in which one value is off by one, so that the
+    ratio of identical images is finite, and no other pair exceeds it: 83.0 dB for 32 x 32 x 3.
+
+    Args:
+      images: [..., h, w, c], values 0 to 255, of any type.
+      reconstructions: as `images`.
+
+    Returns:
+      float32 [...].
+    """
+    difference = images.astype(jnp.float32) - reconstructions.astype(jnp.float32)
+    error = jnp.mean(jnp.square(difference), axis=(-3, -2, -1))
+    return 10 * jnp.log10(255.0**2 / jnp.maximum(error, 1 / math.prod(images.shape[-3:])))
+
+
+# Use of the codebook.
+
+
+def perplexity(counts: jax.Array) -> jax.Array:
+    """exp(-sum_k p_k log p_k), the number of codes that would be in use were all used equally, from 1 to K.
+
+    The formula in Appendix C.1 of Irie et al. (2023) has lost its minus sign.
+
+    Args:
+      counts: [K], how often each code was used; integers or floats. All zero counts give 1.
+
+    Returns:
+      float32 [].
+    """
+    counts = counts.astype(jnp.float32)
+    total = jnp.sum(counts)
+    return jnp.exp(jnp.sum(jax.scipy.special.entr(counts / jnp.where(total > 0, total, 1.0))))
+
+
+def codes_used(counts: jax.Array) -> jax.Array:
+    """The number of codes that were used at least once: [K] -> int32 []."""
+    return jnp.sum(counts > 0, dtype=jnp.int32)
+
+
+def shift_codes(codes: jax.Array, grid_shape: tuple[int, ...], offset) -> jax.Array:
+    """Moves codes over the grid, stopping at its border (the perturbations of Figure 3 of Irie et al., 2023).
+
+    The paper shifts the codes of EMA-VQ, which have no grid, by their index: that is `grid_shape=(K,)`.
+
+    Args:
+      codes: int [...].
+      grid_shape: the grid.
+      offset: how many nodes to move, an integer for all axes or one for each; may be negative.
+
+    Returns:
+      int32 [...].
+    """
+    offsets = jnp.broadcast_to(jnp.asarray(offset), (len(grid_shape),))
+    moved = [axis + step for axis, step in zip(jnp.unravel_index(codes, grid_shape), offsets, strict=True)]
+    return jnp.ravel_multi_index(moved, grid_shape, mode="clip").astype(jnp.int32)
+
+
+# Quality of the map.
+
+
+def quantization_error(z: jax.Array, codewords: jax.Array) -> jax.Array:
+    """Mean Euclidean distance of the vectors to their codewords (Kohonen, "Self-Organizing Maps", 2001).
+
+    Args:
+      z: vectors, float [..., d].
+      codewords: float32 [K, d].
+
+    Returns:
+      float32 [].
+    """
+    return jnp.mean(jnp.linalg.norm(z.astype(jnp.float32) - codewords[nearest_code(z, codewords)], axis=-1))
+
+
+def topographic_error(z: jax.Array, codewords: jax.Array, grid_shape, neighbors: int = 8) -> jax.Array:
+    """Share of the vectors whose two nearest codewords are not neighbours on the grid.
+
+    Kiviluoto, "Topology preservation in self-organizing maps" (1996). Arguments are those of `topographic_errors`.
+
+    Returns:
+      float32 [], from 0, the best, to 1.
+    """
+    return topographic_errors(z, codewords, grid_shape, neighbors) / math.prod(z.shape[:-1])
+
+
+def topographic_errors(z, codewords, grid_shape, neighbors: int = 8, mask: jax.Array | None = None) -> jax.Array:
+    """Number of the vectors whose two nearest codewords are not neighbours on the grid; those of batches add up.
+
+    Of codewords that are equally near, the one of the lowest code is the nearest. A map of one code has no errors.
+
+    Args:
+      z: vectors, float [..., d].
+      codewords: float32 [K, d].
+      grid_shape: the grid, of K nodes.
+      neighbors: who is a neighbour: 8, diagonals too; 4, only along one axis. On a line both mean the adjacent two.
+      mask: optional bool [...]; where False, the vector is not counted.
+
+    Returns:
+      int32 [].
+
+    Raises:
+      InputError: a grid that is not of K nodes, or another value of `neighbors`.
+    """
+    _check_grid(codewords, grid_shape, neighbors)
+    position = jnp.asarray(coordinates(grid_shape))
+    nearest, second = _two_nearest(z, codewords)
+    apart = jnp.abs(position[nearest] - position[second])
+    errors = (jnp.max(apart, axis=-1) if neighbors == 8 else jnp.sum(apart, axis=-1)) > 1
+    return jnp.sum(errors, where=mask, dtype=jnp.int32)
+
+
+def _two_nearest(z, codewords):
+    """The nearest and the second nearest code, int32 [...] each; found in chunks, as `nearest_code` finds the one."""
+    leading, count = z.shape[:-1], math.prod(z.shape[:-1])
+    half_norms = 0.5 * jnp.sum(jnp.square(codewords), axis=-1)
+
+    def lookup(z):
+        scores = half_norms - jnp.matmul(z, codewords.T, precision=jax.lax.Precision.HIGHEST)
+        nearest = jnp.argmin(scores, axis=-1, keepdims=True)
+        others = jnp.where(jnp.arange(len(codewords)) == nearest, jnp.inf, scores)
+        return nearest[:, 0], jnp.argmin(others, axis=-1)
+
+    chunks = max(1, math.ceil(count * len(codewords) / 2**22))
+    z = jnp.pad(z.reshape(count, -1).astype(jnp.float32), ((0, -count % chunks), (0, 0)))
+    # The leading axis may be sharded over devices: the scan runs over the other one.
+    both = jax.lax.map(lookup, jnp.moveaxis(z.reshape(-1, chunks, z.shape[-1]), 1, 0))
+    return [codes.T.reshape(-1)[:count].reshape(leading) for codes in both]
+
+
+def trustworthiness(codewords: jax.Array, grid_shape: tuple[int, ...], n_neighbors: int) -> jax.Array:
+    """Are a code's neighbours on the grid also near it in space? From 0 to 1, the best.
+
+    1 - 2 / (K n (2K - 3n - 1)) sum_i sum_j max(0, r(i, j) - n), j over the n nearest of i on the grid, r(i, j) its
+    rank among the codewords by their distance from w_i (Venna and Kaski, "Neighborhood preservation in nonlinear
+    projection methods: an experimental study", 2001).
+
+    A grid is full of ties. Codes at the same distance on the grid are put in the order of their distance in space,
+    so that a map without a fault scores 1; codewords at the same distance in space, in the order of their codes.
+
+    Args:
+      codewords: float32 [K, d].
+      grid_shape: the grid, of K nodes.
+      n_neighbors: n, below K / 2.
+
+    Returns:
+      float32 [].
+
+    Raises:
+      InputError: a grid that is not of K nodes, or `n_neighbors` out of range.
+    """
+    return _preservation(codewords, grid_shape, n_neighbors)[0]
+
+
+def neighborhood_preservation(codewords: jax.Array, grid_shape: tuple[int, ...], n_neighbors: int) -> jax.Array:
+    """Are the codewords near a codeword also its neighbours on the grid? From 0 to 1, the best.
+
+    Also called continuity: `trustworthiness` with space and grid exchanged, j over the n nearest of i in space and
+    r(i, j) its rank on the grid (Venna and Kaski, 2001). Arguments, ties and result are those of `trustworthiness`.
+    """
+    return _preservation(codewords, grid_shape, n_neighbors)[1]
+
+
+def _preservation(codewords, grid_shape, n_neighbors):
+    """Trustworthiness and neighbourhood preservation, float32 [2]; the ranks are formed code by code, not K x K."""
+    _check_grid(codewords, grid_shape)
+    size = len(codewords)
+    if not 0 < n_neighbors < size / 2:
+        raise InputError(f"n_neighbors is {n_neighbors}; it must be above 0 and below half of the {size} codes")
+    codewords, position = jnp.asarray(codewords), jnp.asarray(coordinates(grid_shape))
+
+    def penalties(code):
+        # The code itself has rank 0, even where another codeword is equal to its own.
+        in_space = jnp.sum(jnp.square(codewords - codewords[code]), axis=-1).at[code].set(-1)
+        on_grid = jnp.sum(jnp.square(position - position[code]), axis=-1)
+        space_rank = jnp.argsort(jnp.argsort(in_space))
+        grid_rank = jnp.argsort(jnp.lexsort((in_space, on_grid)))
+        over_grid = jnp.sum(jnp.maximum(space_rank - n_neighbors, 0), where=grid_rank <= n_neighbors)
+        over_space = jnp.sum(jnp.maximum(grid_rank - n_neighbors, 0), where=space_rank <= n_neighbors)
+        return jnp.stack([over_grid, over_space]).astype(jnp.float32)
+
+    total = jnp.sum(jax.lax.map(penalties, jnp.arange(size)), axis=0)
+    return 1 - 2 / (size * n_neighbors * (2 * size - 3 * n_neighbors - 1)) * total
+
+
+def u_matrix(codewords: jax.Array, grid_shape: tuple[int, ...], neighbors: int = 8) -> jax.Array:
+    """Mean Euclidean distance of each codeword to those of its neighbours on the grid (Ultsch and Siemon, 1990).
+
+    Args:
+      codewords: float32 [K, d].
+      grid_shape: the grid, of K nodes.
+      neighbors: 8 or 4, as in `topographic_errors`.
+
+    Returns:
+      float32, of shape `grid_shape`; 0 for a node without neighbours.
+
+    Raises:
+      InputError: a grid that is not of K nodes, or another value of `neighbors`.
+    """
+    _check_grid(codewords, grid_shape, neighbors)
+    position = coordinates(grid_shape)
+    total, count = jnp.zeros(len(codewords)), 0
+    for offset in itertools.product((-1, 0, 1), repeat=len(grid_shape)):
+        if not any(offset) or (neighbors == 4 and np.abs(offset).sum() > 1):
+            continue
+        inside = np.all((position + offset >= 0) & (position + offset < grid_shape), axis=-1)
+        neighbor = np.ravel_multi_index((position + offset).T, grid_shape, mode="clip")
+        total += inside * jnp.linalg.norm(codewords - codewords[neighbor], axis=-1)
+        count += inside
+    return (total / np.maximum(count, 1)).reshape(grid_shape)
+
+
+def _check_grid(codewords, grid_shape, neighbors=8):
+    if math.prod(grid_shape) != len(codewords):
+        raise InputError(
+            f"grid_shape is {grid_shape}, of {math.prod(grid_shape)} nodes; there are {len(codewords)} codes"
+        )
+    if neighbors not in (4, 8):
+        raise InputError(f"neighbors is {neighbors!r}; it must be 4 (along one axis) or 8 (diagonals too)")
+
+
+# URL-SOM: N. Kermiche, "Self-Organizing Representation Learning" (2021).
+
+
+def _directions(probabilities):
+    """P = p / |p|, a point of the unit sphere (Eq. 2)."""
+    return probabilities / jnp.linalg.norm(probabilities, axis=-1, keepdims=True)
+
+
+def _mean_direction(probabilities):
+    """The mean of P over all leading axes, [n]."""
+    return jnp.mean(_directions(probabilities), axis=range(probabilities.ndim - 1))
+
+
+def winner_take_all_loss(probabilities: jax.Array) -> jax.Array:
+    """mean_i P_i . U, with P = p / |p| and U = (1, ..., 1) / sqrt(n) (Eq. 4): 1 for even outputs, 1/sqrt(n) one-hot.
+
+    Args:
+      probabilities: p, float32 [..., n]; its rows sum to 1.
+
+    Returns:
+      float32 [].
+    """
+    return jnp.sum(_mean_direction(probabilities)) / math.sqrt(probabilities.shape[-1])
+
+
+def collapse_loss(probabilities: jax.Array) -> jax.Array:
+    """1 - A . U, with A = a / |a| and a = mean_i P_i (Eq. 5): 0 for spread winners, 1 - 1/sqrt(n) for a single one.
+
+    Arguments and result are those of `winner_take_all_loss`.
+    """
+    return 1 - jnp.sum(_directions(_mean_direction(probabilities))) / math.sqrt(probabilities.shape[-1])
+
+
+def similarity_loss(probabilities: jax.Array, others: jax.Array) -> jax.Array:
+    """1 - mean_i P+_i . P-_i, over the two views of each image (Eq. 6): 0 if they agree.
+
+    Args:
+      probabilities: p+, float32 [..., n].
+      others: p-, float32 [..., n].
+
+    Returns:
+      float32 [].
+    """
+    return 1 - jnp.mean(jnp.sum(_directions(probabilities) * _directions(others), axis=-1))
+
+
+def url_som_loss(probabilities: jax.Array, others: jax.Array, similarity_weight: float = 2.0) -> jax.Array:
+    """Winner-take-all loss + collapse loss + gamma similarity loss (Eq. 8).
+
+    Args:
+      probabilities: p+, float32 [N, n], of one view of each image.
+      others: p-, float32 [N, n], of the other view.
+      similarity_weight: gamma.
+
+    Returns:
+      float32 [].
+    """
+    # Eqs. 4 and 5 see P only through its mean, and the mean of (P+ + P-) / 2 (Eq. 7) is that of all 2N views.
+    views = jnp.stack([probabilities, others])
+    similarity = similarity_loss(probabilities, others)
+    return winner_take_all_loss(views) + collapse_loss(views) + similarity_weight * similarity
+
+
+def neural_selectivity(table: jax.Array, held_out: jax.Array | None = None) -> jax.Array:
+    """The share of samples whose label is that of their winning neuron (Section V.C).
+
+    A neuron's label is the most frequent among its samples, the lowest one in a tie.
+
+    Args:
+      table: [n, classes], how many samples of each class each neuron won.
+      held_out: the same of other samples, which are then judged by the labels that `table` gives; a neuron without a
+        sample in `table` has no label, and agrees with none. By default `table` itself is judged, as in the paper.
+
+    Returns:
+      float32 [], from 0 to 1; NaN if there is no sample to judge.
+    """
+    judged = table if held_out is None else held_out
+    agreeing = jnp.take_along_axis(judged, jnp.argmax(table, axis=-1, keepdims=True), axis=-1)[:, 0]
+    return jnp.sum(jnp.where(jnp.any(table > 0, axis=-1), agreeing, 0)) / jnp.sum(judged)
+
+
+def dead_neurons(table: jax.Array) -> jax.Array:
+    """The number of neurons that won no sample: [n, classes] -> int32 []."""
+    return jnp.sum(jnp.all(table == 0, axis=-1), dtype=jnp.int32)

@@ -1,0 +1,52 @@
+"""Devices: the mesh, and how arrays lie on it. One program serves one device and many hosts."""
+
+import math
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from kvae.errors import InputError
+
+
+def make_mesh(replicas: int = 1) -> Mesh:
+    """All devices, as ("replica", "data").
+
+    Replicas are spread over the devices of an accelerator as far as they divide them; on a CPU, where they are unrolled
+    into one program, and on several hosts, every device holds all replicas.
+    """
+    devices = np.asarray(jax.devices())
+    groups = math.gcd(replicas, len(devices))
+    if jax.default_backend() == "cpu" or jax.process_count() > 1:
+        groups = 1
+    return Mesh(devices.reshape(groups, -1), ("replica", "data"))
+
+
+def state_sharding(mesh: Mesh, replicas: int) -> NamedSharding:
+    """The training state is replicated over the data axis; its leading axis, if it has one, is that of the replicas."""
+    return NamedSharding(mesh, PartitionSpec("replica") if replicas > 1 else PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh, replicas: int) -> NamedSharding:
+    """A batch is split over the data axis: [b, ...], or [replicas, b, ...] where there are several."""
+    return NamedSharding(mesh, PartitionSpec("replica", "data") if replicas > 1 else PartitionSpec(("replica", "data")))
+
+
+def check_batch_size(batch_size: int, mesh: Mesh, micro_batches: int = 1) -> None:
+    """Raises InputError unless the batch divides evenly over the devices of the data axis and the micro-batches."""
+    parts = mesh.shape["data"] * micro_batches
+    if batch_size < 1 or batch_size % parts:
+        what = f"{mesh.shape['data']} devices" + (f" x {micro_batches} micro-batches" if micro_batches > 1 else "")
+        raise InputError(f"batch_size is {batch_size}; it must be a multiple of {parts} ({what})")
+
+
+def to_devices(sharding: NamedSharding, batch):
+    """A global batch on the devices, from each process's slice of it (a tree of NumPy arrays)."""
+    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, array), batch)
+
+
+def compiler_options() -> dict[str, str]:
+    """Options for `jax.jit`. On a CPU YNNPACK is kept to matrix products: its convolutions are half as fast as Eigen's."""
+    if jax.default_backend() != "cpu":
+        return {}
+    return {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}

@@ -1,0 +1,307 @@
+"""The story of a run: from a config to a folder with metrics, checkpoints and pictures."""
+
+import functools
+import json
+import pathlib
+import signal
+import time
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import logging
+from clu import parameter_overview
+
+from kvae import data, draw, models
+from kvae import mesh as meshes
+from kvae.checkpoint import Checkpoints
+from kvae.data import pipeline
+from kvae.errors import InputError
+from kvae.evaluate import Evaluator, samples
+from kvae.journal import Journal, write_atomically
+from kvae.state import TrainState, initial_state, over_replicas, train_step
+
+FREE_FIELDS = ("steps", "log_every_steps", "evaluate_every_steps", "checkpoint_every_steps")
+"""The fields that may differ when a run goes on."""
+
+DYING_SHARE = 0.05
+DYING_STEPS = 500
+SAMPLES = 32
+BATCHES_AHEAD = 4
+
+
+def train(config: Mapping, workdir: str) -> int:
+    """Trains, or goes on training, the run of a folder.
+
+    Args:
+      config: every field of section 7 of the design; see `configs/`.
+      workdir: the run's folder, made where it does not exist.
+
+    Returns:
+      The step that was reached: `config["steps"]`, or less where the run was asked to stop.
+
+    Raises:
+      InputError: something that the user can mend: a field, the data, the folder, a loss that is not finite.
+    """
+    replicas = config["replicas"]
+    check_config(config)
+    mesh = meshes.make_mesh(replicas)
+    meshes.check_batch_size(config["batch_size"], mesh, config["micro_batches"])
+    dataset, config = load_data(config)
+    model = models.build(config["model"], mean=config["dataset"]["mean"], std=config["dataset"]["std"])
+    optimizer = make_optimizer(**config["optimizer"])
+    open_workdir(workdir, config)
+
+    # Initialisation and the step are compiled for the same layout, so that a state never has to move.
+    sharding = meshes.state_sharding(mesh, replicas)
+    seeds = np.arange(replicas, dtype=np.int32) + config["seed"]
+    init = functools.partial(initial_state, model, optimizer, dataset.train[0]["image"].shape)
+    init = jax.jit(over_replicas(init, replicas), out_shardings=sharding)
+    step = functools.partial(train_step, model, optimizer, config["micro_batches"])
+    step = jax.jit(
+        over_replicas(step, replicas),
+        donate_argnums=0,
+        out_shardings=sharding,
+        compiler_options=meshes.compiler_options(),
+    )
+    state = init(seeds if replicas > 1 else seeds[0])
+    log_overview(state, replicas)
+
+    checkpoints = Checkpoints(workdir)
+    restored = checkpoints.restore_newest(state)
+    first_step, state = restored or (0, state)
+    journal = Journal(workdir, first_step=first_step, steps=config["steps"], writes=jax.process_index() == 0)
+    if first_step:
+        logging.info("going on from step %d of %s", first_step, workdir)
+    run = Loop(config, workdir, mesh, dataset, step, Evaluator(model, replicas, mesh), checkpoints, journal)
+    try:
+        return run(state, first_step)
+    finally:
+        journal.close()
+        checkpoints.close()
+
+
+class Loop:
+    """The one training loop: steps, logs, evaluations, checkpoints, and a clean way out."""
+
+    def __init__(self, config, workdir, mesh, dataset, step, evaluator, checkpoints, journal):
+        self.config, self.workdir, self.mesh, self.dataset = config, workdir, mesh, dataset
+        self.step, self.evaluator, self.checkpoints, self.journal = step, evaluator, checkpoints, journal
+        self.samples = samples(dataset.validation, SAMPLES)
+        self.warned = False
+
+    def __call__(self, state: TrainState, first_step: int) -> int:
+        """Trains from `first_step` to the last; returns the step that was reached."""
+        sharding = meshes.batch_sharding(self.mesh, self.config["replicas"])
+        batches = (meshes.to_devices(sharding, images) for images in self.batches(first_step))
+        with StopSignal() as stop, pipeline.prefetch(batches, BATCHES_AHEAD) as batches:
+            started, at_step = time.monotonic(), first_step
+            for done in range(first_step + 1, self.config["steps"] + 1):
+                state = self.step(state, next(batches))
+                self.journal.advance()
+                if self.is_due("log_every_steps", done):
+                    state, row = self.read_interval(state, done)
+                    seconds = time.monotonic() - started
+                    row |= self.rates(done - at_step, seconds)
+                    self.log(state, done, row)
+                    started, at_step = time.monotonic(), done
+                if stop.requested(done) and done < self.config["steps"]:
+                    self.save(state, done, None)
+                    self.checkpoints.wait()
+                    logging.warning("stopped at step %d; run the same command again to go on", done)
+                    return done
+        return self.config["steps"]
+
+    def is_due(self, field: str, done: int) -> bool:
+        """Whether a step is one of those that come every `field` steps, or the last."""
+        return done % self.config[field] == 0 or done == self.config["steps"]
+
+    def batches(self, first_step: int):
+        """This process's share of each global batch: uint8 [b, h, w, 3], or [replicas, b, h, w, 3]."""
+        streams = [
+            pipeline.train_batches(
+                self.dataset.train,
+                seed=self.config["seed"] + replica,
+                batch_size=self.config["batch_size"],
+                first_step=first_step,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+            )
+            for replica in range(self.config["replicas"])
+        ]
+        for parts in zip(*streams, strict=True):
+            images = [part["image"] for part in parts]
+            yield images[0] if len(images) == 1 else np.stack(images)
+
+    def read_interval(self, state: TrainState, done: int) -> tuple[TrainState, dict]:
+        """The means since the last log as a row, and the state with a new interval."""
+        interval = jax.device_get(state.interval)
+        finite, at = jax.device_get((state.finite, state.step))
+        if not np.any(finite):
+            raise InputError(
+                f"the loss is not finite at step {int(np.max(at)) + 1}; the checkpoints before it are whole, and a lower "
+                f"optimizer.learning_rate (now {self.config['optimizer']['learning_rate']}) may help"
+            )
+        for replica in np.flatnonzero(~np.atleast_1d(finite)):
+            logging.warning("replica %d (seed %d) stopped: its loss is not finite at step %d", replica,
+                            self.config["seed"] + replica, np.atleast_1d(at)[replica] + 1)
+        row = {"step": done}
+        for name, total in interval.metrics.items():
+            mean = np.where(finite, total / np.maximum(interval.steps, 1), np.nan)
+            row[f"train/{name}"] = mean.tolist()
+        self.warn_if_dying(interval.counts, finite, done)
+        self.codes_used = {name: np.count_nonzero(counts, axis=-1) for name, counts in interval.counts.items()}
+        zeros = jax.tree.map(jnp.zeros_like, state.interval)
+        return state.replace(interval=zeros), row
+
+    def log(self, state: TrainState, done: int, row: dict) -> None:
+        """Evaluates and draws if that is due, writes the row, then saves: a checkpoint never runs ahead of its row."""
+        loss = None
+        if self.is_due("evaluate_every_steps", done):
+            metrics, totals = self.evaluator.metrics(
+                state.variables, self.dataset.validation, self.config["batch_size"]
+            )
+            row |= metrics
+            valid = np.atleast_1d(row["valid/loss"])[np.isfinite(np.atleast_1d(row["valid/loss"]))]
+            loss = float(np.mean(valid)) if valid.size else None
+        self.journal.write(row, self.summary(row))
+        if loss is not None and jax.process_index() == 0:
+            replica = (lambda leaf: leaf[0]) if self.config["replicas"] > 1 else (lambda leaf: leaf)
+            draw.draw(
+                self.evaluator.model,
+                jax.tree.map(replica, state.variables),
+                self.samples,
+                jax.tree.map(replica, totals),
+                self.journal.rows,
+                pathlib.Path(self.workdir) / "figures",
+            )
+        if self.is_due("checkpoint_every_steps", done):
+            self.save(state, done, loss)
+
+    def save(self, state: TrainState, done: int, loss: float | None) -> None:
+        """Saves a checkpoint, in the background."""
+        self.checkpoints.save(done, state, self.config, loss)
+
+    def rates(self, steps: int, seconds: float) -> dict:
+        """Steps and images a second since the last log, evaluation and drawing left out."""
+        images = steps * self.config["batch_size"] * self.config["replicas"]
+        return {"steps_per_second": steps / seconds, "images_per_second": images / seconds}
+
+    def summary(self, row: dict) -> str:
+        """A row in a few words, for the terminal and the log."""
+        mean = lambda name: np.mean(row[name])  # noqa: E731
+        words = [f"loss {mean('train/loss'):.4f}"]
+        if "valid/loss" in row:
+            words.append(f"valid {mean('valid/loss'):.4f}")
+        words += [f"{name} used {np.mean(used):.0f}" for name, used in self.codes_used.items()]
+        return "  ".join([*words, f"{row['images_per_second']:.0f} images/s"])
+
+    def warn_if_dying(self, counts: dict, finite: np.ndarray, done: int) -> None:
+        """Says, once, that hardly any code is in use, and what would help."""
+        epoch = len(self.dataset.train) // self.config["batch_size"]
+        if self.warned or done < min(DYING_STEPS, max(epoch, 1)):
+            return
+        for name, of_codes in counts.items():
+            used, size = np.count_nonzero(of_codes, axis=-1), np.shape(of_codes)[-1]
+            if np.any((used < DYING_SHARE * size) & finite):
+                self.warned = True
+                logging.warning(
+                    "the codebook is dying: %d of %d codes of %r were used since the last log; "
+                    "model.neighborhood='hard' (now %r) with init_count=1.0 and update_empty=True revives it",
+                    np.min(used), size, name, self.config["model"].get("neighborhood"),
+                )
+
+
+class StopSignal:
+    """Turns SIGTERM and Ctrl-C into a question that the loop asks between steps. A second Ctrl-C interrupts at once."""
+
+    def __enter__(self):
+        self._asked = False
+        self._before = {}
+        # Among several processes JAX listens to SIGTERM itself, and lets all of them agree on a step.
+        names = (signal.SIGINT,) if jax.process_count() > 1 else (signal.SIGTERM, signal.SIGINT)
+        for name in names:
+            self._before[name] = signal.signal(name, self._ask)
+        return self
+
+    def _ask(self, number, frame):
+        if self._asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._asked = True
+
+    def __exit__(self, *error):
+        for name, handler in self._before.items():
+            signal.signal(name, handler)
+
+    def requested(self, step: int) -> bool:
+        """Whether training should stop after this step; all processes get the same answer."""
+        if jax.process_count() == 1:
+            return self._asked
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.reached_preemption_sync_point(step)
+
+
+def check_config(config: Mapping) -> None:
+    """Raises InputError for a field of the run that is out of range."""
+    for name in ("replicas", "steps", "batch_size", "micro_batches", *FREE_FIELDS):
+        if config[name] < 1:
+            raise InputError(f"{name} is {config[name]}; it must be 1 or larger")
+    for name in ("evaluate_every_steps", "checkpoint_every_steps"):
+        if config[name] % config["log_every_steps"]:
+            raise InputError(
+                f"{name} is {config[name]}; it must be a multiple of log_every_steps ({config['log_every_steps']})"
+            )
+
+
+def load_data(config: Mapping) -> tuple[data.Dataset, dict]:
+    """The data set, and the config with its mean and std filled in where it has none."""
+    fields = dict(config["dataset"])
+    mean, std = fields.pop("mean"), fields.pop("std")
+    dataset = data.load(**fields)
+    if not len(mean) or not len(std):
+        mean, std = data.channel_statistics(dataset.train)
+    return dataset, {**config, "dataset": {**fields, "mean": list(mean), "std": list(std)}}
+
+
+def make_optimizer(learning_rate: float, clip_norm: float) -> optax.GradientTransformation:
+    """Adam after clipping the gradients to a global norm, as in the authors' release (its weight decay is 0)."""
+    return optax.chain(optax.clip_by_global_norm(clip_norm), optax.adam(learning_rate))
+
+
+def open_workdir(workdir: str, config: dict) -> None:
+    """Makes the run's folder and its config.json, or checks that the folder belongs to this config."""
+    path = pathlib.Path(workdir) / "config.json"
+    config = json.loads(json.dumps(config))
+    if path.exists():
+        try:
+            before = flatten(json.loads(path.read_text()))
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path} is not JSON ({error}); move the folder away to start anew") from error
+        now = flatten(config)
+        differ = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+        differ = [f"{name} {before.get(name)} -> {now.get(name)}" for name in differ if name not in FREE_FIELDS]
+        if differ:
+            raise InputError(f"{workdir} was made by another config: {'; '.join(differ)}; choose another --workdir")
+    if jax.process_index() == 0:
+        try:
+            write_atomically(path, json.dumps(config, indent=2) + "\n")
+        except OSError as error:
+            raise InputError(f"--workdir {workdir} cannot be written: {error.strerror}") from error
+
+
+def flatten(tree: Mapping, prefix: str = "") -> dict:
+    """A nested config as one level: {"model.grid_shape": [16, 32], ...}."""
+    flat = {}
+    for name, value in tree.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
+def log_overview(state: TrainState, replicas: int) -> None:
+    """Logs the names, shapes and number of the parameters."""
+    params = jax.tree.map(lambda leaf: leaf[0], state.params) if replicas > 1 else state.params
+    for line in parameter_overview.get_parameter_overview(params, include_stats=False).splitlines():
+        logging.info("%s", line)
