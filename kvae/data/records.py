@@ -1,0 +1,160 @@
+"""Encoded images in the ArrayRecords of a tfds folder: where they lie, how they are made, and random access to them."""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import importlib.util
+import io
+import os
+import pathlib
+import struct
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from kvae.data.dataset import Example
+from kvae.errors import InputError
+
+
+def data_folder(data_dir: str) -> pathlib.Path:
+    """`data_dir`, or if it is empty the folder tfds uses: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    return pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def manual_folder(data_dir: str) -> pathlib.Path:
+    """Where tfds, and we, look for archives that the user has put there by hand."""
+    return data_folder(data_dir) / "downloads" / "manual"
+
+
+def is_prepared(builder) -> bool:
+    """Whether the builder's folder is there. tfds's own method logs a warning where it is not."""
+    return builder.data_path.exists()
+
+
+def prepare(builder, needs_tensorflow: bool = False) -> None:
+    """Prepares a tfds builder as ArrayRecords, unless that has been done before.
+
+    Raises:
+      InputError: TensorFlow is needed and missing, an archive is not the published one, or the disk refuses.
+    """
+    if is_prepared(builder):
+        return
+    if needs_tensorflow and importlib.util.find_spec("tensorflow") is None:
+        raise InputError(
+            f"{builder.name}: preparing it in {builder.data_dir} needs TensorFlow, once, and it is not installed: "
+            "pip install -e '.[tfds]'"
+        )
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download import download_manager, extractor, util
+
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()  # a log file wants no carriage returns
+    try:
+        with errors_of_writing(builder.data_path):
+            builder.download_and_prepare(file_format="array_record")
+    except (download_manager.NonMatchingChecksumError, extractor.ExtractError, util.DownloadError) as error:
+        first_line = str(error).partition("\n")[0].rstrip(":")
+        raise InputError(f"{builder.data_path}: not prepared: {first_line}; get the archive again") from error
+
+
+@contextlib.contextmanager
+def errors_of_writing(folder: os.PathLike) -> Iterator[None]:
+    """Turns a disk that is full, read-only or broken, or a lost connection, into one line that names the folder."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "write() failed" not in str(error):  # array_record's way to say OSError
+            raise
+        raise InputError(f"{folder}: not prepared: {' '.join(str(error).split())}") from error
+
+
+def read_split(builder, split: str, fields: Sequence[str] = ("image", "label")) -> "RecordExamples":
+    """Random access to a split (tfds's split language, such as "train[:80%]" or "train+test") of a prepared builder.
+
+    Raises:
+      InputError: there is no such split, it is empty, or the folder was prepared in a format without random access.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+    except NotImplementedError as error:
+        raise InputError(
+            f"{builder.name}: {builder.data_dir} holds {builder.info.file_format.value} files, which cannot be read at "
+            "random; remove that folder, or choose another data_dir, and it is prepared anew as array_record"
+        ) from error
+    except (AssertionError, ValueError) as error:
+        sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
+        raise InputError(f"{builder.name}: split {split!r} has no examples; there are {sizes}") from error
+    return RecordExamples(source, tuple(fields))
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordExamples:
+    """Examples read and decoded one by one. Threads may share it, and it pickles small: files open at first access.
+
+    Attributes:
+      source: a tfds data source whose images are left encoded.
+      fields: which fields of a record an example has: "image" uint8 [h, w, 3], "label" int32 [].
+    """
+
+    source: Sequence
+    fields: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):
+            raise IndexError(f"example {index} of {len(self)}")
+        record = self.source[index]
+        convert = {"image": decoded, "label": np.int32}
+        return {name: np.asarray(convert[name](record[name])) for name in self.fields}
+
+
+def decoded(data: bytes) -> np.ndarray:
+    """The pixels of an encoded image as we store them, uint8 [h, w, 3]."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def fitted(data: bytes, size: int, name: str) -> bytes:
+    """An image of any format and mode as a size x size RGB JPEG: whole, not cropped, its aspect ratio given up.
+
+    Resized with antialiased bilinear; quality 95 without chroma subsampling, for these pixels are what a model is asked
+    to reproduce (about 35 kB at 256). A JPEG that has this size already is returned as it is, and loses nothing.
+
+    Raises:
+      InputError: `name` cannot be read as an image.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            if (image.format, image.mode, image.size) == ("JPEG", "RGB", (size, size)):
+                return data
+            resized = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+    except (OSError, SyntaxError, ValueError, struct.error) as error:  # what Pillow raises for damaged files
+        raise InputError(f"{name}: not a readable image ({error}); get the archive again") from error
+    encoded = io.BytesIO()
+    resized.save(encoded, "JPEG", quality=95, subsampling=0)
+    return encoded.getvalue()
+
+
+def fit_all(images: Iterable[tuple[str, bytes, str]], size: int) -> Iterator[tuple[str, bytes, str]]:
+    """`fitted` over (name, data, label) triples on all cores, in order, with a few images per core in memory."""
+    workers = os.cpu_count() or 1  # threads: Pillow lets go of the interpreter while it works
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        window = collections.deque()
+        for name, data, label in images:
+            window.append((name, pool.submit(fitted, data, size, name), label))
+            if len(window) > 4 * workers:
+                done, future, its_label = window.popleft()
+                yield done, future.result(), its_label
+        for done, future, its_label in window:
+            yield done, future.result(), its_label

@@ -1,0 +1,158 @@
+import http.server
+import os
+import sys
+import threading
+import time
+
+import archives
+import numpy as np
+import pytest
+
+from kvae.data import standard
+from kvae.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("standard")
+    archives.make_cifar10(folder)
+    archives.make_svhn(folder)
+    with archives.recorded_checksums(folder):
+        standard.cifar10(str(folder))
+        standard.svhn(str(folder))
+    return str(folder)
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """A resolver that does not answer: the slowest way of having no network."""
+    released = threading.Event()
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: released.wait(60) and [])
+    yield
+    released.set()
+
+
+def contents(examples):
+    return {
+        (image.tobytes(), int(label))
+        for image, label in zip(examples.arrays["image"], examples.arrays["label"], strict=True)
+    }
+
+
+def made(seeds):
+    return {(archives.picture(seed).tobytes(), seed % 10) for seed in seeds}
+
+
+def test_cifar10_is_the_archives_pixels_and_labels(data_dir):
+    dataset = standard.cifar10(data_dir, "train", "test")
+    assert contents(dataset.train) == made(range(100))
+    assert contents(dataset.validation["validation"]) == made(range(100, 120))
+    assert dataset.label_names[:3] == ("airplane", "automobile", "bird")
+    assert dataset.train.arrays["image"].dtype == np.uint8 and dataset.train.arrays["label"].dtype == np.int32
+
+
+def test_cifar10_holds_out_a_fifth_of_train(data_dir):
+    dataset = standard.cifar10(data_dir)
+    train, validation = contents(dataset.train), contents(dataset.validation["validation"])
+    assert (len(train), len(validation)) == (80, 20)
+    assert train | validation == made(range(100))
+
+
+def test_svhn_is_the_files_pixels_with_ten_for_zero(data_dir):
+    dataset = standard.svhn(data_dir)
+    assert contents(dataset.train) == made(range(1000, 1024))
+    assert contents(dataset.validation["validation"]) == made(range(1024, 1048))
+
+
+def test_the_decoded_copy_is_read_back_and_can_be_done_without(data_dir, monkeypatch):
+    first = contents(standard.svhn(data_dir, "extra").train)
+    assert first == made(range(1048, 1072))
+    with monkeypatch.context() as patch:
+        patch.setattr(standard, "read_split", None)  # not needed any more
+        assert contents(standard.svhn(data_dir, "extra", "extra").train) == first
+
+    def refused(*_):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr("pathlib.Path.open", refused)
+    assert len(standard.svhn(data_dir, "extra[:3]").train) == 3
+    assert len(standard.svhn(data_dir, "extra[:3]").train) == 3
+
+
+def test_splits_can_be_joined(data_dir):
+    assert contents(standard.svhn(data_dir, train_split="train+test").train) == made(range(1000, 1048))
+
+
+@pytest.mark.parametrize("split", ["valid", "train[:0]", "train[", ""])
+def test_a_split_without_examples_is_named(data_dir, split):
+    with pytest.raises(InputError, match=r"cifar10: .*'train': 100"):
+        standard.cifar10(data_dir, train_split=split)
+
+
+def test_the_default_folder_is_tfds_own(data_dir, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", data_dir)
+    assert len(standard.cifar10().train) == 80
+
+
+def test_reading_needs_no_tensorflow(data_dir):
+    program = """
+        import sys
+        from kvae.data import standard
+        print(len(standard.cifar10(sys.argv[1]).train), len(standard.svhn(sys.argv[1]).train))"""
+    printed = archives.run_without_tensorflow(program, data_dir)
+    assert printed.split() == ["80", "24"]
+
+
+def test_without_tensorflow_the_extra_is_named(tmp_path, monkeypatch):
+    archives.make_cifar10(tmp_path)
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(InputError, match=r"needs TensorFlow.*pip install -e '.\[tfds\]'"):
+        standard.cifar10(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "read, archive", [(standard.cifar10, "cifar-10-binary.tar.gz"), (standard.svhn, "train_32x32.mat")]
+)
+def test_without_archive_and_network_both_are_named_at_once(tmp_path, no_network, read, archive):
+    start = time.monotonic()
+    with pytest.raises(InputError) as error:
+        read(str(tmp_path))
+    assert time.monotonic() - start < 5
+    assert os.path.join(tmp_path, "downloads", "manual", archive) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_only_a_server_that_has_the_file_answers(tmp_path, monkeypatch):
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=tmp_path)
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setenv("no_proxy", "*")
+    (tmp_path / "there.mat").write_bytes(b"x")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        assert standard._answers(f"{address}/there.mat")
+        assert not standard._answers(f"{address}/elsewhere.mat")
+        server.shutdown()
+
+
+def test_another_archive_than_the_published_one_is_refused(tmp_path):
+    archives.make_cifar10(tmp_path)
+    with pytest.raises(InputError, match=r"cifar10.*cifar-10-binary\.tar\.gz, has wrong checksum; get") as error:
+        standard.cifar10(str(tmp_path))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "cifar10").exists() or not list((tmp_path / "cifar10").iterdir())
+
+
+def test_a_set_prepared_as_tfrecord_is_refused_with_a_way_out(tmp_path):
+    import tensorflow_datasets as tfds
+
+    archives.make_cifar10(tmp_path, images_per_batch=2)
+    with archives.recorded_checksums(tmp_path):
+        tfds.builder("cifar10", data_dir=tmp_path).download_and_prepare(file_format="tfrecord")
+    with pytest.raises(InputError, match="tfrecord files, which cannot be read at random; remove that folder"):
+        standard.cifar10(str(tmp_path))
