@@ -1,15 +1,17 @@
 """Checkpoints of a run: orbax, asynchronous, the newest and the best kept."""
 
+import logging
 import pathlib
 from collections.abc import Mapping
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
 from kvae.errors import InputError
+
+log = logging.getLogger(__name__)
 
 LOSS = "loss"
 
@@ -69,7 +71,7 @@ class Checkpoints:
                 return step, self.restore(step, target)
             except (ValueError, KeyError, OSError, TypeError) as error:
                 reason = str(error).strip().splitlines()
-                logging.warning(
+                log.warning(
                     "checkpoint %d is damaged (%s); going back to the one before", step, reason[0] if reason else error
                 )
             self._set_aside(step)
@@ -85,13 +87,12 @@ class Checkpoints:
             folder.rename(self.folder / f"damaged-{step}")
         self._manager.reload()
 
-    def metadata(self, step: int):
-        """The tree of a saved state, as shapes and dtypes."""
-        return self._manager.item_metadata(step)["state"]
-
-    def config(self, step: int) -> dict:
-        """The config that was saved with a step."""
-        return self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
+    def restore_as_saved(self, step: int) -> dict:
+        """The state of a step as nested dicts of NumPy arrays, whatever devices it was saved from."""
+        saved = self._manager.item_metadata(step)["state"]
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), saved)
+        return jax.device_get(self.restore(step, target))
 
     def wait(self) -> None:
         """Waits until what was being saved is on disk."""

@@ -26,7 +26,7 @@ class Evaluator:
     """
 
     def __init__(self, model: nn.Module, replicas: int, mesh: Mesh):
-        self._model, self._replicas, self._mesh = model, replicas, mesh
+        self.model, self._replicas, self._mesh = model, replicas, mesh
         # Every replica sees the same validation batch, split over the data axis only.
         self._batch_sharding = meshes.batch_sharding(mesh, 1)
 
@@ -63,9 +63,9 @@ class Evaluator:
         """
         by_set = {name: self.totals(variables, examples, batch_size) for name, examples in sets.items()}
         pooled = jax.tree.map(lambda *parts: sum(parts), *by_set.values())
-        summaries = {name: self.per_replica(self._model.summarize, totals) for name, totals in by_set.items()}
+        summaries = {name: self.per_replica(self.model.summarize, totals) for name, totals in by_set.items()}
         row = {}
-        for name, value in self.per_replica(self._model.summarize, pooled).items():
+        for name, value in self.per_replica(self.model.summarize, pooled).items():
             if not name.startswith(POOLED):
                 value = np.mean([summary[name] for summary in summaries.values()], axis=0).tolist()
             row[f"valid/{name}"] = value

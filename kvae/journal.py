@@ -1,6 +1,8 @@
 """What a run writes down as it goes: metrics.jsonl, TensorBoard events, log.txt, and a line or a bar on the terminal."""
 
+import contextlib
 import json
+import logging
 import math
 import os
 import pathlib
@@ -8,9 +10,11 @@ import sys
 import time
 
 import numpy as np
-from absl import logging
 
 from kvae.errors import InputError
+
+
+log = logging.getLogger(__name__)
 
 
 def read_metrics(workdir: str) -> list[dict]:
@@ -23,7 +27,7 @@ def read_metrics(workdir: str) -> list[dict]:
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
-            logging.warning("%s: a line was cut off and is left out: %.60s", path, line)
+            log.warning("%s: a line was cut off and is left out: %.60s", path, line)
     return rows
 
 
@@ -95,7 +99,9 @@ class Journal:
                 self._events.add_scalar(name, sum(finite) / len(finite), row["step"])
         if self._terminal:
             self._bar.set_postfix_str(summary)
-        logging.info("step %d/%d  %s  %s left", row["step"], self._steps, summary, self._time_left(row["step"]))
+        # Where there is a bar, it says the same.
+        level = logging.DEBUG if self._terminal else logging.INFO
+        log.log(level, "step %d/%d  %s  %s left", row["step"], self._steps, summary, self._time_left(row["step"]))
 
     def _time_left(self, step):
         seconds = (time.monotonic() - self._started) / max(step - self._first_step, 1) * (self._steps - step)
@@ -107,3 +113,40 @@ class Journal:
             self._bar.close()
             self._events.close()
             self._file.close()
+
+
+class _Terminal(logging.Handler):
+    """Writes above the progress bar instead of through it."""
+
+    def emit(self, record):
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+@contextlib.contextmanager
+def logged_to(workdir: str):
+    """Sends what kvae logs to the terminal and, in plain dated lines, to `<workdir>/log.txt`.
+
+    Raises:
+      InputError: the folder cannot be made or written.
+    """
+    try:
+        pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(pathlib.Path(workdir) / "log.txt")
+    except OSError as error:
+        raise InputError(f"--workdir={workdir} cannot be written: {error.strerror}") from error
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    terminal = _Terminal(logging.INFO)
+    logger = logging.getLogger("kvae")
+    level = logger.level
+    logger.setLevel(logging.DEBUG)
+    for handler in (file, terminal):
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        for handler in (file, terminal):
+            logger.removeHandler(handler)
+            handler.close()

@@ -6,6 +6,7 @@ bfloat16 passes flip the argmin.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -47,8 +48,7 @@ def initial_codebook(key: jax.Array, size: int, dimension: int, init_count: floa
 def nearest_code(z: jax.Array, codewords: jax.Array) -> jax.Array:
     """code_i = argmin_k |z_i - w_k|^2, the lowest index where several are nearest (Eq. 2).
 
-    The N x K distances are never held at once: the vectors are taken in chunks. A chunk runs across the whole leading
-    axis, so that a batch which is sharded over devices stays where it is.
+    The N x K distances are never held at once: `by_chunks`.
 
     Args:
       z: vectors, float [..., d].
@@ -57,30 +57,44 @@ def nearest_code(z: jax.Array, codewords: jax.Array) -> jax.Array:
     Returns:
       int32 [...].
     """
-    leading, count = z.shape[:-1], math.prod(z.shape[:-1])
-    z = z.reshape(count, z.shape[-1]).astype(jnp.float32)
     half_norms = 0.5 * jnp.sum(jnp.square(codewords), axis=-1)
 
     def lookup(z):
         products = jnp.matmul(z, codewords.T, precision=jax.lax.Precision.HIGHEST)
         return jnp.argmin(half_norms - products, axis=-1).astype(jnp.int32)
 
-    chunks = _number_of_chunks(count, len(codewords))
+    return by_chunks(lookup, z, len(codewords))
+
+
+def by_chunks(lookup: Callable, z: jax.Array, size: int):
+    """`lookup` of vectors against `size` codewords, in chunks that hold few of the N x K scores.
+
+    A chunk takes every n-th vector, not every n-th part: a batch that is sharded over devices stays where it is.
+
+    Args:
+      lookup: from float32 [n, d] to a tree of arrays [n].
+      z: vectors, float [..., d].
+      size: K.
+
+    Returns:
+      The tree, of arrays [...].
+    """
+    leading, count = z.shape[:-1], math.prod(z.shape[:-1])
+    z = z.reshape(count, z.shape[-1]).astype(jnp.float32)
+    chunks = _number_of_chunks(count, size)
     if chunks == 1:
-        return lookup(z).reshape(leading)
-    padding = -count % chunks
-    z = jnp.pad(z, ((0, padding), (0, 0))) if padding else z
-    by_chunk = jnp.moveaxis(z.reshape(-1, chunks, z.shape[-1]), 1, 0)
-    codes = jax.lax.map(lookup, by_chunk)  # [chunks, rows]
-    return jnp.moveaxis(codes, 0, 1).reshape(-1)[:count].reshape(leading)
+        return jax.tree.map(lambda found: found.reshape(leading), lookup(z))
+    z = jnp.pad(z, ((0, -count % chunks), (0, 0)))
+    found = jax.lax.map(lookup, jnp.moveaxis(z.reshape(-1, chunks, z.shape[-1]), 1, 0))
+    return jax.tree.map(lambda found: found.T.reshape(-1)[:count].reshape(leading), found)
 
 
 def _number_of_chunks(count: int, size: int) -> int:
     """Into how many chunks `count` vectors go; if it can be, a divisor, for padding would move a sharded batch."""
     budget = SCORES_PER_CHUNK.get(jax.default_backend(), 2**25)
-    wanted = math.ceil(count * size / budget)
+    wanted = max(1, math.ceil(count * size / budget))
     divisors = (chunks for chunks in range(wanted, min(2 * wanted, count) + 1) if count % chunks == 0)
-    return next(divisors, max(wanted, 1))
+    return next(divisors, wanted)
 
 
 def batch_statistics(z: jax.Array, codes: jax.Array, size: int, mask: jax.Array | None = None) -> Statistics:

@@ -1,8 +1,9 @@
-"""Measures: reconstruction, use of the codebook, quality of the map, and the loss and selectivity of URL-SOM.
+"""Measures: reconstruction, use of the codebook, quality of the map, and the losses of URL-SOM.
 
 Pure functions of arrays. `squared_error` and `psnr` return a value for each example, and the caller takes the mean.
 """
 
+import functools
 import itertools
 import math
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kvae.errors import InputError
-from kvae.kohonen import nearest_code
+from kvae.kohonen import by_chunks, nearest_code
 from kvae.topology import coordinates
 
 # Reconstruction.
@@ -111,20 +112,15 @@ def quantization_error(z: jax.Array, codewords: jax.Array) -> jax.Array:
 
 
 def topographic_error(z: jax.Array, codewords: jax.Array, grid_shape, neighbors: int = 8) -> jax.Array:
-    """Share of the vectors whose two nearest codewords are not neighbours on the grid.
-
-    Kiviluoto, "Topology preservation in self-organizing maps" (1996). Arguments are those of `topographic_errors`.
-
-    Returns:
-      float32 [], from 0, the best, to 1.
-    """
+    """Share of the vectors that are `topographic_errors`: float32 [], from 0, the best, to 1."""
     return topographic_errors(z, codewords, grid_shape, neighbors) / math.prod(z.shape[:-1])
 
 
 def topographic_errors(z, codewords, grid_shape, neighbors: int = 8, mask: jax.Array | None = None) -> jax.Array:
     """Number of the vectors whose two nearest codewords are not neighbours on the grid; those of batches add up.
 
-    Of codewords that are equally near, the one of the lowest code is the nearest. A map of one code has no errors.
+    The measure is Kiviluoto's, "Topology preservation in self-organizing maps" (1996). Of codewords that are
+    equally near, the one of the lowest code is the nearest. A map of one code has no errors.
 
     Args:
       z: vectors, float [..., d].
@@ -147,9 +143,9 @@ def topographic_errors(z, codewords, grid_shape, neighbors: int = 8, mask: jax.A
     return jnp.sum(errors, where=mask, dtype=jnp.int32)
 
 
+@jax.jit
 def _two_nearest(z, codewords):
-    """The nearest and the second nearest code, int32 [...] each; found in chunks, as `nearest_code` finds the one."""
-    leading, count = z.shape[:-1], math.prod(z.shape[:-1])
+    """The nearest and the second nearest code, int32 [...] each."""
     half_norms = 0.5 * jnp.sum(jnp.square(codewords), axis=-1)
 
     def lookup(z):
@@ -158,11 +154,7 @@ def _two_nearest(z, codewords):
         others = jnp.where(jnp.arange(len(codewords)) == nearest, jnp.inf, scores)
         return nearest[:, 0], jnp.argmin(others, axis=-1)
 
-    chunks = max(1, math.ceil(count * len(codewords) / 2**22))
-    z = jnp.pad(z.reshape(count, -1).astype(jnp.float32), ((0, -count % chunks), (0, 0)))
-    # The leading axis may be sharded over devices: the scan runs over the other one.
-    both = jax.lax.map(lookup, jnp.moveaxis(z.reshape(-1, chunks, z.shape[-1]), 1, 0))
-    return [codes.T.reshape(-1)[:count].reshape(leading) for codes in both]
+    return by_chunks(lookup, z, len(codewords))
 
 
 def trustworthiness(codewords: jax.Array, grid_shape: tuple[int, ...], n_neighbors: int) -> jax.Array:
@@ -186,7 +178,7 @@ def trustworthiness(codewords: jax.Array, grid_shape: tuple[int, ...], n_neighbo
     Raises:
       InputError: a grid that is not of K nodes, or `n_neighbors` out of range.
     """
-    return _preservation(codewords, grid_shape, n_neighbors)[0]
+    return _preservation(codewords, tuple(grid_shape), n_neighbors)[0]
 
 
 def neighborhood_preservation(codewords: jax.Array, grid_shape: tuple[int, ...], n_neighbors: int) -> jax.Array:
@@ -195,16 +187,17 @@ def neighborhood_preservation(codewords: jax.Array, grid_shape: tuple[int, ...],
     Also called continuity: `trustworthiness` with space and grid exchanged, j over the n nearest of i in space and
     r(i, j) its rank on the grid (Venna and Kaski, 2001). Arguments, ties and result are those of `trustworthiness`.
     """
-    return _preservation(codewords, grid_shape, n_neighbors)[1]
+    return _preservation(codewords, tuple(grid_shape), n_neighbors)[1]
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2))
 def _preservation(codewords, grid_shape, n_neighbors):
     """Trustworthiness and neighbourhood preservation, float32 [2]; the ranks are formed code by code, not K x K."""
     _check_grid(codewords, grid_shape)
     size = len(codewords)
     if not 0 < n_neighbors < size / 2:
         raise InputError(f"n_neighbors is {n_neighbors}; it must be above 0 and below half of the {size} codes")
-    codewords, position = jnp.asarray(codewords), jnp.asarray(coordinates(grid_shape))
+    position = jnp.asarray(coordinates(grid_shape))
 
     def penalties(code):
         # The code itself has rank 0, even where another codeword is equal to its own.
@@ -248,10 +241,9 @@ def u_matrix(codewords: jax.Array, grid_shape: tuple[int, ...], neighbors: int =
 
 
 def _check_grid(codewords, grid_shape, neighbors=8):
-    if math.prod(grid_shape) != len(codewords):
-        raise InputError(
-            f"grid_shape is {grid_shape}, of {math.prod(grid_shape)} nodes; there are {len(codewords)} codes"
-        )
+    size = math.prod(grid_shape)
+    if size != len(codewords):
+        raise InputError(f"grid_shape is {grid_shape}, which has {size} nodes; there are {len(codewords)} codewords")
     if neighbors not in (4, 8):
         raise InputError(f"neighbors is {neighbors!r}; it must be 4 (along one axis) or 8 (diagonals too)")
 
@@ -261,6 +253,7 @@ def _check_grid(codewords, grid_shape, neighbors=8):
 
 def _directions(probabilities):
     """P = p / |p|, a point of the unit sphere (Eq. 2)."""
+    probabilities = probabilities.astype(jnp.float32)
     return probabilities / jnp.linalg.norm(probabilities, axis=-1, keepdims=True)
 
 
@@ -273,7 +266,7 @@ def winner_take_all_loss(probabilities: jax.Array) -> jax.Array:
     """mean_i P_i . U, with P = p / |p| and U = (1, ..., 1) / sqrt(n) (Eq. 4): 1 for even outputs, 1/sqrt(n) one-hot.
 
     Args:
-      probabilities: p, float32 [..., n]; its rows sum to 1.
+      probabilities: p, float [..., n]; its rows sum to 1.
 
     Returns:
       float32 [].
@@ -284,21 +277,13 @@ def winner_take_all_loss(probabilities: jax.Array) -> jax.Array:
 def collapse_loss(probabilities: jax.Array) -> jax.Array:
     """1 - A . U, with A = a / |a| and a = mean_i P_i (Eq. 5): 0 for spread winners, 1 - 1/sqrt(n) for a single one.
 
-    Arguments and result are those of `winner_take_all_loss`.
+    Arguments and result: as `winner_take_all_loss`.
     """
     return 1 - jnp.sum(_directions(_mean_direction(probabilities))) / math.sqrt(probabilities.shape[-1])
 
 
 def similarity_loss(probabilities: jax.Array, others: jax.Array) -> jax.Array:
-    """1 - mean_i P+_i . P-_i, over the two views of each image (Eq. 6): 0 if they agree.
-
-    Args:
-      probabilities: p+, float32 [..., n].
-      others: p-, float32 [..., n].
-
-    Returns:
-      float32 [].
-    """
+    """1 - mean_i P+_i . P-_i, of two views of the same images, [..., n] each (Eq. 6): float32 [], 0 if they agree."""
     return 1 - jnp.mean(jnp.sum(_directions(probabilities) * _directions(others), axis=-1))
 
 
@@ -306,8 +291,8 @@ def url_som_loss(probabilities: jax.Array, others: jax.Array, similarity_weight:
     """Winner-take-all loss + collapse loss + gamma similarity loss (Eq. 8).
 
     Args:
-      probabilities: p+, float32 [N, n], of one view of each image.
-      others: p-, float32 [N, n], of the other view.
+      probabilities: p+, float [N, n], of one view of each image.
+      others: p-, float [N, n], of the other view.
       similarity_weight: gamma.
 
     Returns:
@@ -317,26 +302,3 @@ def url_som_loss(probabilities: jax.Array, others: jax.Array, similarity_weight:
     views = jnp.stack([probabilities, others])
     similarity = similarity_loss(probabilities, others)
     return winner_take_all_loss(views) + collapse_loss(views) + similarity_weight * similarity
-
-
-def neural_selectivity(table: jax.Array, held_out: jax.Array | None = None) -> jax.Array:
-    """The share of samples whose label is that of their winning neuron (Section V.C).
-
-    A neuron's label is the most frequent among its samples, the lowest one in a tie.
-
-    Args:
-      table: [n, classes], how many samples of each class each neuron won.
-      held_out: the same of other samples, which are then judged by the labels that `table` gives; a neuron without a
-        sample in `table` has no label, and agrees with none. By default `table` itself is judged, as in the paper.
-
-    Returns:
-      float32 [], from 0 to 1; NaN if there is no sample to judge.
-    """
-    judged = table if held_out is None else held_out
-    agreeing = jnp.take_along_axis(judged, jnp.argmax(table, axis=-1, keepdims=True), axis=-1)[:, 0]
-    return jnp.sum(jnp.where(jnp.any(table > 0, axis=-1), agreeing, 0)) / jnp.sum(judged)
-
-
-def dead_neurons(table: jax.Array) -> jax.Array:
-    """The number of neurons that won no sample: [n, classes] -> int32 []."""
-    return jnp.sum(jnp.all(table == 0, axis=-1), dtype=jnp.int32)

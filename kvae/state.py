@@ -61,9 +61,9 @@ def initial_state(
     images = jnp.zeros((1, *image_shape), jnp.uint8)
     variables = model.init(jax.random.key(seed), images)
     params = variables.pop("params")
-    objective = jax.eval_shape(lambda variables: _objective(model, variables, images, jax.random.key(0))[0], {
-        "params": params, **variables
-    })
+    objective = jax.eval_shape(
+        lambda variables: _objective(model, variables, images, jax.random.key(0))[0], {"params": params, **variables}
+    )
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (objective.metrics, objective.counts))
     return TrainState(
         seed=jnp.asarray(seed, jnp.int32),
@@ -156,10 +156,12 @@ def over_replicas(function: Callable, replicas: int, *, shared_arguments: tuple[
 
     def unrolled(*arguments):
         def one(i):
-            return function(*(
-                argument if position in shared_arguments else jax.tree.map(lambda leaf: leaf[i], argument)
-                for position, argument in enumerate(arguments)
-            ))
+            return function(
+                *(
+                    argument if position in shared_arguments else jax.tree.map(lambda leaf: leaf[i], argument)
+                    for position, argument in enumerate(arguments)
+                )
+            )
 
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(one(i) for i in range(replicas)))
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import logging
 import pathlib
 import signal
 import time
@@ -11,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import logging
 from clu import parameter_overview
 
 from kvae import data, draw, models
@@ -22,6 +22,8 @@ from kvae.errors import InputError
 from kvae.evaluate import Evaluator, samples
 from kvae.journal import Journal, write_atomically
 from kvae.state import TrainState, initial_state, over_replicas, train_step
+
+log = logging.getLogger(__name__)
 
 FREE_FIELDS = ("steps", "log_every_steps", "evaluate_every_steps", "checkpoint_every_steps")
 """The fields that may differ when a run goes on."""
@@ -74,7 +76,7 @@ def train(config: Mapping, workdir: str) -> int:
     first_step, state = restored or (0, state)
     journal = Journal(workdir, first_step=first_step, steps=config["steps"], writes=jax.process_index() == 0)
     if first_step:
-        logging.info("going on from step %d of %s", first_step, workdir)
+        log.info("going on from step %d of %s", first_step, workdir)
     run = Loop(config, workdir, mesh, dataset, step, Evaluator(model, replicas, mesh), checkpoints, journal)
     try:
         return run(state, first_step)
@@ -110,7 +112,7 @@ class Loop:
                 if stop.requested(done) and done < self.config["steps"]:
                     self.save(state, done, None)
                     self.checkpoints.wait()
-                    logging.warning("stopped at step %d; run the same command again to go on", done)
+                    log.warning("stopped at step %d; run the same command again to go on", done)
                     return done
         return self.config["steps"]
 
@@ -145,8 +147,12 @@ class Loop:
                 f"optimizer.learning_rate (now {self.config['optimizer']['learning_rate']}) may help"
             )
         for replica in np.flatnonzero(~np.atleast_1d(finite)):
-            logging.warning("replica %d (seed %d) stopped: its loss is not finite at step %d", replica,
-                            self.config["seed"] + replica, np.atleast_1d(at)[replica] + 1)
+            log.warning(
+                "replica %d (seed %d) stopped: its loss is not finite at step %d",
+                replica,
+                self.config["seed"] + replica,
+                np.atleast_1d(at)[replica] + 1,
+            )
         row = {"step": done}
         for name, total in interval.metrics.items():
             mean = np.where(finite, total / np.maximum(interval.steps, 1), np.nan)
@@ -207,10 +213,13 @@ class Loop:
             used, size = np.count_nonzero(of_codes, axis=-1), np.shape(of_codes)[-1]
             if np.any((used < DYING_SHARE * size) & finite):
                 self.warned = True
-                logging.warning(
+                log.warning(
                     "the codebook is dying: %d of %d codes of %r were used since the last log; "
                     "model.neighborhood='hard' (now %r) with init_count=1.0 and update_empty=True revives it",
-                    np.min(used), size, name, self.config["model"].get("neighborhood"),
+                    np.min(used),
+                    size,
+                    name,
+                    self.config["model"].get("neighborhood"),
                 )
 
 
@@ -304,4 +313,4 @@ def log_overview(state: TrainState, replicas: int) -> None:
     """Logs the names, shapes and number of the parameters."""
     params = jax.tree.map(lambda leaf: leaf[0], state.params) if replicas > 1 else state.params
     for line in parameter_overview.get_parameter_overview(params, include_stats=False).splitlines():
-        logging.info("%s", line)
+        log.info("%s", line)

@@ -220,9 +220,7 @@ QUANTIZERS = {"kohonen": KohonenVQ, "gradient": GradientVQ}
 
 
 def _neighborhood_of(layer) -> Neighborhood:
-    return Neighborhood(
-        tuple(layer.grid_shape), layer.neighborhood, layer.shrink_step, layer.radius, layer.schedule
-    )
+    return Neighborhood(tuple(layer.grid_shape), layer.neighborhood, layer.shrink_step, layer.radius, layer.schedule)
 
 
 def _straight_through(z, nearest):

@@ -39,16 +39,12 @@ class VQVAE(Autoencoder):
         """The quantiser by the name of its codebook."""
         return {"codebook": self.quantizer}
 
-    def __call__(
-        self, images: jax.Array, *, train: bool = False, mask: jax.Array | None = None
-    ) -> Reconstruction:
+    def __call__(self, images: jax.Array, *, train: bool = False, mask: jax.Array | None = None) -> Reconstruction:
         """Encodes, quantises and decodes uint8 images [b, h, w, 3]; `mask` [b] leaves images out of the statistics."""
         z = self.to_codeword_size(self.encoder(self.normalize(images)))
         positions = None if mask is None else jnp.broadcast_to(mask[:, None, None], z.shape[:-1])
         out = self.quantizer(z, train=train, mask=positions)
-        return Reconstruction(
-            self.decode_quantized({"codebook": out.quantized}), {"codebook": z}, {"codebook": out}
-        )
+        return Reconstruction(self.decode_quantized({"codebook": out.quantized}), {"codebook": z}, {"codebook": out})
 
     def decode_quantized(self, quantized: Mapping[str, jax.Array]) -> jax.Array:
         """Images on the normalised scale, float32 [b, h, w, 3], from codewords `codebook` [b, h/4, w/4, d]."""

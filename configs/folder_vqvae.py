@@ -1,0 +1,64 @@
+"""A Kohonen-VAE on a folder of your own images: VQ-VAE, 64 px, a map of 16 x 32 codes.
+
+    python -m kvae.main --config=configs/folder_vqvae.py --config.dataset.path=DIR
+
+Any format and mode that Pillow reads, nested folders included.
+"""
+
+import ml_collections
+
+
+def get_config(variant=""):
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.replicas = 1
+    config.steps = 5_000
+    config.batch_size = 32
+    config.micro_batches = 1
+    config.log_every_steps = 50
+    config.evaluate_every_steps = 500
+    config.checkpoint_every_steps = 500
+
+    config.dataset = ml_collections.ConfigDict()
+    config.dataset.name = "folder"
+    config.dataset.path = ""
+    config.dataset.size = 64
+    config.dataset.crop = True  # False: resized to a square, whatever the image's shape
+    config.dataset.validation_fraction = 0.1
+    config.dataset.skip_unreadable = False
+    config.dataset.mean = ()  # measured over the training set
+    config.dataset.std = ()
+
+    config.model = ml_collections.ConfigDict()
+    config.model.name = "vqvae"
+    config.model.channels = 128
+    config.model.residual_channels = 32
+    config.model.residual_blocks = 2
+    config.model.codeword_size = 64
+    config.model.dtype = "float32"
+    config.model.quantizer = "kohonen"
+    config.model.grid_shape = (16, 32)
+    config.model.neighborhood = "hard"
+    config.model.schedule = "inverse"
+    config.model.shrink_step = 0.1
+    config.model.radius = 1.5
+    config.model.decay = 0.99
+    config.model.init_count = 1.0
+    config.model.update_empty = True
+    config.model.commitment_weight = 0.25
+
+    config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.clip_norm = 1.0
+
+    if variant == "smoke":
+        config.steps = 4
+        config.batch_size = 8
+        config.log_every_steps = 2
+        config.evaluate_every_steps = 4
+        config.checkpoint_every_steps = 4
+        config.dataset.size = 32
+        config.model.channels = 16
+        config.model.residual_channels = 8
+        config.model.grid_shape = (4, 8)
+    return config

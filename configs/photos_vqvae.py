@@ -1,0 +1,60 @@
+"""A Kohonen-VAE on the photographs that ship inside scikit-image: VQ-VAE, 32 px, a map of 16 x 32 codes.
+
+    python -m kvae.main --config=configs/photos_vqvae.py
+
+For a first look on a laptop: a few minutes on 2 CPU cores. The architecture is that of the paper's CIFAR-10 experiments.
+"""
+
+import ml_collections
+
+
+def get_config(variant=""):
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.replicas = 1
+    config.steps = 1_000
+    config.batch_size = 64
+    config.micro_batches = 1
+    config.log_every_steps = 50
+    config.evaluate_every_steps = 250
+    config.checkpoint_every_steps = 250
+
+    config.dataset = ml_collections.ConfigDict()
+    config.dataset.name = "photos"
+    config.dataset.size = 32
+    config.dataset.data_dir = ""  # tensorflow-datasets' own folder
+    config.dataset.mean = ()  # measured over the training set
+    config.dataset.std = ()
+
+    config.model = ml_collections.ConfigDict()
+    config.model.name = "vqvae"
+    config.model.channels = 128
+    config.model.residual_channels = 32
+    config.model.residual_blocks = 2
+    config.model.codeword_size = 64
+    config.model.dtype = "float32"
+    config.model.quantizer = "kohonen"
+    config.model.grid_shape = (16, 32)
+    config.model.neighborhood = "hard"
+    config.model.schedule = "inverse"
+    config.model.shrink_step = 0.1
+    config.model.radius = 1.5
+    config.model.decay = 0.99
+    config.model.init_count = 1.0
+    config.model.update_empty = True
+    config.model.commitment_weight = 0.25
+
+    config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.clip_norm = 1.0
+
+    if variant == "smoke":
+        config.steps = 4
+        config.batch_size = 8
+        config.log_every_steps = 2
+        config.evaluate_every_steps = 4
+        config.checkpoint_every_steps = 4
+        config.model.channels = 16
+        config.model.residual_channels = 8
+        config.model.grid_shape = (4, 8)
+    return config

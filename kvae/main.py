@@ -1,0 +1,82 @@
+"""The training program: `python -m kvae.main --config=configs/photos_vqvae.py [--workdir=DIR] [--config.FIELD=VALUE ...]`.
+
+Run the same command again and it goes on where it stopped.
+"""
+
+import pathlib
+import re
+import sys
+import traceback
+
+from absl import flags
+from ml_collections import config_flags
+
+from kvae.errors import InputError
+from kvae.journal import logged_to
+from kvae.models import check_names
+
+
+def parse(argv: list[str]) -> tuple[dict, str, bool]:
+    """The config, the workdir and whether to show tracebacks, from the command line.
+
+    Raises:
+      InputError: a flag, a config file, a field or a value that does not exist or does not fit.
+    """
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True)
+    flags.DEFINE_string("workdir", None, "The run's folder; by default runs/<config name>.", flag_values=values)
+    flags.DEFINE_bool("debug", False, "Show the traceback of an error.", flag_values=values)
+    chosen = next((a for a in argv if re.match(r"--?config(=|$)", a)), None)
+    if chosen is None or "=" not in chosen:
+        raise InputError("--config is missing; for example --config=configs/photos_vqvae.py")
+    file, _, variant = chosen.partition("=")[2].partition(":")
+    if not pathlib.Path(file).is_file():
+        known = ", ".join(sorted(str(path) for path in pathlib.Path("configs").glob("*_*.py"))) or "none here"
+        raise InputError(f"--config={file}: there is no such file; configs/ has {known}")
+    try:
+        base = flags.FlagValues()
+        config_flags.DEFINE_config_file("config", flag_values=base)
+        base(["kvae", chosen])
+        for argument in argv:
+            if field := re.match(r"--?config\.([\w.]+)", argument):
+                check_field(base["config"].value, field[1])
+        rest = values(["kvae", *argv])[1:]
+    except InputError:
+        raise
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(" ".join(str(error).split())) from error
+    if rest:
+        raise InputError(f"{rest[0]!r} is not a flag; fields are set as --config.steps=100")
+    name = pathlib.Path(file).stem + (f"_{variant}" if variant else "")
+    return values["config"].value.to_dict(), values["workdir"].value or f"runs/{name}", values["debug"].value
+
+
+def check_field(config, path: str) -> None:
+    """Raises InputError unless `path`, such as "model.grid_shape", is a field of the config."""
+    *sections, last = path.split(".")
+    where = "config"
+    for section in sections:
+        check_names(where, [section], config.keys())
+        config, where = config[section], f"{where}.{section}"
+    check_names(where, [last], config.keys())
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program; returns its exit status: 0, or 2 after an error that the user can mend."""
+    debug = "--debug" in argv
+    try:
+        config, workdir, debug = parse(argv)
+        with logged_to(workdir):
+            from kvae.train import train  # here, so that a typo is told at once
+
+            train(config, workdir)
+    except InputError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"kvae: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,249 @@
+"""The quantiser layers: their semantics, against an independent EMA-VQ and by what must not change."""
+
+import doctest
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import kvae
+from kvae import kohonen, topology
+from kvae.errors import InputError
+from kvae.kohonen import Statistics
+from kvae.models import quantizers
+from kvae.topology import KERNELS, Neighborhood
+
+
+def vectors(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def init(layer, z):
+    return layer.init(jax.random.key(0), z)
+
+
+def train(layer, variables, z, **options):
+    return layer.apply(variables, z, train=True, mutable=["codebook"], **options)
+
+
+def test_docstring_runs():
+    results = doctest.testmod(quantizers)
+    assert results.attempted == 6
+    assert results.failed == 0
+
+
+def test_the_collection_is_the_contract():
+    variables = init(kvae.KohonenVQ(grid_shape=(4, 8)), vectors(2, 3, 16))
+    assert set(variables) == {"codebook"}
+    leaves = {name: (leaf.shape, leaf.dtype) for name, leaf in variables["codebook"].items()}
+    assert leaves == {
+        "codewords": ((32, 16), jnp.float32),
+        "sums": ((32, 16), jnp.float32),
+        "counts": ((32,), jnp.float32),
+        "step": ((), jnp.int32),
+    }
+    np.testing.assert_array_equal(variables["codebook"]["sums"], variables["codebook"]["codewords"])
+    pointers = {leaf.unsafe_buffer_pointer() for leaf in variables["codebook"].values()}
+    assert len(pointers) == 4  # shared buffers could not be donated
+    gradient = init(kvae.GradientVQ(grid_shape=(4, 8)), vectors(2, 3, 16))
+    assert jax.tree.map(jnp.shape, gradient) == {"params": {"codewords": (32, 16)}, "codebook": {"step": ()}}
+
+
+class EmaVq:
+    """EMA-VQ in float64, after Eqs. 6-8 and the smoothing of common implementations, written on its own."""
+
+    def __init__(self, codewords, init_count):
+        self.codewords = np.asarray(codewords, np.float64)
+        self.sums = self.codewords.copy()
+        self.counts = np.full(len(codewords), init_count, np.float64)
+
+    def __call__(self, z, update_empty):
+        z = np.asarray(z, np.float64)
+        codes = np.array([np.argmin(((self.codewords - x) ** 2).sum(1)) for x in z])
+        quantized = self.codewords[codes]
+        members = [z[codes == k] for k in range(len(self.codewords))]
+        for k, of_code in enumerate(members):
+            if update_empty or len(of_code):
+                self.counts[k] = 0.99 * self.counts[k] + 0.01 * len(of_code)
+                self.sums[k] = 0.99 * self.sums[k] + 0.01 * of_code.sum(0)
+        if update_empty:
+            total = self.counts.sum()
+            self.counts = (self.counts + 1e-5) / (total + len(self.counts) * 1e-5) * total
+        used = self.counts > 0
+        self.codewords[used] = self.sums[used] / self.counts[used, None]
+        return codes, quantized
+
+
+@pytest.mark.parametrize("init_count", [1.0, 0.0])
+@pytest.mark.parametrize("update_empty", [True, False])
+def test_without_neighborhood_it_is_ema_vq(init_count, update_empty):
+    layer = kvae.KohonenVQ((3, 4), "none", init_count=init_count, update_empty=update_empty)
+    variables = init(layer, vectors(1, 5))
+    reference = EmaVq(variables["codebook"]["codewords"], init_count)
+    step = jax.jit(lambda variables, z: train(layer, variables, z))
+    for t in range(30):
+        z = vectors(40, 5, seed=t)
+        codes, quantized = reference(z, update_empty)
+        out, variables = step(variables, z)
+        np.testing.assert_array_equal(out.codes, codes)
+        np.testing.assert_allclose(out.quantized, quantized, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(out.loss, 0.25 * np.mean((quantized - z) ** 2), rtol=1e-4)
+    np.testing.assert_allclose(variables["codebook"]["codewords"], reference.codewords, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(variables["codebook"]["counts"], reference.counts, rtol=1e-4, atol=1e-9)
+
+
+def test_one_update_by_hand():
+    """Two codes on a line, one vector at 3, beta = 0.5, held neighbourhood of 1: S = [3, 3], C = [1, 1]."""
+    codebook = kohonen.Codebook(jnp.array([[0.0], [2.0]]), jnp.array([[0.0], [2.0]]), jnp.ones(2), jnp.int32(0))
+    z = jnp.array([[3.0]])
+    codes = kohonen.nearest_code(z, codebook.codewords)
+    assert codes.tolist() == [1]
+    updated = kohonen.update_codebook(
+        codebook, kohonen.batch_statistics(z, codes, 2), Neighborhood((2,), "hard"), decay=0.5, update_empty=False
+    )
+    np.testing.assert_allclose(updated.sums[:, 0], [1.5, 2.5])
+    np.testing.assert_allclose(updated.counts, [1, 1])
+    np.testing.assert_allclose(updated.codewords[:, 0], [1.5, 2.5])
+    assert updated.step == 1
+
+
+def test_equally_near_codes_go_to_the_lowest():
+    assert kohonen.nearest_code(jnp.zeros((1, 2)), jnp.array([[1.0, 0], [0, 1], [-1, 0]])).tolist() == [0]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("init_count", [1.0, 0.0])
+@pytest.mark.parametrize("update_empty", [True, False])
+def test_every_kernel_with_every_switch_stays_finite(kernel, init_count, update_empty):
+    layer = kvae.KohonenVQ((6, 4), kernel, init_count=init_count, update_empty=update_empty)
+    variables = init(layer, vectors(1, 8))
+    step = jax.jit(lambda variables, z: train(layer, variables, z)[1])
+    for t in range(100):
+        variables = step(variables, vectors(48, 8, seed=t))
+    codebook = variables["codebook"]
+    assert all(np.isfinite(leaf).all() for leaf in codebook.values())
+    if init_count:  # with none, m / N starts a hundred times too large: that is what the paper warns of
+        assert np.abs(codebook["codewords"]).max() < 10  # nothing blew up
+
+
+@pytest.mark.parametrize("layer", [kvae.KohonenVQ((4, 4)), kvae.GradientVQ((4, 4), "hard")])
+def test_training_and_evaluation_give_the_same_output_and_only_training_learns(layer):
+    z = vectors(3, 5, 8)
+    variables = init(layer, z)
+    trained, updated = train(layer, variables, z)
+    evaluated, untouched = layer.apply(variables, z, mutable=["codebook"])
+    frozen = layer.apply(variables, z, train=True)
+    for other in (evaluated, frozen):
+        jax.tree.map(np.testing.assert_array_equal, trained, other)
+    jax.tree.map(np.testing.assert_array_equal, untouched["codebook"], variables["codebook"])
+    assert updated["codebook"]["step"] == 1
+    np.testing.assert_array_equal(trained.quantized, layer.bind(variables).codewords()[trained.codes])
+
+
+@pytest.mark.parametrize("layer", [kvae.KohonenVQ((4, 4)), kvae.GradientVQ((4, 4), "hard")])
+def test_a_masked_batch_equals_the_batch_without_the_masked(layer):
+    z, rubbish = vectors(6, 5, 8), vectors(2, 5, 8, seed=1) * 100
+    variables = init(layer, z)
+    out, updated = train(layer, variables, z)
+    mask = np.arange(8)[:, None] < np.full(5, 6)
+    padded, padded_updated = train(layer, variables, np.concatenate([z, rubbish]), mask=mask)
+    np.testing.assert_allclose(padded.loss, out.loss, rtol=1e-6)
+    np.testing.assert_allclose(padded.perplexity, out.perplexity, rtol=1e-6)
+    np.testing.assert_array_equal(padded.codes[:6], out.codes)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), padded_updated, updated)
+
+
+def test_an_empty_batch_is_harmless():
+    for init_count in (0.0, 1.0):
+        layer = kvae.KohonenVQ((4, 4), init_count=init_count)
+        variables = init(layer, vectors(1, 8))
+        for z, mask in [(vectors(0, 8), None), (vectors(3, 8), np.zeros(3, bool))]:
+            out, updated = train(layer, variables, z, mask=mask)
+            assert out.loss == 0
+            assert all(np.isfinite(leaf).all() for leaf in updated["codebook"].values())
+
+
+def test_micro_batches_add_up_to_the_batch():
+    layer = kvae.KohonenVQ((4, 4))
+    z = vectors(32, 8)
+    variables = init(layer, z)
+    _, expected = train(layer, variables, z)
+    parts = [layer.apply(variables, part, train=True).statistics for part in np.split(z, 4)]
+    total = jax.tree.map(lambda *leaves: sum(leaves), *parts)
+    assert isinstance(total, Statistics)
+    _, updated = layer.apply(variables, total, method="update", mutable=["codebook"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), updated, expected)
+
+
+@pytest.mark.parametrize("count", [1, 1024, 4099, 6400])
+def test_the_lookup_in_chunks_equals_the_whole(count, monkeypatch):
+    z, codewords = vectors(count, 8), vectors(64, 8, seed=1)
+    expected = np.argmin(((z[:, None] - codewords) ** 2).sum(-1), axis=1)
+    monkeypatch.setitem(kohonen.SCORES_PER_CHUNK, "cpu", 64 * 256)
+    np.testing.assert_array_equal(kohonen.nearest_code(z.reshape(1, count, 8), codewords)[0], expected)
+
+
+def test_bfloat16_vectors_meet_float32_statistics():
+    layer = kvae.KohonenVQ((4, 4))
+    z = jnp.asarray(vectors(64, 8), jnp.bfloat16)
+    variables = init(layer, z)
+    out, updated = train(layer, variables, z)
+    assert out.quantized.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves((out.loss, out.perplexity, out.statistics))} == {
+        jnp.dtype("float32")
+    }
+    same = train(layer, variables, z.astype(jnp.float32))[1]
+    jax.tree.map(np.testing.assert_array_equal, updated, same)
+
+
+def test_gradients_pass_straight_through():
+    layer = kvae.KohonenVQ((4, 4), commitment_weight=0.0)
+    z, weights = vectors(5, 8), vectors(5, 8, seed=1)
+    variables = init(layer, z)
+    gradient = jax.grad(lambda z: jnp.sum(layer.apply(variables, z, train=True).quantized * weights))(z)
+    np.testing.assert_array_equal(gradient, weights)
+
+
+@pytest.mark.parametrize("pull", quantizers.PULLS)
+def test_neighbors_are_pulled_as_the_double_sum_says(pull):
+    layer = kvae.GradientVQ((2, 3), "gaussian", pull=pull, neighbor_weight=0.7, commitment_weight=0.3)
+    z = vectors(10, 4)
+    variables = init(layer, z)
+    w = np.asarray(variables["params"]["codewords"], np.float64)
+    out = layer.apply(variables, z)
+    codes = np.asarray(out.codes)
+    weights = np.asarray(topology.matrix(Neighborhood((2, 3), "gaussian"), 0))
+    neighbors = 0
+    for x, code in zip(z, codes, strict=True):
+        target = x if pull == "encoder" else w[code]
+        neighbors += sum(weights[code, k] * np.sum((w[k] - target) ** 2) for k in range(6) if k != code)
+    expected = 1.3 * np.mean((w[codes] - z) ** 2) + 0.7 * neighbors / len(z)
+    np.testing.assert_allclose(out.loss, expected, rtol=1e-5)
+
+
+def test_shape_errors_name_what_was_found():
+    layer = kvae.KohonenVQ((4, 4))
+    variables = init(layer, vectors(3, 8))
+    with pytest.raises(InputError, match="z has vectors of 9 numbers, the codebook of 8"):
+        layer.apply(variables, vectors(3, 9))
+    with pytest.raises(InputError, match=r"z is int32\[3, 8\]; it must be a float array"):
+        layer.apply(variables, np.zeros((3, 8), np.int32))
+    with pytest.raises(InputError, match=r"mask is float32\[3\]; for this z it must be bool\[3\]"):
+        layer.apply(variables, vectors(3, 8), mask=np.ones(3, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: kvae.KohonenVQ((0, 3)), "grid_shape is"),
+        (lambda: kvae.KohonenVQ((4, 4), "hrad"), "neighborhood is 'hrad'"),
+        (lambda: kvae.KohonenVQ((4, 4), decay=1.0), r"decay is 1.0; it must be in \[0, 1\)"),
+        (lambda: kvae.KohonenVQ((4, 4), init_count=-1.0), "init_count is -1.0"),
+        (lambda: kvae.KohonenVQ((4, 4), commitment_weight=-1.0), "commitment_weight is -1.0"),
+        (lambda: kvae.GradientVQ((4, 4), pull="z"), "pull is 'z'; it must be one of encoder, codeword"),
+    ],
+)
+def test_impossible_fields_fail_at_once(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
