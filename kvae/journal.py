@@ -139,14 +139,16 @@ def logged_to(workdir: str):
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     terminal = _Terminal(logging.INFO)
     logger = logging.getLogger("kvae")
-    level = logger.level
+    level, propagate = logger.level, logger.propagate
     logger.setLevel(logging.DEBUG)
+    logger.propagate = False  # absl's own handler would say everything twice
     for handler in (file, terminal):
         logger.addHandler(handler)
     try:
         yield
     finally:
         logger.setLevel(level)
+        logger.propagate = propagate
         for handler in (file, terminal):
             logger.removeHandler(handler)
             handler.close()

@@ -1,4 +1,4 @@
-"""The training program: `python -m kvae.main --config=configs/photos_vqvae.py [--workdir=DIR] [--config.FIELD=VALUE ...]`.
+"""The training program: `python -m kvae.main --config=configs/photos_vqvae.py [--workdir=DIR] [--config.FIELD=VALUE]`.
 
 Run the same command again and it goes on where it stopped.
 """

@@ -57,7 +57,7 @@ class Run:
             if name not in codes:
                 raise InputError(f"codes lack the codebook {name!r}")
             size = int(np.prod(layer.grid_shape))
-            if codes[name].size and not (0 <= codes[name].min() and codes[name].max() < size):
+            if codes[name].size and (codes[name].min() < 0 or codes[name].max() >= size):
                 found = f"{codes[name].min()} to {codes[name].max()}"
                 raise InputError(f"codes of {name!r} run from {found}; they must be in 0 to {size - 1}")
         return self._apply("decode", codes)

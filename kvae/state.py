@@ -77,7 +77,7 @@ def initial_state(
 
 
 def _objective(model, variables, images, key):
-    """The objective, and the collections that a forward pass updates: all but the codebooks, which wait for the batch."""
+    """The objective, and what a forward pass updates: all collections but the codebooks, which wait for the batch."""
     mutable = [name for name in variables if name not in ("params", "codebook")]
     return model.apply(variables, images, method="objective", rngs={"augmentation": key}, mutable=mutable)
 

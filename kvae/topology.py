@@ -18,7 +18,7 @@ LARGEST_DENSE_SIZE = 16_384
 """The largest K for which a K x K matrix (1 GiB of float32) may be formed."""
 
 LARGEST_WINDOW_SIZE = 27
-"""The largest box of grid offsets that is summed one by one (3 x 3 x 3); a wider hard neighbourhood takes the matrix."""
+"""The largest box of grid offsets that is summed one by one (3 x 3 x 3); a wider neighbourhood takes the matrix."""
 
 
 def _inverse(step, shrink_step):

@@ -143,8 +143,8 @@ class Loop:
         finite, at = jax.device_get((state.finite, state.step))
         if not np.any(finite):
             raise InputError(
-                f"the loss is not finite at step {int(np.max(at)) + 1}; the checkpoints before it are whole, and a lower "
-                f"optimizer.learning_rate (now {self.config['optimizer']['learning_rate']}) may help"
+                f"the loss is not finite at step {int(np.max(at)) + 1}; the checkpoints before it are whole, and a "
+                f"lower optimizer.learning_rate (now {self.config['optimizer']['learning_rate']}) may help"
             )
         for replica in np.flatnonzero(~np.atleast_1d(finite)):
             log.warning(

@@ -115,7 +115,7 @@ def test_large_maps_need_no_matrix():
 
 @pytest.mark.parametrize("grid", [(), (0,), (4, -1), (4, 2.5), 4, (True, 2), "16"])
 def test_impossible_grids(grid):
-    with pytest.raises(InputError, match="grid_shape is .* it must be one or more positive integers"):
+    with pytest.raises(InputError, match=r"grid_shape is .* it must be one or more positive integers"):
         Neighborhood(grid)
 
 

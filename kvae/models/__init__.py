@@ -34,8 +34,8 @@ def build(fields: Mapping, *, mean: Iterable[float], std: Iterable[float]) -> nn
     module, slots = choose("model.name", fields.pop("name", None), AUTOENCODERS)
     layer = choose("model.quantizer", fields.pop("quantizer", None), QUANTIZERS)
     dtype = choose("model.dtype", fields.pop("dtype", "float32"), {"float32": jnp.float32, "bfloat16": jnp.bfloat16})
+    check_names("model", fields, {*_field_names(layer), *_field_names(module)} - {*slots, *normalization})
     layer_fields = {name: fields.pop(name) for name in _field_names(layer) if name in fields}
-    check_names("model", fields, _field_names(module))
     layers = {slot: layer(**layer_fields) for slot in slots}
     return module(**fields, **layers, **normalization, dtype=dtype)
 

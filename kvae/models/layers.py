@@ -49,7 +49,7 @@ def double(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _double_by_phases(x, kernel):
-    """As four 2 x 2 convolutions, one for each parity of row and column: XLA:CPU is slow where zeros are interleaved."""
+    """As four 2 x 2 convolutions, one for each parity of row and column: on a CPU, interleaved zeros are not free."""
     b, h, w, _ = x.shape
     kernel = jnp.swapaxes(kernel, 2, 3)
 
@@ -62,8 +62,8 @@ def _double_by_phases(x, kernel):
     return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, kernel.shape[3])
 
 
-# XLA:CPU has no good kernel for the gradients of an input-dilated convolution. Each of the two is the other's transpose,
-# and both kernel gradients are the strided convolution's.
+# XLA:CPU has no good kernel for the gradients of an input-dilated convolution. Each of the two is the other's
+# transpose, and both kernel gradients are the strided convolution's.
 def _kernel_gradient(x, kernel, gradient):
     return jax.vjp(lambda kernel: _halve(x, kernel), kernel)[1](gradient)[0]
 
@@ -130,7 +130,7 @@ class TransposedConv(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + 1x1(relu(3x3(relu(x)))), as VQ-VAE-2 has it; or, `rectified`, relu(x) + 1x1(relu(3x3(relu(x)))) without biases.
+    """x + 1x1(relu(3x3(relu(x)))), as in VQ-VAE-2; `rectified`, relu(x) + 1x1(relu(3x3(relu(x)))) without biases.
 
     The second is what VQ-VAE's release computes: its first relu works in place, so the skip is rectified too.
     """

@@ -1,8 +1,8 @@
 """VQ-VAE (van den Oord et al., 2017), as Irie et al. (2023) train it on CIFAR-10."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -20,7 +20,7 @@ class VQVAE(Autoencoder):
 
     quantizer: KohonenVQ | GradientVQ = None
 
-    code_strides = {"codebook": 4}
+    code_strides: ClassVar = {"codebook": 4}
 
     def setup(self):
         shape = dict(

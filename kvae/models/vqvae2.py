@@ -1,6 +1,7 @@
 """VQ-VAE-2 (Razavi et al., 2019) with two levels, as Irie et al. (2023) train it on images of 256 x 256."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ class VQVAE2(Autoencoder):
     quantizer_top: KohonenVQ | GradientVQ = None
     quantizer_bottom: KohonenVQ | GradientVQ = None
 
-    code_strides = {"top": 8, "bottom": 4}
+    code_strides: ClassVar = {"top": 8, "bottom": 4}
 
     def setup(self):
         shape = dict(
@@ -61,7 +62,7 @@ class VQVAE2(Autoencoder):
         return Reconstruction(decoded, {"top": z_top, "bottom": z_bottom}, {"top": top, "bottom": bottom})
 
     def decode_quantized(self, quantized: Mapping[str, jax.Array]) -> jax.Array:
-        """Images on the normalised scale, float32 [b, h, w, 3], from `top` [b, h/8, w/8, d], `bottom` [b, h/4, w/4, d]."""
+        """Normalised images, float32 [b, h, w, 3], from codewords `top` [b, h/8, w/8, d], `bottom` [b, h/4, w/4, d]."""
         top = self.upsample_top(quantized["top"])
         bottom = quantized["bottom"].astype(top.dtype)
         return self.decoder(jnp.concatenate([top, bottom], axis=-1)).astype(jnp.float32)

@@ -1,0 +1,278 @@
+import os
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from kvae import figures, paper_figures
+from kvae.errors import InputError
+
+RANDOM = np.random.default_rng(0)
+STEPS = np.arange(0, 5000, 1000)
+
+
+def photos(*shape):
+    return RANDOM.integers(0, 256, (*shape, 3), np.uint8)
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB"))
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that would have been written, to be asked what they show."""
+    caught = []
+    monkeypatch.setattr(figures, "_write", lambda figure, path: caught.append(figure))
+    return caught
+
+
+def rows(value, valid_every=2):
+    """Rows as in metrics.jsonl; `value(step)` stands for every metric."""
+    train = ("train/loss", "train/reconstruction_loss", "train/commitment_loss", "train/perplexity")
+    valid = ("valid/loss", "valid/reconstruction_loss", "valid/psnr", "valid/perplexity", "valid/codes_used")
+    return [
+        {"step": step} | {name: value(step) for name in (train if step % valid_every else train + valid)}
+        for step in range(1, 9)
+    ]
+
+
+POINT = {"label": "shrink step 0.1", "loss": 0.05, "topographic_error": 0.3, "psnr": 18.0}
+SERIES = {"a": (STEPS, RANDOM.uniform(1, 9, (3, 5))), "b": (STEPS, RANDOM.uniform(1, 9, 5))}
+DRAWS = {
+    "reconstructions": lambda p: figures.reconstructions(p, photos(9, 8, 8), photos(9, 8, 8), "t"),
+    "codebook_map": lambda p: figures.codebook_map(p, photos(4, 6, 8, 8), "t"),
+    "codebook_map, a line": lambda p: figures.codebook_map(p, photos(50, 8, 8), "t"),
+    "codebook_map, four axes": lambda p: figures.codebook_map(p, photos(2, 3, 4, 4, 8, 8), "t"),
+    "hit_map": lambda p: figures.hit_map(p, np.arange(24).reshape(4, 6), "t"),
+    "hit_map, one code": lambda p: figures.hit_map(p, [7], "t"),
+    "hit_map, nothing used": lambda p: figures.hit_map(p, np.zeros((4, 6)), "t"),
+    "u_matrix": lambda p: figures.u_matrix(p, RANDOM.uniform(size=(4, 6)), "t"),
+    "u_matrix, all equal": lambda p: figures.u_matrix(p, np.full((4, 6), np.nan), "t"),
+    "curves": lambda p: figures.curves(p, rows(float), "t"),
+    "perturbation_curve": lambda p: figures.perturbation_curve(p, [-1, 0, 1], {"a": [9, 20, 9]}, "t"),
+    "winners": lambda p: figures.winners(p, [0, 5, 5], [0, 1, 0], ["cat", "dog"], (2, 3), "t"),
+    "winners, no labels": lambda p: figures.winners(p, np.array([], int), None, None, (2, 3), "t"),
+    "initialisation": lambda p: paper_figures.initialisation(p, SERIES, "t"),
+    "offset_reconstructions": lambda p: paper_figures.offset_reconstructions(p, {"a": photos(2, 8, 9)}, [0, 1], "t"),
+    "neighborhoods": lambda p: paper_figures.neighborhoods(p, {"a": np.eye(4, 6), "b": np.eye(3)}, "t"),
+    "perplexity": lambda p: paper_figures.perplexity(p, SERIES, 512, "t"),
+    "frontier": lambda p: paper_figures.frontier(p, [POINT | {"paper": True, "loss_std": 0.01}], "t"),
+    "collapse_surface": lambda p: paper_figures.collapse_surface(
+        p, [0, 1, 2], [0, 1], RANDOM.uniform(size=(3, 2)), "t"
+    ),
+    "selectivity": lambda p: paper_figures.neural_selectivity_by_sigma(p, [3, 5], {"a": [[0.7, 0.6]] * 2}, "t"),
+}
+REFUSED = {
+    "floats": lambda p: figures.reconstructions(p, np.zeros((2, 8, 8, 3)), photos(2, 8, 8), "t"),
+    "unlike": lambda p: figures.reconstructions(p, photos(2, 8, 8), photos(3, 8, 8), "t"),
+    "too many": lambda p: figures.reconstructions(p, photos(33, 8, 8), photos(33, 8, 8), "t"),
+    "no images": lambda p: figures.reconstructions(p, photos(0, 8, 8), photos(0, 8, 8), "t"),
+    "no grid": lambda p: figures.codebook_map(p, photos(8, 8), "t"),
+    "four channels": lambda p: figures.codebook_map(p, np.zeros((2, 3, 8, 8, 4), np.uint8), "t"),
+    "negative counts": lambda p: figures.hit_map(p, [[-1, 2]], "t"),
+    "counts that are NaN": lambda p: figures.hit_map(p, [[np.nan, 2]], "t"),
+    "empty grid": lambda p: figures.u_matrix(p, np.zeros((0, 3)), "t"),
+    "nothing to plot": lambda p: figures.curves(p, [{"step": 1, "images_per_second": 2.0}], "t"),
+    "no rows": lambda p: figures.curves(p, [], "t"),
+    "offsets": lambda p: figures.perturbation_curve(p, [0, 1], {"a": [1, 2, 3]}, "t"),
+    "no labels": lambda p: figures.perturbation_curve(p, [0, 1], {}, "t"),
+    "winner off the map": lambda p: figures.winners(p, [6], None, None, (2, 3), "t"),
+    "label without a name": lambda p: figures.winners(p, [0], [1], ["cat"], (2, 3), "t"),
+    "labels of others": lambda p: figures.winners(p, [0], [0, 0], ["cat"], (2, 3), "t"),
+    "steps": lambda p: paper_figures.initialisation(p, {"a": (STEPS, [1, 2])}, "t"),
+    "an image too few": lambda p: paper_figures.offset_reconstructions(p, {"a": photos(2, 8, 8)}, [0, 1, 2], "t"),
+    "a line": lambda p: paper_figures.neighborhoods(p, {"a": [1, 0]}, "t"),
+    "three axes": lambda p: paper_figures.perplexity(p, {"a": (STEPS, np.ones((2, 2, 5)))}, 512, "t"),
+    "no error": lambda p: paper_figures.frontier(p, [{"label": "a", "loss": 1}], "t"),
+    "no points": lambda p: paper_figures.frontier(p, [], "t"),
+    "transposed": lambda p: paper_figures.collapse_surface(p, [0, 1, 2], [0, 1], np.ones((2, 3)), "t"),
+    "sigmas": lambda p: paper_figures.neural_selectivity_by_sigma(p, [3], {"a": [1, 2]}, "t"),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_every_figure_is_a_png_of_sensible_size_and_leaves_no_trace(draw, tmp_path):
+    before = dict(matplotlib.rcParams)
+    draw(tmp_path / "new folder" / "figure.png")
+    height, width, _ = pixels(tmp_path / "new folder" / "figure.png").shape
+    assert 250 < height < 2600
+    assert 850 < width < 2600
+    assert os.listdir(tmp_path / "new folder") == ["figure.png"]
+    assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize("draw", REFUSED.values(), ids=REFUSED)
+def test_a_wrong_array_is_refused_in_one_line_and_the_old_file_stays(draw, tmp_path):
+    path = tmp_path / "figure.png"
+    path.write_bytes(b"old")
+    with pytest.raises(InputError) as caught:
+        draw(path)
+    assert "\n" not in str(caught.value)
+    assert ": " in str(caught.value)
+    assert path.read_bytes() == b"old"
+
+
+def test_the_same_arrays_give_the_same_file(tmp_path):
+    for name in ("a", "b"):
+        figures.winners(tmp_path / name, [0, 5, 5], [0, 1, 0], ["cat", "dog"], (2, 3), "t")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_draw_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "figure.png"
+    path.write_bytes(b"old")
+    with pytest.raises(ZeroDivisionError), figures.drawing(path, 5, 3, "t"):
+        _ = 1 / 0
+
+    def half_written(figure, file, **_):
+        file.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", half_written)
+    with pytest.raises(OSError, match="no space"), figures.drawing(path, 5, 3, "t"):
+        pass
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["figure.png"]
+
+
+def test_matplotlib_is_imported_only_to_draw_and_pyplot_never(tmp_path):
+    program = (
+        "import sys; from kvae import figures, paper_figures as p; assert 'matplotlib' not in sys.modules\n"
+        "figures.u_matrix(sys.argv[1], [[1.0, 2.0]], 't'); p.frontier(sys.argv[1], [dict(label='a', loss=1,"
+        " topographic_error=0.1)], 't'); assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program, tmp_path / "figure.png"], check=True)
+
+
+def test_a_codebook_map_shows_the_images_pixel_by_pixel(tmp_path):
+    images = photos(4, 6, 100, 90)
+    figures.codebook_map(tmp_path / "map.png", images, "a title so long that it goes on to a second line, or a third")
+    page = pixels(tmp_path / "map.png")
+    expected = figures.mosaic(images.reshape(24, 100, 90, 3), np.arange(24).reshape(4, 6))
+    h, w, _ = expected.shape
+    bottom, left = len(page) - round(0.42 * figures.DPI), round(0.62 * figures.DPI)
+    np.testing.assert_array_equal(page[bottom - h : bottom, left : left + w], expected)
+
+
+def test_images_are_enlarged_by_whole_factors_and_reduced_by_averages():
+    tiny = photos(1, 2, 3)
+    np.testing.assert_array_equal(figures.fitted(tiny, 8), tiny.repeat(2, 1).repeat(2, 2))
+    checks = np.zeros((1, 8, 8, 3), np.uint8)
+    checks[:, ::2, ::2] = checks[:, 1::2, 1::2] = 200
+    np.testing.assert_array_equal(figures.fitted(checks, 4), np.full((1, 4, 4, 3), 100))
+
+
+def test_grids_of_any_dimension_are_laid_out_in_reading_order():
+    flat = figures._sheet((2, 3))
+    np.testing.assert_array_equal(flat.codes, [[0, 1, 2], [3, 4, 5]])
+    line = figures._sheet((18,))
+    np.testing.assert_array_equal(line.codes[-1], [16, 17, -1, -1, -1, -1, -1, -1])
+    assert line.row_names == ["0", "8", "16"]
+    assert "each row continues" in line.note
+    slices = figures._sheet((3, 2, 2))
+    np.testing.assert_array_equal(
+        slices.codes, [[0, 1, -1, 4, 5], [2, 3, -1, 6, 7], [-1] * 5, [8, 9, -1, -1, -1], [10, 11, -1, -1, -1]]
+    )
+    assert slices.row_names == ["0", "1", "", "0", "1"]
+
+
+def test_a_code_used_once_looks_unlike_one_never_used(tmp_path):
+    counts = np.array([[1, 50, 0], [200, 3, 1000]])
+    figures.hit_map(tmp_path / "never.png", counts, "t")
+    counts[0, 2] = 1
+    figures.hit_map(tmp_path / "once.png", counts, "t")
+    never, once = pixels(tmp_path / "never.png"), pixels(tmp_path / "once.png")
+    bottom, left, cell = len(never) - round(0.42 * figures.DPI), round(0.62 * figures.DPI), 122
+    never, once = (page[bottom - 2 * cell : bottom, left : left + 3 * cell] for page in (never, once))
+    assert len(np.unique(once[:120, 244:364].reshape(-1, 3), axis=0)) == 1
+    # Striped, and red in the mean, where a colour of the scale is green or blue.
+    stripes = never[:120, 244:364].reshape(-1, 3)
+    assert len(np.unique(stripes, axis=0)) == 2
+    assert stripes[:, 0].mean() > stripes[:, 2].mean() + 40
+    np.testing.assert_array_equal(never[:, : 2 * cell], once[:, : 2 * cell])
+    np.testing.assert_array_equal(never[cell:], once[cell:])
+
+
+def test_a_hit_map_says_how_many_codes_are_in_use_and_their_perplexity(drawn):
+    figures.hit_map("", [[5, 5, 0], [5, 5, 0]], "t")
+    assert any("4 of 6 codes in use, perplexity 4.0" in text.get_text() for text in drawn[0].texts)
+
+
+def curve(figure, panel, label):
+    axes = next(axes for axes in figure.axes if axes.get_title(loc="left") == panel)
+    return next(line.get_ydata() for line in axes.lines if line.get_label() == label), axes
+
+
+def test_a_missing_value_is_a_gap_and_a_lonely_one_a_dot(drawn):
+    figures.curves("", rows(lambda step: None if step in (3, 6) else float(step)), "t")
+    values, _ = curve(drawn[0], "Losses", "training")
+    np.testing.assert_array_equal(values, [1, 2, np.nan, 4, 5, np.nan, 7, 8])
+    # Validation stands at 2, 4, 6, 8: its last value lies beyond the gap.
+    values, axes = curve(drawn[0], "Reconstruction quality", "validation")
+    np.testing.assert_array_equal(values, [2, 4, np.nan, 8])
+    dots = [line.get_ydata().tolist() for line in axes.lines if line.get_marker() == "o"]
+    assert dots == [[8]]
+
+
+def test_replicas_are_a_thin_line_each_and_their_mean(drawn):
+    figures.curves("", rows(lambda step: [step, 3 * step, None if step == 8 else 5 * step]), "t")
+    values, axes = curve(drawn[0], "Reconstruction quality", "validation")
+    np.testing.assert_array_equal(values, [6, 12, 18, np.nan])
+    thin = [line.get_ydata().tolist() for line in axes.lines if line.get_linewidth() < 1 and line.get_marker() != "o"]
+    assert thin[:2] == [[2, 4, 6, 8], [6, 12, 18, 24]]
+
+
+def test_curves_need_one_row_only_and_tell_codebooks_apart(drawn):
+    figures.curves("", [{"step": 10, "valid/perplexity_top": 3.0, "valid/perplexity_bottom": None}], "t")
+    assert len(drawn[0].axes) == 1
+    assert curve(drawn[0], "How evenly codes are used", "top, validation")[0].tolist() == [3.0]
+    figures.curves("", [{"step": 10, "train/loss": 3.0, "valid/a_set/psnr": 9.0}], "t")
+    assert [axes.get_title(loc="left") for axes in drawn[1].axes] == ["Loss"]
+
+
+def test_a_band_is_one_sample_standard_deviation(drawn):
+    figures.perturbation_curve("", [0, 1], {"a": [[20, 10], [22, 14]]}, "t")
+    axes = drawn[0].axes[0]
+    assert axes.get_legend_handles_labels()[1] == ["a"]
+    assert axes.lines[-1].get_ydata().tolist() == [21, 12]
+    heights = axes.collections[0].get_paths()[0].vertices[:, 1]
+    np.testing.assert_allclose([heights.min(), heights.max()], [12 - 8**0.5, 21 + 2**0.5])
+
+
+def test_more_series_than_colours_are_all_drawn(drawn):
+    figures.perturbation_curve("", [0, 1], {str(i): [i, i] for i in range(13)}, "t")
+    assert len(drawn[0].axes[0].get_legend_handles_labels()[1]) == 13
+
+
+def test_samples_lie_by_their_winner_and_classes_are_named_where_they_are_dense(drawn):
+    figures.winners("", [4] * 50 + [0], [1] * 50 + [0], ["cat", "dog"], (2, 3), "t")
+    axes = drawn[0].axes[0]
+    places = axes.collections[0].get_offsets()
+    near = np.abs(places - [1, 1]).max(axis=1) <= 0.4
+    assert near.sum() == 50
+    assert np.all(np.abs(places[~near]) <= 0.4)
+    assert {text.get_text(): text.get_position() for text in axes.texts} == {"cat": (0, 0), "dog": (1, 1)}
+
+
+def test_weights_are_written_rounded_and_the_winner_is_ringed(drawn):
+    weights = np.zeros((4, 6))
+    weights[1:4, 1:4] = np.exp(-1)
+    weights[2, 2] = 1
+    paper_figures.neighborhoods("", {"t = 0": weights, "all equal": weights > 0}, "t")
+    first, second, _ = drawn[0].axes
+    assert sorted({text.get_text() for text in first.texts}) == ["0.37", "1"]
+    assert first.patches[0].center == second.patches[0].center == (2.5, 2.5)
+
+
+def test_the_papers_setting_is_marked_and_the_aim_shaded(drawn):
+    points = [POINT, POINT | {"label": "0.01", "topographic_error": 0.1, "paper": True}]
+    paper_figures.frontier("", points, "t")
+    axes = drawn[0].axes[0]
+    assert axes.get_legend_handles_labels()[1] == ["shrink step 0.1", "0.01 (the paper's)"]
+    assert axes.patches[0].get_extents().width == pytest.approx(axes.transData.transform((0.2, 0))[0] - axes.bbox.x0)

@@ -1,0 +1,142 @@
+"""VQ-VAE and VQ-VAE-2: shapes of the paper, codes, masks, and bad input."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kvae import measures, models
+from kvae.errors import InputError
+
+SMALL = dict(
+    channels=16, residual_channels=8, residual_blocks=1, codeword_size=8, quantizer="kohonen", grid_shape=[4, 4]
+)
+NORMALIZATION = dict(mean=(120.0, 110.0, 100.0), std=(60.0, 50.0, 70.0))
+
+
+def images(count, size=32, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def build(name, **fields):
+    model = models.build({"name": name, **SMALL, **fields}, **NORMALIZATION)
+    return model, model.init(jax.random.key(0), images(1))
+
+
+def conv(size, inputs, outputs, bias=True):
+    return size * size * inputs * outputs + bias * outputs
+
+
+def blocks(bias):
+    return 2 * (conv(3, 128, 32, bias) + conv(1, 32, 128, bias))
+
+
+# Number of parameters, layer by layer as the papers' table has them.
+STRIDE_4 = conv(4, 3, 64) + conv(4, 64, 128) + conv(3, 128, 128)
+TO_IMAGE = conv(4, 128, 64) + conv(4, 64, 3)
+VQVAE = STRIDE_4 + blocks(False) + conv(1, 128, 64) + conv(3, 64, 128) + blocks(False) + TO_IMAGE
+TOP = conv(4, 128, 64) + conv(3, 64, 128) + blocks(True) + conv(1, 128, 64)
+TOP_DECODER = conv(3, 64, 128) + blocks(True) + conv(4, 128, 64)
+BOTTOM = STRIDE_4 + blocks(True) + conv(1, 64 + 128, 64)
+VQVAE2 = TOP + TOP_DECODER + BOTTOM + conv(4, 64, 64) + conv(3, 64 + 64, 128) + blocks(True) + TO_IMAGE
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "latents", "count"),
+    [("vqvae", 32, {"codebook": (8, 8)}, VQVAE), ("vqvae2", 256, {"top": (32, 32), "bottom": (64, 64)}, VQVAE2)],
+)
+def test_the_paper_s_shapes(name, size, latents, count):
+    full = dict(name=name, quantizer="kohonen", grid_shape=(16, 32))
+    model = models.build(full, **NORMALIZATION)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8))
+    assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"])) == count
+    out = jax.eval_shape(model.apply, shapes, jax.ShapeDtypeStruct((2, size, size, 3), jnp.uint8))
+    assert out.images.shape == (2, size, size, 3)
+    assert {k: q.codes.shape[1:] for k, q in out.quantized.items()} == latents
+    assert all(z.shape[-1] == 64 for z in out.latents.values())
+    names = {"vqvae": {"quantizer"}, "vqvae2": {"quantizer_top", "quantizer_bottom"}}[name]
+    assert set(shapes["codebook"]) == names
+
+
+@pytest.mark.parametrize("name", ["vqvae", "vqvae2"])
+@pytest.mark.parametrize("quantizer", ["kohonen", "gradient"])
+def test_codes_are_all_the_decoder_needs(name, quantizer):
+    model, variables = build(name, quantizer=quantizer)
+    codes = model.apply(variables, images(3), method="encode")
+    decoded = model.apply(variables, codes, method="decode")
+    np.testing.assert_array_equal(decoded, model.apply(variables, images(3), method="reconstruct"))
+    assert decoded.dtype == np.uint8
+
+
+@pytest.mark.parametrize("name", ["vqvae", "vqvae2"])
+def test_training_and_evaluation_agree(name):
+    model, variables = build(name)
+    trained = model.apply(variables, images(4), train=True)
+    evaluated = model.apply(variables, images(4))
+    jax.tree.map(np.testing.assert_array_equal, trained, evaluated)
+
+
+@pytest.mark.parametrize("name", ["vqvae", "vqvae2"])
+def test_totals_of_a_padded_batch_are_those_of_the_batch(name):
+    model, variables = build(name)
+    x, rubbish = images(3), images(2, seed=1)
+    whole = model.apply(variables, {"image": x, "mask": np.ones(3, bool)}, method="totals")
+    mask = np.arange(5) < 3
+    padded = model.apply(variables, {"image": np.concatenate([x, rubbish]), "mask": mask}, method="totals")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), padded, whole)
+
+
+@pytest.mark.parametrize("name", ["vqvae", "vqvae2"])
+def test_summary_is_the_objective(name):
+    model, variables = build(name)
+    x = images(4)
+    objective = model.apply(variables, x, method="objective")
+    totals = model.apply(variables, {"image": x, "mask": np.ones(4, bool)}, method="totals")
+    summary = model.summarize(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), totals))
+    for metric, value in objective.metrics.items():
+        np.testing.assert_allclose(summary[metric], value, rtol=1e-5)
+    expected = measures.psnr(x, model.apply(variables, x, method="reconstruct"))
+    np.testing.assert_allclose(summary["psnr"], np.mean(expected), rtol=1e-5)
+    codes = model.apply(variables, x, method="encode")
+    for codebook, of_codebook in codes.items():
+        suffix = "" if codebook == "codebook" else f"_{codebook}"
+        assert summary[f"codes_used{suffix}"] == len(np.unique(of_codebook))
+
+
+def test_half_precision_follows_single():
+    single, variables = build("vqvae")
+    half, _ = build("vqvae", dtype="bfloat16")
+    losses = [model.apply(variables, images(8), method="objective").loss for model in (single, half)]
+    assert all(loss.dtype == jnp.float32 for loss in losses)
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.02)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(half.init(jax.random.key(0), images(1))["params"]))
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (np.zeros((2, 32, 32, 1), np.uint8), r"images are uint8\[2, 32, 32, 1\]; they must be uint8\[b, h, w, 3\]"),
+        (np.zeros((2, 32, 32, 3), np.float32), r"images are float32\[2, 32, 32, 3\]"),
+        (np.zeros((32, 32, 3), np.uint8), r"images are uint8\[32, 32, 3\]"),
+        (np.zeros((2, 30, 32, 3), np.uint8), "images are 30 x 32; height and width must be multiples of 4"),
+    ],
+)
+def test_wrong_images(bad, message):
+    model, variables = build("vqvae")
+    with pytest.raises(InputError, match=message):
+        model.apply(variables, bad)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": "vqvea"}, "model.name is 'vqvea'; did you mean 'vqvae'"),
+        ({"quantizer": "k"}, "model.quantizer is 'k'; it must be one of kohonen, gradient"),
+        ({"dtype": "float16"}, "model.dtype is 'float16'"),
+        ({"neighbourhood": "hard"}, "model has no field 'neighbourhood'; did you mean 'neighborhood'"),
+        ({"grid_shape": [0, 4]}, "grid_shape is"),
+    ],
+)
+def test_wrong_fields(fields, message):
+    with pytest.raises(InputError, match=message):
+        models.build({"name": "vqvae", **SMALL, **fields}, **NORMALIZATION)
