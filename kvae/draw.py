@@ -1,4 +1,4 @@
-"""The pictures of a run, from its model: what `figures/` holds after each evaluation."""
+"""A look inside a trained model: how far its map is in order, and the pictures that `figures/` holds."""
 
 import functools
 import pathlib
@@ -18,10 +18,19 @@ MAP_IMAGE_SIZE = 32
 CODES_PER_BATCH = 256
 OFFSETS = (1, 2, 3)
 
+RANKED_NEIGHBORS = 8
+LARGEST_RANKED_SIZE = 4_096
+"""Ranking all codewords against all is left out for larger maps: it would take longer than the evaluation."""
+
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _apply(model, variables, argument, method):
     return model.apply(variables, argument, method=method)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _ranked(measure, codewords, grid_shape):
+    return measure(codewords, grid_shape, RANKED_NEIGHBORS)
 
 
 def constant_code_images(model: Autoencoder, variables, varied: str, held: Mapping[str, int]) -> np.ndarray:
@@ -51,7 +60,7 @@ def constant_code_images(model: Autoencoder, variables, varied: str, held: Mappi
 
 
 def shifted_reconstructions(model: Autoencoder, variables, images: np.ndarray, offset: int, names=None) -> np.ndarray:
-    """Reconstructions after every code has moved by `offset` on each axis of its grid, clamped at the border (Figure 3).
+    """Reconstructions after every code has moved by `offset` on each axis of its grid, up to the border (Figure 3).
 
     Without a neighbourhood the grid means nothing, and the code's number itself is moved, as in the paper.
 
@@ -71,14 +80,32 @@ def shifted_reconstructions(model: Autoencoder, variables, images: np.ndarray, o
     return np.asarray(_apply(model, variables, codes, "decode"))
 
 
-def perturbation_psnr(model: Autoencoder, variables, images: np.ndarray) -> dict[str, float]:
-    """`valid/perturbation_psnr_<offset>`: PSNR in dB of `shifted_reconstructions` for each of `OFFSETS`."""
-    return {
-        f"valid/perturbation_psnr_{offset}": float(
-            jnp.mean(measures.psnr(images, shifted_reconstructions(model, variables, images, offset)))
-        )
-        for offset in OFFSETS
-    }
+@functools.singledispatch
+def inspect(model: nn.Module, variables, images: np.ndarray) -> dict[str, float]:
+    """What can be measured of a model apart from its totals: metrics by name.
+
+    Args:
+      model: decides what is measured.
+      variables: of one replica.
+      images: validation samples, uint8 [n, h, w, 3].
+    """
+    raise TypeError(f"nothing is known of how to inspect a {type(model).__name__}")
+
+
+@inspect.register
+def _(model: Autoencoder, variables, images):
+    """Trustworthiness and neighbourhood preservation of each map, and PSNR in dB after a shift of all codes."""
+    metrics = {}
+    for name, layer in model.quantizers.items():
+        codewords, grid_shape = model.bind(variables).quantizers[name].codewords(), tuple(layer.grid_shape)
+        if 2 * RANKED_NEIGHBORS < len(codewords) <= LARGEST_RANKED_SIZE:
+            for measure in (measures.trustworthiness, measures.neighborhood_preservation):
+                value = _ranked(measure, codewords, grid_shape)
+                metrics[measure.__name__ + suffix(name)] = float(value)
+    for offset in OFFSETS:
+        shifted = shifted_reconstructions(model, variables, images, offset)
+        metrics[f"perturbation_psnr_{offset}"] = float(jnp.mean(measures.psnr(images, shifted)))
+    return metrics
 
 
 @functools.singledispatch

@@ -58,8 +58,8 @@ class Evaluator:
         """Metrics of all sets, and their totals added up.
 
         Returns:
-          `valid/<metric>`: means over the sets, or pooled (`POOLED`); where there are several sets `valid/<set>/<metric>`
-          too. With replicas each is a list in seed order. And the totals, as `totals` gives them.
+          `valid/<metric>`: means over the sets, or pooled (`POOLED`); where there are several sets
+          `valid/<set>/<metric>` too. With replicas each is a list in seed order. And the totals of all sets together.
         """
         by_set = {name: self.totals(variables, examples, batch_size) for name, examples in sets.items()}
         pooled = jax.tree.map(lambda *parts: sum(parts), *by_set.values())

@@ -1,4 +1,4 @@
-"""What a run writes down as it goes: metrics.jsonl, TensorBoard events, log.txt, and a line or a bar on the terminal."""
+"""What a run says as it goes: metrics.jsonl, TensorBoard events, log.txt, and lines or a bar on the terminal."""
 
 import contextlib
 import json
@@ -12,7 +12,6 @@ import time
 import numpy as np
 
 from kvae.errors import InputError
-
 
 log = logging.getLogger(__name__)
 

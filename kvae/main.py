@@ -67,8 +67,11 @@ def main(argv: list[str]) -> int:
     try:
         config, workdir, debug = parse(argv)
         with logged_to(workdir):
-            from kvae.train import train  # here, so that a typo is told at once
+            # Imported here, so that a typo is told at once.
+            from kvae.mesh import keep_compiled_programs
+            from kvae.train import train
 
+            keep_compiled_programs()
             train(config, workdir)
     except InputError as error:
         if debug:

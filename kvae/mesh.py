@@ -1,6 +1,9 @@
 """Devices: the mesh, and how arrays lie on it. One program serves one device and many hosts."""
 
 import math
+import os
+import pathlib
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -9,13 +12,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from kvae.errors import InputError
 
 
-def make_mesh(replicas: int = 1) -> Mesh:
-    """All devices, as ("replica", "data").
+def make_mesh(replicas: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The devices, all by default, as ("replica", "data").
 
     Replicas are spread over the devices of an accelerator as far as they divide them; on a CPU, where they are unrolled
     into one program, and on several hosts, every device holds all replicas.
     """
-    devices = np.asarray(jax.devices())
+    devices = np.asarray(jax.devices() if devices is None else devices)
     groups = math.gcd(replicas, len(devices))
     if jax.default_backend() == "cpu" or jax.process_count() > 1:
         groups = 1
@@ -46,7 +49,17 @@ def to_devices(sharding: NamedSharding, batch):
 
 
 def compiler_options() -> dict[str, str]:
-    """Options for `jax.jit`: on a CPU, YNNPACK is kept to matrix products, for its convolutions are slower than Eigen's."""
+    """Options for `jax.jit`: on a CPU, YNNPACK is kept to matrix products, for its convolutions are slow."""
     if jax.default_backend() != "cpu":
         return {}
     return {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
+
+
+def keep_compiled_programs() -> None:
+    """Keeps compiled programs under the user's cache folder, so that the next start of a config is quick.
+
+    `JAX_COMPILATION_CACHE_DIR` chooses another folder, as for any JAX program.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache / "kvae" / "xla"))

@@ -1,11 +1,10 @@
-"""Figures of the papers, from arrays: each is drawn like its original, in the style of `kvae.figures`."""
+"""Figures of the papers, from arrays: each is drawn like its original, on `kvae.canvas`."""
 
 import itertools
 
 import numpy as np
 
-from kvae.errors import InputError
-from kvae.figures import (
+from kvae.canvas import (
     DPI,
     FAINT,
     INK,
@@ -22,6 +21,7 @@ from kvae.figures import (
     refuse_empty,
     steps_axis,
 )
+from kvae.errors import InputError
 
 
 def initialisation(path, losses, title):
@@ -96,7 +96,7 @@ def neighborhoods(path, weights, title, winner=None):
     across = min(3, len(grids))
     down = -(-len(grids) // across)
     cell = (width - 0.9) / across / columns
-    with drawing(path, width, down * (cell * rows + 0.5), title, "ringed: the winner") as figure:
+    with drawing(path, width, max(1.4, down * (cell * rows + 0.5)), title, "ringed: the winner") as figure:
         panels = figure.subplots(down, across, squeeze=False).ravel()
         for axes, (label, grid) in zip(panels, grids.items(), strict=False):
             axes.set_title(label)
@@ -183,6 +183,7 @@ def frontier(path, points, title):
 
 
 def _draw_points(axes, points, name):
+    center = {"weight": "bold", "ha": "center", "va": "center_baseline"}
     for number, point in enumerate(points, 1):
         if name not in point:
             continue
@@ -194,8 +195,10 @@ def _draw_points(axes, points, name):
         axes.plot(x, y, marker="o", markersize=9, color=color, markeredgecolor="white", linewidth=0)
         label = point["label"] + (" (the paper's)" if paper else "")
         # The number alone, of the point's colour, is what the legend shows.
-        axes.plot([], [], marker=f"${number}$", markersize=6, color=color, linewidth=0, label=label)
-        axes.text(x, y, str(number), color="white", size=6.5, weight="bold", ha="center", va="center_baseline")
+        axes.plot(
+            [], [], marker=f"${number}$", markersize=6 if number < 10 else 9, color=color, linewidth=0, label=label
+        )
+        axes.text(x, y, str(number), color="white", size=6.5 if number < 10 else 5, **center)
 
 
 def collapse_surface(path, x, probability, loss, title):

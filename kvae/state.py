@@ -119,7 +119,7 @@ def train_step(
         optimizer=optimizer_state,
         interval=interval,
     )
-    finite = state.finite & jnp.isfinite(objective.loss) & jnp.isfinite(optax.global_norm(gradients))
+    finite = state.finite & jnp.isfinite(objective.loss) & jnp.isfinite(optax.tree.norm(gradients))
     kept = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
     return kept.replace(finite=finite)
 
@@ -170,3 +170,8 @@ def over_replicas(function: Callable, replicas: int, *, shared_arguments: tuple[
         return jax.vmap(function, in_axes=axes)(*arguments)
 
     return unrolled if jax.default_backend() == "cpu" else mapped
+
+
+def replica_of(tree, replica: int, replicas: int):
+    """The part of a tree that belongs to one replica; the tree itself where there is only one."""
+    return tree if replicas == 1 else jax.tree.map(lambda leaf: leaf[replica], tree)

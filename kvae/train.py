@@ -6,7 +6,7 @@ import logging
 import pathlib
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from kvae.data import pipeline
 from kvae.errors import InputError
 from kvae.evaluate import Evaluator, samples
 from kvae.journal import Journal, write_atomically
-from kvae.state import TrainState, initial_state, over_replicas, train_step
+from kvae.state import TrainState, initial_state, over_replicas, replica_of, train_step
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +34,13 @@ SAMPLES = 32
 BATCHES_AHEAD = 4
 
 
-def train(config: Mapping, workdir: str) -> int:
+def train(config: Mapping, workdir: str, devices: Sequence[jax.Device] | None = None) -> int:
     """Trains, or goes on training, the run of a folder.
 
     Args:
       config: every field of section 7 of the design; see `configs/`.
       workdir: the run's folder, made where it does not exist.
+      devices: those to train on; all by default.
 
     Returns:
       The step that was reached: `config["steps"]`, or less where the run was asked to stop.
@@ -49,7 +50,7 @@ def train(config: Mapping, workdir: str) -> int:
     """
     replicas = config["replicas"]
     check_config(config)
-    mesh = meshes.make_mesh(replicas)
+    mesh = meshes.make_mesh(replicas, devices)
     meshes.check_batch_size(config["batch_size"], mesh, config["micro_batches"])
     dataset, config = load_data(config)
     model = models.build(config["model"], mean=config["dataset"]["mean"], std=config["dataset"]["std"])
@@ -164,27 +165,33 @@ class Loop:
 
     def log(self, state: TrainState, done: int, row: dict) -> None:
         """Evaluates and draws if that is due, writes the row, then saves: a checkpoint never runs ahead of its row."""
-        loss = None
+        loss, replicas = None, self.config["replicas"]
         if self.is_due("evaluate_every_steps", done):
             metrics, totals = self.evaluator.metrics(
                 state.variables, self.dataset.validation, self.config["batch_size"]
             )
-            row |= metrics
+            row |= metrics | self.inspect(state.variables)
             valid = np.atleast_1d(row["valid/loss"])[np.isfinite(np.atleast_1d(row["valid/loss"]))]
             loss = float(np.mean(valid)) if valid.size else None
         self.journal.write(row, self.summary(row))
         if loss is not None and jax.process_index() == 0:
-            replica = (lambda leaf: leaf[0]) if self.config["replicas"] > 1 else (lambda leaf: leaf)
-            draw.draw(
-                self.evaluator.model,
-                jax.tree.map(replica, state.variables),
-                self.samples,
-                jax.tree.map(replica, totals),
-                self.journal.rows,
-                pathlib.Path(self.workdir) / "figures",
-            )
+            first = replica_of((state.variables, totals), 0, replicas)
+            folder = pathlib.Path(self.workdir) / "figures"
+            draw.draw(self.evaluator.model, first[0], self.samples, first[1], self.journal.rows, folder)
         if self.is_due("checkpoint_every_steps", done):
             self.save(state, done, loss)
+
+    def inspect(self, variables) -> dict:
+        """The measures of `draw.inspect`; with replicas, lists in seed order."""
+        replicas = self.config["replicas"]
+        found = [
+            draw.inspect(self.evaluator.model, replica_of(variables, replica, replicas), self.samples)
+            for replica in range(replicas)
+        ]
+        return {
+            f"valid/{name}": value if replicas == 1 else [metrics[name] for metrics in found]
+            for name, value in found[0].items()
+        }
 
     def save(self, state: TrainState, done: int, loss: float | None) -> None:
         """Saves a checkpoint, in the background."""
@@ -311,6 +318,6 @@ def flatten(tree: Mapping, prefix: str = "") -> dict:
 
 def log_overview(state: TrainState, replicas: int) -> None:
     """Logs the names, shapes and number of the parameters."""
-    params = jax.tree.map(lambda leaf: leaf[0], state.params) if replicas > 1 else state.params
+    params = replica_of(state.params, 0, replicas)
     for line in parameter_overview.get_parameter_overview(params, include_stats=False).splitlines():
         log.info("%s", line)

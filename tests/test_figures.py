@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kvae import figures, paper_figures
+from kvae import canvas, figures, paper_figures
 from kvae.errors import InputError
 
 RANDOM = np.random.default_rng(0)
@@ -28,7 +28,7 @@ def pixels(path):
 def drawn(monkeypatch):
     """The figures that would have been written, to be asked what they show."""
     caught = []
-    monkeypatch.setattr(figures, "_write", lambda figure, path: caught.append(figure))
+    monkeypatch.setattr(canvas, "_write", lambda figure, path: caught.append(figure))
     return caught
 
 
@@ -127,7 +127,7 @@ def test_the_same_arrays_give_the_same_file(tmp_path):
 def test_a_draw_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "figure.png"
     path.write_bytes(b"old")
-    with pytest.raises(ZeroDivisionError), figures.drawing(path, 5, 3, "t"):
+    with pytest.raises(ZeroDivisionError), canvas.drawing(path, 5, 3, "t"):
         _ = 1 / 0
 
     def half_written(figure, file, **_):
@@ -135,7 +135,7 @@ def test_a_draw_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkey
         raise OSError("no space left on device")
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", half_written)
-    with pytest.raises(OSError, match="no space"), figures.drawing(path, 5, 3, "t"):
+    with pytest.raises(OSError, match="no space"), canvas.drawing(path, 5, 3, "t"):
         pass
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["figure.png"]
@@ -154,28 +154,28 @@ def test_a_codebook_map_shows_the_images_pixel_by_pixel(tmp_path):
     images = photos(4, 6, 100, 90)
     figures.codebook_map(tmp_path / "map.png", images, "a title so long that it goes on to a second line, or a third")
     page = pixels(tmp_path / "map.png")
-    expected = figures.mosaic(images.reshape(24, 100, 90, 3), np.arange(24).reshape(4, 6))
+    expected = canvas.mosaic(images.reshape(24, 100, 90, 3), np.arange(24).reshape(4, 6))
     h, w, _ = expected.shape
-    bottom, left = len(page) - round(0.42 * figures.DPI), round(0.62 * figures.DPI)
+    bottom, left = len(page) - round(0.42 * canvas.DPI), round(0.62 * canvas.DPI)
     np.testing.assert_array_equal(page[bottom - h : bottom, left : left + w], expected)
 
 
 def test_images_are_enlarged_by_whole_factors_and_reduced_by_averages():
     tiny = photos(1, 2, 3)
-    np.testing.assert_array_equal(figures.fitted(tiny, 8), tiny.repeat(2, 1).repeat(2, 2))
+    np.testing.assert_array_equal(canvas.fitted(tiny, 8), tiny.repeat(2, 1).repeat(2, 2))
     checks = np.zeros((1, 8, 8, 3), np.uint8)
     checks[:, ::2, ::2] = checks[:, 1::2, 1::2] = 200
-    np.testing.assert_array_equal(figures.fitted(checks, 4), np.full((1, 4, 4, 3), 100))
+    np.testing.assert_array_equal(canvas.fitted(checks, 4), np.full((1, 4, 4, 3), 100))
 
 
 def test_grids_of_any_dimension_are_laid_out_in_reading_order():
-    flat = figures._sheet((2, 3))
+    flat = canvas.sheet((2, 3))
     np.testing.assert_array_equal(flat.codes, [[0, 1, 2], [3, 4, 5]])
-    line = figures._sheet((18,))
+    line = canvas.sheet((18,))
     np.testing.assert_array_equal(line.codes[-1], [16, 17, -1, -1, -1, -1, -1, -1])
     assert line.row_names == ["0", "8", "16"]
     assert "each row continues" in line.note
-    slices = figures._sheet((3, 2, 2))
+    slices = canvas.sheet((3, 2, 2))
     np.testing.assert_array_equal(
         slices.codes, [[0, 1, -1, 4, 5], [2, 3, -1, 6, 7], [-1] * 5, [8, 9, -1, -1, -1], [10, 11, -1, -1, -1]]
     )
@@ -188,7 +188,7 @@ def test_a_code_used_once_looks_unlike_one_never_used(tmp_path):
     counts[0, 2] = 1
     figures.hit_map(tmp_path / "once.png", counts, "t")
     never, once = pixels(tmp_path / "never.png"), pixels(tmp_path / "once.png")
-    bottom, left, cell = len(never) - round(0.42 * figures.DPI), round(0.62 * figures.DPI), 122
+    bottom, left, cell = len(never) - round(0.42 * canvas.DPI), round(0.62 * canvas.DPI), 122
     never, once = (page[bottom - 2 * cell : bottom, left : left + 3 * cell] for page in (never, once))
     assert len(np.unique(once[:120, 244:364].reshape(-1, 3), axis=0)) == 1
     # Striped, and red in the mean, where a colour of the scale is green or blue.
@@ -276,3 +276,8 @@ def test_the_papers_setting_is_marked_and_the_aim_shaded(drawn):
     axes = drawn[0].axes[0]
     assert axes.get_legend_handles_labels()[1] == ["shrink step 0.1", "0.01 (the paper's)"]
     assert axes.patches[0].get_extents().width == pytest.approx(axes.transData.transform((0.2, 0))[0] - axes.bbox.x0)
+
+
+def test_a_class_is_named_at_its_dense_region_not_between_its_clusters():
+    row, column = np.array([0] * 9 + [9] * 8 + [4]), np.array([0, 1, 2] * 3 + [9] * 8 + [5])
+    assert figures._densest(row, column).tolist() == [0, 1]

@@ -23,7 +23,7 @@ SIZES = (32, 64, 128, 256)
 
 MOST_PIXELS_HIGH = 32_000
 """No scene gives train more than MOST_PIXELS_HIGH / size crops, nor validation more than half of that: 1,000 and 500 at
-32 px. The scenes of train then weigh about the same, the largest as the smallest, but at 256 px."""
+32 px. So a large photograph weighs about as much as a small one."""
 
 SCENES = {
     "train": (
@@ -34,8 +34,8 @@ SCENES = {
         ("retina.jpg",),
         ("rocket.jpg",),
     ),
-    # Of all pairs these two resemble the rest most: 512 patches learned from the others reproduce them best, and are
-    # used most evenly.
+    # Chosen among the pairs for being most like the rest: of 512 patches learned by k-means from the other photographs
+    # these two use 454, and their error is 1.6 times that of train.
     "validation": (("astronaut.png",), ("chelsea.png",)),
 }
 """The photographs of each split, scene by scene: whole scenes are held out."""
@@ -51,7 +51,7 @@ def photos(size: int = 32, data_dir: str = "") -> Dataset:
       data_dir: tfds's folder; empty for its default.
 
     Raises:
-      InputError: there is no such size, or the folder cannot be written.
+      InputError: there is no such size, the folder cannot be written, or what is in it is damaged.
     """
     if size not in SIZES:
         raise InputError(f"dataset.size is {size}; the photographs are there at {', '.join(map(str, SIZES))} pixels")
@@ -64,7 +64,7 @@ def photos(size: int = 32, data_dir: str = "") -> Dataset:
 
 
 class Photos(tfds.core.GeneratorBasedBuilder):
-    """tfds's recipe: `{"image": uint8 [size, size, 3], "photograph": its file's name}` in splits train and validation."""
+    """tfds's recipe, one config per size: `{"image": uint8 [size, size, 3], "photograph": the name of its file}`."""
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=str(size)) for size in SIZES]  # noqa: RUF012
@@ -143,8 +143,12 @@ def _move(folder: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def _in_memory(builder: Photos, split: str) -> ArrayExamples:
-    source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-    return ArrayExamples({"image": np.stack([decoded(record["image"]) for record in source])})
+    try:
+        source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+        return ArrayExamples({"image": np.stack([decoded(record["image"]) for record in source])})
+    except RuntimeError as error:  # array_record's only kind
+        why = str(error).partition("\n")[0]
+        raise InputError(f"{builder.data_path} is damaged ({why}); remove it, and it is prepared anew") from error
 
 
 @contextlib.contextmanager

@@ -1,0 +1,226 @@
+"""Any folder of the user's images."""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+import tqdm
+from absl import logging
+from PIL import Image, ImageOps
+
+from kvae.data.dataset import ArrayExamples, Dataset, Example
+from kvae.errors import InputError
+
+MEMORY_BYTES = 2 * 2**30
+"""A folder whose decoded images take no more than this is decoded once, before training; a larger one streams."""
+
+NOT_OUR_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+"""Formats that Pillow knows by name only, or hands to another program."""
+
+
+def folder(
+    path: str,
+    size: int = 64,
+    crop: bool = True,
+    validation_fraction: float = 0.1,
+    skip_unreadable: bool = False,
+) -> Dataset:
+    """The images below a folder, of any format and mode that Pillow reads, as size x size x 3.
+
+    Files with other suffixes and hidden files are ignored. An image validates if the hash of its path below the folder
+    says so: a file that is added does not move the others.
+
+    Args:
+      path: the folder; its folders are searched too.
+      size: edge of the images, in pixels.
+      crop: resize the shorter side to `size` and keep the middle; otherwise give up the aspect ratio. Both are
+        antialiased bilinear.
+      validation_fraction: about which part of the images validates, between 0 and 1. Each side gets at least one image.
+      skip_unreadable: leave unreadable images out and log how many there were; a folder that streams is then read
+        through once before training. Otherwise they are an error: at once, or in a folder that streams where training
+        meets the first.
+
+    Raises:
+      InputError: there is no such folder, fewer than two images are in it, one cannot be read, or a field is out of
+        range.
+    """
+    if size < 1:
+        raise InputError(f"dataset.size is {size}; it must be 1 or larger")
+    if not 0 < validation_fraction < 1:
+        raise InputError(f"dataset.validation_fraction is {validation_fraction}; it must lie between 0 and 1")
+    root = _existing_folder(path)
+    names = np.array(_image_names(root), dtype=object)
+    _require_two(root, len(names))
+    found = FolderExamples(root, names, size, crop)
+    in_memory = len(names) * size * size * 3 <= MEMORY_BYTES
+    readable = np.ones(len(names), bool)
+    if in_memory or skip_unreadable:
+        images = np.empty((len(names), size, size, 3), np.uint8) if in_memory else None
+        readable = _read_all(found, images, skip_unreadable)
+        _require_two(root, np.count_nonzero(readable), " readable")
+    validates = _validates(names[readable], validation_fraction)
+
+    def part(chosen: np.ndarray):
+        indices = np.flatnonzero(readable)[chosen]
+        if in_memory:
+            return ArrayExamples({"image": images[indices]})
+        return dataclasses.replace(found, names=names[indices])
+
+    return Dataset(train=part(~validates), validation={"validation": part(validates)})
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderExamples:
+    """Images that are read and decoded when they are asked for; threads may share it.
+
+    Attributes:
+      root: the folder.
+      names: the files' paths below it.
+      size: edge of the square that the images are made to fit, in pixels.
+      crop: keep the aspect ratio and the middle, or give the aspect ratio up.
+    """
+
+    root: pathlib.Path
+    names: Sequence[str]
+    size: int
+    crop: bool
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Example:
+        return {"image": read_image(self.root / self.names[index], self.size, self.crop)}
+
+
+def read_image(path: os.PathLike, size: int, crop: bool) -> np.ndarray:
+    """An image file as uint8 [size, size, 3]; of several frames, the first.
+
+    Turned upright as EXIF says; transparency lies over white; integer grey beyond 8 bits is taken to end at 65535,
+    floating-point grey at 1, or at 255 where it goes beyond 1.
+
+    Raises:
+      InputError: it cannot be read.
+    """
+    try:
+        with Image.open(path) as file:
+            file.draft(None, (2 * size, 2 * size))  # a JPEG much larger than that decodes at a fraction of its size
+            image = _rgb(ImageOps.exif_transpose(file))
+    except Exception as error:  # damaged files make Pillow raise nearly anything, struct.error and IndexError included
+        why = str(error).partition("\n")[0] or type(error).__name__
+        raise InputError(
+            f"{path}: not a readable image ({why}); replace or remove it, or set dataset.skip_unreadable=True"
+        ) from error
+    fit = ImageOps.fit if crop else Image.Image.resize
+    return np.asarray(fit(image, (size, size), Image.Resampling.BILINEAR))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F" or image.mode.startswith("I"):  # Pillow would clip these at 255
+        values = np.nan_to_num(np.asarray(image, np.float64))
+        white = 65535 if image.mode != "F" else 1 if values.max() <= 1 else 255
+        image = Image.fromarray((values / white * 255).clip(0, 255).round().astype(np.uint8))
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def _existing_folder(path: str) -> pathlib.Path:
+    if not path:
+        raise InputError("dataset.path is empty; name a folder of images with --config.dataset.path=DIR")
+    root = pathlib.Path(path).expanduser()
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "does not exist"
+        raise InputError(f"dataset.path: {root} {what}; name a folder of images")
+    return root
+
+
+def _image_names(root: pathlib.Path) -> list[str]:
+    """The paths below `root` of the files that Pillow reads by their suffix, sorted."""
+    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
+    suffixes -= {suffix for suffix, name in Image.registered_extensions().items() if name in NOT_OUR_FORMATS}
+
+    def refuse(error):
+        raise InputError(f"{error.filename}: cannot be searched ({error.strerror}); make it readable or move it away")
+
+    names, seen = [], set()
+    for here, folders, files in os.walk(root, onerror=refuse, followlinks=True):
+        where = os.path.realpath(here)
+        folders[:] = [] if where in seen else sorted(name for name in folders if not name.startswith("."))
+        if where in seen:  # a link that leads back
+            continue
+        seen.add(where)
+        below = pathlib.Path(here).relative_to(root)
+        names += [
+            (below / name).as_posix()
+            for name in files
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
+        ]
+    return sorted(names)
+
+
+def _require_two(root: pathlib.Path, count: int, kind: str = "") -> None:
+    if count < 2:
+        found = f"{count or 'no'}{kind} image{'s' if count != 1 else ''}"
+        raise InputError(f"dataset.path: {root} holds {found}; it takes two, one to train and one to validate")
+
+
+def _read_all(examples: FolderExamples, images: np.ndarray | None, skip_unreadable: bool) -> np.ndarray:
+    """Reads every image, into `images` where that is given. Returns which could be read: bool [n]."""
+
+    def read(index):
+        try:
+            image = examples[index]["image"]
+        except InputError as error:
+            return error
+        if images is not None:
+            images[index] = image
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        progress = tqdm.tqdm(
+            pool.map(read, range(len(examples))),
+            desc=f"reading {examples.root}",
+            total=len(examples),
+            unit=" images",
+            delay=2,
+            disable=None,
+        )
+        errors = list(progress)
+    unreadable = [name for name, error in zip(examples.names, errors, strict=True) if error]
+    if unreadable and not skip_unreadable:
+        first = next(error for error in errors if error)
+        if len(unreadable) == 1:
+            raise first
+        raise InputError(
+            f"{examples.root}: {len(unreadable)} unreadable images ({_listed(unreadable)}); "
+            "replace or remove them, or set dataset.skip_unreadable=True"
+        )
+    if unreadable:
+        logging.warning(
+            "%s: %d of %d images are unreadable and left out (%s)",
+            examples.root,
+            len(unreadable),
+            len(examples),
+            _listed(unreadable),
+        )
+    return np.array([error is None for error in errors])
+
+
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    rest = [f"and {len(names) - most} more"] if len(names) > most else []
+    return ", ".join([*names[:most], *rest])
+
+
+def _validates(names: Sequence[str], fraction: float) -> np.ndarray:
+    """Which images validate, bool [n]: those whose name has a hash in the lowest `fraction` of all hashes."""
+    digests = [hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest() for name in names]
+    places = np.array([int.from_bytes(digest, "big") / 2**64 for digest in digests])
+    validates = places < fraction
+    validates[places.argmin()] = True
+    validates[places.argmax()] = False
+    return validates

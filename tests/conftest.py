@@ -1,0 +1,58 @@
+"""Eight virtual devices, and small configs that train in seconds."""
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """A folder where data sets are prepared once for all tests."""
+    return str(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def make_config(data_dir):
+    """`make_config(model="vqvae", **fields)`: a tiny config on photographs; dots name nested fields."""
+
+    def make(model="vqvae", **fields):
+        config = {
+            "seed": 0,
+            "replicas": 1,
+            "steps": 12,
+            "batch_size": 8,
+            "micro_batches": 1,
+            "log_every_steps": 2,
+            "evaluate_every_steps": 6,
+            "checkpoint_every_steps": 4,
+            "dataset": {"name": "photos", "size": 32, "data_dir": data_dir, "mean": (), "std": ()},
+            "model": {
+                "name": model,
+                "channels": 8,
+                "residual_channels": 4,
+                "residual_blocks": 1,
+                "codeword_size": 8,
+                "dtype": "float32",
+                "quantizer": "kohonen",
+                "grid_shape": (4, 8),
+                "neighborhood": "hard",
+                "schedule": "inverse",
+                "shrink_step": 0.1,
+                "radius": 1.5,
+                "decay": 0.99,
+                "init_count": 1.0,
+                "update_empty": True,
+                "commitment_weight": 0.25,
+            },
+            "optimizer": {"learning_rate": 1e-3, "clip_norm": 1.0},
+        }
+        for path, value in fields.items():
+            *sections, last = path.split(".")
+            section = config
+            for name in sections:
+                section = section[name]
+            section[last] = value
+        return config
+
+    return make

@@ -1,0 +1,135 @@
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from kvae import data
+from kvae.data.photos import MOST_PIXELS_HIGH, SCENES, SIZES, Photos, grid_of_crops
+from kvae.errors import InputError
+
+PER_PHOTOGRAPH = {
+    "coffee.png": 975,
+    "hubble_deep_field.jpg": 986,
+    "ihc.png": 841,
+    "motorcycle_left.png": 459,
+    "motorcycle_right.png": 459,
+    "retina.jpg": 961,
+    "rocket.jpg": 851,
+    "astronaut.png": 441,
+    "chelsea.png": 476,
+}
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="module")
+def small(data_dir):
+    return data.load("photos", size=32, data_dir=data_dir)
+
+
+def photographs(data_dir, size, split):
+    """The photograph of each record, in the order of the records."""
+    source = Photos(config=str(size), data_dir=data_dir).as_data_source(split)
+    return [record["photograph"].decode() for record in source]
+
+
+def test_shapes_and_counts(small):
+    assert small.train.arrays["image"].shape == (5532, 32, 32, 3)
+    assert small.validation["validation"].arrays["image"].shape == (917, 32, 32, 3)
+    assert small.train.arrays["image"].dtype == np.uint8
+
+
+@pytest.mark.filterwarnings("ignore:OpenCV is not installed")
+def test_no_photograph_is_on_both_sides_and_none_dominates(small, data_dir):
+    counts = {
+        split: {name: of_split.count(name) for name in set(of_split)}
+        for split in SCENES
+        for of_split in [photographs(data_dir, 32, split)]
+    }
+    assert not counts["train"].keys() & counts["validation"].keys()
+    assert counts["train"] | counts["validation"] == PER_PHOTOGRAPH
+    assert max(counts["train"].values()) < 0.2 * len(small.train)
+
+
+def test_the_stereo_pair_is_one_scene():
+    assert ("motorcycle_left.png", "motorcycle_right.png") in SCENES["train"]
+
+
+def test_no_validation_crop_is_in_train(small):
+    train = {image.tobytes() for image in small.train.arrays["image"]}
+    shared = [image for image in small.validation["validation"].arrays["image"] if image.tobytes() in train]
+    assert all(image.std() == 0 for image in shared)  # a black crop may be like another
+
+
+def test_validation_covers_the_colours_of_train(small):
+    train, validation = small.train.arrays["image"], small.validation["validation"].arrays["image"]
+    for low, high in zip(
+        np.percentile(train, 5, axis=(0, 1, 2)), np.percentile(train, 95, axis=(0, 1, 2)), strict=True
+    ):
+        assert np.percentile(validation, 1) <= low + 16
+        assert np.percentile(validation, 99) >= high - 16
+
+
+def test_crops_lie_on_a_regular_grid_as_fine_as_the_cap_allows():
+    corners = grid_of_crops(100, 60, 32, most=40)
+    lefts, tops = sorted({left for left, _ in corners}), sorted({top for _, top in corners})
+    assert corners == [(left, top) for top in tops for left in lefts]
+    assert len(corners) <= 40 < len(range(0, 69, lefts[1] - 1)) * len(range(0, 29, lefts[1] - 1))
+    assert max(lefts) + 32 <= 100
+    assert max(tops) + 32 <= 60
+    assert grid_of_crops(40, 40, 32, most=1000)[1] == (4, 0)
+
+
+def test_the_second_call_reads_what_the_first_prepared(small, data_dir):
+    before = sorted(path.stat().st_mtime_ns for path in pathlib.Path(data_dir).rglob("*"))
+    again = data.load("photos", size=32, data_dir=data_dir)
+    np.testing.assert_array_equal(again.train.arrays["image"], small.train.arrays["image"])
+    assert sorted(path.stat().st_mtime_ns for path in pathlib.Path(data_dir).rglob("*")) == before
+
+
+def test_large_crops_and_silence(tmp_path, capfd):
+    dataset = data.load("photos", size=256, data_dir=str(tmp_path))
+    assert dataset.train.arrays["image"].shape == (555, 256, 256, 3)
+    assert dataset.validation["validation"].arrays["image"].shape == (63, 256, 256, 3)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_photograph_is_large_enough(size):
+    scale = 2 if size == 32 else 1
+    assert grid_of_crops(451 // scale, 300 // scale, size, MOST_PIXELS_HIGH // size)
+
+
+def test_two_processes_may_prepare_at_once(tmp_path):
+    code = f"from kvae import data; print(len(data.load('photos', size=64, data_dir={str(tmp_path)!r}).train))"
+    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate(timeout=60)[0] for process in both] == ["2840\n", "2840\n"]
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+    assert [path.name for path in (tmp_path / "photos" / "64").iterdir()] == ["1.0.0"]
+
+
+def test_an_unknown_size_names_the_sizes():
+    with pytest.raises(InputError, match="dataset.size is 48; the photographs are there at 32, 64, 128, 256 pixels"):
+        data.load("photos", size=48)
+
+
+def test_a_data_dir_that_cannot_be_written_is_an_input_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError) as caught:
+        data.load("photos", data_dir=str(tmp_path / "file" / "below"))
+    assert str(caught.value) == (
+        f"dataset.data_dir: {tmp_path}/file/below cannot be written (Not a directory); choose a folder that can"
+    )
+
+
+def test_damaged_records_are_an_input_error_and_come_back(tmp_path):
+    data.load("photos", size=64, data_dir=str(tmp_path))
+    records = next(tmp_path.rglob("*train*"))
+    records.write_bytes(records.read_bytes()[:100_000])
+    with pytest.raises(InputError, match=r"photos/64/1\.0\.0 is damaged .*; remove it, and it is prepared anew"):
+        data.load("photos", size=64, data_dir=str(tmp_path))
