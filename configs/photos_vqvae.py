@@ -57,4 +57,6 @@ def get_config(variant=""):
         config.model.channels = 16
         config.model.residual_channels = 8
         config.model.grid_shape = (4, 8)
+    elif variant:
+        raise ValueError(f"the config has no variant {variant!r}; it has 'smoke'")
     return config

@@ -23,7 +23,7 @@ def parse(argv: list[str]) -> tuple[dict, str, bool]:
       InputError: a flag, a config file, a field or a value that does not exist or does not fit.
     """
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True)
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=["kvae", *argv])
     flags.DEFINE_string("workdir", None, "The run's folder; by default runs/<config name>.", flag_values=values)
     flags.DEFINE_bool("debug", False, "Show the traceback of an error.", flag_values=values)
     chosen = next((a for a in argv if re.match(r"--?config(=|$)", a)), None)
@@ -35,7 +35,7 @@ def parse(argv: list[str]) -> tuple[dict, str, bool]:
         raise InputError(f"--config={file}: there is no such file; configs/ has {known}")
     try:
         base = flags.FlagValues()
-        config_flags.DEFINE_config_file("config", flag_values=base)
+        config_flags.DEFINE_config_file("config", flag_values=base, sys_argv=["kvae", chosen])
         base(["kvae", chosen])
         for argument in argv:
             if field := re.match(r"--?config\.([\w.]+)", argument):
@@ -44,7 +44,10 @@ def parse(argv: list[str]) -> tuple[dict, str, bool]:
     except InputError:
         raise
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(" ".join(str(error).split())) from error
+        # An error inside a config file arrives as the text of its traceback; its last line says what is wrong.
+        text, broken = str(error).strip(), "Traceback" in str(error)
+        reason = f"{chosen}: {text.splitlines()[-1]}" if broken else " ".join(text.split())
+        raise InputError(reason) from error
     if rest:
         raise InputError(f"{rest[0]!r} is not a flag; fields are set as --config.steps=100")
     name = pathlib.Path(file).stem + (f"_{variant}" if variant else "")

@@ -1,7 +1,15 @@
 """Eight virtual devices, and small configs that train in seconds."""
 
-import jax
-import pytest
+import os
+import tempfile
+
+# Many tests train the same small models: a program is compiled once, for this process and those it starts.
+CACHE = tempfile.TemporaryDirectory(prefix="kvae-tests-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
 

@@ -1,4 +1,5 @@
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -44,7 +45,6 @@ def test_shapes_and_counts(small):
     assert small.train.arrays["image"].dtype == np.uint8
 
 
-@pytest.mark.filterwarnings("ignore:OpenCV is not installed")
 def test_no_photograph_is_on_both_sides_and_none_dominates(small, data_dir):
     counts = {
         split: {name: of_split.count(name) for name in set(of_split)}
@@ -67,12 +67,12 @@ def test_no_validation_crop_is_in_train(small):
 
 
 def test_validation_covers_the_colours_of_train(small):
+    # Channel by channel, nine tenths of train lie in validation's range.
     train, validation = small.train.arrays["image"], small.validation["validation"].arrays["image"]
-    for low, high in zip(
-        np.percentile(train, 5, axis=(0, 1, 2)), np.percentile(train, 95, axis=(0, 1, 2)), strict=True
-    ):
-        assert np.percentile(validation, 1) <= low + 16
-        assert np.percentile(validation, 99) >= high - 16
+    low, high = np.percentile(train, [5, 95], axis=(0, 1, 2))
+    lowest, highest = np.percentile(validation, [0.5, 99.5], axis=(0, 1, 2))
+    assert (lowest <= low + 8).all()
+    assert (highest >= high - 8).all()
 
 
 def test_crops_lie_on_a_regular_grid_as_fine_as_the_cap_allows():
@@ -92,29 +92,28 @@ def test_the_second_call_reads_what_the_first_prepared(small, data_dir):
     assert sorted(path.stat().st_mtime_ns for path in pathlib.Path(data_dir).rglob("*")) == before
 
 
-def test_large_crops_and_silence(tmp_path, capfd):
-    dataset = data.load("photos", size=256, data_dir=str(tmp_path))
-    assert dataset.train.arrays["image"].shape == (555, 256, 256, 3)
-    assert dataset.validation["validation"].arrays["image"].shape == (63, 256, 256, 3)
-    assert capfd.readouterr() == ("", "")
-
-
 @pytest.mark.parametrize("size", SIZES)
 def test_every_photograph_is_large_enough(size):
     scale = 2 if size == 32 else 1
     assert grid_of_crops(451 // scale, 300 // scale, size, MOST_PIXELS_HIGH // size)
 
 
-def test_two_processes_may_prepare_at_once(tmp_path):
-    code = f"from kvae import data; print(len(data.load('photos', size=64, data_dir={str(tmp_path)!r}).train))"
-    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [process.communicate(timeout=60)[0] for process in both] == ["2840\n", "2840\n"]
+def test_two_processes_may_prepare_at_once_and_in_silence(tmp_path):
+    code = f"""
+from kvae import data
+dataset = data.load("photos", size=256, data_dir={str(tmp_path)!r})
+print(dataset.train.arrays["image"].shape, dataset.validation["validation"].arrays["image"].shape)
+"""
+    command = [sys.executable, "-c", code]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=120)[0] for process in both]
+    assert said == ["(555, 256, 256, 3) (63, 256, 256, 3)\n"] * 2
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
-    assert [path.name for path in (tmp_path / "photos" / "64").iterdir()] == ["1.0.0"]
+    assert [path.name for path in (tmp_path / "photos" / "256").iterdir()] == ["1.0.0"]
 
 
 def test_an_unknown_size_names_the_sizes():
-    with pytest.raises(InputError, match="dataset.size is 48; the photographs are there at 32, 64, 128, 256 pixels"):
+    with pytest.raises(InputError, match=r"dataset\.size is 48; the photographs are there at 32, 64, 128, 256 pixels"):
         data.load("photos", size=48)
 
 
@@ -127,9 +126,9 @@ def test_a_data_dir_that_cannot_be_written_is_an_input_error(tmp_path):
     )
 
 
-def test_damaged_records_are_an_input_error_and_come_back(tmp_path):
-    data.load("photos", size=64, data_dir=str(tmp_path))
+def test_damaged_records_are_an_input_error(small, data_dir, tmp_path):
+    shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
     records = next(tmp_path.rglob("*train*"))
     records.write_bytes(records.read_bytes()[:100_000])
-    with pytest.raises(InputError, match=r"photos/64/1\.0\.0 is damaged .*; remove it, and it is prepared anew"):
-        data.load("photos", size=64, data_dir=str(tmp_path))
+    with pytest.raises(InputError, match=r"photos/32/1\.0\.0 is damaged .*; remove it, and it is prepared anew"):
+        data.load("photos", size=32, data_dir=str(tmp_path))

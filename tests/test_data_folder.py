@@ -1,0 +1,288 @@
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kvae import data
+from kvae.data import ArrayExamples
+from kvae.data import folder as module
+from kvae.data.folder import FolderExamples, folder, read_image
+from kvae.data.pipeline import train_batches
+from kvae.errors import InputError
+
+NOISE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+RED, GREY, WHITE = (204, 0, 0), (100, 100, 100), (255, 255, 255)
+
+
+def save(path, color=GREY, size=(8, 8), mode="RGB", **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, color).convert(mode).save(path, **options)
+    return path
+
+
+def shades(root, names):
+    """Saves a grey image per name, each of another shade; returns the shade of each name."""
+    shade = {name: 2 * i for i, name in enumerate(names)}
+    for name, level in shade.items():
+        save(root / name, (level,) * 3)
+    return shade
+
+
+def seen(examples):
+    """The shade of each example."""
+    return sorted(int(examples[i]["image"][0, 0, 0]) for i in range(len(examples)))
+
+
+def sides(root, **fields):
+    dataset = folder(str(root), size=4, **fields)
+    return seen(dataset.train), seen(dataset.validation["validation"])
+
+
+def pixel(path):
+    """The color in the middle of an image."""
+    image = read_image(path, 8, crop=True)
+    assert image.shape == (8, 8, 3)
+    assert image.dtype == np.uint8
+    return tuple(image[4, 4].tolist())
+
+
+def test_nested_images_are_found_and_other_files_are_not(tmp_path):
+    shade = shades(tmp_path, ["a.png", "cats/b.PNG", "cats/small/c.bmp", "Ünïcode dir/d e.gif"])
+    for name in ("notes.txt", "cats/data.h5", "film.mpg", "plot.eps", "no_suffix", ".hidden.png", ".git/x.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"not an image")
+    train, validation = sides(tmp_path)
+    assert sorted(train + validation) == sorted(shade.values())
+
+
+def test_linked_folders_are_followed_and_loops_end(tmp_path):
+    shade = shades(tmp_path / "elsewhere", ["a.png", "b.png"])
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(root)
+    train, validation = sides(root)
+    assert sorted(train + validation) == sorted(shade.values())
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix", "color"),
+    [
+        ("RGB", "png", RED),
+        ("P", "png", RED),
+        ("P", "gif", RED),
+        ("CMYK", "tif", RED),
+        ("CMYK", "jpg", RED),
+        ("YCbCr", "jpg", RED),
+        ("LAB", "tif", GREY),
+        ("L", "png", GREY),
+        ("L", "jpg", GREY),
+        ("LA", "png", GREY),
+        ("1", "png", WHITE),
+        ("RGB", "webp", RED),
+        ("RGB", "ppm", RED),
+        ("RGB", "tga", RED),
+    ],
+)
+def test_every_mode_becomes_rgb(tmp_path, mode, suffix, color):
+    path = save(tmp_path / f"a.{suffix}", color, mode=mode)
+    tolerance = 4 if mode == "LAB" or suffix in ("jpg", "webp") else 0
+    np.testing.assert_allclose(pixel(path), color, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("values", "suffix", "level"),
+    [
+        (np.full((8, 8), 65535, np.uint16), "png", 255),
+        (np.full((8, 8), 128 * 257, np.uint16), "png", 128),
+        (np.full((8, 8), 128 * 257, np.uint16), "tif", 128),
+        (np.full((8, 8), 128 * 257, np.int32), "tif", 128),
+        (np.full((8, 8), 0.2, np.float32), "tif", 51),
+        (np.full((8, 8), 51, np.float32), "tif", 51),
+        (np.full((8, 8), np.nan, np.float32), "tif", 0),
+    ],
+)
+def test_deep_grey_keeps_its_range(tmp_path, values, suffix, level):
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(values).save(path)
+    assert pixel(path) == (level,) * 3
+
+
+def test_transparency_lies_over_white(tmp_path):
+    Image.new("RGBA", (8, 8), (*RED, 0)).save(tmp_path / "clear.png")
+    Image.new("RGBA", (8, 8), (0, 0, 0, 128)).save(tmp_path / "half.png")
+    Image.new("P", (8, 8), 0).save(tmp_path / "palette.png", transparency=0)
+    assert pixel(tmp_path / "clear.png") == WHITE
+    assert pixel(tmp_path / "half.png") == (127, 127, 127)
+    assert pixel(tmp_path / "palette.png") == WHITE
+
+
+def test_the_first_of_several_frames_is_read(tmp_path):
+    frames = [Image.new("RGB", (8, 8), color) for color in (RED, GREY)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert pixel(tmp_path / "a.gif") == RED
+
+
+def test_images_are_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held a quarter turn to the left
+    Image.fromarray(NOISE).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", 40, crop=True), np.rot90(NOISE[:, 10:50], -1))
+
+
+def test_a_crop_is_the_middle_and_a_resize_the_whole(tmp_path):
+    Image.fromarray(NOISE).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", 40, crop=True), NOISE[:, 10:50])
+    whole = Image.fromarray(NOISE).resize((20, 20), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", 20, crop=False), whole)
+
+
+def test_shrinking_is_antialiased(tmp_path):
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    Image.fromarray(stripes).save(tmp_path / "a.png")
+    np.testing.assert_allclose(read_image(tmp_path / "a.png", 8, crop=True)[:, 1:-1], 127.5, atol=4)
+
+
+def test_a_large_jpeg_read_at_a_fraction_looks_the_same(tmp_path):
+    ramp = np.linspace(0, 255, 512).astype(np.uint8)
+    large = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None], 90), axis=-1).astype(np.uint8)
+    Image.fromarray(large).save(tmp_path / "a.jpg", quality=95)
+    expected = Image.fromarray(large).resize((32, 32), Image.Resampling.BILINEAR)
+    np.testing.assert_allclose(read_image(tmp_path / "a.jpg", 32, crop=True), np.asarray(expected, float), atol=4)
+
+
+def test_images_smaller_than_the_size_are_enlarged(tmp_path):
+    assert read_image(save(tmp_path / "a.png", size=(3, 5)), 32, crop=True).shape == (32, 32, 3)
+
+
+def test_the_split_is_disjoint_complete_and_about_the_fraction(tmp_path):
+    shade = shades(tmp_path, [f"{i}.png" for i in range(100)])
+    train, validation = sides(tmp_path, validation_fraction=0.3)
+    assert sorted(train + validation) == sorted(shade.values())
+    assert 20 <= len(validation) <= 40
+
+
+def test_adding_images_moves_no_other(tmp_path):
+    shades(tmp_path, [f"{i}.png" for i in range(60)])
+    train, validation = sides(tmp_path, validation_fraction=0.3)
+    for i in range(40):
+        save(tmp_path / f"0new{i}.png", (255, 255, 255))
+    more_train, more_validation = sides(tmp_path, validation_fraction=0.3)
+    assert train == [level for level in more_train if level != 255]
+    assert validation == [level for level in more_validation if level != 255]
+
+
+@pytest.mark.parametrize("fraction", [1e-6, 1 - 1e-6])
+def test_each_side_has_at_least_one_image(tmp_path, fraction):
+    shades(tmp_path, ["a.png", "b.png", "c.png"])
+    train, validation = sides(tmp_path, validation_fraction=fraction)
+    assert sorted([len(train), len(validation)]) == [1, 2]
+
+
+def test_a_large_folder_streams_the_same_examples(tmp_path, monkeypatch):
+    shades(tmp_path, [f"{i}.png" for i in range(12)])
+    held = folder(str(tmp_path), size=4, validation_fraction=0.3)
+    monkeypatch.setattr(module, "MEMORY_BYTES", 0)
+    streamed = folder(str(tmp_path), size=4, validation_fraction=0.3)
+    assert isinstance(held.train, ArrayExamples)
+    assert isinstance(streamed.train, FolderExamples)
+    assert seen(streamed.validation["validation"]) == seen(held.validation["validation"])
+    one, other = (train_batches(of.train, seed=0, batch_size=5, first_step=1) for of in (held, streamed))
+    for _ in range(4):
+        np.testing.assert_array_equal(next(one)["image"], next(other)["image"])
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """A folder of two good images, a truncated one, an empty one and a page of HTML."""
+    shades(tmp_path, ["a.png", "b.png"])
+    Image.fromarray(NOISE).save(tmp_path / "truncated.jpg")
+    (tmp_path / "truncated.jpg").write_bytes((tmp_path / "truncated.jpg").read_bytes()[:1500])
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "page.jpg").write_text("<html>404</html>")
+    return tmp_path
+
+
+def test_unreadable_images_are_named(damaged):
+    with pytest.raises(InputError) as caught:
+        folder(str(damaged))
+    assert str(caught.value) == (
+        f"{damaged}: 3 unreadable images (empty.png, page.jpg, truncated.jpg); "
+        "replace or remove them, or set dataset.skip_unreadable=True"
+    )
+
+
+def test_one_unreadable_image_is_named_with_the_reason(damaged):
+    (damaged / "empty.png").unlink()
+    (damaged / "page.jpg").unlink()
+    with pytest.raises(
+        InputError, match=r"truncated\.jpg: not a readable image \(.*truncated.*\); replace or remove it"
+    ):
+        folder(str(damaged))
+
+
+@pytest.mark.parametrize("memory_bytes", [2**30, 0])
+def test_unreadable_images_are_skipped_and_counted_if_asked(damaged, monkeypatch, caplog, memory_bytes):
+    monkeypatch.setattr(module, "MEMORY_BYTES", memory_bytes)
+    monkeypatch.setattr("absl.logging._absl_logger.propagate", True)
+    train, validation = sides(damaged, skip_unreadable=True)
+    assert sorted(train + validation) == [0, 2]
+    assert "3 of 5 images are unreadable and left out (empty.png, page.jpg, truncated.jpg)" in caplog.text
+
+
+def test_a_folder_that_streams_names_the_unreadable_image_when_it_meets_it(damaged, monkeypatch):
+    monkeypatch.setattr(module, "MEMORY_BYTES", 0)
+    dataset = folder(str(damaged))
+    with pytest.raises(InputError, match="not a readable image"):
+        for examples in (dataset.train, dataset.validation["validation"]):
+            next(train_batches(examples, seed=0, batch_size=5, first_step=0))
+
+
+def test_a_thousand_unreadable_images_are_still_one_line(tmp_path):
+    shades(tmp_path, ["a.png", "b.png"])
+    for i in range(7):
+        (tmp_path / f"x{i}.png").touch()
+    with pytest.raises(InputError, match=r"7 unreadable images \(x0.png, x1.png, x2.png, x3.png, x4.png, and 2 more\)"):
+        folder(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"path": ""}, "dataset.path is empty; name a folder of images with --config.dataset.path=DIR"),
+        ({"path": "{}/none"}, "dataset.path: {}/none does not exist; name a folder of images"),
+        ({"path": "{}/a.png"}, "dataset.path: {}/a.png is a file; name a folder of images"),
+        ({"path": "{}/none_here"}, "dataset.path: {}/none_here holds no images; it takes two, "),
+        ({"path": "{}"}, "dataset.path: {} holds 1 image; it takes two, one to train and one to validate"),
+        ({"path": "{}", "size": 0}, "dataset.size is 0; it must be 1 or larger"),
+        ({"path": "{}", "validation_fraction": 1.0}, "dataset.validation_fraction is 1.0; it must lie between 0 and 1"),
+    ],
+)
+def test_what_cannot_be_is_named(tmp_path, fields, message):
+    save(tmp_path / "a.png")
+    (tmp_path / "none_here").mkdir()
+    with pytest.raises(InputError) as caught:
+        data.load("folder", **{**fields, "path": fields["path"].format(tmp_path)})
+    assert str(caught.value).startswith(message.format(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_too_few_readable_images_are_an_input_error(damaged):
+    (damaged / "a.png").unlink()
+    with pytest.raises(InputError, match="holds 1 readable image; it takes two"):
+        folder(str(damaged), skip_unreadable=True)
+
+
+def test_home_is_understood(tmp_path, monkeypatch):
+    monkeypatch.setitem(os.environ, "HOME", str(tmp_path))
+    shades(tmp_path / "pictures", ["a.png", "b.png"])
+    train, validation = sides("~/pictures")
+    assert sorted(train + validation) == [0, 2]
+
+
+def test_a_log_file_gets_no_progress_bar(tmp_path, capfd):
+    shades(tmp_path, ["a.png", "b.png"])
+    folder(str(tmp_path), size=8)
+    assert capfd.readouterr() == ("", "")

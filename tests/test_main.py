@@ -1,0 +1,255 @@
+"""The command line as a user meets it: every config trains, and every mistake is one helpful line that costs nothing."""
+
+import ast
+import contextlib
+import os
+import pathlib
+import subprocess
+import sys
+
+import archives
+import numpy as np
+import pytest
+from PIL import Image
+
+from kvae import main
+from kvae.journal import read_metrics
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*_*.py"))
+
+
+@pytest.fixture(autouse=True)
+def in_the_project(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def start(*arguments):
+    """Runs the program in this process; returns its exit status."""
+    return main.main(list(arguments))
+
+
+def refused(capsys, *arguments):
+    """The one line that the program says on stderr as it refuses."""
+    assert start(*arguments) == 2
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if line.startswith("kvae: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in captured.err
+    return lines[0]
+
+
+def make_folder(path, count=6):
+    """A user's folder: nested, of several formats and shapes."""
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        image = Image.fromarray(rng.integers(0, 256, (40 + i, 50, 3), dtype=np.uint8))
+        folder = path / f"album {i % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        image.convert("L" if i == 0 else "RGB").save(folder / f"{i}.{['png', 'jpg', 'bmp'][i % 3]}")
+    return path
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_smoke_of_every_config_takes_real_steps(name, tmp_path):
+    data = tmp_path / "data"
+    arguments = [f"--config=configs/{name}.py:smoke", f"--workdir={tmp_path / 'run'}"]
+    with contextlib.ExitStack() as stack:
+        dataset = name.partition("_")[0]
+        if dataset == "folder":
+            arguments.append(f"--config.dataset.path={make_folder(data, count=24)}")
+        elif dataset != "digits":
+            arguments.append(f"--config.dataset.data_dir={data}")
+        if dataset in ("cifar10", "svhn", "imagenet", "faces"):
+            getattr(archives, f"make_{dataset}")(data)
+            stack.enter_context(archives.recorded_checksums(data))
+        assert start(*arguments) == 0
+    last = read_metrics(str(tmp_path / "run"))[-1]
+    assert last["step"] >= 2
+    assert np.isfinite(last["train/loss"])
+    assert np.isfinite(last["valid/loss"])
+    assert (tmp_path / "run" / "figures" / "curves.png").stat().st_size > 1_000
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_configs_are_inert_and_their_full_form_fits_a_model(name):
+    tree = ast.parse((ROOT / "configs" / f"{name}.py").read_text())
+    assert ast.get_docstring(tree).count(f"--config=configs/{name}.py") == 1
+    config, workdir, _ = main.parse([f"--config=configs/{name}.py"])
+    assert workdir == f"runs/{name}"
+    from kvae import models
+
+    models.build(config["model"], mean=(0, 0, 0), std=(1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("cifar10_vqvae", dict(steps=30_000, batch_size=256, learning_rate=1e-3, evaluate_every_steps=1_000)),
+        ("imagenet_vqvae2", dict(steps=30_000, batch_size=128, learning_rate=3e-4, evaluate_every_steps=1_000)),
+        ("faces_vqvae2", dict(steps=30_000, batch_size=128, learning_rate=3e-4, evaluate_every_steps=1_000)),
+    ],
+)
+def test_the_paper_s_hyper_parameters(name, expected):
+    config, _, _ = main.parse([f"--config=configs/{name}.py"])
+    assert {**config, **config["optimizer"]} | expected == {**config, **config["optimizer"]}
+    model = dict(
+        grid_shape=(16, 32),
+        codeword_size=64,
+        neighborhood="hard",
+        shrink_step=0.1,
+        decay=0.99,
+        commitment_weight=0.25,
+        init_count=1.0,
+        update_empty=True,
+        schedule="inverse",
+        channels=128,
+        residual_channels=32,
+        residual_blocks=2,
+    )
+    assert config["model"] | model == config["model"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--config is missing; for example --config=configs/photos_vqvae.py"),
+        (["--config=configs/photo_vqvae.py"], "there is no such file; configs/ has configs/cifar10_"),
+        (["--config=configs/photos_vqvae.py:smokee"], "smokee"),
+        (["--config=configs/photos_vqvae.py", "--config.model.neighbourhood=none"], "did you mean 'neighborhood'?"),
+        (["--config=configs/photos_vqvae.py", "--config.modle.radius=2"], "did you mean 'model'?"),
+        (["--config=configs/photos_vqvae.py", "--config.steps=many"], "steps=many"),
+        (["--config=configs/photos_vqvae.py", "--confg.steps=1"], "Unknown command line flag 'confg.steps'"),
+        (["--config=configs/photos_vqvae.py", "steps=1"], "'steps=1' is not a flag; fields are set as"),
+        (["--config=configs/photos_vqvae.py", "--config.model.grid_shape=(0,4)"], "grid_shape is (0, 4); it must be"),
+        (["--config=configs/photos_vqvae.py", "--config.model.neighborhood=hrad"], "neighborhood is 'hrad'"),
+        (["--config=configs/photos_vqvae.py", "--config.dataset.name=foto"], "dataset.name is 'foto'"),
+        (["--config=configs/photos_vqvae.py", "--config.batch_size=0"], "batch_size is 0; it must be 1 or larger"),
+        (["--config=configs/folder_vqvae.py"], "dataset.path"),
+        (["--config=configs/folder_vqvae.py", "--config.dataset.path=no/such/place"], "no/such/place"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, message, capsys, tmp_path, data_dir):
+    if arguments and "photos" in arguments[0]:
+        arguments = [*arguments, f"--config.dataset.data_dir={data_dir}"] if "smokee" not in arguments[0] else arguments
+    assert message in refused(capsys, *arguments, f"--workdir={tmp_path / 'run'}")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_debug_shows_the_traceback(capsys):
+    assert start("--config=configs/none_such.py", "--debug") == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["cifar10_vqvae", "imagenet_vqvae2", "faces_vqvae2"])
+def test_a_missing_data_set_says_what_to_do(name, capsys, tmp_path):
+    line = refused(
+        capsys, f"--config=configs/{name}.py", f"--workdir={tmp_path / 'run'}", f"--config.dataset.data_dir={tmp_path}"
+    )
+    assert str(tmp_path) in line
+
+
+def test_broken_images_are_named_or_skipped_and_counted(capsys, tmp_path):
+    folder = make_folder(tmp_path / "images", count=24)
+    broken = folder / "album 0" / "broken.jpg"
+    broken.write_bytes((folder / "album 1" / "1.jpg").read_bytes()[:300])
+    arguments = [
+        "--config=configs/folder_vqvae.py:smoke", f"--config.dataset.path={folder}", f"--workdir={tmp_path / 'run'}"
+    ]  # fmt: skip
+    assert "broken.jpg" in refused(capsys, *arguments)
+    assert start(*arguments, "--config.dataset.skip_unreadable=True") == 0
+    assert "1 " in (tmp_path / "run" / "log.txt").read_text()
+    assert broken.exists()
+
+
+def test_a_workdir_that_is_a_file(capsys, tmp_path, data_dir):
+    path = tmp_path / "file"
+    path.write_text("mine")
+    line = refused(
+        capsys, "--config=configs/photos_vqvae.py:smoke", f"--workdir={path}", f"--config.dataset.data_dir={data_dir}"
+    )
+    assert f"--workdir={path} cannot be written" in line
+    assert path.read_text() == "mine"
+
+
+def test_a_smaller_image_than_the_model_can_halve(capsys, tmp_path):
+    folder = make_folder(tmp_path / "images")
+    line = refused(
+        capsys,
+        "--config=configs/folder_vqvae.py:smoke",
+        f"--config.dataset.path={folder}",
+        "--config.dataset.size=30",
+        f"--workdir={tmp_path / 'run'}",
+    )
+    assert "images are 30 x 30; height and width must be multiples of 4" in line
+
+
+ROOMS = [
+    {"errors"},
+    {"topology", "kohonen", "classic", "measures", "selectivity"},
+    {"models"},
+    {"data"},
+    {"mesh", "checkpoint", "canvas", "figures", "paper_figures", "journal"},
+    {"state", "evaluate", "draw", "train", "main"},
+    {"run", "report", "benchmark", "paper", "baseline"},
+]
+"""A room may import only from its own and from those above it; data imports nothing but errors."""
+
+
+def imports_of(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ([f"kvae.{alias.name}" for alias in node.names] if node.module == "kvae" else [node.module])
+
+
+def test_every_room_imports_only_what_stands_above_it():
+    level = {name: i for i, room in enumerate(ROOMS) for name in room}
+    for path in sorted((ROOT / "kvae").rglob("*.py")):
+        parts = path.relative_to(ROOT / "kvae").with_suffix("").parts
+        if parts[0] == "__init__":
+            continue
+        rooms = {name.split(".")[1] for name in imports_of(path) if name.startswith("kvae.")}
+        for room in rooms & level.keys():
+            assert level[room] <= level[parts[0]], f"{path.name} imports {room}"
+        if parts[0] == "data":
+            assert rooms <= {"data", "errors"}
+        if parts[0] in {"topology", "kohonen", "classic", "measures"}:
+            outside = {name.split(".")[0] for name in imports_of(path)} - sys.stdlib_module_names
+            assert outside <= {"jax", "numpy", "kvae"}
+
+
+def test_import_is_light():
+    program = "import sys, kvae; kvae.KohonenVQ; kvae.load; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"tensorflow", "tensorflow_datasets", "matplotlib"} & set(loaded)
+    bare = subprocess.run(
+        [sys.executable, "-c", "import sys, kvae; print(*sys.modules)"], capture_output=True, text=True
+    )
+    assert not {"jax", "flax", "orbax"} & {name.split(".")[0] for name in bare.stdout.split()}
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, data_dir):
+    """On a small file system of its own where that can be had, else by a limit on the size of any file."""
+    program = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "limit = int(sys.argv.pop(1));"
+        "from kvae import main; first = main.main(sys.argv[1:] + ['--config.steps=4']);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit));"
+        "sys.exit(main.main(sys.argv[1:] + ['--config.steps=8']))"
+    )
+    arguments = [
+        "--config=configs/photos_vqvae.py:smoke", f"--workdir={tmp_path / 'run'}",
+        f"--config.dataset.data_dir={data_dir}", "--config.model.channels=64",
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", program, "20000", *arguments],
+        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "JAX_COMPILATION_CACHE_DIR": ""}, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("kvae: ") == 1
+    assert "cannot be written" in done.stderr.splitlines()[-1]
+    assert start(*arguments, "--config.steps=8") == 0  # with room again, it goes on
+    assert [row["step"] for row in read_metrics(str(tmp_path / "run"))] == [2, 4, 6, 8]
