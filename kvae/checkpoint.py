@@ -9,6 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from kvae.cluster import wait_for_all
 from kvae.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ class Checkpoints:
 
     def save(self, step: int, state, config: Mapping, loss: float | None) -> None:
         """Starts saving; training goes on meanwhile. `loss` is the validation loss, None where it was not measured."""
+        if step in self._manager.all_steps():
+            return  # a request to stop can come right after the step's own checkpoint
         metrics = {LOSS: loss} if loss is not None and np.isfinite(loss) else None
         arguments = ocp.args.Composite(state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(dict(config)))
         self._manager.save(step, args=arguments, metrics=metrics, force=True)
@@ -85,6 +88,7 @@ class Checkpoints:
         if jax.process_index() == 0:
             folder = self.folder / str(step)
             folder.rename(self.folder / f"damaged-{step}")
+        wait_for_all("set aside")
         self._manager.reload()
 
     def restore_as_saved(self, step: int) -> dict:

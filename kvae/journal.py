@@ -86,12 +86,9 @@ class Journal:
         self.rows.append(row)
         if not self._writes:
             return
-        try:
-            self._file.write(json.dumps(row) + "\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise InputError(f"{self._file.name} cannot be written: {error.strerror}") from error
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
         for name, value in row.items():
             finite = [v for v in (value if isinstance(value, list) else [value]) if v is not None]
             if name != "step" and finite:
@@ -124,19 +121,21 @@ class _Terminal(logging.Handler):
 
 
 @contextlib.contextmanager
-def logged_to(workdir: str):
+def logged_to(workdir: str, *, first_process: bool = True):
     """Sends what kvae logs to the terminal and, in plain dated lines, to `<workdir>/log.txt`.
+
+    Processes other than the first write no file, and only warnings to the terminal.
 
     Raises:
       InputError: the folder cannot be made or written.
     """
     try:
         pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(pathlib.Path(workdir) / "log.txt")
+        file = logging.FileHandler(pathlib.Path(workdir) / "log.txt" if first_process else os.devnull)
     except OSError as error:
         raise InputError(f"--workdir={workdir} cannot be written: {error.strerror}") from error
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    terminal = _Terminal(logging.INFO)
+    terminal = _Terminal(logging.INFO if first_process else logging.WARNING)
     logger = logging.getLogger("kvae")
     level, propagate = logger.level, logger.propagate
     logger.setLevel(logging.DEBUG)

@@ -15,6 +15,9 @@ from kvae.errors import InputError
 from kvae.journal import logged_to
 from kvae.models import check_names
 
+STOPPED = 75
+"""Exit status of a run that was asked to stop before its last step (EX_TEMPFAIL): a scheduler starts it again."""
+
 
 def parse(argv: list[str]) -> tuple[dict, str, bool]:
     """The config, the workdir and whether to show tracebacks, from the command line.
@@ -65,23 +68,25 @@ def check_field(config, path: str) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program; returns its exit status: 0, or 2 after an error that the user can mend."""
+    """Runs the program; returns its exit status: 0, 2 after an error that the user can mend, or `STOPPED`."""
     debug = "--debug" in argv
     try:
         config, workdir, debug = parse(argv)
-        with logged_to(workdir):
-            # Imported here, so that a typo is told at once.
-            from kvae.mesh import keep_compiled_programs
+        # Imported here, so that a typo is told at once.
+        from kvae.cluster import initialize_distributed
+        from kvae.mesh import keep_compiled_programs
+
+        with logged_to(workdir, first_process=initialize_distributed() == 0):
             from kvae.train import train
 
             keep_compiled_programs()
-            train(config, workdir)
+            reached = train(config, workdir)
     except InputError as error:
         if debug:
             traceback.print_exc()
         print(f"kvae: {error}", file=sys.stderr)
         return 2
-    return 0
+    return 0 if reached == config["steps"] else STOPPED
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """The story of a run: from a config to a folder with metrics, checkpoints and pictures."""
 
+import contextlib
 import functools
 import json
 import logging
 import pathlib
-import signal
 import time
 from collections.abc import Mapping, Sequence
 
@@ -13,12 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from clu import parameter_overview
+from jax.sharding import Mesh
 
 from kvae import data, draw, models
 from kvae import mesh as meshes
 from kvae.checkpoint import Checkpoints
+from kvae.cluster import StopSignal, first_process_first
 from kvae.data import pipeline
-from kvae.errors import InputError
+from kvae.errors import InputError, errors_of_writing
 from kvae.evaluate import Evaluator, samples
 from kvae.journal import Journal, write_atomically
 from kvae.state import TrainState, initial_state, over_replicas, replica_of, train_step
@@ -52,38 +54,44 @@ def train(config: Mapping, workdir: str, devices: Sequence[jax.Device] | None = 
     check_config(config)
     mesh = meshes.make_mesh(replicas, devices)
     meshes.check_batch_size(config["batch_size"], mesh, config["micro_batches"])
-    dataset, config = load_data(config)
+    with first_process_first():
+        dataset, config = load_data(config)
     model = models.build(config["model"], mean=config["dataset"]["mean"], std=config["dataset"]["std"])
     optimizer = make_optimizer(**config["optimizer"])
     open_workdir(workdir, config)
 
-    # Initialisation and the step are compiled for the same layout, so that a state never has to move.
-    sharding = meshes.state_sharding(mesh, replicas)
+    init, step = make_programs(config, model, optimizer, mesh, dataset.train[0]["image"].shape)
     seeds = np.arange(replicas, dtype=np.int32) + config["seed"]
-    init = functools.partial(initial_state, model, optimizer, dataset.train[0]["image"].shape)
-    init = jax.jit(over_replicas(init, replicas), out_shardings=sharding)
+    state = init(seeds if replicas > 1 else seeds[0])
+    log_overview(state, replicas)
+
+    with errors_of_writing(workdir), contextlib.ExitStack() as stack:
+        checkpoints = Checkpoints(workdir)
+        stack.callback(checkpoints.close)
+        first_step, state = checkpoints.restore_newest(state) or (0, state)
+        if first_step:
+            log.info("going on from step %d of %s", first_step, workdir)
+        journal = Journal(workdir, first_step=first_step, steps=config["steps"], writes=jax.process_index() == 0)
+        stack.callback(journal.close)
+        evaluator = Evaluator(model, replicas, mesh)
+        return Loop(config, workdir, mesh, dataset, step, evaluator, checkpoints, journal)(state, first_step)
+
+
+def make_programs(config: Mapping, model, optimizer, mesh: Mesh, image_shape: tuple[int, ...]):
+    """Two jitted functions: from a seed (or one per replica) to the first state, and from a state and a batch to the next.
+
+    Both are compiled for the same layout, so that a state never has to move; the step takes its memory over.
+    """
+    replicas = config["replicas"]
+    sharding = meshes.state_sharding(mesh, replicas)
+    init = functools.partial(initial_state, model, optimizer, image_shape)
     step = functools.partial(train_step, model, optimizer, config["micro_batches"])
-    step = jax.jit(
+    return jax.jit(over_replicas(init, replicas), out_shardings=sharding), jax.jit(
         over_replicas(step, replicas),
         donate_argnums=0,
         out_shardings=sharding,
         compiler_options=meshes.compiler_options(),
     )
-    state = init(seeds if replicas > 1 else seeds[0])
-    log_overview(state, replicas)
-
-    checkpoints = Checkpoints(workdir)
-    restored = checkpoints.restore_newest(state)
-    first_step, state = restored or (0, state)
-    journal = Journal(workdir, first_step=first_step, steps=config["steps"], writes=jax.process_index() == 0)
-    if first_step:
-        log.info("going on from step %d of %s", first_step, workdir)
-    run = Loop(config, workdir, mesh, dataset, step, Evaluator(model, replicas, mesh), checkpoints, journal)
-    try:
-        return run(state, first_step)
-    finally:
-        journal.close()
-        checkpoints.close()
 
 
 class Loop:
@@ -165,17 +173,22 @@ class Loop:
 
     def log(self, state: TrainState, done: int, row: dict) -> None:
         """Evaluates and draws if that is due, writes the row, then saves: a checkpoint never runs ahead of its row."""
-        loss, replicas = None, self.config["replicas"]
+        loss = None
         if self.is_due("evaluate_every_steps", done):
             metrics, totals = self.evaluator.metrics(
                 state.variables, self.dataset.validation, self.config["batch_size"]
             )
-            row |= metrics | self.inspect(state.variables)
+            row |= metrics
             valid = np.atleast_1d(row["valid/loss"])[np.isfinite(np.atleast_1d(row["valid/loss"]))]
             loss = float(np.mean(valid)) if valid.size else None
+            if jax.process_index() == 0:
+                # On a device of its own: what only one process computes must not wait for the others.
+                variables = jax.device_put(jax.device_get(state.variables), jax.local_devices()[0])
+                row |= self.inspect(variables)
         self.journal.write(row, self.summary(row))
-        if loss is not None and jax.process_index() == 0:
-            first = replica_of((state.variables, totals), 0, replicas)
+        # Pictures, which take longer than an evaluation, come with the checkpoints.
+        if loss is not None and self.is_due("checkpoint_every_steps", done) and jax.process_index() == 0:
+            first = replica_of((variables, totals), 0, self.config["replicas"])
             folder = pathlib.Path(self.workdir) / "figures"
             draw.draw(self.evaluator.model, first[0], self.samples, first[1], self.journal.rows, folder)
         if self.is_due("checkpoint_every_steps", done):
@@ -228,36 +241,6 @@ class Loop:
                     name,
                     self.config["model"].get("neighborhood"),
                 )
-
-
-class StopSignal:
-    """Turns SIGTERM and Ctrl-C into a question that the loop asks between steps. A second Ctrl-C interrupts at once."""
-
-    def __enter__(self):
-        self._asked = False
-        self._before = {}
-        # Among several processes JAX listens to SIGTERM itself, and lets all of them agree on a step.
-        names = (signal.SIGINT,) if jax.process_count() > 1 else (signal.SIGTERM, signal.SIGINT)
-        for name in names:
-            self._before[name] = signal.signal(name, self._ask)
-        return self
-
-    def _ask(self, number, frame):
-        if self._asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._asked = True
-
-    def __exit__(self, *error):
-        for name, handler in self._before.items():
-            signal.signal(name, handler)
-
-    def requested(self, step: int) -> bool:
-        """Whether training should stop after this step; all processes get the same answer."""
-        if jax.process_count() == 1:
-            return self._asked
-        from jax.experimental import multihost_utils
-
-        return multihost_utils.reached_preemption_sync_point(step)
 
 
 def check_config(config: Mapping) -> None:

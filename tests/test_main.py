@@ -1,4 +1,4 @@
-"""The command line as a user meets it: every config trains, and every mistake is one helpful line that costs nothing."""
+"""The command line as a user meets it: every config trains, and every mistake is one line that costs nothing."""
 
 import ast
 import contextlib
@@ -189,7 +189,7 @@ ROOMS = [
     {"topology", "kohonen", "classic", "measures", "selectivity"},
     {"models"},
     {"data"},
-    {"mesh", "checkpoint", "canvas", "figures", "paper_figures", "journal"},
+    {"cluster", "mesh", "checkpoint", "canvas", "figures", "paper_figures", "journal"},
     {"state", "evaluate", "draw", "train", "main"},
     {"run", "report", "benchmark", "paper", "baseline"},
 ]

@@ -186,7 +186,7 @@ def test_another_config_is_refused_by_the_names_of_what_differs(make_config, tmp
     run(make_config(steps=4), tmp_path)
     before = {path: path.read_bytes() for path in pathlib.Path(tmp_path).rglob("*") if path.is_file()}
     changed = make_config(batch_size=16, **{"model.neighborhood": "none"})
-    with pytest.raises(InputError, match="batch_size 8 -> 16; model.neighborhood hard -> none; choose another"):
+    with pytest.raises(InputError, match=r"batch_size 8 -> 16; model.neighborhood hard -> none; choose another"):
         run(changed, tmp_path)
     assert before == {path: path.read_bytes() for path in pathlib.Path(tmp_path).rglob("*") if path.is_file()}
 

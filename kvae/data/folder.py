@@ -3,17 +3,19 @@
 import concurrent.futures
 import dataclasses
 import hashlib
+import logging
 import os
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 import tqdm
-from absl import logging
 from PIL import Image, ImageOps
 
 from kvae.data.dataset import ArrayExamples, Dataset, Example
 from kvae.errors import InputError
+
+log = logging.getLogger(__name__)
 
 MEMORY_BYTES = 2 * 2**30
 """A folder whose decoded images take no more than this is decoded once, before training; a larger one streams."""
@@ -201,7 +203,7 @@ def _read_all(examples: FolderExamples, images: np.ndarray | None, skip_unreadab
             "replace or remove them, or set dataset.skip_unreadable=True"
         )
     if unreadable:
-        logging.warning(
+        log.warning(
             "%s: %d of %d images are unreadable and left out (%s)",
             examples.root,
             len(unreadable),

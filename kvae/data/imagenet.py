@@ -4,17 +4,18 @@ The work goes shard by shard, so a preparation that was interrupted goes on afte
 """
 
 import io
+import logging
 import pathlib
 import re
 import sys
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 
-from absl import logging
-
 from kvae.data.dataset import Dataset
 from kvae.data.records import data_folder, errors_of_writing, fit_all, manual_folder, read_split
 from kvae.errors import InputError
+
+log = logging.getLogger(__name__)
 
 _NAME, _VERSION = "kvae_imagenet", "1.0.0"
 _ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "validation": "ILSVRC2012_img_val.tar"}
@@ -97,7 +98,7 @@ def _write_split(split: str, archive: pathlib.Path, template, features, size: in
             if not path.exists():
                 _write_shard(path, fit_all(images_of(tar, shard, archive.name), size), features)
                 if not on_terminal:
-                    logging.info("imagenet: wrote %s", path.name)
+                    log.info("imagenet: wrote %s", path.name)
     lengths = []
     for path in paths:
         reader = ArrayRecordReader(str(path))

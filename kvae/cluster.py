@@ -1,0 +1,121 @@
+"""Processes: joining the others of a cluster where there is one, and agreeing with them on when to stop."""
+
+import contextlib
+import glob
+import importlib.util
+import os
+import signal
+import urllib.request
+
+import jax
+
+from kvae.errors import InputError
+
+METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/worker-network-endpoints"
+"""Where a Cloud TPU VM learns of the other workers of its slice."""
+
+
+def initialize_distributed() -> int:
+    """Joins the other processes of a cluster; does nothing where there is none. To be called before JAX is used.
+
+    A cluster is asked for by `JAX_COORDINATOR_ADDRESS` (host:port of process 0), `JAX_NUM_PROCESSES` and
+    `JAX_PROCESS_ID`, as launch/kubernetes.yaml does; or found: a Slurm step of several tasks, a TPU slice of several
+    workers.
+
+    Returns:
+      The index of this process; 0 where it is alone.
+
+    Raises:
+      InputError: a variable is missing or no number, or the others cannot be reached.
+    """
+    arguments = _cluster()
+    if arguments is None:
+        return 0
+    try:
+        jax.distributed.initialize(**arguments)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"the other processes cannot be joined: {' '.join(str(error).split())}") from error
+    return jax.process_index()
+
+
+def _cluster() -> dict | None:
+    """The arguments of `jax.distributed.initialize`, what JAX detects by itself left out; None without a cluster."""
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    asked = [os.environ.get(name) for name in names]
+    if any(asked):
+        address, count, index = asked
+        if not all(asked) or not (count.isdecimal() and index.isdecimal()):
+            found = ", ".join(f"{name}={value}" for name, value in zip(names, asked, strict=True))
+            raise InputError(f"{found}; a cluster needs all three: host:port of process 0, and two numbers")
+        return {"coordinator_address": address, "num_processes": int(count), "process_id": int(index)}
+    if (tasks := int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))) > 1:
+        # JAX gives each Slurm task one GPU; a task that has its node to itself takes them all.
+        alone = tasks == int(os.environ.get("SLURM_STEP_NUM_NODES", 0))
+        gpus = int(os.environ.get("SLURM_GPUS_ON_NODE", 0)) if alone else 0
+        return {"local_device_ids": list(range(gpus))} if gpus else {}
+    return {} if "," in _tpu_workers() else None
+
+
+def _tpu_workers() -> str:
+    """The workers of this TPU slice, separated by commas; empty on any other machine."""
+    if workers := os.environ.get("TPU_PROCESS_ADDRESSES") or os.environ.get("TPU_WORKER_HOSTNAMES"):
+        return workers
+    chips = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")
+    if not chips or not importlib.util.find_spec("libtpu") or "TPU_SKIP_MDS_QUERY" in os.environ:
+        return ""
+    try:
+        request = urllib.request.Request(METADATA, headers={"Metadata-Flavor": "Google"})
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.read().decode()
+    except OSError:  # no Cloud TPU VM
+        return ""
+
+
+@contextlib.contextmanager
+def first_process_first():
+    """The other processes enter the block when process 0 has left it: they find what it prepared on a shared disk."""
+    if jax.process_index() > 0:
+        wait_for_all("first process")
+    yield
+    if jax.process_index() == 0:
+        wait_for_all("first process")
+
+
+def wait_for_all(name: str) -> None:
+    """Returns when every process has come here."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
+class StopSignal:
+    """Turns SIGTERM and Ctrl-C into a question that the loop asks between steps. A second Ctrl-C interrupts at once."""
+
+    def __enter__(self):
+        self._asked = False
+        self._before = {}
+        # Among several processes JAX listens to SIGTERM itself, and lets all of them agree on a step.
+        names = (signal.SIGINT,) if jax.process_count() > 1 else (signal.SIGTERM, signal.SIGINT)
+        for name in names:
+            self._before[name] = signal.signal(name, self._ask)
+        return self
+
+    def _ask(self, number, frame):
+        if self._asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._asked = True
+        if jax.process_count() > 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    def __exit__(self, *error):
+        for name, handler in self._before.items():
+            signal.signal(name, handler)
+
+    def requested(self, step: int) -> bool:
+        """Whether training should stop after this step; all processes get the same answer."""
+        if jax.process_count() == 1:
+            return self._asked
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.reached_preemption_sync_point(step)

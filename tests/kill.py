@@ -1,0 +1,88 @@
+"""Kills a training run at random moments until it has come to its end; then compares it with one that was left alone.
+
+    python tests/kill.py --kills=20 --workdir=DIR
+
+Prints one line a kill and, at the end, whether every leaf of the final state and every row of metrics.jsonl but the rates
+are equal, bit for bit. `tests/test_kill.py` does the same with three kills.
+"""
+
+import argparse
+import pathlib
+import random
+import shutil
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+
+from kvae.checkpoint import Checkpoints
+from kvae.journal import read_metrics
+
+ROOT = pathlib.Path(__file__).parents[1]
+RATES = ("steps_per_second", "images_per_second")
+
+
+def command(workdir, data_dir):
+    fields = {
+        "steps": 60, "batch_size": 8, "log_every_steps": 5, "evaluate_every_steps": 30, "checkpoint_every_steps": 5,
+        "dataset.data_dir": data_dir,
+    }  # fmt: skip
+    flags = [f"--config.{name}={value}" for name, value in fields.items()]
+    return [sys.executable, "-m", "kvae.main", "--config=configs/photos_vqvae.py:smoke", f"--workdir={workdir}", *flags]
+
+
+def read(workdir):
+    """The final state, and the rows without rates."""
+    checkpoints = Checkpoints(str(workdir), read_only=True)
+    state = checkpoints.restore_as_saved(checkpoints.steps()[-1])
+    checkpoints.close()
+    rows = [{k: v for k, v in row.items() if k not in RATES} for row in read_metrics(str(workdir))]
+    return state, rows
+
+
+def run_with_kills(workdir, data_dir, kills, seed=0, say=print):
+    """Starts the run again and again, killing it `kills` times; returns the steps at which a new start found it."""
+    chance = random.Random(seed)
+    found = []
+    for kill in range(kills):
+        process = subprocess.Popen(command(workdir, data_dir), cwd=ROOT, stderr=subprocess.DEVNULL)
+        log = pathlib.Path(workdir) / "metrics.jsonl"
+        before = log.stat().st_size if log.exists() else 0
+        # Start-up is long and training short: wait until the run writes, or for the moment before it does.
+        while process.poll() is None and (not log.exists() or log.stat().st_size == before) and chance.random() > 0.002:
+            time.sleep(0.02)
+        time.sleep(chance.uniform(0, 0.6))
+        process.kill()
+        process.wait()
+        checkpoints = pathlib.Path(workdir) / "checkpoints"
+        found.append(sorted(path.name for path in checkpoints.iterdir()) if checkpoints.exists() else [])
+        say(f"kill {kill + 1}: {', '.join(found[-1]) or 'nothing saved yet'}")
+    subprocess.run(command(workdir, data_dir), cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    return found
+
+
+def differences(one, other):
+    """How many leaves and rows of two runs differ."""
+    (state, rows), (other_state, other_rows) = read(one), read(other)
+    leaves = jax.tree.map(lambda a, b: not np.array_equal(a, b, equal_nan=True), state, other_state)
+    return sum(jax.tree.leaves(leaves)), sum(a != b for a, b in zip(rows, other_rows, strict=True))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--workdir", required=True)
+    arguments = parser.parse_args()
+    folder = pathlib.Path(arguments.workdir).absolute()
+    shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run(command(folder / "whole", folder / "data"), cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    run_with_kills(folder / "killed", folder / "data", arguments.kills)
+    leaves, rows = differences(folder / "whole", folder / "killed")
+    print(f"after {arguments.kills} kills: {leaves} leaves and {rows} rows differ from the uninterrupted run")
+    return 1 if leaves or rows else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
