@@ -1,0 +1,58 @@
+"""Every block of the README runs."""
+
+import pathlib
+import re
+import shlex
+
+import jax
+import numpy as np
+import pytest
+
+from kvae import main, train
+
+ROOT = pathlib.Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
+COMMANDS = sorted(set(re.findall(r"python -m kvae\.main [^\n`]*", TEXT)))
+
+
+def test_no_kind_of_block_is_left_out():
+    assert {language for language, _ in BLOCKS} <= {"bash", "python", "bibtex"}
+    assert len(TEXT.splitlines()) <= 150
+
+
+def test_python_blocks(make_config, tmp_path, monkeypatch):
+    config = make_config(steps=4, evaluate_every_steps=4, **{"model.grid_shape": (16, 32), "model.codeword_size": 64})
+    train.train(config, str(tmp_path / "runs" / "photos"), jax.devices()[:1])
+    monkeypatch.chdir(tmp_path)
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    names = {"images": images}
+    for language, block in BLOCKS:
+        if language == "python":
+            exec(compile(block, "README.md", "exec"), names)
+    assert names["same"].shape == images.shape
+    assert names["codewords"].shape == (16, 32, 64)
+    assert names["variables"]["codebook"]["step"] == 1
+
+
+def test_commands_name_files_and_fields_that_exist(monkeypatch):
+    """Their configs' smoke forms are run by tests/test_main.py."""
+    monkeypatch.chdir(ROOT)
+    assert len(COMMANDS) == 5
+    for command in COMMANDS:
+        config, workdir, _ = main.parse(shlex.split(command)[3:])
+        assert config["steps"] > 0
+        assert workdir.startswith("runs/")
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(((?:launch|\.github|configs)/[^)]*)\)", TEXT))))
+def test_links_lead_somewhere(path):
+    assert (ROOT / path).exists()
+
+
+def test_continuous_integration_runs_the_readme_s_own_test_command():
+    command = next(block.strip() for language, block in BLOCKS if "pytest" in block)
+    install, test = command.split(" && ")
+    script = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert test in script
+    assert any(line.endswith(install.removeprefix("pip install")) for line in script)
