@@ -1,11 +1,13 @@
 """Processes: joining the others of a cluster where there is one, and agreeing with them on when to stop."""
 
+import atexit
 import contextlib
 import glob
 import importlib.util
 import os
 import signal
 import urllib.request
+from collections.abc import Iterator
 
 import jax
 
@@ -14,15 +16,19 @@ from kvae.errors import InputError
 METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/worker-network-endpoints"
 """Where a Cloud TPU VM learns of the other workers of its slice."""
 
+LONGEST_WAIT_SECONDS = 24 * 3600
+"""How long processes wait for one that prepares a data set."""
 
-def initialize_distributed() -> int:
-    """Joins the other processes of a cluster; does nothing where there is none. To be called before JAX is used.
+
+@contextlib.contextmanager
+def joined_cluster() -> Iterator[int]:
+    """Joins the other processes of a cluster; does nothing where there is none. To be entered before JAX is used.
 
     A cluster is asked for by `JAX_COORDINATOR_ADDRESS` (host:port of process 0), `JAX_NUM_PROCESSES` and
     `JAX_PROCESS_ID`, as launch/kubernetes.yaml does; or found: a Slurm step of several tasks, a TPU slice of several
     workers.
 
-    Returns:
+    Yields:
       The index of this process; 0 where it is alone.
 
     Raises:
@@ -30,12 +36,18 @@ def initialize_distributed() -> int:
     """
     arguments = _cluster()
     if arguments is None:
-        return 0
+        yield 0
+        return
     try:
         jax.distributed.initialize(**arguments)
     except (RuntimeError, ValueError) as error:
         raise InputError(f"the other processes cannot be joined: {' '.join(str(error).split())}") from error
-    return jax.process_index()
+    try:
+        yield jax.process_index()
+    except BaseException as error:
+        # As it exits, JAX would wait for the other processes, while they wait for this one.
+        atexit.register(os._exit, 2 if isinstance(error, InputError) else 1)
+        raise
 
 
 def _cluster() -> dict | None:
@@ -84,9 +96,10 @@ def first_process_first():
 def wait_for_all(name: str) -> None:
     """Returns when every process has come here."""
     if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
+        # Imported here, for it takes a second. JAX's own barrier gives up after half a minute on a CPU.
+        from orbax.checkpoint import multihost
 
-        multihost_utils.sync_global_devices(name)
+        multihost.get_barrier_sync_fn()(key=name, timeout_ms=LONGEST_WAIT_SECONDS * 1000)
 
 
 class StopSignal:

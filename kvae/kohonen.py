@@ -69,8 +69,6 @@ def nearest_code(z: jax.Array, codewords: jax.Array) -> jax.Array:
 def by_chunks(lookup: Callable, z: jax.Array, size: int):
     """`lookup` of vectors against `size` codewords, in chunks that hold few of the N x K scores.
 
-    A chunk takes every n-th vector, not every n-th part: a batch that is sharded over devices stays where it is.
-
     Args:
       lookup: from float32 [n, d] to a tree of arrays [n].
       z: vectors, float [..., d].
@@ -80,21 +78,27 @@ def by_chunks(lookup: Callable, z: jax.Array, size: int):
       The tree, of arrays [...].
     """
     leading, count = z.shape[:-1], math.prod(z.shape[:-1])
+    # Where the vectors divide over the devices they may be sharded, and then none must move: each device pads its own,
+    # has at least one in each chunk, and a chunk takes every n-th of them, not every n-th part.
+    shards = jax.device_count() if count % jax.device_count() == 0 else 1
+    chunks = min(_number_of_chunks(count, size), count // shards)
     z = z.reshape(count, z.shape[-1]).astype(jnp.float32)
-    chunks = _number_of_chunks(count, size)
-    if chunks == 1:
+    if chunks <= 1:
         return jax.tree.map(lambda found: found.reshape(leading), lookup(z))
-    z = jnp.pad(z, ((0, -count % chunks), (0, 0)))
-    found = jax.lax.map(lookup, jnp.moveaxis(z.reshape(-1, chunks, z.shape[-1]), 1, 0))
-    return jax.tree.map(lambda found: found.T.reshape(-1)[:count].reshape(leading), found)
+    z = z.reshape(shards, count // shards, -1)
+    z = jnp.pad(z, ((0, 0), (0, -z.shape[1] % chunks), (0, 0)))
+    z = jnp.moveaxis(z.reshape(shards, -1, chunks, z.shape[-1]), 2, 0)
+
+    def joined(found):
+        found = jnp.moveaxis(found.reshape(chunks, shards, -1), 0, 2).reshape(shards, -1)
+        return found[:, : count // shards].reshape(leading)
+
+    return jax.tree.map(joined, jax.lax.map(lambda z: lookup(z.reshape(-1, z.shape[-1])), z))
 
 
 def _number_of_chunks(count: int, size: int) -> int:
-    """Into how many chunks `count` vectors go; if it can be, a divisor, for padding would move a sharded batch."""
-    budget = SCORES_PER_CHUNK.get(jax.default_backend(), 2**25)
-    wanted = max(1, math.ceil(count * size / budget))
-    divisors = (chunks for chunks in range(wanted, min(2 * wanted, count) + 1) if count % chunks == 0)
-    return next(divisors, wanted)
+    """Into how many chunks `count` vectors go."""
+    return math.ceil(count * size / SCORES_PER_CHUNK.get(jax.default_backend(), 2**25))
 
 
 def batch_statistics(z: jax.Array, codes: jax.Array, size: int, mask: jax.Array | None = None) -> Statistics:

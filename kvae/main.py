@@ -73,10 +73,10 @@ def main(argv: list[str]) -> int:
     try:
         config, workdir, debug = parse(argv)
         # Imported here, so that a typo is told at once.
-        from kvae.cluster import initialize_distributed
+        from kvae.cluster import joined_cluster
         from kvae.mesh import keep_compiled_programs
 
-        with logged_to(workdir, first_process=initialize_distributed() == 0):
+        with joined_cluster() as process, logged_to(workdir, first_process=process == 0):
             from kvae.train import train
 
             keep_compiled_programs()

@@ -6,7 +6,7 @@ import json
 import logging
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,8 @@ from jax.sharding import Mesh
 from kvae import data, draw, models
 from kvae import mesh as meshes
 from kvae.checkpoint import Checkpoints
-from kvae.cluster import StopSignal, first_process_first
-from kvae.data import pipeline
+from kvae.cluster import StopSignal, first_process_first, wait_for_all
+from kvae.data import Examples, pipeline
 from kvae.errors import InputError, errors_of_writing
 from kvae.evaluate import Evaluator, samples
 from kvae.journal import Journal, write_atomically
@@ -78,20 +78,40 @@ def train(config: Mapping, workdir: str, devices: Sequence[jax.Device] | None = 
 
 
 def make_programs(config: Mapping, model, optimizer, mesh: Mesh, image_shape: tuple[int, ...]):
-    """Two jitted functions: from a seed (or one per replica) to the first state, and from a state and a batch to the next.
+    """The first state of a seed (or of one per replica), and the step from a state and a batch to the next: jitted.
 
-    Both are compiled for the same layout, so that a state never has to move; the step takes its memory over.
+    Both are compiled for the same layout, so that a state never has to move; the step takes over the memory of its own.
     """
     replicas = config["replicas"]
     sharding = meshes.state_sharding(mesh, replicas)
     init = functools.partial(initial_state, model, optimizer, image_shape)
     step = functools.partial(train_step, model, optimizer, config["micro_batches"])
-    return jax.jit(over_replicas(init, replicas), out_shardings=sharding), jax.jit(
+    init = jax.jit(over_replicas(init, replicas), out_shardings=sharding)
+    step = jax.jit(
         over_replicas(step, replicas),
         donate_argnums=0,
         out_shardings=sharding,
         compiler_options=meshes.compiler_options(),
     )
+    return init, step
+
+
+def training_batches(config: Mapping, examples: Examples, first_step: int) -> Iterator[np.ndarray]:
+    """This process's share of each global batch: uint8 [b, h, w, 3], or [replicas, b, h, w, 3]."""
+    streams = [
+        pipeline.train_batches(
+            examples,
+            seed=config["seed"] + replica,
+            batch_size=config["batch_size"],
+            first_step=first_step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        for replica in range(config["replicas"])
+    ]
+    for parts in zip(*streams, strict=True):
+        images = [part["image"] for part in parts]
+        yield images[0] if len(images) == 1 else np.stack(images)
 
 
 class Loop:
@@ -106,7 +126,8 @@ class Loop:
     def __call__(self, state: TrainState, first_step: int) -> int:
         """Trains from `first_step` to the last; returns the step that was reached."""
         sharding = meshes.batch_sharding(self.mesh, self.config["replicas"])
-        batches = (meshes.to_devices(sharding, images) for images in self.batches(first_step))
+        batches = training_batches(self.config, self.dataset.train, first_step)
+        batches = (meshes.to_devices(sharding, images) for images in batches)
         with StopSignal() as stop, pipeline.prefetch(batches, BATCHES_AHEAD) as batches:
             started, at_step = time.monotonic(), first_step
             for done in range(first_step + 1, self.config["steps"] + 1):
@@ -119,7 +140,8 @@ class Loop:
                     self.log(state, done, row)
                     started, at_step = time.monotonic(), done
                 if stop.requested(done) and done < self.config["steps"]:
-                    self.save(state, done, None)
+                    if not self.is_due("checkpoint_every_steps", done):
+                        self.save(state, done, None)
                     self.checkpoints.wait()
                     log.warning("stopped at step %d; run the same command again to go on", done)
                     return done
@@ -128,23 +150,6 @@ class Loop:
     def is_due(self, field: str, done: int) -> bool:
         """Whether a step is one of those that come every `field` steps, or the last."""
         return done % self.config[field] == 0 or done == self.config["steps"]
-
-    def batches(self, first_step: int):
-        """This process's share of each global batch: uint8 [b, h, w, 3], or [replicas, b, h, w, 3]."""
-        streams = [
-            pipeline.train_batches(
-                self.dataset.train,
-                seed=self.config["seed"] + replica,
-                batch_size=self.config["batch_size"],
-                first_step=first_step,
-                process_index=jax.process_index(),
-                process_count=jax.process_count(),
-            )
-            for replica in range(self.config["replicas"])
-        ]
-        for parts in zip(*streams, strict=True):
-            images = [part["image"] for part in parts]
-            yield images[0] if len(images) == 1 else np.stack(images)
 
     def read_interval(self, state: TrainState, done: int) -> tuple[TrainState, dict]:
         """The means since the last log as a row, and the state with a new interval."""
@@ -167,7 +172,10 @@ class Loop:
             mean = np.where(finite, total / np.maximum(interval.steps, 1), np.nan)
             row[f"train/{name}"] = mean.tolist()
         self.warn_if_dying(interval.counts, finite, done)
-        self.codes_used = {name: np.count_nonzero(counts, axis=-1) for name, counts in interval.counts.items()}
+        self.codes_used = [
+            f"{name} {np.mean(np.count_nonzero(counts, axis=-1)):.0f}/{np.shape(counts)[-1]} codes"
+            for name, counts in interval.counts.items()
+        ]
         zeros = jax.tree.map(jnp.zeros_like, state.interval)
         return state.replace(interval=zeros), row
 
@@ -191,6 +199,7 @@ class Loop:
             first = replica_of((variables, totals), 0, self.config["replicas"])
             folder = pathlib.Path(self.workdir) / "figures"
             draw.draw(self.evaluator.model, first[0], self.samples, first[1], self.journal.rows, folder)
+        wait_for_all("drawn")  # collectives on a CPU do not wait for longer than half a minute
         if self.is_due("checkpoint_every_steps", done):
             self.save(state, done, loss)
 
@@ -221,8 +230,7 @@ class Loop:
         words = [f"loss {mean('train/loss'):.4f}"]
         if "valid/loss" in row:
             words.append(f"valid {mean('valid/loss'):.4f}")
-        words += [f"{name} used {np.mean(used):.0f}" for name, used in self.codes_used.items()]
-        return "  ".join([*words, f"{row['images_per_second']:.0f} images/s"])
+        return "  ".join([*words, *self.codes_used, f"{row['images_per_second']:.0f} images/s"])
 
     def warn_if_dying(self, counts: dict, finite: np.ndarray, done: int) -> None:
         """Says, once, that hardly any code is in use, and what would help."""

@@ -1,0 +1,166 @@
+"""Two processes of two devices each, over loopback with real collectives, are one process of four devices."""
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from kvae import cluster, main, train
+from kvae.checkpoint import Checkpoints
+from kvae.errors import InputError
+from kvae.journal import read_metrics
+
+ROOT = pathlib.Path(__file__).parents[1]
+RATES = ("steps_per_second", "images_per_second")
+SECONDS = 80
+
+
+def start_two(arguments):
+    """Starts the training program as two processes; stderr of each can be read."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = {
+        **os.environ, "JAX_NUM_CPU_DEVICES": "2", "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"
+    }  # fmt: skip
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "kvae.main", *arguments],
+            cwd=ROOT, env={**environment, "JAX_PROCESS_ID": str(i)}, stderr=subprocess.PIPE, text=True,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+
+
+def finish(processes):
+    """What each said on stderr, and its exit status."""
+    try:
+        said = [process.communicate(timeout=SECONDS)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return said, [process.returncode for process in processes]
+
+
+def wait_for_row(workdir, step, processes):
+    deadline = time.monotonic() + SECONDS
+    while not any(row["step"] >= step for row in read_metrics(workdir)):
+        assert all(process.poll() is None for process in processes), finish(processes)
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def final_state(workdir):
+    checkpoints = Checkpoints(workdir, read_only=True)
+    state = checkpoints.restore_as_saved(checkpoints.steps()[-1])
+    checkpoints.close()
+    return state
+
+
+@pytest.fixture(scope="module")
+def arguments(data_dir):
+    return [
+        f"--config={ROOT}/configs/photos_vqvae.py:smoke",
+        f"--config.dataset.data_dir={data_dir}",
+        "--config.batch_size=32",
+        "--config.optimizer.learning_rate=1e-4",
+        "--config.evaluate_every_steps=10000",
+    ]
+
+
+@pytest.fixture(scope="module")
+def story(arguments, tmp_path_factory):
+    """A run of two processes, of which one gets SIGTERM, and which then goes on to its last step."""
+    workdir = str(tmp_path_factory.mktemp("two") / "run")
+    arguments = [*arguments, f"--workdir={workdir}"]
+    processes = start_two([*arguments, "--config.steps=100000"])
+    wait_for_row(workdir, 2, processes)
+    processes[1].send_signal(signal.SIGTERM)
+    stopped = finish(processes)
+    reached = int(final_state(workdir)["step"])
+    steps = (reached // 4 + 2) * 4
+    ended = finish(start_two([*arguments, f"--config.steps={steps}"]))
+    return {"workdir": workdir, "stopped": stopped, "reached": reached, "ended": ended, "steps": steps}
+
+
+def test_sigterm_to_one_saves_everywhere_and_both_leave_with_a_message(story):
+    said, statuses = story["stopped"]
+    assert statuses == [main.STOPPED] * 2, said
+    for text in said:
+        assert f"stopped at step {story['reached']}; run the same command again to go on" in text
+
+
+def test_two_processes_train_to_what_one_process_does(story, arguments, tmp_path):
+    said, statuses = story["ended"]
+    assert statuses == [0, 0], said
+    config, _, _ = main.parse([*arguments, f"--config.steps={story['steps']}"])
+    train.train(config, str(tmp_path / "one"), jax.devices()[:4])
+    one, two = final_state(str(tmp_path / "one")), final_state(story["workdir"])
+    assert one.keys() == two.keys()
+    for part in ("params", "collections"):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), one[part], two[part])
+    rows = read_metrics(str(tmp_path / "one")), read_metrics(story["workdir"])
+    assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]] == list(range(2, story["steps"] + 1, 2))
+    for alone, together in zip(*rows, strict=True):
+        assert alone.keys() == together.keys()
+        for name in alone.keys() - {*RATES}:
+            np.testing.assert_allclose(together[name], alone[name], rtol=1e-3, err_msg=f"{name}, {alone['step']}")
+
+
+def test_only_the_first_process_writes_and_speaks(story):
+    files = {path.name.partition(".tfevents")[0] for path in pathlib.Path(story["workdir"]).iterdir()}
+    assert files == {"config.json", "log.txt", "metrics.jsonl", "events.out", "figures", "checkpoints"}
+    log = (pathlib.Path(story["workdir"]) / "log.txt").read_text()
+    assert log.count(f"stopped at step {story['reached']}") == 1
+    (first, second), _ = story["ended"]
+    assert f"step {story['steps']}/{story['steps']}" in first
+    assert "loss" not in second
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, None),
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"}, None),  # in the batch script itself, outside srun
+        ({"SLURM_STEP_NUM_TASKS": "1"}, None),
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "1", "SLURM_GPUS_ON_NODE": "4"}, {}),
+        (
+            {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "3"},
+            {"local_device_ids": [0, 1, 2]},
+        ),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, None),
+        ({"TPU_WORKER_HOSTNAMES": "t0,t1"}, {}),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"},
+            {"coordinator_address": "a:1", "num_processes": 2, "process_id": 0},
+        ),
+    ],
+)
+def test_a_cluster_is_joined_only_where_there_is_one(environment, expected, monkeypatch):
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "TPU_", "JAX_COORD", "JAX_NUM_PROC", "JAX_PROCESS")):
+            monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    joined = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **arguments: joined.append(arguments))
+    with cluster.joined_cluster() as process_index:
+        assert process_index == 0
+    assert joined == ([] if expected is None else [expected])
+
+
+def test_half_a_cluster_is_an_error(monkeypatch):
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "host:1234")
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
+    with (
+        pytest.raises(InputError, match="JAX_NUM_PROCESSES=two, JAX_PROCESS_ID=None; a cluster needs all three"),
+        cluster.joined_cluster(),
+    ):
+        pass

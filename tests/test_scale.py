@@ -1,0 +1,150 @@
+"""Memory, traffic and numbers at sizes beyond a laptop's; most of it is read off the compiled program."""
+
+import functools
+import itertools
+import math
+import re
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import kvae
+from kvae import benchmark, kohonen, models, train
+from kvae import mesh as meshes
+from kvae.data import pipeline
+
+
+def quantizer_step(layer, variables, z):
+    out, updated = layer.apply(variables, z, train=True, mutable=["codebook"])
+    return out.quantized, out.codes, out.loss, updated
+
+
+def prepare(config, devices, batch_size):
+    """Mesh, first state, jitted step and a batch on the devices."""
+    model = models.build(config["model"], mean=(120.0,) * 3, std=(60.0,) * 3)
+    mesh = meshes.make_mesh(1, jax.devices()[:devices])
+    init, step = train.make_programs(config, model, train.make_optimizer(**config["optimizer"]), mesh, (32, 32, 3))
+    blocks = np.random.default_rng(0).integers(0, 256, (batch_size, 2, 2, 3), dtype=np.uint8)
+    images = blocks.repeat(16, axis=1).repeat(16, axis=2)
+    return init(np.int32(0)), step, meshes.to_devices(meshes.batch_sharding(mesh, 1), images)
+
+
+def collectives(text):
+    """Of a compiled program: (operation, the number of elements of each of its results)."""
+    found = re.findall(r"= (.+?) (all-\w+|reduce-scatter|collective-\w+|ragged-\S+)(?:-start)?\(", text)
+    shapes = [(operation, re.findall(r"\w+\[([\d,]*)\]", result)) for result, operation in found]
+    return [(name, [math.prod(map(int, filter(None, s.split(",")))) for s in sizes]) for name, sizes in shapes]
+
+
+def test_the_quantiser_never_holds_half_of_an_n_by_k_array():
+    positions, size, dimension = 524_288, 512, 64
+    layer = kvae.KohonenVQ((16, 32))
+    variables = jax.eval_shape(layer.init, jax.random.key(0), jnp.zeros((1, dimension)))
+    z = jax.ShapeDtypeStruct((positions, dimension), jnp.float32)
+    compiled = jax.jit(functools.partial(quantizer_step, layer)).lower(variables, z).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < positions * size * 4 / 2
+
+
+@pytest.mark.parametrize("neighborhood", ["hard", "gaussian"])
+def test_a_map_of_65536_codes_trains(neighborhood):
+    layer = kvae.KohonenVQ((256, 256), neighborhood=neighborhood)
+    z = jax.random.normal(jax.random.key(1), (64, 8))
+    variables = layer.init(jax.random.key(0), z)
+    step = jax.jit(functools.partial(quantizer_step, layer))
+    memory = step.lower(variables, z).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 2**30 / 4  # one K x K array has 16 GiB
+    _, codes, _, updated = step(variables, z)
+    before, after = variables["codebook"]["codewords"], updated["codebook"]["codewords"]
+    closer = jnp.linalg.norm(z - after[codes], axis=-1) < jnp.linalg.norm(z - before[codes], axis=-1)
+    assert closer.mean() > 0.9
+    assert updated["codebook"]["step"] == 1
+
+
+@pytest.mark.parametrize(("batch_size", "chunks"), [(8, 1), (16, 1), (1_024, 4), (2_040, 8)])
+def test_devices_exchange_codebook_sums_gradients_and_scalars_only(make_config, batch_size, chunks):
+    config = make_config(**{"model.grid_shape": (4, 8)})
+    assert kohonen._number_of_chunks(batch_size * 64, 32) == chunks
+    state, step, images = prepare(config, 8, batch_size)
+    found = collectives(step.lower(state, images).compile().as_text())
+    assert {name for name, _ in found} == {"all-reduce"}
+    size, dimension = 32, config["model"]["codeword_size"]
+    allowed = {1, size, size * dimension} | {leaf.size for leaf in jax.tree.leaves(state.params)}
+    assert set(itertools.chain(*(sizes for _, sizes in found))) <= allowed
+    traffic = sum(sum(sizes) for _, sizes in found)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    assert traffic <= parameters + 2 * size * (dimension + 1) + 64
+
+
+@pytest.mark.parametrize(("positions", "size"), [(64, 2**17), (8 * 193, 2**13)])
+def test_a_sharded_lookup_moves_no_vector(positions, size):
+    mesh = meshes.make_mesh(1, jax.devices())
+    z = jax.ShapeDtypeStruct((positions, 4), jnp.float32, sharding=meshes.batch_sharding(mesh, 1))
+    codewords = jax.ShapeDtypeStruct((size, 4), jnp.float32, sharding=meshes.state_sharding(mesh, 1))
+    assert collectives(jax.jit(kohonen.nearest_code).lower(z, codewords).compile().as_text()) == []
+
+
+def test_nothing_enters_or_leaves_the_device_between_logs(make_config):
+    state, step, images = prepare(make_config(), 8, 16)
+    state = step(state, images)
+    with jax.transfer_guard("disallow"):
+        for _ in range(3):
+            state = step(state, images)
+    assert state.step == 4
+
+
+def test_a_step_takes_over_the_memory_of_the_state(make_config):
+    state, step, images = prepare(make_config(), 8, 16)
+    after = step(state, images)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(after))
+    memory = step.lower(after, images).compile().memory_analysis()
+    assert memory.alias_size_in_bytes >= sum(leaf.nbytes for leaf in jax.tree.leaves(after))
+
+
+def test_bfloat16_follows_float32(make_config):
+    losses = {}
+    for dtype in ("float32", "bfloat16"):
+        state, step, images = prepare(make_config(**{"model.dtype": dtype, "optimizer.learning_rate": 1e-2}), 1, 16)
+        before, losses[dtype] = 0.0, []
+        for _ in range(20):
+            state = step(state, images)
+            total = float(state.interval.metrics["reconstruction_loss"])
+            losses[dtype].append(total - before)
+            before = total
+        assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((state.params, state.optimizer[1][0].mu)))
+        assert all(leaf.dtype in (jnp.float32, jnp.int32) for leaf in jax.tree.leaves(state.collections))
+    np.testing.assert_allclose(losses["bfloat16"], losses["float32"], rtol=0.03)
+    assert losses["bfloat16"][-1] < 0.9 * losses["bfloat16"][0]
+
+
+def test_batches_are_made_while_a_step_runs():
+    made = []
+    source = (made.append(i) or i for i in itertools.count())
+    with pipeline.prefetch(source, 3) as batches:
+        for step in range(5):
+            assert next(batches) == step
+            deadline = time.monotonic() + 10
+            while len(made) < step + 4 and time.monotonic() < deadline:
+                time.sleep(0.001)
+            # This step's batch is taken, three more are ready, and none is made beyond them.
+            assert len(made) == step + 4
+
+
+def test_the_benchmark_s_table(tmp_path, capsys, monkeypatch):
+    file = tmp_path / "table.json"
+    arguments = ["--config=configs/photos_vqvae.py:smoke", "--random-images=32", "--seconds=0.5", f"--json={file}"]
+    monkeypatch.chdir(train.pathlib.Path(__file__).parents[1])
+    assert benchmark.benchmark([*arguments, "--compare=neighborhood=none"]) == 0
+    said = capsys.readouterr()
+    assert "ratio of medians, photos_vqvae_smoke / neighborhood=none" in said.out
+    assert "compiling neighborhood=none" in said.err
+    rows = benchmark.json.loads(file.read_text())["rows"]
+    for row in rows.values():
+        assert 0 < row["quantiser_share"] < 1
+        assert row["model_gigaflop"] > 0.01
+        assert row["temporary_mebibytes"] <= row["peak_mebibytes"]
+    assert benchmark.benchmark([*arguments, "--compare=neighbourhood=none"]) == 2
+    assert "did you mean 'neighborhood'?" in capsys.readouterr().err
