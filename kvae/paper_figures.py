@@ -24,13 +24,14 @@ from kvae.canvas import (
 from kvae.errors import InputError
 
 
-def initialisation(path, losses, title):
-    """Draws the validation loss of every seed, for each initialisation of the counts (Figure 1).
+def initialisation(path, losses, title, name="validation reconstruction loss"):
+    """Draws the loss of every seed, for each initialisation of the counts (Figure 1).
 
     Args:
       path: the PNG file.
       losses: {label: (steps int [n], loss [n] or [seeds, n])}.
       title: what one sees.
+      name: which loss it is.
     """
     refuse_empty("losses", losses)
     with drawing(path, 5.6, 3.2, title, "one line per seed") as figure:
@@ -39,7 +40,7 @@ def initialisation(path, losses, title):
             values = by_seed(label, values, len(steps))
             first, *_ = axes.plot(steps, values.T, color=color, linewidth=0.9, alpha=0.8)
             first.set_label(label)
-        axes.set(yscale="log", ylabel="validation reconstruction loss (log scale)")
+        axes.set(yscale="log", ylabel=f"{name} (log scale)")
         plain_ticks(axes.yaxis, *axes.get_ylim())
         steps_axis(axes)
         legend = axes.legend()

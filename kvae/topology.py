@@ -25,21 +25,29 @@ def _inverse(step, shrink_step):
     return 1.0 / (1.0 + step * shrink_step)
 
 
+def _floor(lowest):
+    return lambda step, shrink_step: jnp.maximum(_inverse(step, shrink_step), lowest)
+
+
+def _narrowing(lowest):
+    return lambda step, shrink_step: lowest + (16.0 - lowest) * _inverse(step, shrink_step)
+
+
 SCHEDULES = {
     "inverse": _inverse,
-    "inverse_sqrt": lambda step, shrink_step: jnp.sqrt(_inverse(step, shrink_step)),
     "held": lambda step, shrink_step: jnp.ones_like(step * shrink_step),
-    "floor": lambda step, shrink_step: jnp.maximum(_inverse(step, shrink_step), 0.1),
-    "narrowing": lambda step, shrink_step: 0.25 + 15.75 * _inverse(step, shrink_step),
+    "floor_0.1": _floor(0.1),
+    "floor_0.3": _floor(0.3),
+    "narrowing": _narrowing(0.25),
+    "narrowing_1": _narrowing(1.0),
 }
 """Strength of the neighbourhood as a function of t, the number of updates done so far, and tau, the shrink step.
 
 - `inverse`: 1 / (1 + t tau), the papers' (Eqs. 15 and 16 of Irie et al., 2023);
-- `inverse_sqrt`: 1 / sqrt(1 + t tau), slower;
 - `held`: 1, no shrinking;
-- `floor`: as `inverse`, but never below 0.1;
+- `floor_<lowest>`: as `inverse`, but never below `lowest`, so that a map stays in order however long it is trained;
 - `narrowing`: 0.25 + 15.75 / (1 + t tau): a Gaussian of Eq. 16 starts with a width of 4 nodes and ends at 0.5, as
-  classical maps do. A hard neighbourhood takes min(strength, 1).
+  classical maps do; `narrowing_1` ends at 1. A hard neighbourhood takes min(strength, 1).
 """
 
 KERNELS = {

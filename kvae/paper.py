@@ -1,0 +1,231 @@
+"""The paper's figures from finished runs: `python -m kvae.paper --figure=3 RUNS… [--out=figures]`, as PNG.
+
+RUNS are those of `kvae.report`; each figure takes the settings of `configs/paper.py` that it compares, and the first
+seed where it shows images. Figures 4 and 5 show the neighbourhoods themselves, and need no runs.
+"""
+
+import argparse
+import functools
+import pathlib
+import sys
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from kvae import data, draw, figures, measures, paper_figures, topology
+from kvae.errors import InputError
+from kvae.evaluate import samples
+from kvae.models.autoencoder import suffix
+from kvae.results import Seed, Table, collect, load_experiments, measures_of, read_seeds, setting_of, spread
+from kvae.run import Run, load
+
+FIRST_STEPS = 1_500
+"""How far Figure 1 goes; the authors' script too plots the training loss of these steps."""
+
+OFFSETS = (-3, -2, -1, 0, 1, 2, 3)
+IMAGES = 32
+SHOWN = (0, IMAGES // 2)
+"""Of the images, those that Figure 3 shows; Figures 8 and 9 show one each."""
+
+MAP, EMA = "hard", "ema"
+
+
+def seeds_of(table: Table, setting: str) -> list[Seed]:
+    """The seeds of a setting; InputError where there is none."""
+    if not table.seeds[setting]:
+        raise InputError(f"there is no finished run of the setting {setting!r} on {table.dataset}")
+    return table.seeds[setting]
+
+
+def open_seed(seed: Seed) -> Run:
+    """The run at its last checkpoint."""
+    return load(seed.workdir, replica=seed.number - seed.config["seed"])
+
+
+def validation_images(run: Run) -> np.ndarray:
+    """Samples of the run's validation set, uint8 [IMAGES, h, w, 3]."""
+    fields = {name: value for name, value in run.config["dataset"].items() if name not in ("mean", "std")}
+    return samples(data.load(**fields).validation, IMAGES)
+
+
+def series(seeds: list[Seed], metric: str, last_step: float = np.inf) -> tuple[list[int], np.ndarray]:
+    """The steps at which all seeds have a metric, and its values [seeds, steps]."""
+    by_step = [{row["step"]: row[metric] for row in seed.rows if metric in row} for seed in seeds]
+    steps = sorted(step for step in set.intersection(*map(set, by_step)) if step <= last_step)
+    return steps, np.array([[values[step] for step in steps] for values in by_step], np.float64)
+
+
+def initialisation(table: Table, stem: str) -> Iterator[str]:
+    """Figure 1: the loss of every seed of EMA-VQ, by the initial count of its codes."""
+    losses = {
+        f"initial count {count}": series(seeds_of(table, setting), "train/reconstruction_loss", FIRST_STEPS)
+        for count, setting in ((0, "ema_n0"), (1, EMA))
+    }
+    title = f"EMA-VQ on {table.dataset}: the first steps, by the initial count of the codes"
+    paper_figures.initialisation(f"{stem}.png", losses, title, "training reconstruction loss")
+    yield f"{stem}.png"
+
+
+def codebook_maps(table: Table, stem: str) -> Iterator[str]:
+    """Figure 2, or, of models with two codebooks, Figure 7: what each code decodes to."""
+    for setting, which in ((EMA, "EMA-VQ, which has no map"), (MAP, "the Kohonen map")):
+        run = open_seed(seeds_of(table, setting)[0])
+        for name, codewords in run.codebooks.items():
+            others = [other for other in run.codebooks if other != name]
+            # With two codebooks one code of the other level is held: at a quarter of its grid, and at three quarters.
+            for quarter in (1, 3) if others else (0,):
+                place = {other: [side * quarter // 4 for side in run.codebooks[other].shape[:-1]] for other in others}
+                held = {other: int(np.ravel_multi_index(place[other], codewords.shape[:-1])) for other in others}
+                images = draw.constant_code_images(run.model, run.variables, name, held)
+                words = "".join(f", {other} level held at {tuple(place[other])}" for other in others)
+                level = f" of the {name} level" if others else ""
+                path = f"{stem}_{setting}{suffix(name)}{f'_held_{quarter}' if others else ''}.png"
+                title = f"{table.dataset}, {which}: what each code{level} decodes to{words} (step {run.step})"
+                figures.codebook_map(path, images, title)
+                yield path
+
+
+def moved_codes(table: Table, stem: str, image: int | None = None) -> Iterator[str]:
+    """Figure 3: images whose codes were moved, map above EMA-VQ. Of one image, level by level: Figures 8 and 9."""
+    runs = {"map": open_seed(seeds_of(table, MAP)[0]), "EMA-VQ": open_seed(seeds_of(table, EMA)[0])}
+    levels = list(runs["map"].codebooks)
+    if image is not None and len(levels) < 2:
+        raise InputError(f"this figure is of models with two codebooks; the runs on {table.dataset} have one")
+    images, rows = validation_images(runs["map"]), {}
+    parts = [(f"image {number}", i, None) for number, i in enumerate(SHOWN, 1)]
+    for part, i, names in parts if image is None else [(f"{level} level", image, [level]) for level in levels]:
+        for label, run in runs.items():
+            moved = (
+                draw.shifted_reconstructions(run.model, run.variables, images[i : i + 1], offset, names)
+                for offset in OFFSETS
+            )
+            rows[f"{label}, {part}"] = np.concatenate(list(moved))
+    title = f"{table.dataset}: reconstructions after codes are moved on the map, or, without a map, to other numbers"
+    paper_figures.offset_reconstructions(f"{stem}.png", rows, OFFSETS, title)
+    yield f"{stem}.png"
+
+
+def neighborhood(kernel: str, name: str, stem: str) -> Iterator[str]:
+    """Figures 4 and 5: a neighbourhood on a grid of 4 x 6 at several steps, for tau 0.1."""
+    grid_shape, winner = (4, 6), (2, 2)
+    code = int(np.ravel_multi_index(winner, grid_shape))
+    shape = topology.Neighborhood(grid_shape, kernel, shrink_step=0.1)
+    weights = {f"step {t}": np.asarray(topology.matrix(shape, t))[code].reshape(grid_shape) for t in (0, 10, 100)}
+    title = f"{name} neighbourhood: how strongly each node learns along with the winner"
+    paper_figures.neighborhoods(f"{stem}.png", weights, title, winner)
+    yield f"{stem}.png"
+
+
+def perplexity(table: Table, stem: str) -> Iterator[str]:
+    """Figure 6: how evenly the codes are used, by step."""
+    labels = {EMA: "EMA-VQ", MAP: "map, hard", "gaussian": "map, Gaussian"}
+    present = {setting: own for setting, own in table.seeds.items() if own}
+    if not present:
+        raise InputError(f"there is no finished run of {', '.join(labels)} on {table.dataset}")
+    first = next(iter(present.values()))[0]
+    size = int(np.prod(first.config["model.grid_shape"]))
+    for level in ("", "_top", "_bottom"):
+        if f"train/perplexity{level}" in first.rows[-1]:
+            values = {labels[setting]: series(own, f"train/perplexity{level}") for setting, own in present.items()}
+            title = f"{table.dataset}: how evenly the codes{level.replace('_', ' of level ')} are used in a batch"
+            paper_figures.perplexity(f"{stem}{level}.png", values, size, title)
+            yield f"{stem}{level}.png"
+
+
+def perturbation(table: Table, stem: str) -> Iterator[str]:
+    """PSNR of reconstructions whose codes were all moved, by how far: the map against EMA-VQ."""
+    values = {}
+    for setting, label in ((MAP, "map"), (EMA, "EMA-VQ (codes by number)")):
+        runs = [open_seed(seed) for seed in seeds_of(table, setting)]
+        images = validation_images(runs[0])
+        values[label] = [
+            [
+                float(np.mean(measures.psnr(images, draw.shifted_reconstructions(run.model, run.variables, images, o))))
+                for o in OFFSETS
+            ]
+            for run in runs
+        ]
+    title = f"{table.dataset}: how well images survive when all their codes are moved"
+    figures.perturbation_curve(f"{stem}.png", OFFSETS, values, title)
+    yield f"{stem}.png"
+
+
+def frontier(table: Table, stem: str) -> Iterator[str]:
+    """Loss against topographic error and perturbation PSNR, by the schedule of the neighbourhood."""
+    points = []
+    for setting, label in table.labels.items():
+        measured = [measures_of(seed) for seed in table.seeds[setting]]
+        if setting == EMA or not measured:
+            continue
+        point = {"label": label, "paper": setting == MAP}
+        for name, key in (
+            ("loss", "loss"), ("topographic_error", "topographic_error_8"), ("psnr", "perturbation_psnr_1")
+        ):  # fmt: skip
+            if key in measured[0]:
+                mean, std = spread([values[key] for values in measured])
+                point |= {name: mean} | ({} if std is None else {f"{name}_std": std})
+        points.append(point)
+    title = f"{table.dataset}: what order on the map costs, by how its neighbourhood shrinks"
+    paper_figures.frontier(f"{stem}.png", points, title)
+    yield f"{stem}.png"
+
+
+FIGURES = {
+    "1": ("1", initialisation),
+    "2": ("2", codebook_maps),
+    "3": ("2", moved_codes),
+    "4": (None, functools.partial(neighborhood, "hard", "Hard")),
+    "5": (None, functools.partial(neighborhood, "gaussian", "Gaussian")),
+    "6": ("2", perplexity),
+    "7": ("2", codebook_maps),
+    "8": ("2", functools.partial(moved_codes, image=SHOWN[0])),
+    "9": ("2", functools.partial(moved_codes, image=SHOWN[1])),
+    "frontier": ("schedules", frontier),
+    "perturbation": ("2", perturbation),
+}
+"""By figure, the table whose settings it compares, if any, and the function that draws it."""
+
+
+def draw_figure(name: str, folders: list[str], experiments: Mapping, out: str) -> Iterator[str]:
+    """Draws a figure, once for each data set of the runs; gives the files.
+
+    Raises:
+      InputError: there is no run of a setting that it needs.
+    """
+    table_name, function = FIGURES[name]
+    pathlib.Path(out).mkdir(parents=True, exist_ok=True)
+    if table_name is None:
+        yield from function(f"{out}/figure_{name}")
+        return
+    rows = experiments["TABLES"][table_name]["rows"]
+    seeds = read_seeds(folders)
+    datasets = {seed.config["dataset.name"]: None for seed in seeds if setting_of(seed.config, experiments) in rows}
+    if not datasets:
+        raise InputError(f"figure {name} needs runs of some of these settings: {', '.join(rows)}")
+    for dataset in datasets:
+        table = collect(seeds, experiments, table_name, dataset)
+        for problem in table.problems:
+            if problem.startswith("left out"):
+                print(f"kvae: {problem}", file=sys.stderr)
+        yield from function(table, f"{out}/figure_{name}_{dataset}")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program; returns its exit status: 0, or 2 after an error that the user can mend."""
+    parser = argparse.ArgumentParser(prog="python -m kvae.paper", description=__doc__.split("\n\n")[0])
+    parser.add_argument("runs", nargs="*", metavar="RUNS", help="run folders, or folders above them")
+    parser.add_argument("--figure", required=True, choices=FIGURES)
+    parser.add_argument("--out", default="figures", help="the folder of the pictures (%(default)s)")
+    parser.add_argument("--experiments", default="configs/paper.py", help="what is compared (%(default)s)")
+    chosen = parser.parse_args(argv)
+    try:
+        for path in draw_figure(chosen.figure, chosen.runs, load_experiments(chosen.experiments), chosen.out):
+            print(path)
+    except (InputError, OSError) as error:
+        print(f"kvae: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,185 @@
+"""What finished runs say of the settings of `configs/paper.py`: which seeds may be averaged, and their measures.
+
+A run is known by its config, not by its folder's name: it belongs to the setting whose fields it has.
+"""
+
+import collections
+import json
+import math
+import pathlib
+import runpy
+import statistics
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from kvae.errors import InputError
+from kvae.journal import read_metrics
+from kvae.train import flatten
+
+FREE_FIELDS = {*("seed", "replicas", "micro_batches", "log_every_steps", "checkpoint_every_steps", "dataset.data_dir")}
+"""Fields in which the runs of a table may differ, besides those that its settings are about."""
+
+
+class Seed(NamedTuple):
+    """One seed of a run.
+
+    Attributes:
+      workdir: the run's folder.
+      number: the seed.
+      config: its config, flat: {"model.grid_shape": [16, 32], ...}.
+      rows: of metrics.jsonl, with this seed's values only.
+      problem: why it may not be averaged in; empty where nothing is wrong.
+    """
+
+    workdir: str
+    number: int
+    config: dict
+    rows: list[dict]
+    problem: str
+
+    @property
+    def name(self) -> str:
+        """The run and the seed, for a message."""
+        return f"{self.workdir}, seed {self.number}"
+
+    @property
+    def evaluations(self) -> list[dict]:
+        """The rows that hold an evaluation."""
+        return [row for row in self.rows if "valid/reconstruction_loss" in row]
+
+
+class Table(NamedTuple):
+    """What a table says of one data set.
+
+    Attributes:
+      name: in TABLES of the experiments.
+      dataset: the data set's name.
+      labels: by setting, what its row says.
+      seeds: by setting, those that are averaged; an empty list where a setting has no run.
+      problems: what was left out, a line each.
+    """
+
+    name: str
+    dataset: str
+    labels: dict[str, str]
+    seeds: dict[str, list[Seed]]
+    problems: list[str]
+
+
+def load_experiments(path: str) -> dict:
+    """The names of an experiments file, such as configs/paper.py.
+
+    Raises:
+      InputError: there is no such file.
+    """
+    if not pathlib.Path(path).is_file():
+        raise InputError(
+            f"--experiments={path}: there is no such file; it is configs/paper.py in the repository's root"
+        )
+    return runpy.run_path(path)
+
+
+def read_seeds(folders: Iterable[str]) -> list[Seed]:
+    """Every seed of every run in, or below, the folders, in the order of their paths.
+
+    Raises:
+      InputError: a folder has no run, or a config.json is damaged.
+    """
+    seeds = []
+    for folder in folders:
+        paths = sorted(pathlib.Path(folder).rglob("config.json"))
+        if not paths:
+            raise InputError(f"{folder} has no run: there is no config.json in it or below")
+        for path in paths:
+            seeds += _seeds_of(path.parent)
+    return list({(seed.workdir, seed.number): seed for seed in seeds}.values())
+
+
+def _seeds_of(run: pathlib.Path) -> list[Seed]:
+    try:
+        config = flatten(json.loads((run / "config.json").read_text()))
+        replicas, steps, first = config["replicas"], config["steps"], config["seed"]
+    except (json.JSONDecodeError, KeyError) as error:
+        raise InputError(f"{run / 'config.json'} is not the config of a run: {error!r}") from error
+    rows, seeds = read_metrics(str(run)), []
+    for replica in range(replicas):
+        own = [{k: v[replica] if isinstance(v, list) else v for k, v in row.items()} for row in rows]
+        seed = Seed(str(run), first + replica, config, own, "")
+        reached = rows[-1]["step"] if rows else 0
+        lost = [row["step"] for row in own if row.get("valid/reconstruction_loss", 0) is None]
+        problem = ""
+        if lost:
+            problem = f"its loss is not finite at step {lost[0]}"
+        elif reached < steps:
+            problem = f"unfinished, at step {reached} of {steps}"
+        elif not seed.evaluations:
+            problem = "it was never evaluated"
+        seeds.append(seed._replace(problem=problem))
+    return seeds
+
+
+def setting_of(config: Mapping, experiments: Mapping) -> str | None:
+    """The setting that a flat config has, or None.
+
+    Fields that its quantiser does not have do not matter, and of the grid only whether it is a line or a plane.
+    """
+    for setting, fields in experiments["SETTINGS"].items():
+        wanted = {**experiments["BASE"], **fields}
+        axes = len(wanted.pop("model.grid_shape"))
+        if config.get("model.quantizer") != wanted["model.quantizer"] or len(config["model.grid_shape"]) != axes:
+            continue
+        if all(config.get(name, value) == value for name, value in wanted.items()):
+            return setting
+    return None
+
+
+def collect(seeds: Iterable[Seed], experiments: Mapping, name: str, dataset: str) -> Table:
+    """The seeds of a table's settings on one data set; of several configs, the one that most seeds have."""
+    labels, problems = experiments["TABLES"][name]["rows"], []
+    varied = {*experiments["BASE"], *FREE_FIELDS, *(k for fields in experiments["SETTINGS"].values() for k in fields)}
+    sound, configs = [], collections.defaultdict(list)
+    for seed in seeds:
+        setting = setting_of(seed.config, experiments)
+        if seed.config["dataset.name"] != dataset or setting not in labels:
+            continue
+        if seed.problem:
+            problems.append(f"left out: {seed.name}: {seed.problem}")
+            continue
+        common = {field: value for field, value in seed.config.items() if field not in varied}
+        common["number of codes"] = math.prod(seed.config["model.grid_shape"])
+        sound.append((seed, setting, common))
+        configs[json.dumps(common, sort_keys=True)].append(common)
+    chosen = max(configs.values(), key=len)[0] if configs else {}
+    found = {setting: {} for setting in labels}
+    for seed, setting, common in sound:
+        differ = [k for k in sorted(common.keys() | chosen.keys()) if common.get(k) != chosen.get(k)]
+        if differ:
+            what = "; ".join(f"{field} {common.get(field)}, elsewhere {chosen.get(field)}" for field in differ)
+            problems.append(f"left out: {seed.name}: another config than the rest of the table: {what}")
+        elif seed.number in found[setting]:
+            problems.append(f"left out: {seed.name}: the same as {found[setting][seed.number].name}")
+        else:
+            found[setting][seed.number] = seed
+    problems += [f"missing: {labels[setting]} ({setting})" for setting, own in found.items() if not own]
+    return Table(name, dataset, labels, {setting: list(own.values()) for setting, own in found.items()}, problems)
+
+
+def measures_of(seed: Seed) -> dict[str, float]:
+    """The measures of a seed: `loss`, `steps_10`, `steps_20`, and all metrics of its last evaluation.
+
+    The steps to +10% of the lowest loss are those of the first evaluation that is at most 1.1 times the lowest; the
+    lowest itself is one, so that there always is such a step.
+    """
+    rows = seed.evaluations
+    lowest = min(row["valid/reconstruction_loss"] for row in rows)
+    measures = {name.removeprefix("valid/"): value for name, value in rows[-1].items() if name.startswith("valid/")}
+    measures["loss"] = lowest
+    for percent in (10, 20):
+        near = (row["step"] for row in rows if row["valid/reconstruction_loss"] <= (1 + percent / 100) * lowest)
+        measures[f"steps_{percent}"] = next(near)
+    return measures
+
+
+def spread(values: list[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation; None where there is one value only."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None

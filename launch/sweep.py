@@ -1,0 +1,108 @@
+"""Trains what a table of the paper compares, one setting after the other, all seeds of a setting at once.
+
+    python launch/sweep.py --table=3 --dataset=photos
+    python launch/sweep.py --table=3 --dataset=cifar10 --print   # the commands only, one a line, for a job array
+
+Run the same command again and it goes on: what is finished is skipped, what was interrupted continues where it stopped.
+Settings that tables share are trained once. Other arguments, such as --config.steps=400, go to every run.
+"""
+
+import argparse
+import pathlib
+import runpy
+import shlex
+import signal
+import subprocess
+import sys
+
+from kvae import main as program
+from kvae.errors import InputError
+from kvae.journal import read_metrics
+
+
+def commands(paper: dict, table: str, dataset: str, seeds: int | None, runs: str, extra: list[str]) -> dict:
+    """For each setting of a table, the arguments of `kvae.main` that train it.
+
+    Args:
+      paper: the names of configs/paper.py.
+      table: a name in its TABLES.
+      dataset: a name in its DATASETS.
+      seeds: how many, 0, 1, 2 and so on; None for as many as the data set's entry says.
+      runs: the folder of all runs: a setting's is RUNS/DATASET/SETTING.
+      extra: further arguments.
+    """
+    source = paper["DATASETS"][dataset]
+    found = {}
+    for setting in paper["TABLES"][table]["rows"]:
+        fields = dict(paper["SETTINGS"][setting])
+        variant = ":gradient" if fields.pop("model.quantizer", "kohonen") == "gradient" else ""
+        found[setting] = [
+            f"--config={source['config']}{variant}",
+            f"--workdir={pathlib.Path(runs) / dataset / setting}",
+            f"--config.replicas={seeds or source['seeds']}",
+            *(f"--config.{name}={value}" for name, value in fields.items()),
+            *extra,
+        ]
+    return found
+
+
+def is_finished(arguments: list[str]) -> bool:
+    """Whether the run of these arguments has reached its last step."""
+    config, workdir, _ = program.parse(arguments)
+    rows = read_metrics(workdir)
+    return bool(rows) and rows[-1]["step"] >= config["steps"]
+
+
+def train(arguments: list[str]) -> bool:
+    """Trains one setting in a process of its own; whether it was finished.
+
+    Raises:
+      KeyboardInterrupt: this program was asked to stop; the run has saved its state.
+    """
+    process = subprocess.Popen([sys.executable, "-m", "kvae.main", *arguments])
+    try:
+        process.wait()
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+        raise
+    return process.returncode == 0 and is_finished(arguments)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program; returns its exit status: 0, 1 where a run failed, 2 for a mistake, 130 when it was stopped."""
+    paper = runpy.run_path("configs/paper.py")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", required=True, choices=paper["TABLES"])
+    parser.add_argument("--dataset", required=True, choices=paper["DATASETS"])
+    parser.add_argument("--seeds", type=int, help="how many seeds; by default what configs/paper.py says")
+    parser.add_argument("--runs", default="runs/paper", help="the folder of all runs (%(default)s)")
+    parser.add_argument("--print", action="store_true", help="print the commands of what is not finished")
+    chosen, extra = parser.parse_known_args(argv)
+    try:
+        todo = commands(paper, chosen.table, chosen.dataset, chosen.seeds, chosen.runs, extra)
+        todo = {setting: arguments for setting, arguments in todo.items() if not is_finished(arguments)}
+    except InputError as error:
+        print(f"sweep: {error}", file=sys.stderr)
+        return 2
+    if chosen.print:
+        for arguments in todo.values():
+            print(shlex.join(["python", "-m", "kvae.main", *arguments]))
+        return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    failed = []
+    for number, (setting, arguments) in enumerate(todo.items(), 1):
+        print(f"sweep: {setting}, {number} of {len(todo)}", file=sys.stderr, flush=True)
+        try:
+            if not train(arguments):
+                failed.append(setting)
+        except KeyboardInterrupt:
+            print("sweep: stopped; run the same command again to go on", file=sys.stderr)
+            return 130
+    if failed:
+        print(f"sweep: not finished: {', '.join(failed)}; what they said stands above", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

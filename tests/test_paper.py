@@ -1,0 +1,84 @@
+"""The paper's figures by command, from tiny runs of a map and of EMA-VQ."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import pytest
+
+from kvae import paper
+from kvae.train import train
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def in_the_project(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def drawn(capsys, name, runs, out):
+    """The names of the files of a figure."""
+    assert paper.main([f"--figure={name}", *map(str, runs), f"--out={out}"]) == 0
+    files = [pathlib.Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert all(file.stat().st_size > 1_000 for file in files)
+    return [file.stem for file in files]
+
+
+def make_runs(make_config, folder, model, replicas):
+    for setting, neighborhood in (("hard", "hard"), ("ema", "none")):
+        config = make_config(
+            model, steps=4, evaluate_every_steps=4, replicas=replicas, **{"model.neighborhood": neighborhood}
+        )
+        train(config, str(folder / setting), jax.devices()[:1])
+    return folder
+
+
+def pretend(run, into, **fields):
+    """A copy of a run's files that says it had other fields of the model."""
+    into.mkdir()
+    config = json.loads((run / "config.json").read_text())
+    config["model"] |= fields
+    (into / "config.json").write_text(json.dumps(config))
+    shutil.copy(run / "metrics.jsonl", into)
+
+
+def test_figures_of_a_model_with_one_codebook(make_config, tmp_path, capsys):
+    runs, out = [make_runs(make_config, tmp_path / "runs", "vqvae", 2)], tmp_path / "figures"
+    pretend(runs[0] / "ema", runs[0] / "ema_n0", init_count=0.0)
+    assert drawn(capsys, "1", runs, out) == ["figure_1_photos"]
+    assert drawn(capsys, "2", runs, out) == ["figure_2_photos_ema", "figure_2_photos_hard"]
+    assert drawn(capsys, "3", runs, out) == ["figure_3_photos"]
+    assert drawn(capsys, "6", runs, out) == ["figure_6_photos"]
+    assert drawn(capsys, "perturbation", runs, out) == ["figure_perturbation_photos"]
+    assert drawn(capsys, "frontier", runs, out) == ["figure_frontier_photos"]
+    assert paper.main(["--figure=8", *map(str, runs), f"--out={out}"]) == 2
+    assert "this figure is of models with two codebooks" in capsys.readouterr().err
+
+
+def test_figures_of_a_model_with_two_codebooks(make_config, tmp_path, capsys):
+    runs, out = [make_runs(make_config, tmp_path / "runs", "vqvae2", 1)], tmp_path / "figures"
+    assert set(drawn(capsys, "7", runs, out)) == {
+        f"figure_7_photos_{setting}_{level}_held_{quarter}"
+        for setting in ("ema", "hard") for level in ("top", "bottom") for quarter in (1, 3)
+    }  # fmt: skip
+    assert drawn(capsys, "6", runs, out) == ["figure_6_photos_top", "figure_6_photos_bottom"]
+    for name in ("3", "8", "9"):
+        assert drawn(capsys, name, runs, out) == [f"figure_{name}_photos"]
+
+
+def test_neighborhoods_need_no_runs(tmp_path, capsys):
+    for name in ("4", "5"):
+        assert drawn(capsys, name, [], tmp_path) == [f"figure_{name}"]
+
+
+def test_a_figure_without_its_runs_says_what_it_needs(make_config, tmp_path, capsys):
+    run = tmp_path / "hard"
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps(make_config(steps=2)))
+    (run / "metrics.jsonl").write_text('{"step": 2, "valid/reconstruction_loss": 0.1}\n')
+    assert paper.main(["--figure=3", str(tmp_path), f"--out={tmp_path}"]) == 2
+    assert capsys.readouterr().err == "kvae: there is no finished run of the setting 'ema' on photos\n"
+    assert paper.main(["--figure=1", str(tmp_path), f"--out={tmp_path}"]) == 2
+    assert "figure 1 needs runs of some of these settings: ema_n0_keep" in capsys.readouterr().err

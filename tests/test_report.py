@@ -1,0 +1,179 @@
+"""The tables, from synthetic runs with known answers."""
+
+import json
+import pathlib
+
+import pytest
+
+from kvae import main as program
+from kvae import report, results
+from kvae.errors import InputError
+from kvae.train import flatten
+
+ROOT = pathlib.Path(__file__).parents[1]
+EXPERIMENTS = results.load_experiments(str(ROOT / "configs" / "paper.py"))
+MODEL = {name.removeprefix("model."): value for name, value in EXPERIMENTS["BASE"].items()}
+
+
+def make_run(folder, losses, *, dataset="photos", seed=0, replicas=1, steps=None, model=(), last=(), **fields):
+    """A run's files: `losses` by evaluated step, and further metrics of its last row."""
+    steps = steps or 100 * len(losses)
+    config = {
+        "seed": seed,
+        "replicas": replicas,
+        "steps": steps,
+        "batch_size": 32,
+        "evaluate_every_steps": 100,
+        "checkpoint_every_steps": 100,
+        "dataset": {"name": dataset, "data_dir": ""},
+        "model": {**MODEL, "channels": 64, **dict(model)},
+    }
+    rows = [{"step": 100 * (i + 1), "valid/reconstruction_loss": loss} for i, loss in enumerate(losses)]
+    if rows:
+        rows[-1] |= dict(last)
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({**config, **fields}))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder)
+
+
+def table(*folders, name="2", dataset="photos"):
+    return results.collect(results.read_seeds(folders), EXPERIMENTS, name, dataset)
+
+
+def row_of(text, label):
+    """The cells of a table's row."""
+    line = next(line for line in text.splitlines() if line.startswith(f"| {label} |"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+@pytest.mark.parametrize(
+    ("losses", "ten", "twenty"),
+    [
+        ([0.8, 0.12, 0.11, 0.1], 300, 200),  # exactly 1.1 and 1.2 times the lowest count
+        ([0.8, 0.1, 0.105, 0.3], 200, 200),  # the lowest is not the last, and what comes after it does not matter
+        ([0.3, 0.2, 0.1], 300, 300),  # nothing but the lowest itself is near it
+        ([0.1, 0.5, 0.5], 100, 100),
+        ([0.1], 100, 100),
+        ([1.0, 1.0, 1.0], 100, 100),  # a run that learns nothing is at its best at once
+    ],
+)
+def test_steps_to_a_share_of_the_run_s_own_lowest_loss(tmp_path, losses, ten, twenty):
+    measures = results.measures_of(results.read_seeds([make_run(tmp_path / "run", losses)])[0])
+    assert (measures["steps_10"], measures["steps_20"]) == (ten, twenty)
+    assert measures["loss"] == min(losses)
+
+
+def test_seeds_are_averaged_with_the_sample_s_deviation_whether_replicas_or_runs(tmp_path):
+    metrics = {"valid/perplexity": [200.0, 210.0], "valid/topographic_error_8": [0.5, 0.7]}
+    two = make_run(tmp_path / "two", [[0.5, 0.6], [0.05, 0.06]], replicas=2, last=metrics)
+    metrics = {"valid/perplexity": 220.0, "valid/topographic_error_8": 0.6}
+    one = make_run(tmp_path / "one", [0.7, 0.07], seed=2, last=metrics)
+    cells = row_of(report.report([two, one], EXPERIMENTS, "2"), "hard, 2D")
+    assert cells[1:7] == ["3", "60.0 ± 10.0 (+0.0%)", "200 ± 0", "200 ± 0", "210 ± 10", "—"]
+    assert cells[7] == "0.60 ± 0.10"
+
+
+def test_one_seed_has_no_deviation_and_the_distance_to_the_best_is_said(tmp_path):
+    make_run(tmp_path / "hard", [0.5, 0.05])
+    make_run(tmp_path / "ema", [0.5, 0.055], model={"neighborhood": "none"})
+    text = report.report([str(tmp_path)], EXPERIMENTS, "2")
+    assert row_of(text, "hard, 2D")[1:3] == ["1", "50.0 (+0.0%)"]
+    assert row_of(text, "none (EMA-VQ)")[1:3] == ["1", "55.0 (+10.0%)"]
+    assert "- missing: Gaussian, 2D (gaussian)" in text
+
+
+def test_the_paper_s_figures_stand_beside_ours_only_where_the_data_set_is_the_paper_s(tmp_path):
+    make_run(tmp_path / "cifar10", [0.5, 0.0519], dataset="cifar10")
+    make_run(tmp_path / "faces", [0.5, 0.00173], dataset="faces", last={
+        f"valid/perplexity_{level}": value for level, value in (("top", 300.0), ("bottom", 280.0))
+    })  # fmt: skip
+    make_run(tmp_path / "photos", [0.5, 0.05])
+    text = report.report([str(tmp_path)], EXPERIMENTS, "2")
+    cifar10, faces, photos = text.split("### ")[1:]
+    assert row_of(cifar10, "hard, 2D")[2:8] == [
+        "51.9 (+0.0%)", "52.1 ± 0.2", "200", "5,200 ± 600", "200", "2,500 ± 500"
+    ]  # fmt: skip
+    assert row_of(faces, "hard, 2D")[2:4] == ["17.3 (+0.0%)", "17.3 ± 0.1"]
+    assert row_of(faces, "hard, 2D")[8] == "300 / 280"
+    assert "paper |" not in photos
+    assert "The paper has no such figures for photos" in photos
+    assert "The paper has no" not in cifar10
+
+
+def test_unfinished_and_diverged_seeds_are_named_and_left_out(tmp_path):
+    make_run(tmp_path / "stopped", [0.5, 0.01], steps=800)
+    make_run(tmp_path / "begun", [], steps=800, seed=1)
+    make_run(tmp_path / "blind", [], steps=100, seed=2)
+    (tmp_path / "blind" / "metrics.jsonl").write_text('{"step": 100, "train/loss": 0.1}\n')
+    make_run(tmp_path / "two", [[0.5, 0.5], [0.05, None]], seed=3, replicas=2)
+    found = table(str(tmp_path))
+    assert [seed.number for seed in found.seeds["hard"]] == [3]
+    problems = [line.replace(str(tmp_path), "") for line in found.problems]
+    assert problems[:4] == [
+        "left out: /begun, seed 1: unfinished, at step 0 of 800",
+        "left out: /blind, seed 2: it was never evaluated",
+        "left out: /stopped, seed 0: unfinished, at step 200 of 800",
+        "left out: /two, seed 4: its loss is not finite at step 200",
+    ]
+
+
+def test_runs_of_another_config_are_named_by_what_differs_and_left_out(tmp_path):
+    make_run(tmp_path / "a", [0.5, 0.05])
+    make_run(tmp_path / "b", [0.5, 0.05], seed=1)
+    make_run(tmp_path / "large", [0.5, 0.01], seed=2, batch_size=256, model={"channels": 128})
+    make_run(tmp_path / "short", [0.5], seed=3)
+    make_run(tmp_path / "ema", [0.5, 0.05], model={"neighborhood": "none"}, checkpoint_every_steps=200)
+    found = table(str(tmp_path))
+    assert [seed.number for seed in found.seeds["hard"]] == [0, 1]
+    assert len(found.seeds["ema"]) == 1
+    assert found.problems[0].endswith("batch_size 256, elsewhere 32; model.channels 128, elsewhere 64")
+    assert found.problems[1].endswith("seed 3: another config than the rest of the table: steps 100, elsewhere 200")
+
+
+def test_a_seed_counts_once(tmp_path):
+    first = make_run(tmp_path / "first", [0.5, 0.05])
+    again = make_run(tmp_path / "again", [0.5, 0.06])
+    found = table(first, again, first)
+    assert [seed.workdir for seed in found.seeds["hard"]] == [first]
+    assert found.problems[0] == f"left out: {again}, seed 0: the same as {first}, seed 0"
+
+
+def test_runs_of_no_setting_are_named(tmp_path):
+    run = make_run(tmp_path / "hard", [0.5, 0.05])
+    wide = make_run(tmp_path / "wide", [0.5, 0.05], model={"radius": 3.0})
+    assert f"- left out: {wide}: it has no setting" in report.report([run, wide], EXPERIMENTS, "2")
+    with pytest.raises(InputError, match="no run has a setting of table 2"):
+        report.report([wide], EXPERIMENTS, "2")
+
+
+def test_every_setting_is_told_from_the_others_and_fits_its_configs(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for setting, fields in EXPERIMENTS["SETTINGS"].items():
+        variant = ":gradient" if fields.get("model.quantizer") == "gradient" else ""
+        for file in {"configs/photos_sweep.py", "configs/cifar10_vqvae.py"}:
+            overrides = [f"--config.{name}={value}" for name, value in fields.items() if name != "model.quantizer"]
+            config, _, _ = program.parse([f"--config={file}{variant}", *overrides])
+            assert results.setting_of(json.loads(json.dumps(flatten(config))), EXPERIMENTS) == setting
+
+
+def test_tables_speak_of_settings_that_exist():
+    for name, entry in EXPERIMENTS["TABLES"].items():
+        assert set(entry["rows"]) <= set(EXPERIMENTS["SETTINGS"])
+        for dataset, figures in EXPERIMENTS["PAPER"].get(name, {}).items():
+            assert dataset in EXPERIMENTS["DATASETS"]
+            assert set(figures) == set(entry["rows"])
+
+
+def test_the_program_writes_a_file_or_says_what_is_wrong(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    run = make_run(tmp_path / "hard", [0.5, 0.05])
+    assert report.main([run, "--table=2", f"--out={tmp_path / 'table.md'}"]) == 0
+    assert (tmp_path / "table.md").read_text().startswith("### Table 2, photos: Neighbourhoods\n")
+    for arguments, message in [
+        ([str(tmp_path / "none")], "has no run: there is no config.json in it or below"),
+        ([run, "--table=9"], "--table=9; it must be one of 1, 2, 3"),
+        ([run, "--experiments=none.py"], "--experiments=none.py: there is no such file"),
+    ]:
+        assert report.main(arguments) == 2
+        assert message in capsys.readouterr().err

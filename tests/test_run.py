@@ -1,0 +1,137 @@
+"""A finished run in a notebook: what `kvae.load` promises, and what it says to a mistake."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+import kvae
+from kvae import data
+from kvae.checkpoint import Checkpoints
+from kvae.errors import InputError
+from kvae.evaluate import Evaluator
+from kvae.journal import read_metrics
+from kvae.mesh import make_mesh
+from kvae.train import train
+
+REPLICAS = 2
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def workdir(make_config, data_dir):
+    """A run of two levels, trained once on eight devices."""
+    folder = pathlib.Path(data_dir) / "run_of_two_levels"
+    if not folder.exists():
+        train(make_config("vqvae2", steps=4, evaluate_every_steps=4), str(folder), jax.devices())
+    return str(folder)
+
+
+def test_a_run_is_its_config_its_model_and_its_codebooks(workdir):
+    run = kvae.load(workdir)
+    assert run.step == 4
+    assert run.config == json.loads((pathlib.Path(workdir) / "config.json").read_text())
+    assert run.metrics == read_metrics(workdir)
+    assert {name: w.shape for name, w in run.codebooks.items()} == {"top": (4, 8, 8), "bottom": (4, 8, 8)}
+    leaves = run.variables["codebook"]["quantizer_top"]
+    np.testing.assert_array_equal(run.codebooks["top"].reshape(32, 8), leaves["codewords"])
+    assert leaves["step"] == 4
+
+
+def test_images_go_to_codes_and_back_as_in_the_model(workdir, images):
+    run = kvae.load(workdir)
+    codes = run.encode(images)
+    assert {name: (c.shape, c.dtype) for name, c in codes.items()} == {
+        "top": ((3, 4, 4), np.int32), "bottom": ((3, 8, 8), np.int32)
+    }  # fmt: skip
+    for name, expected in run.model.apply(run.variables, images, method="encode").items():
+        np.testing.assert_array_equal(codes[name], expected)
+    decoded, same = run.decode(codes), run.reconstruct(images)
+    assert decoded.dtype == same.dtype == np.uint8
+    # Rounding may differ in the last bit: one is compiled with the encoder, one without.
+    assert np.max(np.abs(decoded.astype(int) - same)) <= 1
+    assert run.decode({name: c[:1] for name, c in codes.items()}).shape == (1, 32, 32, 3)
+
+
+@pytest.mark.parametrize(
+    ("codes", "message"),
+    [
+        ({"top": [[[32]]], "bottom": [[[0]]]}, "codes of 'top' run from 32 to 32; they must be in 0 to 31"),
+        ({"top": [[[-1]]], "bottom": [[[0]]]}, "codes of 'top' run from -1 to -1"),
+        ({"top": [[[0]]]}, "codes lack the codebook 'bottom'"),
+        ({"tpo": [[[0]]]}, "codes has no field 'tpo'; did you mean 'top'"),
+    ],
+)
+def test_codes_that_are_none(workdir, codes, message):
+    with pytest.raises(InputError, match=message):
+        kvae.load(workdir).decode(codes)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "message"),
+    [
+        ((2, 32, 32, 1), np.uint8, r"images are uint8\[2, 32, 32, 1\]; they must be uint8\[b, h, w, 3\]"),
+        ((32, 32, 3), np.uint8, r"they must be uint8\[b, h, w, 3\]"),
+        ((2, 32, 32, 3), np.float32, r"images are float32"),
+        ((2, 30, 32, 3), np.uint8, "images are 30 x 32; height and width must be multiples of 8"),
+    ],
+)
+def test_images_that_do_not_fit(workdir, shape, dtype, message):
+    with pytest.raises(InputError, match=message):
+        kvae.load(workdir).encode(np.zeros(shape, dtype))
+
+
+def test_runs_steps_and_replicas_that_are_not_there(workdir, tmp_path):
+    with pytest.raises(InputError, match=r"is no run: it has no config\.json"):
+        kvae.load(str(tmp_path / "none"))
+    with pytest.raises(InputError, match="has no checkpoint of step 3; it has 4"):
+        kvae.load(workdir, step=3)
+    with pytest.raises(InputError, match=r"replica is 1; .* has one, 0"):
+        kvae.load(workdir, replica=1)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="has no checkpoint yet"):
+        kvae.load(str(tmp_path / "empty"))
+
+
+def test_each_replica_opens_as_a_run_of_its_own(make_config, tmp_path, images):
+    config = make_config(replicas=REPLICAS, steps=4, evaluate_every_steps=4)
+    train(config, str(tmp_path / "run"), jax.devices()[:1])
+    runs = [kvae.load(str(tmp_path / "run"), replica=i) for i in range(REPLICAS)]
+    for run in runs:
+        assert run.codebooks["codebook"].shape == (4, 8, 8)
+        assert run.reconstruct(images).shape == images.shape
+    assert np.any(runs[0].codebooks["codebook"] != runs[1].codebooks["codebook"])
+    with pytest.raises(InputError, match=r"replica is 2; .* has 2, from 0"):
+        kvae.load(str(tmp_path / "run"), replica=2)
+    row = read_metrics(str(tmp_path / "run"))[-1]
+    fields = {name: value for name, value in config["dataset"].items() if name not in ("mean", "std")}
+    held_out = data.load(**fields).validation
+    for i, run in enumerate(runs):
+        # What opens under a replica's number is what was measured under it.
+        metrics, _ = Evaluator(run.model, 1, make_mesh(1, jax.devices()[:1])).metrics(run.variables, held_out, 8)
+        np.testing.assert_allclose(metrics["valid/reconstruction_loss"], row["valid/reconstruction_loss"][i], rtol=1e-5)
+
+
+def test_the_best_checkpoint_is_that_of_the_mean_over_finite_replicas(make_config, tmp_path, monkeypatch):
+    """Of four evaluations the second has the lowest mean, once the replica that is lost is left out."""
+    losses = iter([[0.5, 0.5], [0.3, float("nan")], [0.4, 0.4], [0.6, 0.2], [0.7, 0.7]])
+    measured = Evaluator.metrics
+
+    def pretended(self, *arguments):
+        row, totals = measured(self, *arguments)
+        return row | {"valid/loss": next(losses)}, totals
+
+    monkeypatch.setattr(Evaluator, "metrics", pretended)
+    every = dict(log_every_steps=2, evaluate_every_steps=2, checkpoint_every_steps=2)
+    train(make_config(replicas=REPLICAS, steps=10, **every), str(tmp_path), jax.devices()[:1])
+    checkpoints = Checkpoints(str(tmp_path), read_only=True)
+    kept = checkpoints.steps()
+    checkpoints.close()
+    assert kept == [4, 8, 10]  # the best and the last two
