@@ -33,7 +33,7 @@ class Checkpoints:
         )
         policy = checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(2), best])
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=policy, read_only=read_only, create=not read_only, enable_async_checkpointing=True
+            preservation_policy=policy, create=not read_only, enable_async_checkpointing=True
         )
         self._manager = ocp.CheckpointManager(
             self.folder,

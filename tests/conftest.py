@@ -20,7 +20,7 @@ def data_dir(tmp_path_factory):
     return str(tmp_path_factory.mktemp("data"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_config(data_dir):
     """`make_config(model="vqvae", **fields)`: a tiny config on photographs; dots name nested fields."""
 

@@ -191,7 +191,7 @@ ROOMS = [
     {"data"},
     {"cluster", "mesh", "checkpoint", "canvas", "figures", "paper_figures", "journal"},
     {"state", "evaluate", "draw", "train", "main"},
-    {"run", "report", "benchmark", "paper", "baseline"},
+    {"run", "results", "report", "benchmark", "paper", "baseline"},
 ]
 """A room may import only from its own and from those above it; data imports nothing but errors."""
 

@@ -135,31 +135,28 @@ def test_replicas_write_lists_and_one_writes_numbers(make_config, tmp_path):
     np.testing.assert_allclose(row["valid/loss"][1], alone["valid/loss"], rtol=1e-3)
 
 
-def test_a_resumed_run_is_the_uninterrupted_one(make_config, tmp_path):
-    config = make_config()
-    run(config, tmp_path / "whole")
-    run({**config, "steps": 4}, tmp_path / "parts")
-    run(config, tmp_path / "parts")
-    steps = [row["step"] for row in read_metrics(str(tmp_path / "parts"))]
-    assert steps == [2, 4, 6, 8, 10, 12]
-    jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path / "whole"), final_state(tmp_path / "parts"))
+@pytest.fixture(scope="module")
+def whole(make_config, tmp_path_factory):
+    """An uninterrupted run, which those that were interrupted must equal."""
+    workdir = tmp_path_factory.mktemp("whole")
+    run(make_config(), workdir)
+    return workdir
 
 
-def test_rows_beyond_the_checkpoint_are_dropped(make_config, tmp_path):
+def test_rows_beyond_the_checkpoint_are_dropped(make_config, tmp_path, whole):
     config = make_config()
-    run(config, tmp_path / "whole")
-    run({**config, "steps": 8}, tmp_path / "cut")
+    run({**config, "steps": 8, "evaluate_every_steps": 12}, tmp_path / "cut")
     checkpoints = tmp_path / "cut" / "checkpoints"
     (checkpoints / "8").rename(tmp_path / "gone")
     with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 10, "train/lo')  # as a kill leaves it
     run(config, tmp_path / "cut")
-    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    assert [row["step"] for row in read_metrics(str(tmp_path / "cut"))] == [2, 4, 6, 8, 10, 12]
+    assert_same_run(whole, tmp_path / "cut")
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(make_config, tmp_path, caplog):
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(make_config, tmp_path, caplog, whole):
     config = make_config()
-    run(config, tmp_path / "whole")
     run({**config, "steps": 8}, tmp_path / "hurt")
     for path in (tmp_path / "hurt" / "checkpoints" / "8" / "state").rglob("*"):
         if path.is_file() and path.stat().st_size > 100:
@@ -168,7 +165,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(make_config, tmp_path
         run(config, tmp_path / "hurt")
     assert "checkpoint 8 is damaged" in caplog.text
     assert (tmp_path / "hurt" / "checkpoints" / "damaged-8").exists()
-    assert_same_run(tmp_path / "whole", tmp_path / "hurt")
+    assert_same_run(whole, tmp_path / "hurt")
 
 
 def test_when_no_checkpoint_can_be_read_nothing_is_overwritten(make_config, tmp_path):
@@ -223,14 +220,13 @@ def test_a_dying_codebook_is_named_with_the_remedy(make_config, tmp_path, caplog
     assert "model.neighborhood='hard'" in caplog.text
 
 
-def test_a_request_to_stop_saves_and_a_second_start_goes_on(make_config, tmp_path, monkeypatch):
+def test_a_request_to_stop_saves_and_a_second_start_goes_on(make_config, tmp_path, monkeypatch, whole):
     config = make_config()
-    run(config, tmp_path / "whole")
     monkeypatch.setattr(train.StopSignal, "requested", lambda self, step: step == 7)
     assert run(config, tmp_path / "parts") == 7
     monkeypatch.undo()
     assert run(config, tmp_path / "parts") == 12
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert_same_run(whole, tmp_path / "parts")
 
 
 @pytest.mark.parametrize(
@@ -253,10 +249,9 @@ def test_a_batch_that_the_devices_cannot_share(make_config, tmp_path):
         run(make_config(batch_size=12), tmp_path, devices=8)
 
 
-def test_another_number_of_devices_goes_on_where_it_stopped(make_config, tmp_path):
+def test_another_number_of_devices_goes_on_where_it_stopped(make_config, tmp_path, whole):
     config = make_config()
-    run(config, tmp_path / "one")
     run({**config, "steps": 4}, tmp_path / "changed", devices=8)
     run(config, tmp_path / "changed", devices=2)
-    for one, other in zip(rows(tmp_path / "one"), rows(tmp_path / "changed"), strict=True):
+    for one, other in zip(rows(whole), rows(tmp_path / "changed"), strict=True):
         np.testing.assert_allclose(one["train/loss"], other["train/loss"], rtol=1e-3)
