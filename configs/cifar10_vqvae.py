@@ -2,10 +2,10 @@
 
     python -m kvae.main --config=configs/cifar10_vqvae.py
 
-Expected: a lowest validation reconstruction loss of 52.1e-3 +- 0.2e-3 (Table 2, "Hard"; EMA-VQ 51.9e-3 +- 0.2e-3), and
-+10% of it after 5,200 +- 600 steps. The split is train[:80%] and train[80%:], mean and std are of the first; the release
-draws a random fifth instead, and takes mean and std over all 50,000 images. `:gradient` has a codebook learned by
-gradient descent (Table 5).
+Expected: a lowest validation reconstruction loss of 52.1e-3 +- 0.2e-3 (Table 2, "Hard"; EMA-VQ 51.9e-3 +- 0.2e-3),
+and +10% of it after 5,200 +- 600 steps. The split is train[:80%] and train[80%:], mean and std are of the first; the
+release draws a random fifth instead, and takes mean and std over all 50,000 images. `:gradient` has a codebook learned
+by gradient descent (Table 5).
 """
 
 import ml_collections

@@ -3,8 +3,8 @@
     python -m kvae.main --config=configs/faces_vqvae2.py
 
 Expected: a lowest validation reconstruction loss of 17.3e-4 +- 0.1e-4 (Table 2, "Hard"; EMA-VQ 18.6e-4 +- 1.0e-4), the
-mean of the two sets' losses, and +10% of it after 17,000 +- 1,600 steps. The sets are concatenated, not weighted. Training
-uses all of each train folder; the release takes 95%.
+mean of the two sets' losses, and +10% of it after 17,000 +- 1,600 steps. The sets are concatenated, not weighted.
+Training uses all of each train folder; the release takes 95%.
 """
 
 import ml_collections

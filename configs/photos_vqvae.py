@@ -2,7 +2,8 @@
 
     python -m kvae.main --config=configs/photos_vqvae.py
 
-For a first look on a laptop: a few minutes on 2 CPU cores. The architecture is that of the paper's CIFAR-10 experiments.
+For a first look on a laptop: a few minutes on 2 CPU cores. The architecture is that of the paper's CIFAR-10
+experiments.
 """
 
 import ml_collections

@@ -2,7 +2,8 @@
 
     python -m kvae.main --config=configs/photos_vqvae2.py
 
-For a first look at two levels on a laptop. The architecture, but for its width, is that of the paper's ImageNet experiments.
+For a first look at two levels on a laptop. The architecture, but for its width, is that of the paper's ImageNet
+experiments.
 """
 
 import ml_collections

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from kvae.errors import InputError
 from kvae.journal import write_atomically
+from kvae.models import choose
 from kvae.results import Table, collect, load_experiments, measures_of, read_seeds, setting_of, spread
 
 COLUMNS = (
@@ -116,8 +117,8 @@ def main(argv: list[str]) -> int:
     chosen = parser.parse_args(argv)
     try:
         experiments = load_experiments(chosen.experiments)
-        if chosen.table not in (None, *experiments["TABLES"]):
-            raise InputError(f"--table={chosen.table}; it must be one of {', '.join(experiments['TABLES'])}")
+        if chosen.table:
+            choose("--table", chosen.table, experiments["TABLES"])
         text = report(chosen.runs, experiments, chosen.table)
         if chosen.out:
             write_atomically(pathlib.Path(chosen.out), text)

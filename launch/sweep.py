@@ -9,7 +9,6 @@ Settings that tables share are trained once. Other arguments, such as --config.s
 
 import argparse
 import pathlib
-import runpy
 import shlex
 import signal
 import subprocess
@@ -18,23 +17,25 @@ import sys
 from kvae import main as program
 from kvae.errors import InputError
 from kvae.journal import read_metrics
+from kvae.models import choose
+from kvae.results import load_experiments
 
 
-def commands(paper: dict, table: str, dataset: str, seeds: int | None, runs: str, extra: list[str]) -> dict:
+def commands(experiments: dict, table: str, dataset: str, seeds: int | None, runs: str, extra: list[str]) -> dict:
     """For each setting of a table, the arguments of `kvae.main` that train it.
 
     Args:
-      paper: the names of configs/paper.py.
+      experiments: the names of configs/paper.py.
       table: a name in its TABLES.
       dataset: a name in its DATASETS.
       seeds: how many, 0, 1, 2 and so on; None for as many as the data set's entry says.
       runs: the folder of all runs: a setting's is RUNS/DATASET/SETTING.
       extra: further arguments.
     """
-    source = paper["DATASETS"][dataset]
+    source = choose("--dataset", dataset, experiments["DATASETS"])
     found = {}
-    for setting in paper["TABLES"][table]["rows"]:
-        fields = dict(paper["SETTINGS"][setting])
+    for setting in choose("--table", table, experiments["TABLES"])["rows"]:
+        fields = dict(experiments["SETTINGS"][setting])
         variant = ":gradient" if fields.pop("model.quantizer", "kohonen") == "gradient" else ""
         found[setting] = [
             f"--config={source['config']}{variant}",
@@ -71,16 +72,17 @@ def train(arguments: list[str]) -> bool:
 
 def main(argv: list[str]) -> int:
     """Runs the program; returns its exit status: 0, 1 where a run failed, 2 for a mistake, 130 when it was stopped."""
-    paper = runpy.run_path("configs/paper.py")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", required=True, choices=paper["TABLES"])
-    parser.add_argument("--dataset", required=True, choices=paper["DATASETS"])
-    parser.add_argument("--seeds", type=int, help="how many seeds; by default what configs/paper.py says")
+    parser.add_argument("--table", required=True, help="which, such as 3 or schedules")
+    parser.add_argument("--dataset", required=True, help="on what: photos, cifar10, imagenet or faces")
+    parser.add_argument("--seeds", type=int, help="how many; by default what the experiments file says")
     parser.add_argument("--runs", default="runs/paper", help="the folder of all runs (%(default)s)")
+    parser.add_argument("--experiments", default="configs/paper.py", help="what is compared (%(default)s)")
     parser.add_argument("--print", action="store_true", help="print the commands of what is not finished")
     chosen, extra = parser.parse_known_args(argv)
     try:
-        todo = commands(paper, chosen.table, chosen.dataset, chosen.seeds, chosen.runs, extra)
+        experiments = load_experiments(chosen.experiments)
+        todo = commands(experiments, chosen.table, chosen.dataset, chosen.seeds, chosen.runs, extra)
         todo = {setting: arguments for setting, arguments in todo.items() if not is_finished(arguments)}
     except InputError as error:
         print(f"sweep: {error}", file=sys.stderr)

@@ -2,8 +2,8 @@
 
     python tests/kill.py --kills=20 --workdir=DIR
 
-Prints a line a kill and, at the end, how many leaves of the final state and rows of metrics.jsonl (but for the rates) differ
-in any bit. `tests/test_kill.py` does the same with three kills.
+Prints a line a kill and, at the end, how many leaves of the final state and how many rows of metrics.jsonl, but for the
+rates, differ in any bit. `tests/test_kill.py` does the same with three kills.
 """
 
 import argparse

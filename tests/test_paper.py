@@ -73,12 +73,16 @@ def test_neighborhoods_need_no_runs(tmp_path, capsys):
         assert drawn(capsys, name, [], tmp_path) == [f"figure_{name}"]
 
 
-def test_a_figure_without_its_runs_says_what_it_needs(make_config, tmp_path, capsys):
-    run = tmp_path / "hard"
-    run.mkdir()
-    (run / "config.json").write_text(json.dumps(make_config(steps=2)))
-    (run / "metrics.jsonl").write_text('{"step": 2, "valid/reconstruction_loss": 0.1}\n')
-    assert paper.main(["--figure=3", str(tmp_path), f"--out={tmp_path}"]) == 2
-    assert capsys.readouterr().err == "kvae: there is no finished run of the setting 'ema' on photos\n"
-    assert paper.main(["--figure=1", str(tmp_path), f"--out={tmp_path}"]) == 2
-    assert "figure 1 needs runs of some of these settings: ema_n0_keep" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("figure", "fields", "message"),
+    [
+        ("3", {"model.neighborhood": "none"}, "there is no finished run of the setting 'hard' on photos"),
+        ("1", {"model.neighborhood": "none"}, "there is no finished run of the setting 'ema_n0' on photos"),
+        ("3", {"model.radius": 3.0}, "figure 3 needs runs of some of these settings: ema, hard, gaussian"),
+    ],
+)
+def test_a_figure_without_its_runs_says_what_it_needs(make_config, tmp_path, capsys, figure, fields, message):
+    (tmp_path / "config.json").write_text(json.dumps(make_config(steps=2, **fields)))
+    (tmp_path / "metrics.jsonl").write_text('{"step": 2, "valid/reconstruction_loss": 0.1}\n')
+    assert paper.main([f"--figure={figure}", str(tmp_path), f"--out={tmp_path}"]) == 2
+    assert capsys.readouterr().err == f"kvae: {message}\n"
