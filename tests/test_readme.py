@@ -3,12 +3,14 @@
 import pathlib
 import re
 import shlex
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
 
-from kvae import main, train
+from kvae import main, report, train
 
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -33,6 +35,16 @@ def test_python_blocks(make_config, tmp_path, monkeypatch):
     assert names["same"].shape == images.shape
     assert names["codewords"].shape == (16, 32, 64)
     assert names["variables"]["codebook"]["step"] == 1
+
+
+def test_the_other_commands_parse(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(ROOT)
+    sweep = shlex.split(re.search(r"python (launch/sweep\.py [^\n]*)", TEXT)[1])
+    run = subprocess.run([sys.executable, *sweep, "--print", f"--runs={tmp_path}"], capture_output=True, text=True)
+    assert len(run.stdout.splitlines()) == 8, run.stderr
+    report_arguments = shlex.split(re.search(r"python -m kvae\.report ([^\n]*)", TEXT)[1])
+    assert report.main(report_arguments) == 2  # no runs here yet: said in one line
+    assert "runs/paper" in capsys.readouterr().err
 
 
 def test_commands_name_files_and_fields_that_exist(monkeypatch):
