@@ -21,6 +21,7 @@ def get_config(variant=""):
     config.log_every_steps = 100
     config.evaluate_every_steps = 1_000
     config.checkpoint_every_steps = 1_000
+    config.patience_evaluations = 0  # never stops early
 
     config.dataset = ml_collections.ConfigDict()
     config.dataset.name = "cifar10"
@@ -50,6 +51,7 @@ def get_config(variant=""):
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.learning_rate = 1e-3
+    config.optimizer.warmup = ()
     config.optimizer.clip_norm = 1.0
 
     if variant == "smoke":

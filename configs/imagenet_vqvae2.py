@@ -20,6 +20,7 @@ def get_config(variant=""):
     config.log_every_steps = 100
     config.evaluate_every_steps = 1_000
     config.checkpoint_every_steps = 1_000
+    config.patience_evaluations = 0  # never stops early
 
     config.dataset = ml_collections.ConfigDict()
     config.dataset.name = "imagenet"
@@ -48,6 +49,7 @@ def get_config(variant=""):
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.learning_rate = 3e-4
+    config.optimizer.warmup = ()
     config.optimizer.clip_norm = 1.0
 
     if variant == "smoke":

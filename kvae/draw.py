@@ -11,6 +11,7 @@ import numpy as np
 
 from kvae import figures, measures
 from kvae.models.autoencoder import Autoencoder, suffix
+from kvae.models.urlsom import URLSOM
 
 MAP_IMAGE_SIZE = 32
 """Side of the images on a codebook map, in pixels: more repeats the same texture."""
@@ -80,6 +81,14 @@ def shifted_reconstructions(model: Autoencoder, variables, images: np.ndarray, o
     return np.asarray(_apply(model, variables, codes, "decode"))
 
 
+def order(codewords: jax.Array, grid_shape: tuple[int, ...]) -> dict[str, float]:
+    """Trustworthiness and neighbourhood preservation of a map; nothing where it is too small or too large for them."""
+    if not 2 * RANKED_NEIGHBORS < len(codewords) <= LARGEST_RANKED_SIZE:
+        return {}
+    ranked = (measures.trustworthiness, measures.neighborhood_preservation)
+    return {measure.__name__: float(_ranked(measure, codewords, tuple(grid_shape))) for measure in ranked}
+
+
 @functools.singledispatch
 def inspect(model: nn.Module, variables, images: np.ndarray) -> dict[str, float]:
     """What can be measured of a model apart from its totals: metrics by name.
@@ -97,15 +106,18 @@ def _(model: Autoencoder, variables, images):
     """Trustworthiness and neighbourhood preservation of each map, and PSNR in dB after a shift of all codes."""
     metrics = {}
     for name, layer in model.quantizers.items():
-        codewords, grid_shape = model.bind(variables).quantizers[name].codewords(), tuple(layer.grid_shape)
-        if 2 * RANKED_NEIGHBORS < len(codewords) <= LARGEST_RANKED_SIZE:
-            for measure in (measures.trustworthiness, measures.neighborhood_preservation):
-                value = _ranked(measure, codewords, grid_shape)
-                metrics[measure.__name__ + suffix(name)] = float(value)
+        codewords = model.bind(variables).quantizers[name].codewords()
+        metrics |= {measure + suffix(name): value for measure, value in order(codewords, layer.grid_shape).items()}
     for offset in OFFSETS:
         shifted = shifted_reconstructions(model, variables, images, offset)
         metrics[f"perturbation_psnr_{offset}"] = float(jnp.mean(measures.psnr(images, shifted)))
     return metrics
+
+
+@inspect.register
+def _(model: URLSOM, variables, images):
+    """Trustworthiness and neighbourhood preservation of the vectors that the neurons answer to."""
+    return order(model.bind(variables).neuron_vectors(), model.grid_shape)
 
 
 @functools.singledispatch
@@ -157,4 +169,22 @@ def _(model: Autoencoder, variables, images, totals, rows, folder):
             np.asarray(measures.u_matrix(codewords, grid_shape)),
             f"U-matrix: distance of each codeword{which} to its neighbours on the map (step {step})",
         )
+    figures.curves(folder / "curves.png", rows, f"Training up to step {step}")
+
+
+@draw.register
+def _(model: URLSOM, variables, images, totals, rows, folder):
+    folder, step = pathlib.Path(folder), rows[-1]["step"]
+    folder.mkdir(parents=True, exist_ok=True)
+    for prefix, which in (("", "validation"), ("train_", "training")):
+        counts = np.asarray(totals[f"{prefix}counts"]).reshape(model.grid_shape)
+        title = f"How often each neuron wins on the {which} set (step {step})"
+        figures.hit_map(folder / f"{prefix}hit_map.png", counts, title)
+        if f"{prefix}table" in totals:
+            # The scatter is random within a neuron: who won what for which label is all that there is to know.
+            table = np.asarray(totals[f"{prefix}table"]).astype(int)
+            winners, labels = (np.repeat(index.ravel(), table.ravel()) for index in np.indices(table.shape))
+            title = f"Winners on the {which} set, by label (step {step})"
+            path = folder / f"{prefix}winners.png"
+            figures.winners(path, winners, labels, model.label_names, model.grid_shape, title)
     figures.curves(folder / "curves.png", rows, f"Training up to step {step}")

@@ -1,5 +1,6 @@
-"""Evaluation over the exact validation sets."""
+"""Evaluation over the exact validation sets, and over the training set where a model asks for it."""
 
+import functools
 from collections.abc import Callable, Mapping
 
 import flax.linen as nn
@@ -12,15 +13,15 @@ from kvae.data import pipeline
 from kvae.data.dataset import Examples
 from kvae.state import over_replicas
 
-POOLED = ("perplexity", "codes_used")
+POOLED = ("perplexity", "codes_used", "neural_selectivity", "dead_neurons")
 """Metrics that are taken over all validation sets together; the others are means over the sets."""
 
 
 class Evaluator:
-    """Adds up a model's totals over validation sets.
+    """Adds up a model's totals.
 
     Args:
-      model: has methods `totals` and `summarize`.
+      model: see `kvae.models.objective`.
       replicas: how many share the program.
       mesh: the devices.
     """
@@ -30,17 +31,19 @@ class Evaluator:
         # Every replica sees the same validation batch, split over the data axis only.
         self._batch_sharding = meshes.batch_sharding(mesh, 1)
 
-        def totals(variables, batch):
-            return model.apply(variables, batch, method="totals")
+    @functools.cache  # noqa: B019 -- an evaluator lives as long as its run
+    def _program(self, method):
+        def of_batch(variables, batch):
+            return self.model.apply(variables, batch, method=method)
 
-        self._totals = jax.jit(
-            over_replicas(totals, replicas, shared_arguments=(1,)),
-            out_shardings=meshes.state_sharding(mesh, replicas),
+        return jax.jit(
+            over_replicas(of_batch, self._replicas, shared_arguments=(1,)),
+            out_shardings=meshes.state_sharding(self._mesh, self._replicas),
             compiler_options=meshes.compiler_options(),
         )
 
-    def totals(self, variables, examples: Examples, batch_size: int) -> dict[str, np.ndarray]:
-        """Totals over one set, float64; with replicas, a leading replica axis."""
+    def totals(self, variables, examples: Examples, batch_size: int, method: str = "totals") -> dict[str, np.ndarray]:
+        """What a method of the model gives for each batch, added up over one set: float64, replicas leading."""
         batches = pipeline.evaluation_batches(
             examples,
             batch_size=batch_size,
@@ -49,21 +52,27 @@ class Evaluator:
         )
         total = None
         for batch in batches:
-            part = self._totals(variables, meshes.to_devices(self._batch_sharding, batch))
+            part = self._program(method)(variables, meshes.to_devices(self._batch_sharding, batch))
             part = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), jax.device_get(part))
             total = part if total is None else jax.tree.map(np.add, total, part)
         return total
 
-    def metrics(self, variables, sets: Mapping[str, Examples], batch_size: int) -> tuple[dict, dict]:
+    def metrics(
+        self, variables, sets: Mapping[str, Examples], batch_size: int, train: Examples | None = None
+    ) -> tuple[dict, dict]:
         """Metrics of all sets, and their totals added up.
 
         Returns:
           `valid/<metric>`: means over the sets, or pooled (`POOLED`); where there are several sets
           `valid/<set>/<metric>` too. With replicas each is a list in seed order. And the totals of all sets together.
+          Where the model keeps a tally of the training set, and that is given, they have it too, as `train_<name>`.
         """
         by_set = {name: self.totals(variables, examples, batch_size) for name, examples in sets.items()}
         pooled = jax.tree.map(lambda *parts: sum(parts), *by_set.values())
-        summaries = {name: self.per_replica(self.model.summarize, totals) for name, totals in by_set.items()}
+        tally = self.totals(variables, train, batch_size, "tally") if train and self.model.tallies_train else {}
+        tally = {f"train_{name}": total for name, total in tally.items()}
+        pooled |= tally
+        summaries = {name: self.per_replica(self.model.summarize, totals | tally) for name, totals in by_set.items()}
         row = {}
         for name, value in self.per_replica(self.model.summarize, pooled).items():
             if not name.startswith(POOLED):

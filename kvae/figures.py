@@ -176,6 +176,7 @@ _PANELS = (
     ("Reconstruction quality", "PSNR (dB)", (("psnr", ""),)),
     ("How evenly codes are used", "perplexity (effective codes)", (("perplexity", ""),)),
     ("Classes on the map", "neural selectivity", (("neural_selectivity", ""),)),
+    ("Dead neurons", "neurons that win no sample", (("dead_neurons", ""),)),
     ("Codes in use", "codes used at least once", (("codes_used", ""),)),
 )
 
@@ -194,7 +195,7 @@ def curves(path, rows, title):
             (split, f"{name}{suffix.replace('_', ' ')}".strip(), key)
             for metric, name in metrics
             for key in sorted({key for row in rows for key in row})
-            for split, suffix in re.findall(rf"^(train|valid)/{metric}((?:_[a-z]+)?)$", key)
+            for split, suffix in re.findall(rf"^(train|valid)/{metric}((?:_[a-z_]+)?)$", key)
         ]
         # `loss` is the sum of what the first panel shows; it stands alone where there is no reconstruction.
         if found and not (heading == "Loss" and panels):

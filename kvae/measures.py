@@ -136,11 +136,14 @@ def topographic_errors(z, codewords, grid_shape, neighbors: int = 8, mask: jax.A
       InputError: a grid that is not of K nodes, or another value of `neighbors`.
     """
     _check_grid(codewords, grid_shape, neighbors)
+    return jnp.sum(far_apart(*_two_nearest(z, codewords), grid_shape, neighbors), where=mask, dtype=jnp.int32)
+
+
+def far_apart(codes: jax.Array, others: jax.Array, grid_shape, neighbors: int = 8) -> jax.Array:
+    """Whether two codes, int [...], are neither equal nor neighbours (8 or 4, see `topographic_errors`): bool [...]."""
     position = jnp.asarray(coordinates(grid_shape))
-    nearest, second = _two_nearest(z, codewords)
-    apart = jnp.abs(position[nearest] - position[second])
-    errors = (jnp.max(apart, axis=-1) if neighbors == 8 else jnp.sum(apart, axis=-1)) > 1
-    return jnp.sum(errors, where=mask, dtype=jnp.int32)
+    apart = jnp.abs(position[codes] - position[others])
+    return (jnp.max(apart, axis=-1) if neighbors == 8 else jnp.sum(apart, axis=-1)) > 1
 
 
 @jax.jit
@@ -251,15 +254,15 @@ def _check_grid(codewords, grid_shape, neighbors=8):
 # URL-SOM: N. Kermiche, "Self-Organizing Representation Learning" (2021).
 
 
-def _directions(probabilities):
-    """P = p / |p|, a point of the unit sphere (Eq. 2)."""
+def directions(probabilities: jax.Array) -> jax.Array:
+    """P = p / |p|, points of the unit sphere (Eq. 2): float [..., n] -> float32 [..., n]."""
     probabilities = probabilities.astype(jnp.float32)
     return probabilities / jnp.linalg.norm(probabilities, axis=-1, keepdims=True)
 
 
 def _mean_direction(probabilities):
     """The mean of P over all leading axes, [n]."""
-    return jnp.mean(_directions(probabilities), axis=range(probabilities.ndim - 1))
+    return jnp.mean(directions(probabilities), axis=range(probabilities.ndim - 1))
 
 
 def winner_take_all_loss(probabilities: jax.Array) -> jax.Array:
@@ -279,12 +282,12 @@ def collapse_loss(probabilities: jax.Array) -> jax.Array:
 
     Arguments and result: as `winner_take_all_loss`.
     """
-    return 1 - jnp.sum(_directions(_mean_direction(probabilities))) / math.sqrt(probabilities.shape[-1])
+    return 1 - jnp.sum(directions(_mean_direction(probabilities))) / math.sqrt(probabilities.shape[-1])
 
 
 def similarity_loss(probabilities: jax.Array, others: jax.Array) -> jax.Array:
     """1 - mean_i P+_i . P-_i, of two views of the same images, [..., n] each (Eq. 6): float32 [], 0 if they agree."""
-    return 1 - jnp.mean(jnp.sum(_directions(probabilities) * _directions(others), axis=-1))
+    return 1 - jnp.mean(jnp.sum(directions(probabilities) * directions(others), axis=-1))
 
 
 def url_som_loss(probabilities: jax.Array, others: jax.Array, similarity_weight: float = 2.0) -> jax.Array:

@@ -13,6 +13,8 @@ from kvae import models
 from kvae.checkpoint import Checkpoints
 from kvae.errors import InputError
 from kvae.journal import read_metrics
+from kvae.models.autoencoder import Autoencoder
+from kvae.models.urlsom import URLSOM
 
 
 class Run:
@@ -38,11 +40,13 @@ class Run:
     @property
     def codebooks(self) -> dict[str, np.ndarray]:
         """Codewords by codebook, laid on the grid: float32 grid_shape + [d]."""
+        self._expect(Autoencoder, "codebooks")
         layers = self.model.bind(self.variables).quantizers
         return {name: np.asarray(layer.codewords()).reshape(*layer.grid_shape, -1) for name, layer in layers.items()}
 
     def encode(self, images) -> dict[str, np.ndarray]:
         """Codes of images uint8 [b, h, w, 3], by codebook: int32 [b, h', w']."""
+        self._expect(Autoencoder, "encode")
         return self._apply("encode", np.asarray(images))
 
     def decode(self, codes: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -51,6 +55,7 @@ class Run:
         Raises:
           InputError: a codebook is missing, or a code is not on its grid.
         """
+        self._expect(Autoencoder, "decode")
         codes = {name: np.asarray(array) for name, array in codes.items()}
         models.check_names("codes", codes, self.model.quantizers)
         for name, layer in self.model.quantizers.items():
@@ -64,7 +69,22 @@ class Run:
 
     def reconstruct(self, images) -> np.ndarray:
         """Images uint8 [b, h, w, 3], encoded and decoded."""
+        self._expect(Autoencoder, "reconstruct")
         return self._apply("reconstruct", np.asarray(images))
+
+    def winners(self, images) -> np.ndarray:
+        """The winning neuron (URL-SOM) of images uint8 [b, h, w, 3]: int32 [b], counted row by row on the map."""
+        self._expect(URLSOM, "winners")
+        return self._apply("winners", np.asarray(images))
+
+    def map(self, images) -> np.ndarray:
+        """How strongly each neuron answers (URL-SOM) to images uint8 [b, h, w, 3]: float32 [b, *grid_shape], sum 1."""
+        self._expect(URLSOM, "map")
+        return self._apply("map", np.asarray(images))
+
+    def _expect(self, kind, what):
+        if not isinstance(self.model, kind):
+            raise InputError(f"{self.workdir} is a run of {type(self.model).__name__}, which has no {what!r}")
 
     def _apply(self, method, argument):
         return jax.device_get(_jitted(self.model, method)(self.variables, argument))

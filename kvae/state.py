@@ -1,6 +1,6 @@
 """The state of training, and the step that takes it from one batch to the next."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax
@@ -45,6 +45,22 @@ class TrainState:
     def variables(self) -> dict:
         """What `model.apply` takes."""
         return {"params": self.params, **self.collections}
+
+
+def make_optimizer(
+    learning_rate: float, warmup: Sequence[tuple[int, float]], clip_norm: float
+) -> optax.GradientTransformation:
+    """Adam, after clipping the gradients to a global norm as in the authors' release (its weight decay is 0).
+
+    Args:
+      learning_rate: at last.
+      warmup: pairs of a step and the rate that holds until it: ((1000, 1e-4), (2000, 5e-4)).
+      clip_norm: the largest norm; 0 leaves the gradients as they are.
+    """
+    steps, rates = [step for step, _ in warmup], [*(rate for _, rate in warmup), learning_rate]
+    schedule = optax.join_schedules([optax.constant_schedule(rate) for rate in rates], steps)
+    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+    return optax.chain(clip, optax.adam(schedule if warmup else learning_rate))
 
 
 def initial_state(

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from clu import parameter_overview
 from jax.sharding import Mesh
 
@@ -23,7 +22,7 @@ from kvae.data import Examples, pipeline
 from kvae.errors import InputError, errors_of_writing
 from kvae.evaluate import Evaluator, samples
 from kvae.journal import Journal, write_atomically
-from kvae.state import TrainState, initial_state, over_replicas, replica_of, train_step
+from kvae.state import TrainState, initial_state, make_optimizer, over_replicas, replica_of, train_step
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +44,8 @@ def train(config: Mapping, workdir: str, devices: Sequence[jax.Device] | None = 
       devices: those to train on; all by default.
 
     Returns:
-      The step that was reached: `config["steps"]`, or less where the run was asked to stop.
+      The step that was reached: `config["steps"]`, also where the loss fell no more, or less where the run was asked to
+      stop.
 
     Raises:
       InputError: something that the user can mend: a field, the data, the folder, a loss that is not finite.
@@ -57,6 +57,8 @@ def train(config: Mapping, workdir: str, devices: Sequence[jax.Device] | None = 
     with first_process_first():
         dataset, config = load_data(config)
     model = models.build(config["model"], mean=config["dataset"]["mean"], std=config["dataset"]["std"])
+    if model.needs_whole_batch and config["micro_batches"] > 1:
+        raise InputError(f"micro_batches is {config['micro_batches']}; it must be 1, for this loss is of a whole batch")
     optimizer = make_optimizer(**config["optimizer"])
     open_workdir(workdir, config)
 
@@ -124,7 +126,9 @@ class Loop:
         self.warned = False
 
     def __call__(self, state: TrainState, first_step: int) -> int:
-        """Trains from `first_step` to the last; returns the step that was reached."""
+        """Trains from `first_step` to the last; returns the step that was reached, as `train` does."""
+        if self.has_settled():
+            return self.config["steps"]
         sharding = meshes.batch_sharding(self.mesh, self.config["replicas"])
         batches = training_batches(self.config, self.dataset.train, first_step)
         batches = (meshes.to_devices(sharding, images) for images in batches)
@@ -138,6 +142,9 @@ class Loop:
                     seconds = time.monotonic() - started
                     row |= self.rates(done - at_step, seconds)
                     self.log(state, done, row)
+                    if self.has_settled():
+                        log.info("stopped at step %d: the validation loss falls no more", done)
+                        break
                     started, at_step = time.monotonic(), done
                 if stop.requested(done) and done < self.config["steps"]:
                     if not self.is_due("checkpoint_every_steps", done):
@@ -150,6 +157,18 @@ class Loop:
     def is_due(self, field: str, done: int) -> bool:
         """Whether a step is one of those that come every `field` steps, or the last."""
         return done % self.config[field] == 0 or done == self.config["steps"]
+
+    def has_settled(self) -> bool:
+        """Whether the last `patience_evaluations` validation losses are all above an earlier one, in each replica.
+
+        Read from the rows of the journal, so that a run which was resumed stops where the uninterrupted one does.
+        """
+        patience = self.config["patience_evaluations"]
+        losses = [row["valid/loss"] for row in self.journal.rows if "valid/loss" in row]
+        if not patience or len(losses) <= patience:
+            return False
+        losses = np.array(losses, np.float64)  # None, which is not finite, becomes NaN
+        return not np.any(np.fmin.reduce(losses[-patience:]) < np.fmin.reduce(losses[:-patience]))
 
     def read_interval(self, state: TrainState, done: int) -> tuple[TrainState, dict]:
         """The means since the last log as a row, and the state with a new interval."""
@@ -184,7 +203,7 @@ class Loop:
         loss = None
         if self.is_due("evaluate_every_steps", done):
             metrics, totals = self.evaluator.metrics(
-                state.variables, self.dataset.validation, self.config["batch_size"]
+                state.variables, self.dataset.validation, self.config["batch_size"], self.dataset.train
             )
             row |= metrics
             valid = np.atleast_1d(row["valid/loss"])[np.isfinite(np.atleast_1d(row["valid/loss"]))]
@@ -194,13 +213,14 @@ class Loop:
                 variables = jax.device_put(jax.device_get(state.variables), jax.local_devices()[0])
                 row |= self.inspect(variables)
         self.journal.write(row, self.summary(row))
+        saves = self.is_due("checkpoint_every_steps", done) or self.has_settled()
         # Pictures, which take longer than an evaluation, come with the checkpoints.
-        if loss is not None and self.is_due("checkpoint_every_steps", done) and jax.process_index() == 0:
+        if loss is not None and saves and jax.process_index() == 0:
             first = replica_of((variables, totals), 0, self.config["replicas"])
             folder = pathlib.Path(self.workdir) / "figures"
             draw.draw(self.evaluator.model, first[0], self.samples, first[1], self.journal.rows, folder)
         wait_for_all("drawn")  # collectives on a CPU do not wait for longer than half a minute
-        if self.is_due("checkpoint_every_steps", done):
+        if saves:
             self.save(state, done, loss)
 
     def inspect(self, variables) -> dict:
@@ -242,12 +262,11 @@ class Loop:
             if np.any((used < DYING_SHARE * size) & finite):
                 self.warned = True
                 log.warning(
-                    "the codebook is dying: %d of %d codes of %r were used since the last log; "
-                    "model.neighborhood='hard' (now %r) with init_count=1.0 and update_empty=True revives it",
+                    "the %s is dying: %d of %d codes were used since the last log; %s",
+                    name if name in ("codebook", "map") else f"{name} codebook",
                     np.min(used),
                     size,
-                    name,
-                    self.config["model"].get("neighborhood"),
+                    self.evaluator.model.remedy,
                 )
 
 
@@ -256,6 +275,8 @@ def check_config(config: Mapping) -> None:
     for name in ("replicas", "steps", "batch_size", "micro_batches", *FREE_FIELDS):
         if config[name] < 1:
             raise InputError(f"{name} is {config[name]}; it must be 1 or larger")
+    if config["patience_evaluations"] < 0:
+        raise InputError(f"patience_evaluations is {config['patience_evaluations']}; it must be 0 (never) or larger")
     for name in ("evaluate_every_steps", "checkpoint_every_steps"):
         if config[name] % config["log_every_steps"]:
             raise InputError(
@@ -271,11 +292,6 @@ def load_data(config: Mapping) -> tuple[data.Dataset, dict]:
     if not len(mean) or not len(std):
         mean, std = data.channel_statistics(dataset.train)
     return dataset, {**config, "dataset": {**fields, "mean": list(mean), "std": list(std)}}
-
-
-def make_optimizer(learning_rate: float, clip_norm: float) -> optax.GradientTransformation:
-    """Adam after clipping the gradients to a global norm, as in the authors' release (its weight decay is 0)."""
-    return optax.chain(optax.clip_by_global_norm(clip_norm), optax.adam(learning_rate))
 
 
 def open_workdir(workdir: str, config: dict) -> None:

@@ -22,7 +22,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def make_config(data_dir):
-    """`make_config(model="vqvae", **fields)`: a tiny config on photographs; dots name nested fields."""
+    """`make_config(model="vqvae", **fields)`: a tiny config on photographs, or digits; dots name nested fields."""
 
     def make(model="vqvae", **fields):
         config = {
@@ -34,6 +34,7 @@ def make_config(data_dir):
             "log_every_steps": 2,
             "evaluate_every_steps": 6,
             "checkpoint_every_steps": 4,
+            "patience_evaluations": 0,
             "dataset": {"name": "photos", "size": 32, "data_dir": data_dir, "mean": (), "std": ()},
             "model": {
                 "name": model,
@@ -53,8 +54,29 @@ def make_config(data_dir):
                 "update_empty": True,
                 "commitment_weight": 0.25,
             },
-            "optimizer": {"learning_rate": 1e-3, "clip_norm": 1.0},
+            "optimizer": {"learning_rate": 1e-3, "warmup": (), "clip_norm": 1.0},
         }
+        if model == "urlsom":
+            config["dataset"] = {"name": "digits", "size": 16, "mean": (), "std": ()}
+            config["model"] = {
+                "name": model,
+                "grid_shape": (4, 8),
+                "kernel": "gaussian",
+                "sigma": 1.0,
+                "similarity_weight": 2.0,
+                "collapse_weight": 1.0,
+                "dropout": 0.5,
+                "projection_decay": 5e-4,
+                "channels": (4, 8),
+                "blocks": 1,
+                "crop_sizes": (12, 16),
+                "flip_probability": 0.5,
+                "jitter": 0.4,
+                "jitter_probability": 0.8,
+                "greyscale_probability": 0.5,
+                "label_names": tuple("0123456789"),
+                "dtype": "float32",
+            }
         for path, value in fields.items():
             *sections, last = path.split(".")
             section = config

@@ -66,7 +66,7 @@ def total_loss(state):
     return np.asarray(state.interval.metrics["loss"])
 
 
-@pytest.mark.parametrize("model", ["vqvae", "vqvae2"])
+@pytest.mark.parametrize("model", ["vqvae", "vqvae2", "urlsom"])
 def test_eight_devices_are_one(make_config, model):
     config = make_config(model)
     one, advance_one = states_and_step(config, 1, [0])
@@ -92,8 +92,9 @@ def test_micro_batches_are_one_batch(make_config, devices):
     np.testing.assert_allclose(total_loss(whole), total_loss(parts), rtol=1e-5)
 
 
-def test_each_replica_is_the_run_with_its_seed(make_config):
-    config = make_config()
+@pytest.mark.parametrize("model", ["vqvae", "urlsom"])
+def test_each_replica_is_the_run_with_its_seed(make_config, model):
+    config = make_config(model)
     together, advance = states_and_step(config, 1, [3, 4, 5])
     alone = [states_and_step(config, 1, [seed]) for seed in (3, 4, 5)]
     alone_states = [state for state, _ in alone]
@@ -125,11 +126,12 @@ def test_a_run_leaves_what_the_contract_says(make_config, tmp_path):
     assert all(0 < value < 255 for value in config["dataset"]["mean"] + config["dataset"]["std"])
 
 
-def test_replicas_write_lists_and_one_writes_numbers(make_config, tmp_path):
-    run(make_config(replicas=2, steps=4, evaluate_every_steps=4), tmp_path / "two")
+@pytest.mark.parametrize("model", ["vqvae", "urlsom"])
+def test_replicas_write_lists_and_one_writes_numbers(make_config, tmp_path, model):
+    run(make_config(model, replicas=2, steps=4, evaluate_every_steps=4), tmp_path / "two")
     row = read_metrics(str(tmp_path / "two"))[-1]
     assert {len(value) for name, value in row.items() if name != "step" and name not in RATES} == {2}
-    run(make_config(steps=4, evaluate_every_steps=4, seed=1), tmp_path / "one")
+    run(make_config(model, steps=4, evaluate_every_steps=4, seed=1), tmp_path / "one")
     alone = read_metrics(str(tmp_path / "one"))[-1]
     assert row.keys() == alone.keys()
     np.testing.assert_allclose(row["valid/loss"][1], alone["valid/loss"], rtol=1e-3)

@@ -9,21 +9,24 @@ import jax.numpy as jnp
 
 from kvae.errors import InputError
 from kvae.models.quantizers import QUANTIZERS
+from kvae.models.urlsom import URLSOM
 from kvae.models.vqvae import VQVAE
 from kvae.models.vqvae2 import VQVAE2
 
-AUTOENCODERS = {
+MODELS = {
     "vqvae": (VQVAE, ("quantizer",)),
     "vqvae2": (VQVAE2, ("quantizer_top", "quantizer_bottom")),
+    "urlsom": (URLSOM, ()),
 }
+"""The class of each model, and which of its fields are quantiser layers."""
 
 
 def build(fields: Mapping, *, mean: Iterable[float], std: Iterable[float]) -> nn.Module:
     """The model that `config.model` describes.
 
     Args:
-      fields: `name`, and the fields of the model and of its quantiser layers under their own names; `quantizer` says
-        which layer it is, a name in `QUANTIZERS`.
+      fields: `name`, and the fields of the model under their own names. Where it has quantiser layers, theirs too, and
+        `quantizer`, which says what layer that is, a name in `QUANTIZERS`.
       mean, std: of each channel of the images, on the 0-255 scale.
 
     Raises:
@@ -31,11 +34,12 @@ def build(fields: Mapping, *, mean: Iterable[float], std: Iterable[float]) -> nn
     """
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in dict(fields).items()}
     normalization = {"mean": tuple(float(x) for x in mean), "std": tuple(float(x) for x in std)}
-    module, slots = choose("model.name", fields.pop("name", None), AUTOENCODERS)
-    layer = choose("model.quantizer", fields.pop("quantizer", None), QUANTIZERS)
+    module, slots = choose("model.name", fields.pop("name", None), MODELS)
+    layer = choose("model.quantizer", fields.pop("quantizer", None), QUANTIZERS) if slots else None
+    layer_names = _field_names(layer) if slots else []
     dtype = choose("model.dtype", fields.pop("dtype", "float32"), {"float32": jnp.float32, "bfloat16": jnp.bfloat16})
-    check_names("model", fields, {*_field_names(layer), *_field_names(module)} - {*slots, *normalization})
-    layer_fields = {name: fields.pop(name) for name in _field_names(layer) if name in fields}
+    check_names("model", fields, {*layer_names, *_field_names(module)} - {*slots, *normalization})
+    layer_fields = {name: fields.pop(name) for name in layer_names if name in fields}
     layers = {slot: layer(**layer_fields) for slot in slots}
     return module(**fields, **layers, **normalization, dtype=dtype)
 

@@ -1,7 +1,7 @@
 """What VQ-VAE and VQ-VAE-2 share: normalisation, objective, and the totals of an evaluation."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import flax
 import flax.linen as nn
@@ -12,6 +12,7 @@ import numpy as np
 from kvae import measures
 from kvae.errors import InputError
 from kvae.kohonen import Statistics
+from kvae.models.layers import check_images
 from kvae.models.objective import Objective
 from kvae.models.quantizers import GradientVQ, KohonenVQ, Quantized
 
@@ -52,6 +53,10 @@ class Autoencoder(nn.Module):
     codeword_size: int = 64
     dtype: Any = jnp.float32
 
+    needs_whole_batch: ClassVar = False
+    tallies_train: ClassVar = False
+    remedy: ClassVar = "model.neighborhood='hard' with init_count=1.0 and update_empty=True revives it"
+
     @property
     def quantizers(self) -> dict[str, KohonenVQ | GradientVQ]:
         """The quantiser layers by the names of their codebooks."""
@@ -64,8 +69,7 @@ class Autoencoder(nn.Module):
 
     def normalize(self, images: jax.Array) -> jax.Array:
         """From uint8 [b, h, w, 3] to float32 on the normalised scale."""
-        if images.dtype != jnp.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-            raise InputError(f"images are {images.dtype}{list(images.shape)}; they must be uint8[b, h, w, 3]")
+        check_images(images)
         stride = max(self.code_strides.values())
         if any(size % stride or not size for size in images.shape[1:3]):
             raise InputError(

@@ -10,10 +10,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from kvae.errors import InputError
+
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 FEWEST_PHASE_CHANNELS = 16
 """With fewer output channels than this, four small convolutions are slower on a CPU than one dilated one (measured)."""
+
+
+def check_images(images: jax.Array) -> None:
+    """Raises InputError unless images are uint8 [b, h, w, 3]."""
+    if images.dtype != jnp.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        raise InputError(f"images are {images.dtype}{list(images.shape)}; they must be uint8[b, h, w, 3]")
 
 
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -1,4 +1,11 @@
-"""What every model tells the one training loop."""
+"""What every model tells the one training loop.
+
+A model has the methods `objective`, `totals` and `summarize`, and three constants of its class:
+
+- `needs_whole_batch`: whether its loss is not a mean over examples, so that micro-batches would change it;
+- `tallies_train`: whether `summarize` also reads the sums of its method `tally` over the training set (`train_<name>`);
+- `remedy`: what the user is told where hardly any code or neuron is in use.
+"""
 
 from collections.abc import Mapping
 

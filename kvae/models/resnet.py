@@ -1,0 +1,47 @@
+"""ResNet for small images (He et al., 2016), as URL-SOM uses it: elu instead of relu."""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+_conv = functools.partial(nn.Conv, use_bias=False, kernel_init=nn.initializers.he_normal())
+
+
+class ResNet(nn.Module):
+    """Images float [b, h, w, 3] -> features float32 [b, channels[-1]], by a global average pool.
+
+    A 3 x 3 convolution and, for each stage, `blocks` residual blocks of two; each stage but the first halves height and
+    width. Three blocks in three stages make ResNet-20 (20 layers with the one that follows the pool). Shortcuts that
+    change the width are 1 x 1 convolutions (option B of the paper, and what Keras' ResNet-20 for CIFAR-10 has).
+
+    Batch normalisation follows each 3 x 3 convolution. In training its mean and variance are of the *global* batch,
+    over all devices, and of both views together; in evaluation they are the running averages in `batch_stats`.
+
+    Attributes:
+      channels: filters of each stage.
+      blocks: residual blocks in each stage.
+      dtype: of the arithmetic; parameters and statistics are float32.
+    """
+
+    channels: tuple[int, ...]
+    blocks: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Applies the network; `train` chooses whose mean and variance normalise."""
+        normalize = functools.partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, dtype=self.dtype)
+        conv = functools.partial(_conv, dtype=self.dtype)
+        x = nn.elu(normalize()(conv(self.channels[0], (3, 3))(x)))
+        for stage, channels in enumerate(self.channels):
+            for block in range(self.blocks):
+                strides = 2 if stage > 0 and block == 0 else 1
+                y = nn.elu(normalize()(conv(channels, (3, 3), strides)(x)))
+                y = normalize()(conv(channels, (3, 3))(y))
+                if x.shape != y.shape:
+                    x = conv(channels, (1, 1), strides)(x)
+                x = nn.elu(x + y)
+        return jnp.mean(x.astype(jnp.float32), axis=(1, 2))

@@ -1,0 +1,245 @@
+"""URL-SOM: a network whose output layer is the map (N. Kermiche, "Self-Organizing Representation Learning", 2021)."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kvae import measures, selectivity
+from kvae.errors import InputError
+from kvae.models.augment import Augmentation, view
+from kvae.models.layers import check_images
+from kvae.models.objective import Objective
+from kvae.models.resnet import ResNet
+from kvae.topology import check_grid_shape, coordinates
+
+KERNELS = {
+    "gaussian": lambda squared, sigma: jnp.exp(-squared / (2 * sigma**2)),
+    "student": lambda squared, sigma: 1 / (1 + squared / (2 * sigma**2)),
+}
+"""Weight of a neighbour as a function of the squared grid distance r^2, before the weights are made to sum to 1.
+
+Both are 1 at the centre, and equally curved there. The paper writes the Student-t filter 1 / (1 + r^2 / c); its c of 1
+and 18 are a sigma of 0.7071 and 3.
+"""
+
+EVALUATION_KEY = 0
+"""Of the two views whose loss is measured on validation images: the same at every evaluation."""
+
+
+def radial_filter(grid_shape: tuple[int, ...], kernel: str, sigma: float) -> jax.Array:
+    """The fixed radial convolution over the map as a matrix, float32 [n, n]: activations = projection @ matrix.
+
+    Row k is the filter, centred on neuron k: beyond the border of the map there is nothing. The Gaussian is cut off
+    where it is 6 sigma wide (Section III.B), |offset| <= 3 sigma on each axis; the Student-t filter is not, for it
+    "requires a filter size that is bigger than the SOM" (Section V.E).
+
+    The weights about the neuron in the middle of the map sum to 1, as those of a filter that blurs images do; the paper
+    does not say. With weights of 1 at the centre all outputs are one-hot from the start, and the map collapses.
+
+    Args:
+      grid_shape: the map, of n neurons.
+      kernel: a name in `KERNELS`.
+      sigma: width of the filter, in neurons.
+    """
+    points = jnp.asarray(coordinates(grid_shape), jnp.float32)
+    offsets = points[:, None] - points[None, :]
+    weights = KERNELS[kernel](jnp.sum(jnp.square(offsets), axis=-1), sigma)
+    if kernel == "gaussian":
+        weights = jnp.where(jnp.max(jnp.abs(offsets), axis=-1) <= 3 * sigma, weights, 0.0)
+    return weights / jnp.max(jnp.sum(weights, axis=-1))
+
+
+class URLSOM(nn.Module):
+    """Images uint8 [b, h, w, 3] -> activations of a map of neurons, of which the highest wins.
+
+    ResNet -> global average pool -> (dropout) -> linear -> fixed radial convolution over the map -> softmax. No
+    non-linearity stands between the linear layer and the convolution.
+
+    Attributes:
+      mean, std: of each channel, on the 0-255 scale.
+      grid_shape: of the map; neuron k sits at `np.unravel_index(k, grid_shape)`.
+      kernel: the radial filter, a name in `KERNELS`.
+      sigma: its width, in neurons.
+      similarity_weight: gamma of Eq. 8.
+      collapse_weight: of the collapse term: 1 in the paper; 0 leaves the term out.
+      dropout: share of the features left out before the projection, in training.
+      projection_decay: weight of the sum of squares of the projection's kernel, added to the loss (L2 regularisation).
+      channels, blocks: filters of each stage of the ResNet, and residual blocks in each.
+      crop_sizes, flip_probability, jitter, jitter_probability, greyscale_probability: see `Augmentation`.
+      label_names: the classes, by which neurons are judged and never trained; without names labels are not read.
+      dtype: of the convolutions; parameters, statistics, map and losses are float32.
+    """
+
+    mean: tuple[float, ...] = (127.5, 127.5, 127.5)
+    std: tuple[float, ...] = (127.5, 127.5, 127.5)
+    grid_shape: tuple[int, ...] = (30, 30)
+    kernel: str = "gaussian"
+    sigma: float = 5.0
+    similarity_weight: float = 2.0
+    collapse_weight: float = 1.0
+    dropout: float = 0.0
+    projection_decay: float = 0.0
+    channels: tuple[int, ...] = (16, 48, 256)
+    blocks: int = 3
+    crop_sizes: tuple[int, int] = (22, 32)
+    flip_probability: float = 0.5
+    jitter: float = 0.4
+    jitter_probability: float = 0.8
+    greyscale_probability: float = 0.5
+    label_names: tuple[str, ...] = ()
+    dtype: Any = jnp.float32
+
+    # Eqs. 4 and 5 hold for the mean over a batch: no sum over parts of it gives them.
+    needs_whole_batch: ClassVar = True
+    tallies_train: ClassVar = True
+    remedy: ClassVar = "a larger model.collapse_weight, or a lower optimizer.learning_rate, spreads the winners"
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_grid_shape(self.grid_shape)
+        if self.kernel not in KERNELS:
+            raise InputError(f"kernel is {self.kernel!r}; it must be one of {', '.join(KERNELS)}")
+        if not self.sigma > 0:
+            raise InputError(f"sigma is {self.sigma}; it must be larger than 0")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout is {self.dropout}; it must be in [0, 1)")
+        if self.neurons < 2:
+            raise InputError(f"grid_shape is {self.grid_shape}; a map has at least two neurons")
+        if not 0 < self.crop_sizes[0] <= self.crop_sizes[1]:
+            raise InputError(f"crop_sizes is {self.crop_sizes}; it must be a smallest and a largest side, above 0")
+
+    @property
+    def neurons(self) -> int:
+        """The number of neurons, n."""
+        return int(np.prod(self.grid_shape))
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """The views on which the network is trained."""
+        return Augmentation(
+            self.crop_sizes, self.flip_probability, self.jitter, self.jitter_probability, self.greyscale_probability
+        )
+
+    def setup(self):
+        self.backbone = ResNet(self.channels, self.blocks, self.dtype)
+        self.features_dropout = nn.Dropout(self.dropout, rng_collection="augmentation")
+        self.projection = nn.Dense(self.neurons, precision=jax.lax.Precision.HIGHEST)
+
+    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        """Activations v of the map, before the softmax, of uint8 images [b, h, w, 3]: float32 [b, n]."""
+        return self.activations(_from_uint8(images), train=train)
+
+    def activations(self, images: jax.Array, *, train: bool) -> jax.Array:
+        """As `__call__`, of images float32 [b, h, w, 3] from 0 to 1."""
+        mean, std = jnp.asarray(self.mean, jnp.float32), jnp.asarray(self.std, jnp.float32)
+        features = self.backbone((255 * images - mean) / std, train=train)
+        projected = self.projection(self.features_dropout(features, deterministic=not train))
+        return jnp.matmul(projected, self.filter(), precision=jax.lax.Precision.HIGHEST)
+
+    def filter(self) -> jax.Array:
+        """The fixed convolution over the map, as a matrix: float32 [n, n]."""
+        return radial_filter(self.grid_shape, self.kernel, self.sigma)
+
+    def neuron_vectors(self) -> jax.Array:
+        """For each neuron the vector whose product with the features, plus a constant, is its activation: [n, d]."""
+        return jnp.matmul(self.projection.variables["params"]["kernel"], self.filter()).T
+
+    def winners(self, images: jax.Array) -> jax.Array:
+        """The neuron with the highest activation for each uint8 image: int32 [b]."""
+        return jnp.argmax(self(images), axis=-1).astype(jnp.int32)
+
+    def map(self, images: jax.Array) -> jax.Array:
+        """The softmax output for each uint8 image, laid on the map: float32 [b, *grid_shape]."""
+        return jax.nn.softmax(self(images)).reshape(-1, *self.grid_shape)
+
+    def views(self, images: jax.Array, key: jax.Array) -> jax.Array:
+        """Two views of each uint8 image, one after the other: float32 [2b, h, w, 3], from 0 to 1."""
+        images = jnp.repeat(_from_uint8(images), 2, axis=0)
+        keys = jax.random.split(key, len(images))
+        return jax.vmap(view, in_axes=(0, 0, None))(keys, images, self.augmentation)
+
+    def loss(self, winner_take_all, collapse, similarity):
+        """The terms weighted and added up (Eq. 8)."""
+        return winner_take_all + self.collapse_weight * collapse + self.similarity_weight * similarity
+
+    def objective(self, images: jax.Array) -> Objective:
+        """The loss of two random views of each uint8 image of a training batch (Eq. 8)."""
+        activations = self.activations(self.views(images, self.make_rng("augmentation")), train=True)
+        winners = jax.nn.one_hot(jnp.argmax(activations, axis=-1), self.neurons)
+        probabilities = jax.nn.softmax(activations).reshape(-1, 2, self.neurons)
+        metrics = {
+            "winner_take_all_loss": measures.winner_take_all_loss(probabilities),
+            "collapse_loss": measures.collapse_loss(probabilities),
+            "similarity_loss": measures.similarity_loss(probabilities[:, 0], probabilities[:, 1]),
+        }
+        loss = self.loss(*metrics.values())
+        decay = self.projection_decay * jnp.sum(jnp.square(self.projection.variables["params"]["kernel"]))
+        return Objective(loss + decay, {"loss": loss, **metrics}, {"map": jnp.sum(winners, axis=0)}, {})
+
+    def tally(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """How often each neuron wins, and for which labels, over the examples of a batch without augmentation.
+
+        Args:
+          batch: `image` uint8 [b, h, w, 3], `mask` bool [b], False for padding, and `label` int32 [b] if there is one.
+
+        Returns:
+          `counts` [n], `topographic_error_4` and `_8` [], and `table` [n, classes] where there are labels.
+        """
+        activations = self(batch["image"])
+        first, second = jnp.moveaxis(jax.lax.top_k(activations, 2)[1], -1, 0)
+        won = jnp.where(batch["mask"][:, None], jax.nn.one_hot(first, self.neurons), 0)
+        tally = {"counts": jnp.sum(won, axis=0)}
+        for neighbors in (4, 8):
+            apart = measures.far_apart(first, second, self.grid_shape, neighbors)
+            tally[f"topographic_error_{neighbors}"] = jnp.sum(apart, where=batch["mask"])
+        if self.label_names and "label" in batch:
+            labels = jax.nn.one_hot(batch["label"], len(self.label_names))
+            tally["table"] = jnp.matmul(won.T, labels, precision=jax.lax.Precision.HIGHEST)
+        return tally
+
+    def totals(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Sums over an evaluation batch: those of `tally`, and what the losses of two views are made of."""
+        mask = batch["mask"]
+        views = self.views(batch["image"], jax.random.key(EVALUATION_KEY))
+        probabilities = jax.nn.softmax(self.activations(views, train=False))
+        directions = measures.directions(probabilities).reshape(-1, 2, self.neurons)
+        similarity = jax.vmap(measures.similarity_loss)(directions[:, 0], directions[:, 1])
+        return self.tally(batch) | {
+            "examples": jnp.sum(mask),
+            "direction": jnp.sum(jnp.where(mask[:, None], jnp.mean(directions, axis=1), 0), axis=0),
+            "similarity_loss": jnp.sum(jnp.where(mask, similarity, 0)),
+        }
+
+    def summarize(self, totals: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Metrics from the totals of validation sets and, where there is one, the tally of the training set."""
+        direction = totals["direction"] / totals["examples"]
+        metrics = {
+            "winner_take_all_loss": float(np.sum(direction) / np.sqrt(self.neurons)),
+            "collapse_loss": float(measures.collapse_loss(jnp.asarray(direction, jnp.float32))),
+            "similarity_loss": float(totals["similarity_loss"] / totals["examples"]),
+        }
+        metrics["loss"] = self.loss(*metrics.values())
+        for neighbors in (4, 8):
+            name = f"topographic_error_{neighbors}"
+            metrics[name] = float(totals[name] / totals["examples"])
+        metrics["dead_neurons"] = int(np.sum(totals["counts"] == 0))
+        if "train_counts" in totals:
+            metrics["dead_neurons_train"] = int(np.sum(totals["train_counts"] == 0))
+        if "table" in totals:
+            table = jnp.asarray(totals["table"])
+            metrics["neural_selectivity"] = float(selectivity.neural_selectivity(table))
+        if "table" in totals and "train_table" in totals:
+            train = jnp.asarray(totals["train_table"])
+            metrics["neural_selectivity_train"] = float(selectivity.neural_selectivity(train))
+            metrics["neural_selectivity_held_out"] = float(selectivity.neural_selectivity(train, table))
+        return metrics
+
+
+def _from_uint8(images):
+    """Images from 0 to 1, float32."""
+    check_images(images)
+    return images.astype(jnp.float32) / 255
