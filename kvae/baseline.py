@@ -14,10 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from kvae import data, main, selectivity
-from kvae.classic import fit_batch
 from kvae.data.dataset import Examples
 from kvae.errors import InputError
-from kvae.kohonen import nearest_code
+from kvae.kohonen import fit_batch, nearest_code
 from kvae.topology import Neighborhood
 
 EPOCHS = 60

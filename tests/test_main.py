@@ -186,7 +186,7 @@ def test_a_smaller_image_than_the_model_can_halve(capsys, tmp_path):
 
 ROOMS = [
     {"errors"},
-    {"topology", "kohonen", "classic", "measures", "selectivity"},
+    {"topology", "kohonen", "measures", "selectivity"},
     {"models"},
     {"data"},
     {"cluster", "mesh", "checkpoint", "canvas", "figures", "paper_figures", "journal"},
@@ -215,7 +215,7 @@ def test_every_room_imports_only_what_stands_above_it():
             assert level[room] <= level[parts[0]], f"{path.name} imports {room}"
         if parts[0] == "data":
             assert rooms <= {"data", "errors"}
-        if parts[0] in {"topology", "kohonen", "classic", "measures"}:
+        if parts[0] in {"topology", "kohonen", "measures"}:
             outside = {name.split(".")[0] for name in imports_of(path)} - sys.stdlib_module_names
             assert outside <= {"jax", "numpy", "kvae"}
 

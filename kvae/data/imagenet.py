@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 
 from kvae.data.dataset import Dataset
-from kvae.data.records import data_folder, errors_of_writing, fit_all, manual_folder, read_split
+from kvae.data.records import data_folder, errors_of_preparing, fit_all, manual_folder, read_split
 from kvae.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def imagenet(size: int = 256, data_dir: str = "") -> Dataset:
 
     folder = data_folder(data_dir) / _NAME / str(size) / _VERSION
     if not folder.exists():
-        with errors_of_writing(folder):
+        with errors_of_preparing(folder):
             _prepare(folder, size, manual_folder(data_dir))
     builder = tfds.builder_from_directory(folder)
     return Dataset(

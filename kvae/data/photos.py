@@ -15,7 +15,7 @@ from absl import logging
 from PIL import Image
 
 from kvae.data.dataset import ArrayExamples, Dataset
-from kvae.data.records import data_folder, decoded, errors_of_writing
+from kvae.data.records import data_folder, decoded, errors_of_preparing
 from kvae.errors import InputError
 
 SIZES = (32, 64, 128, 256)
@@ -125,7 +125,7 @@ def _prepare(builder: Photos) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="photos.incomplete.", dir=root) as private:
             made = Photos(config=builder.builder_config.name, data_dir=private)
-            with errors_of_writing(target):
+            with errors_of_preparing(target):
                 made.download_and_prepare(file_format="array_record")
             _move(pathlib.Path(made.data_path), target)
     except OSError as error:

@@ -52,7 +52,7 @@ def prepare(builder, needs_tensorflow: bool = False) -> None:
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()  # a log file wants no carriage returns
     try:
-        with errors_of_writing(builder.data_path):
+        with errors_of_preparing(builder.data_path):
             builder.download_and_prepare(file_format="array_record")
     except (download_manager.NonMatchingChecksumError, extractor.ExtractError, util.DownloadError) as error:
         first_line = str(error).partition("\n")[0].rstrip(":")
@@ -60,7 +60,7 @@ def prepare(builder, needs_tensorflow: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def errors_of_writing(folder: os.PathLike) -> Iterator[None]:
+def errors_of_preparing(folder: os.PathLike) -> Iterator[None]:
     """Turns a disk that is full, read-only or broken, or a lost connection, into one line that names the folder."""
     try:
         yield
