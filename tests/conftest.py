@@ -7,6 +7,8 @@ import tempfile
 CACHE = tempfile.TemporaryDirectory(prefix="kvae-tests-")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+# Compiling takes longer than the tests themselves; without most optimisations, half as long.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -222,7 +222,8 @@ def test_a_channel_that_never_varies_can_be_divided_by():
         ({"name": "cifar"}, "dataset.name is 'cifar'; did you mean cifar10?"),
         ({"name": "q"}, "dataset.name is 'q'; there are photos, folder, cifar10, svhn, imagenet, faces, digits"),
         ({"name": "photos", "sise": 3}, "dataset.sise is no field of the data set 'photos'; did you mean size?"),
-        ({"name": "digits", "size": 3}, "dataset.size is no field of the data set 'digits'; there are none"),
+        ({"name": "digits", "path": "x"}, "dataset.path is no field of the data set 'digits'; there are size"),
+        ({"name": "digits", "size": 3}, "dataset.size is 3; the digits have 8 x 8 pixels, and are only enlarged"),
         ({"name": "folder", "size": 3}, "dataset.path is missing; the data set 'folder' needs it"),
     ],
 )
