@@ -181,6 +181,10 @@ _PANELS = (
 )
 
 
+_SET_NAMES = {"train": "training set", "held out": "validation, by training's labels"}
+"""What is measured at evaluation, and yet not of the validation set alone."""
+
+
 def curves(path, rows, title):
     """Draws how training went: losses, PSNR, perplexity and codes used, for each codebook.
 
@@ -234,7 +238,7 @@ def _draw_curves(axes, rows, found):
         known = np.concatenate([[False], np.isfinite(mean), [False]])
         alone = np.flatnonzero(known[1:-1] & ~known[:-2] & ~known[2:])
         axes.plot(steps[alone], mean[alone], "o", markersize=3.5, color=color, zorder=order)
-        label = ", ".join(filter(None, (name, "validation" if bold else "training")))
+        label = _SET_NAMES.get(name) or ", ".join(filter(None, (name, "validation" if bold else "training")))
         axes.plot(steps, mean, label=label, linewidth=1.7 if bold else 1.3, color=color, zorder=order)
         lowest = min(lowest, np.nanmin(values, initial=np.inf))
     if "loss" in axes.get_title(loc="left").lower() and 0 < lowest < np.inf:
@@ -243,7 +247,12 @@ def _draw_curves(axes, rows, found):
         plain_ticks(axes.yaxis, *axes.get_ylim())
     axes.set_xlim(0, 1.03 * max(last, 1))
     steps_axis(axes)
-    axes.legend(handlelength=1.8)
+    # Room for the names above the lines.
+    scale = axes.yaxis.get_transform()
+    low, high = scale.transform(axes.get_ylim())
+    lines = min(2, len(found))
+    axes.set_ylim(top=scale.inverted().transform(high + 0.2 * lines * (high - low)))
+    axes.legend(handlelength=1.8, loc="upper right", ncols=-(-len(found) // lines))
 
 
 def _pale(color):
