@@ -285,7 +285,7 @@ def test_a_run_leaves_its_pictures_and_opens_in_a_notebook(make_config, tmp_path
 def test_a_run_that_falls_no_more_stops_wherever_it_was_interrupted(make_config, tmp_path, monkeypatch):
     """With a rate of 0 but for the first steps the loss stays as it is."""
     config = make_config(
-        "urlsom", steps=40, evaluate_every_steps=2, patience_evaluations=2,
+        "urlsom", steps=40, batch_size=128, evaluate_every_steps=2, checkpoint_every_steps=40, patience_evaluations=2,
         **{"optimizer.learning_rate": 0.0, "optimizer.warmup": ((3, 1e-3),)},
     )  # fmt: skip
     monkeypatch.setattr(train.Loop, "inspect", lambda self, variables: {})
