@@ -10,12 +10,12 @@ def get_config(variant=""):
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.replicas = 1
-    config.steps = 2_200  # 200 epochs
+    config.steps = 1_650  # 150 epochs
     config.batch_size = 128
     config.micro_batches = 1
     config.log_every_steps = 11  # an epoch
     config.evaluate_every_steps = 110
-    config.checkpoint_every_steps = 1_100
+    config.checkpoint_every_steps = 550
     config.patience_evaluations = 0  # never stops early
 
     config.dataset = ml_collections.ConfigDict()

@@ -1,7 +1,8 @@
 """The paper's figures from finished runs: `python -m kvae.paper --figure=3 RUNS… [--out=figures]`, as PNG.
 
 RUNS are those of `kvae.report`; each figure takes the settings of `configs/paper.py` that it compares, and the first
-seed where it shows images. Figures 4 and 5 show the neighbourhoods themselves, and need no runs.
+seed where it shows images. Figures 4 and 5 show the neighbourhoods themselves, and need no runs. `urlsom_3` and
+`urlsom_7` are figures of the other paper: the loss of a map of two neurons (no runs), and the effect of sigma.
 """
 
 import argparse
@@ -10,6 +11,8 @@ import pathlib
 import sys
 from collections.abc import Iterator, Mapping
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from kvae import data, draw, figures, measures, paper_figures, topology
@@ -170,6 +173,46 @@ def frontier(table: Table, stem: str) -> Iterator[str]:
     yield f"{stem}.png"
 
 
+def loss_of_two_neurons(stem: str) -> Iterator[str]:
+    """URL-SOM's Figure 3: winner-take-all plus collapse loss of two neurons, whose softmax reads (x, 0) or (0, x)."""
+    x, shares = np.linspace(0, 8, 81), np.linspace(0, 1, 101)
+    one = jnp.asarray(np.stack([np.ones_like(x), np.exp(-x)], axis=-1) / (1 + np.exp(-x))[:, None])
+
+    def loss(p, share):
+        # A batch of a hundred, of which the first neuron wins a share.
+        batch = jnp.where(jnp.arange(100)[:, None] < 100 * share, p, p[::-1])
+        return measures.winner_take_all_loss(batch) + measures.collapse_loss(batch)
+
+    surface = jax.vmap(jax.vmap(loss, (None, 0)), (0, None))(one, jnp.asarray(shares))
+    title = "Two neurons: the loss is lowest where each sample has one winner, and each neuron half of the samples"
+    paper_figures.collapse_surface(f"{stem}.png", x, shares, surface, title)
+    yield f"{stem}.png"
+
+
+def selectivity_by_sigma(folders: list[str], stem: str) -> Iterator[str]:
+    """The effect of sigma (URL-SOM's Figure 7): neural selectivity of finished runs that differ in it."""
+    metrics = {"training set": "neural_selectivity_train", "held out": "neural_selectivity_held_out"}
+    found, datasets = {}, {}
+    for seed in read_seeds(folders):
+        last = seed.rows[-1] if seed.rows else {}
+        if f"valid/{metrics['held out']}" in last:
+            found.setdefault(seed.config["model.sigma"], []).append(last)
+            datasets[seed.config["dataset.name"]] = None
+    if len(found) < 2 or len(datasets) > 1:
+        raise InputError(
+            "this figure needs finished runs of URL-SOM on one data set, with labels and with at least two values of "
+            f"model.sigma; there are {', '.join(map(str, sorted(found))) or 'none'} on {', '.join(datasets) or 'none'}"
+        )
+    sigmas, fewest = sorted(found), min(map(len, found.values()))
+    values = {
+        label: [[found[sigma][i][f"valid/{name}"] for sigma in sigmas] for i in range(fewest)]
+        for label, name in metrics.items()
+    }
+    title = f"URL-SOM on {next(iter(datasets))}: how well neurons tell classes apart, by the width of the filter"
+    paper_figures.neural_selectivity_by_sigma(f"{stem}.png", sigmas, values, title)
+    yield f"{stem}.png"
+
+
 FIGURES = {
     "1": ("1", initialisation),
     "2": ("2", codebook_maps),
@@ -182,8 +225,10 @@ FIGURES = {
     "9": ("2", functools.partial(moved_codes, image=SHOWN[1])),
     "frontier": ("schedules", frontier),
     "perturbation": ("2", perturbation),
+    "urlsom_3": (None, loss_of_two_neurons),
+    "urlsom_7": ("runs", selectivity_by_sigma),
 }
-"""By figure, the table whose settings it compares, if any, and the function that draws it."""
+"""By figure, what it needs, and the function that draws it: no run, any "runs", or a table's settings."""
 
 
 def draw_figure(name: str, folders: list[str], experiments: Mapping, out: str) -> Iterator[str]:
@@ -194,8 +239,8 @@ def draw_figure(name: str, folders: list[str], experiments: Mapping, out: str) -
     """
     table_name, function = FIGURES[name]
     pathlib.Path(out).mkdir(parents=True, exist_ok=True)
-    if table_name is None:
-        yield from function(f"{out}/figure_{name}")
+    if table_name in (None, "runs"):
+        yield from function(*([folders] if table_name else []), f"{out}/figure_{name}")
         return
     rows = experiments["TABLES"][table_name]["rows"]
     seeds = read_seeds(folders)

@@ -69,8 +69,27 @@ def test_figures_of_a_model_with_two_codebooks(make_config, tmp_path, capsys):
 
 
 def test_neighborhoods_need_no_runs(tmp_path, capsys):
-    for name in ("4", "5"):
+    for name in ("4", "5", "urlsom_3"):
         assert drawn(capsys, name, [], tmp_path) == [f"figure_{name}"]
+
+
+def test_the_effect_of_sigma(make_config, tmp_path, capsys, monkeypatch):
+    shown = []
+    monkeypatch.setattr(paper.paper_figures, "neural_selectivity_by_sigma", lambda *values: shown.append(values))
+    for sigma, of_train, held_out in ((1.0, [0.9, 0.8], [0.7, 0.6]), (0.5, [0.5, 0.4], [0.3, 0.2])):
+        folder = tmp_path / str(sigma)
+        folder.mkdir()
+        config = make_config("urlsom", replicas=2, steps=4, **{"model.sigma": sigma})
+        (folder / "config.json").write_text(json.dumps(config))
+        row = {"step": 4, "valid/neural_selectivity_train": of_train, "valid/neural_selectivity_held_out": held_out}
+        (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    assert paper.main(["--figure=urlsom_7", str(tmp_path), f"--out={tmp_path}"]) == 0
+    _, sigmas, values, title = shown[0]
+    assert sigmas == [0.5, 1.0]
+    assert values == {"training set": [[0.5, 0.9], [0.4, 0.8]], "held out": [[0.3, 0.7], [0.2, 0.6]]}
+    assert "digits" in title
+    assert paper.main(["--figure=urlsom_7", str(tmp_path / "0.5"), f"--out={tmp_path}"]) == 2
+    assert "at least two values of model.sigma; there are 0.5 on digits" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
