@@ -175,17 +175,17 @@ def frontier(table: Table, stem: str) -> Iterator[str]:
 
 def loss_of_two_neurons(stem: str) -> Iterator[str]:
     """URL-SOM's Figure 3: winner-take-all plus collapse loss of two neurons, whose softmax reads (x, 0) or (0, x)."""
-    x, shares = np.linspace(0, 8, 81), np.linspace(0, 1, 101)
+    x, wins = np.linspace(0, 8, 81), np.arange(101)
     one = jnp.asarray(np.stack([np.ones_like(x), np.exp(-x)], axis=-1) / (1 + np.exp(-x))[:, None])
 
-    def loss(p, share):
-        # A batch of a hundred, of which the first neuron wins a share.
-        batch = jnp.where(jnp.arange(100)[:, None] < 100 * share, p, p[::-1])
+    def loss(p, wins):
+        # Of a batch of a hundred, of which the first neuron wins so many.
+        batch = jnp.where(jnp.arange(100)[:, None] < wins, p, p[::-1])
         return measures.winner_take_all_loss(batch) + measures.collapse_loss(batch)
 
-    surface = jax.vmap(jax.vmap(loss, (None, 0)), (0, None))(one, jnp.asarray(shares))
+    surface = jax.vmap(jax.vmap(loss, (None, 0)), (0, None))(one, jnp.asarray(wins))
     title = "Two neurons: the loss is lowest where each sample has one winner, and each neuron half of the samples"
-    paper_figures.collapse_surface(f"{stem}.png", x, shares, surface, title)
+    paper_figures.collapse_surface(f"{stem}.png", x, wins / 100, surface, title)
     yield f"{stem}.png"
 
 
