@@ -54,6 +54,24 @@ def test_halve_and_double_and_their_gradients(wide):
     )
 
 
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize(("inputs", "outputs"), [(7, 3), (3, 7)])  # narrower or wider: two ways on a CPU
+def test_convolve_and_its_gradients(size, inputs, outputs):
+    x, y, kernel = normal(2, 5, 6, inputs), normal(2, 5, 6, outputs), normal(size, size, inputs, outputs)
+    reach = size // 2
+    padded = np.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(1, 2))  # [b, h, w, i, s, s]
+    np.testing.assert_allclose(
+        layers.convolve(x, kernel), np.einsum("bhwikl,klio->bhwo", windows, kernel), rtol=1e-4, atol=1e-4
+    )
+    grad_x, grad_kernel = jax.grad(lambda x, k: jnp.sum(layers.convolve(x, k) * y), argnums=(0, 1))(x, kernel)
+    np.testing.assert_allclose(grad_kernel, np.einsum("bhwikl,bhwo->klio", windows, y), rtol=1e-4, atol=1e-4)
+    direction = normal(*x.shape)
+    np.testing.assert_allclose(
+        np.sum(grad_x * direction), np.sum(y * layers.convolve(direction, kernel)), rtol=1e-4, atol=1e-3
+    )
+
+
 @pytest.mark.parametrize(
     ("module", "shape", "fan_in"),
     [

@@ -24,12 +24,31 @@ def check_images(images: jax.Array) -> None:
         raise InputError(f"images are {images.dtype}{list(images.shape)}; they must be uint8[b, h, w, 3]")
 
 
-def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolution of stride 1 that keeps height and width: x [b, h, w, i], kernel [s, s, i, o], s odd."""
+def _convolve(x, kernel):
     if kernel.shape[0] == 1:
         return x @ kernel[0, 0]
     padding = kernel.shape[0] // 2
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), [(padding, padding)] * 2, dimension_numbers=DIMENSIONS)
+
+
+@jax.custom_vjp
+def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolution of stride 1 that keeps height and width: x [b, h, w, i], kernel [s, s, i, o], s odd."""
+    return _convolve(x, kernel)
+
+
+def _convolve_gradients(saved, gradient):
+    x, kernel = saved
+    size, _, inputs, outputs = kernel.shape
+    if size == 1 or inputs <= outputs or jax.default_backend() != "cpu":
+        return jax.vjp(_convolve, x, kernel)[1](gradient)
+    # XLA:CPU turns the first array of a kernel gradient inside out, which is slow: the narrower of the two shall be it.
+    transposed = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
+    of_transposed = jax.vjp(lambda kernel: _convolve(gradient, kernel), transposed)[1](x)[0]
+    return _convolve(gradient, transposed), jnp.swapaxes(of_transposed, 2, 3)[::-1, ::-1]
+
+
+convolve.defvjp(lambda x, kernel: (_convolve(x, kernel), (x, kernel)), _convolve_gradients)
 
 
 def _halve(x, kernel):
