@@ -50,7 +50,7 @@ def test_the_other_commands_parse(monkeypatch, capsys, tmp_path):
 def test_commands_name_files_and_fields_that_exist(monkeypatch):
     """Their configs' smoke forms are run by tests/test_main.py."""
     monkeypatch.chdir(ROOT)
-    assert len(COMMANDS) == 5
+    assert len(COMMANDS) == 6
     for command in COMMANDS:
         config, workdir, _ = main.parse(shlex.split(command)[3:])
         assert config["steps"] > 0
