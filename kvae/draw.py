@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kvae import figures, measures
+from kvae import figures, measures, urlsom_figures
 from kvae.models.autoencoder import Autoencoder, suffix
 from kvae.models.urlsom import URLSOM
 
@@ -186,5 +186,5 @@ def _(model: URLSOM, variables, images, totals, rows, folder):
             winners, labels = (np.repeat(index.ravel(), table.ravel()) for index in np.indices(table.shape))
             title = f"Winners on the {which} set, by label (step {step})"
             path = folder / f"{prefix}winners.png"
-            figures.winners(path, winners, labels, model.label_names, model.grid_shape, title)
+            urlsom_figures.winners(path, winners, labels, model.label_names, model.grid_shape, title)
     figures.curves(folder / "curves.png", rows, f"Training up to step {step}")

@@ -1,14 +1,12 @@
 """Figures of a run: arrays in, a PNG file out, drawn on `kvae.canvas`."""
 
 import itertools
-import math
 import re
 
 import numpy as np
 
 from kvae.canvas import (
     DPI,
-    INK,
     MARGIN,
     PALETTE,
     QUIET,
@@ -279,79 +277,3 @@ def perturbation_curve(path, offsets, values, title):
         axes.set(xlabel="nodes by which every code is moved, along each axis of the grid", ylabel="PSNR (dB)")
         axes.set_xticks(offsets)
         axes.legend()
-
-
-def winners(path, winners, labels, label_names, grid_shape, title):
-    """Draws each sample beside the neuron it is won by, coloured by its label (Figures 4 and 6 of URL-SOM).
-
-    Args:
-      path: the PNG file.
-      winners: int [n], numbers of neurons, row by row on the grid.
-      labels: int [n], indices into `label_names`, or None.
-      label_names: names of the labels; each is also written where its samples are densest.
-      grid_shape: of the map.
-      title: what one sees.
-    """
-    size = math.prod(grid_shape)
-    winners = _checked_numbers("winners", winners, size)
-    names = [""] if labels is None else list(label_names)
-    kinds = _checked_numbers("labels", np.zeros(len(winners), int) if labels is None else labels, len(names))
-    if len(kinds) != len(winners):
-        raise InputError(f"labels: want one for each of {len(winners)} winners, found {len(kinds)}")
-    page = sheet(grid_shape)
-    rows, columns = page.codes.shape
-    spots = np.empty(size, int)
-    spots[page.codes[page.codes >= 0]] = np.flatnonzero(page.codes >= 0)
-    row, column = np.divmod(spots[winners], columns)
-    cell = min(6.2 / columns, 6.2 / rows)
-    beside = 0.15 if labels is None else 1.15
-    active = np.unique(winners).size
-    note = f"{len(winners):,} samples, each scattered about its winner; {active:,} of {size:,} neurons in use"
-    with drawing(path, max(4.5, 0.55 + cell * columns + beside), 0.45 + cell * rows, title, note) as figure:
-        axes = place(figure, 0.55, 0.45, cell * columns, cell * rows)
-        _scatter(axes, row, column, kinds, names)
-        axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
-        name_ticks(axes, page)
-
-
-def _checked_numbers(name, numbers, below):
-    numbers = np.asarray(numbers)
-    if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
-        raise InputError(f"{name}: want int [n], found {numbers.dtype} {list(numbers.shape)}")
-    if np.any((numbers < 0) | (numbers >= below)):
-        raise InputError(f"{name}: want numbers from 0 to {below - 1}, found {numbers.min()} to {numbers.max()}")
-    return numbers
-
-
-def _scatter(axes, row, column, kinds, names):
-    import matplotlib
-    from matplotlib.patheffects import withStroke
-
-    colors = np.array([matplotlib.colors.to_rgb(color) for color in PALETTE])
-    if len(names) > len(colors):
-        colors = matplotlib.colormaps["turbo"](np.linspace(0, 1, len(names)))[:, :3]
-    random = np.random.default_rng(0)
-    # In random order, so that no class lies on top of the others.
-    order = random.permutation(len(row))
-    jitter = random.uniform(-0.4, 0.4, (2, len(row)))
-    size = np.clip(130_000 / max(len(row), 1), 1, 8)
-    axes.scatter((column + jitter[0])[order], (row + jitter[1])[order], s=size, c=colors[kinds[order]], linewidths=0)
-    axes.grid(False)
-    axes.spines[:].set_visible(True)
-    for kind, name in enumerate(names if len(names) > 1 else ()):
-        axes.scatter([], [], s=18, color=colors[kind], label=name, linewidths=0)
-        if not np.any(kinds == kind):
-            continue
-        y, x = _densest(row[kinds == kind], column[kinds == kind])
-        text = axes.text(x, y, name, size=9.5, weight="bold", ha="center", va="center", color=INK)
-        text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
-    if len(names) > 1:
-        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handletextpad=0.2)
-
-
-def _densest(row, column):
-    """The occupied cell with the most samples in it and the eight about it."""
-    hits = np.zeros((row.max() + 3, column.max() + 3), int)
-    np.add.at(hits, (row + 1, column + 1), 1)
-    near = sum(np.roll(hits, (i, j), (0, 1)) for i in (-1, 0, 1) for j in (-1, 0, 1))
-    return np.subtract(np.unravel_index(np.argmax(near * (hits > 0)), hits.shape), 1)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kvae import data, draw, figures, measures, paper_figures, topology
+from kvae import data, draw, figures, measures, paper_figures, topology, urlsom_figures
 from kvae.errors import InputError
 from kvae.evaluate import samples
 from kvae.models.autoencoder import suffix
@@ -185,7 +185,7 @@ def loss_of_two_neurons(stem: str) -> Iterator[str]:
 
     surface = jax.vmap(jax.vmap(loss, (None, 0)), (0, None))(one, jnp.asarray(wins))
     title = "Two neurons: the loss is lowest where each sample has one winner, and each neuron half of the samples"
-    paper_figures.collapse_surface(f"{stem}.png", x, wins / 100, surface, title)
+    urlsom_figures.collapse_surface(f"{stem}.png", x, wins / 100, surface, title)
     yield f"{stem}.png"
 
 
@@ -209,7 +209,7 @@ def selectivity_by_sigma(folders: list[str], stem: str) -> Iterator[str]:
         for label, name in metrics.items()
     }
     title = f"URL-SOM on {next(iter(datasets))}: how well neurons tell classes apart, by the width of the filter"
-    paper_figures.neural_selectivity_by_sigma(f"{stem}.png", sigmas, values, title)
+    urlsom_figures.neural_selectivity_by_sigma(f"{stem}.png", sigmas, values, title)
     yield f"{stem}.png"
 
 

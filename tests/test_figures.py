@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kvae import canvas, figures, paper_figures
+from kvae import canvas, figures, paper_figures, urlsom_figures
 from kvae.errors import InputError
 
 RANDOM = np.random.default_rng(0)
@@ -56,17 +56,17 @@ DRAWS = {
     "u_matrix, all equal": lambda p: figures.u_matrix(p, np.full((4, 6), np.nan), "t"),
     "curves": lambda p: figures.curves(p, rows(float), "t"),
     "perturbation_curve": lambda p: figures.perturbation_curve(p, [-1, 0, 1], {"a": [9, 20, 9]}, "t"),
-    "winners": lambda p: figures.winners(p, [0, 5, 5], [0, 1, 0], ["cat", "dog"], (2, 3), "t"),
-    "winners, no labels": lambda p: figures.winners(p, np.array([], int), None, None, (2, 3), "t"),
+    "winners": lambda p: urlsom_figures.winners(p, [0, 5, 5], [0, 1, 0], ["cat", "dog"], (2, 3), "t"),
+    "winners, no labels": lambda p: urlsom_figures.winners(p, np.array([], int), None, None, (2, 3), "t"),
     "initialisation": lambda p: paper_figures.initialisation(p, SERIES, "t"),
     "offset_reconstructions": lambda p: paper_figures.offset_reconstructions(p, {"a": photos(2, 8, 9)}, [0, 1], "t"),
     "neighborhoods": lambda p: paper_figures.neighborhoods(p, {"a": np.eye(4, 6), "b": np.eye(3)}, "t"),
     "perplexity": lambda p: paper_figures.perplexity(p, SERIES, 512, "t"),
     "frontier": lambda p: paper_figures.frontier(p, [POINT | {"paper": True, "loss_std": 0.01}], "t"),
-    "collapse_surface": lambda p: paper_figures.collapse_surface(
+    "collapse_surface": lambda p: urlsom_figures.collapse_surface(
         p, [0, 1, 2], [0, 1], RANDOM.uniform(size=(3, 2)), "t"
     ),
-    "selectivity": lambda p: paper_figures.neural_selectivity_by_sigma(p, [3, 5], {"a": [[0.7, 0.6]] * 2}, "t"),
+    "selectivity": lambda p: urlsom_figures.neural_selectivity_by_sigma(p, [3, 5], {"a": [[0.7, 0.6]] * 2}, "t"),
 }
 REFUSED = {
     "floats": lambda p: figures.reconstructions(p, np.zeros((2, 8, 8, 3)), photos(2, 8, 8), "t"),
@@ -82,17 +82,17 @@ REFUSED = {
     "no rows": lambda p: figures.curves(p, [], "t"),
     "offsets": lambda p: figures.perturbation_curve(p, [0, 1], {"a": [1, 2, 3]}, "t"),
     "no labels": lambda p: figures.perturbation_curve(p, [0, 1], {}, "t"),
-    "winner off the map": lambda p: figures.winners(p, [6], None, None, (2, 3), "t"),
-    "label without a name": lambda p: figures.winners(p, [0], [1], ["cat"], (2, 3), "t"),
-    "labels of others": lambda p: figures.winners(p, [0], [0, 0], ["cat"], (2, 3), "t"),
+    "winner off the map": lambda p: urlsom_figures.winners(p, [6], None, None, (2, 3), "t"),
+    "label without a name": lambda p: urlsom_figures.winners(p, [0], [1], ["cat"], (2, 3), "t"),
+    "labels of others": lambda p: urlsom_figures.winners(p, [0], [0, 0], ["cat"], (2, 3), "t"),
     "steps": lambda p: paper_figures.initialisation(p, {"a": (STEPS, [1, 2])}, "t"),
     "an image too few": lambda p: paper_figures.offset_reconstructions(p, {"a": photos(2, 8, 8)}, [0, 1, 2], "t"),
     "a line": lambda p: paper_figures.neighborhoods(p, {"a": [1, 0]}, "t"),
     "three axes": lambda p: paper_figures.perplexity(p, {"a": (STEPS, np.ones((2, 2, 5)))}, 512, "t"),
     "no error": lambda p: paper_figures.frontier(p, [{"label": "a", "loss": 1}], "t"),
     "no points": lambda p: paper_figures.frontier(p, [], "t"),
-    "transposed": lambda p: paper_figures.collapse_surface(p, [0, 1, 2], [0, 1], np.ones((2, 3)), "t"),
-    "sigmas": lambda p: paper_figures.neural_selectivity_by_sigma(p, [3], {"a": [1, 2]}, "t"),
+    "transposed": lambda p: urlsom_figures.collapse_surface(p, [0, 1, 2], [0, 1], np.ones((2, 3)), "t"),
+    "sigmas": lambda p: urlsom_figures.neural_selectivity_by_sigma(p, [3], {"a": [1, 2]}, "t"),
 }
 
 
@@ -120,7 +120,7 @@ def test_a_wrong_array_is_refused_in_one_line_and_the_old_file_stays(draw, tmp_p
 
 def test_the_same_arrays_give_the_same_file(tmp_path):
     for name in ("a", "b"):
-        figures.winners(tmp_path / name, [0, 5, 5], [0, 1, 0], ["cat", "dog"], (2, 3), "t")
+        urlsom_figures.winners(tmp_path / name, [0, 5, 5], [0, 1, 0], ["cat", "dog"], (2, 3), "t")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -251,7 +251,7 @@ def test_more_series_than_colours_are_all_drawn(drawn):
 
 
 def test_samples_lie_by_their_winner_and_classes_are_named_where_they_are_dense(drawn):
-    figures.winners("", [4] * 50 + [0], [1] * 50 + [0], ["cat", "dog"], (2, 3), "t")
+    urlsom_figures.winners("", [4] * 50 + [0], [1] * 50 + [0], ["cat", "dog"], (2, 3), "t")
     axes = drawn[0].axes[0]
     places = axes.collections[0].get_offsets()
     near = np.abs(places - [1, 1]).max(axis=1) <= 0.4
@@ -280,4 +280,4 @@ def test_the_papers_setting_is_marked_and_the_aim_shaded(drawn):
 
 def test_a_class_is_named_at_its_dense_region_not_between_its_clusters():
     row, column = np.array([0] * 9 + [9] * 8 + [4]), np.array([0, 1, 2] * 3 + [9] * 8 + [5])
-    assert figures._densest(row, column).tolist() == [0, 1]
+    assert urlsom_figures._densest(row, column).tolist() == [0, 1]

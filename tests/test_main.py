@@ -189,7 +189,7 @@ ROOMS = [
     {"topology", "kohonen", "measures", "selectivity"},
     {"models"},
     {"data"},
-    {"cluster", "mesh", "checkpoint", "canvas", "figures", "paper_figures", "journal"},
+    {"cluster", "mesh", "checkpoint", "canvas", "figures", "paper_figures", "urlsom_figures", "journal"},
     {"state", "evaluate", "draw", "train", "main"},
     {"run", "results", "report", "benchmark", "paper", "baseline"},
 ]

@@ -75,7 +75,7 @@ def test_neighborhoods_need_no_runs(tmp_path, capsys):
 
 def test_the_effect_of_sigma(make_config, tmp_path, capsys, monkeypatch):
     shown = []
-    monkeypatch.setattr(paper.paper_figures, "neural_selectivity_by_sigma", lambda *values: shown.append(values))
+    monkeypatch.setattr(paper.urlsom_figures, "neural_selectivity_by_sigma", lambda *values: shown.append(values))
     for sigma, of_train, held_out in ((1.0, [0.9, 0.8], [0.7, 0.6]), (0.5, [0.5, 0.4], [0.3, 0.2])):
         folder = tmp_path / str(sigma)
         folder.mkdir()
