@@ -194,9 +194,14 @@ def _draw_points(axes, points, name):
         spread = {"xerr": point.get(f"{name}_std"), "yerr": point.get("loss_std")}
         axes.errorbar(x, y, **spread, color=color, linewidth=0.9, alpha=0.6)
         axes.plot(x, y, marker="o", markersize=9, color=color, markeredgecolor="white", linewidth=0)
-        label = point["label"] + (" (the paper's)" if paper else "")
         # The number alone, of the point's colour, is what the legend shows.
         axes.plot(
-            [], [], marker=f"${number}$", markersize=6 if number < 10 else 9, color=color, linewidth=0, label=label
+            [],
+            [],
+            marker=f"${number}$",
+            markersize=6 if number < 10 else 9,
+            color=color,
+            linewidth=0,
+            label=point["label"],
         )
         axes.text(x, y, str(number), color="white", size=6.5 if number < 10 else 5, **center)

@@ -274,7 +274,7 @@ def test_the_papers_setting_is_marked_and_the_aim_shaded(drawn):
     points = [POINT, POINT | {"label": "0.01", "topographic_error": 0.1, "paper": True}]
     paper_figures.frontier("", points, "t")
     axes = drawn[0].axes[0]
-    assert axes.get_legend_handles_labels()[1] == ["shrink step 0.1", "0.01 (the paper's)"]
+    assert axes.get_legend_handles_labels()[1] == ["shrink step 0.1", "0.01"]
     assert axes.patches[0].get_extents().width == pytest.approx(axes.transData.transform((0.2, 0))[0] - axes.bbox.x0)
 
 
