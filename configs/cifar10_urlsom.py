@@ -23,7 +23,7 @@ def get_config(variant=""):
     config.micro_batches = 1
     config.log_every_steps = 235
     config.evaluate_every_steps = 235
-    config.checkpoint_every_steps = 2_350
+    config.checkpoint_every_steps = 235
     config.patience_evaluations = 10  # epochs without a lower loss
 
     config.dataset = ml_collections.ConfigDict()

@@ -21,7 +21,7 @@ def get_config(variant=""):
     config.micro_batches = 1
     config.log_every_steps = 388
     config.evaluate_every_steps = 388
-    config.checkpoint_every_steps = 3_880
+    config.checkpoint_every_steps = 388
     config.patience_evaluations = 10  # epochs without a lower loss
 
     config.dataset = ml_collections.ConfigDict()

@@ -68,26 +68,32 @@ class Checkpoints:
         Raises:
           InputError: there are checkpoints, but none can be read.
         """
-        steps = self.steps()
+        steps, damaged = self.steps(), []
         for step in reversed(steps):
             try:
-                return step, self.restore(step, target)
+                state = self.restore(step, target)
             except (ValueError, KeyError, OSError, TypeError) as error:
                 reason = str(error).strip().splitlines()
                 log.warning(
                     "checkpoint %d is damaged (%s); going back to the one before", step, reason[0] if reason else error
                 )
-            self._set_aside(step)
+                damaged.append(step)
+            else:
+                # Only now: if none can be read, they stay as they are, and the next start says so again.
+                self._set_aside(damaged)
+                return step, state
         if steps:
             raise InputError(
                 f"no checkpoint in {self.folder} can be read (tried {steps}); move the folder away to start anew"
             )
         return None
 
-    def _set_aside(self, step):
+    def _set_aside(self, steps):
+        if not steps:
+            return
         if jax.process_index() == 0:
-            folder = self.folder / str(step)
-            folder.rename(self.folder / f"damaged-{step}")
+            for step in steps:
+                (self.folder / str(step)).rename(self.folder / f"damaged-{step}")
         wait_for_all("set aside")
         self._manager.reload()
 

@@ -8,6 +8,7 @@ import os
 import pathlib
 import sys
 import time
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -44,6 +45,25 @@ def as_json(value):
         return [as_json(element) for element in value]
     number = value.item() if hasattr(value, "item") else value
     return number if math.isfinite(number) else None
+
+
+def has_settled(rows: Sequence[Mapping], patience: int) -> bool:
+    """Whether the last `patience` validation losses are all above an earlier one, in each replica; 0 is never.
+
+    Read from the rows of metrics.jsonl, so that a run which was resumed stops where the uninterrupted one does.
+    """
+    losses = [row["valid/loss"] for row in rows if "valid/loss" in row]
+    if not patience or len(losses) <= patience:
+        return False
+    losses = np.array(losses, np.float64)  # None, which is not finite, becomes NaN
+    return not np.any(np.fmin.reduce(losses[-patience:]) < np.fmin.reduce(losses[:-patience]))
+
+
+def is_finished(config: Mapping, rows: Sequence[Mapping]) -> bool:
+    """Whether a run with these rows has reached its last step, or an early stop."""
+    return bool(rows) and (
+        rows[-1]["step"] >= config["steps"] or has_settled(rows, config.get("patience_evaluations", 0))
+    )
 
 
 class Journal:

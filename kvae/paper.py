@@ -7,6 +7,7 @@ seed where it shows images. Figures 4 and 5 show the neighbourhoods themselves, 
 
 import argparse
 import functools
+import json
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping
@@ -18,8 +19,19 @@ import numpy as np
 from kvae import data, draw, figures, measures, paper_figures, topology, urlsom_figures
 from kvae.errors import InputError
 from kvae.evaluate import samples
+from kvae.journal import is_finished
 from kvae.models.autoencoder import suffix
-from kvae.results import Seed, Table, collect, load_experiments, measures_of, read_seeds, setting_of, spread
+from kvae.results import (
+    FREE_FIELDS,
+    Seed,
+    Table,
+    collect,
+    load_experiments,
+    measures_of,
+    read_seeds,
+    setting_of,
+    spread,
+)
 from kvae.run import Run, load
 
 FIRST_STEPS = 1_500
@@ -192,23 +204,32 @@ def loss_of_two_neurons(stem: str) -> Iterator[str]:
 def selectivity_by_sigma(folders: list[str], stem: str) -> Iterator[str]:
     """The effect of sigma (URL-SOM's Figure 7): neural selectivity of finished runs that differ in it."""
     metrics = {"training set": "neural_selectivity_train", "held out": "neural_selectivity_held_out"}
-    found, datasets = {}, {}
+    by_config = {}
     for seed in read_seeds(folders):
-        last = seed.rows[-1] if seed.rows else {}
-        if f"valid/{metrics['held out']}" in last:
-            found.setdefault(seed.config["model.sigma"], []).append(last)
-            datasets[seed.config["dataset.name"]] = None
-    if len(found) < 2 or len(datasets) > 1:
+        if is_finished(seed.config, seed.rows) and f"valid/{metrics['held out']}" in seed.rows[-1]:
+            common = {k: v for k, v in seed.config.items() if k not in {*FREE_FIELDS, "model.sigma"}}
+            by_config.setdefault(json.dumps(common, sort_keys=True), []).append(seed)
+    seeds = max(by_config.values(), key=len, default=[])
+    for others in by_config.values():
+        for seed in others if others is not seeds else ():
+            print(f"kvae: left out: {seed.name}: another config than the rest", file=sys.stderr)
+    found = {}
+    for seed in seeds:
+        found.setdefault(seed.config["model.sigma"], {})[seed.number] = seed.rows[-1]
+    shared = sorted(set.intersection(*map(set, found.values()))) if found else []
+    if len(found) < 2 or not shared:
         raise InputError(
-            "this figure needs finished runs of URL-SOM on one data set, with labels and with at least two values of "
-            f"model.sigma; there are {', '.join(map(str, sorted(found))) or 'none'} on {', '.join(datasets) or 'none'}"
+            "this figure needs finished runs of URL-SOM, on data with labels, with the same seeds and at least two "
+            f"values of model.sigma; there are {', '.join(map(str, sorted(found))) or 'none'}"
         )
-    sigmas, fewest = sorted(found), min(map(len, found.values()))
+    sigmas = sorted(found)
     values = {
-        label: [[found[sigma][i][f"valid/{name}"] for sigma in sigmas] for i in range(fewest)]
+        label: [[found[sigma][number][f"valid/{name}"] for sigma in sigmas] for number in shared]
         for label, name in metrics.items()
     }
-    title = f"URL-SOM on {next(iter(datasets))}: how well neurons tell classes apart, by the width of the filter"
+    title = (
+        f"URL-SOM on {seeds[0].config['dataset.name']}: how well neurons tell classes apart, by the width of the filter"
+    )
     urlsom_figures.neural_selectivity_by_sigma(f"{stem}.png", sigmas, values, title)
     yield f"{stem}.png"
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from kvae.errors import InputError
-from kvae.journal import read_metrics
+from kvae.journal import is_finished, read_metrics
 from kvae.train import flatten
 
 FREE_FIELDS = {*("seed", "replicas", "micro_batches", "log_every_steps", "checkpoint_every_steps", "dataset.data_dir")}
@@ -110,7 +110,7 @@ def _seeds_of(run: pathlib.Path) -> list[Seed]:
         problem = ""
         if lost:
             problem = f"its loss is not finite at step {lost[0]}"
-        elif reached < steps:
+        elif not is_finished(config, rows):
             problem = f"unfinished, at step {reached} of {steps}"
         elif not seed.evaluations:
             problem = "it was never evaluated"

@@ -47,8 +47,8 @@ SCHEDULES = {
 - `held`: 1, no shrinking: the one for a map that keeps its order (topographic error 0.17 instead of 0.48, with no loss
   in reconstruction: see the README);
 - `floor_<lowest>`: as `inverse`, but never below `lowest`, so that a map stays in order however long it is trained;
-- `narrowing`: 0.25 + 15.75 / (1 + t tau): a Gaussian of Eq. 16 starts with a width of 4 nodes and ends at 0.5, as
-  classical maps do; `narrowing_1` ends at 1. A hard neighbourhood takes min(strength, 1).
+- `narrowing`: 0.25 + 15.75 / (1 + t tau): a Gaussian of Eq. 16 starts with a width of 4 nodes and tends to 0.5, as
+  classical maps do; `narrowing_1` tends to 1. A hard neighbourhood takes min(strength, 1).
 """
 
 KERNELS = {

@@ -21,7 +21,7 @@ from kvae.cluster import StopSignal, first_process_first, wait_for_all
 from kvae.data import Examples, pipeline
 from kvae.errors import InputError, errors_of_writing
 from kvae.evaluate import Evaluator, samples
-from kvae.journal import Journal, write_atomically
+from kvae.journal import Journal, has_settled, write_atomically
 from kvae.state import TrainState, initial_state, make_optimizer, over_replicas, replica_of, train_step
 
 log = logging.getLogger(__name__)
@@ -50,8 +50,8 @@ def train(config: Mapping, workdir: str, devices: Sequence[jax.Device] | None = 
     Raises:
       InputError: something that the user can mend: a field, the data, the folder, a loss that is not finite.
     """
-    replicas = config["replicas"]
     check_config(config)
+    replicas = config["replicas"]
     mesh = meshes.make_mesh(replicas, devices)
     meshes.check_batch_size(config["batch_size"], mesh, config["micro_batches"])
     with first_process_first():
@@ -123,7 +123,7 @@ class Loop:
         self.config, self.workdir, self.mesh, self.dataset = config, workdir, mesh, dataset
         self.step, self.evaluator, self.checkpoints, self.journal = step, evaluator, checkpoints, journal
         self.samples = samples(dataset.validation, SAMPLES)
-        self.warned = False
+        self.warned, self.failed = False, set()
 
     def __call__(self, state: TrainState, first_step: int) -> int:
         """Trains from `first_step` to the last; returns the step that was reached, as `train` does."""
@@ -159,16 +159,8 @@ class Loop:
         return done % self.config[field] == 0 or done == self.config["steps"]
 
     def has_settled(self) -> bool:
-        """Whether the last `patience_evaluations` validation losses are all above an earlier one, in each replica.
-
-        Read from the rows of the journal, so that a run which was resumed stops where the uninterrupted one does.
-        """
-        patience = self.config["patience_evaluations"]
-        losses = [row["valid/loss"] for row in self.journal.rows if "valid/loss" in row]
-        if not patience or len(losses) <= patience:
-            return False
-        losses = np.array(losses, np.float64)  # None, which is not finite, becomes NaN
-        return not np.any(np.fmin.reduce(losses[-patience:]) < np.fmin.reduce(losses[:-patience]))
+        """Whether the loss falls no more."""
+        return has_settled(self.journal.rows, self.config["patience_evaluations"])
 
     def read_interval(self, state: TrainState, done: int) -> tuple[TrainState, dict]:
         """The means since the last log as a row, and the state with a new interval."""
@@ -179,13 +171,15 @@ class Loop:
                 f"the loss is not finite at step {int(np.max(at)) + 1}; the checkpoints before it are whole, and a "
                 f"lower optimizer.learning_rate (now {self.config['optimizer']['learning_rate']}) may help"
             )
-        for replica in np.flatnonzero(~np.atleast_1d(finite)):
+        failed = set(np.flatnonzero(~np.atleast_1d(finite)).tolist())
+        for replica in sorted(failed - self.failed):
             log.warning(
                 "replica %d (seed %d) stopped: its loss is not finite at step %d",
                 replica,
                 self.config["seed"] + replica,
                 np.atleast_1d(at)[replica] + 1,
             )
+        self.failed = failed
         row = {"step": done}
         for name, total in interval.metrics.items():
             mean = np.where(finite, total / np.maximum(interval.steps, 1), np.nan)
@@ -205,13 +199,13 @@ class Loop:
             metrics, totals = self.evaluator.metrics(
                 state.variables, self.dataset.validation, self.config["batch_size"], self.dataset.train
             )
-            row |= metrics
-            valid = np.atleast_1d(row["valid/loss"])[np.isfinite(np.atleast_1d(row["valid/loss"]))]
-            loss = float(np.mean(valid)) if valid.size else None
             if jax.process_index() == 0:
                 # On a device of its own: what only one process computes must not wait for the others.
                 variables = jax.device_put(jax.device_get(state.variables), jax.local_devices()[0])
-                row |= self.inspect(variables)
+                metrics |= self.inspect(variables)
+            row |= without_failed(metrics, jax.device_get(state.finite))
+            valid = np.atleast_1d(row["valid/loss"])[np.isfinite(np.atleast_1d(row["valid/loss"]))]
+            loss = float(np.mean(valid)) if valid.size else None
         self.journal.write(row, self.summary(row))
         saves = self.is_due("checkpoint_every_steps", done) or self.has_settled()
         # Pictures, which take longer than an evaluation, come with the checkpoints.
@@ -246,7 +240,7 @@ class Loop:
 
     def summary(self, row: dict) -> str:
         """A row in a few words, for the terminal and the log."""
-        mean = lambda name: np.mean(row[name])  # noqa: E731
+        mean = lambda name: np.nanmean(row[name])  # noqa: E731
         words = [f"loss {mean('train/loss'):.4f}"]
         if "valid/loss" in row:
             words.append(f"valid {mean('valid/loss'):.4f}")
@@ -270,8 +264,23 @@ class Loop:
                 )
 
 
+def without_failed(metrics: dict, finite: np.ndarray) -> dict:
+    """The metrics of an evaluation, NaN for replicas that have failed: theirs are of the state before they did."""
+    if np.all(finite):
+        return metrics
+    return {
+        name: [value if ok else np.nan for value, ok in zip(values, finite, strict=True)]
+        for name, values in metrics.items()
+    }
+
+
 def check_config(config: Mapping) -> None:
-    """Raises InputError for a field of the run that is out of range."""
+    """Raises InputError for a field of the run that is missing or out of range."""
+    for name in ("seed", "replicas", "steps", "batch_size", "micro_batches", "patience_evaluations", *FREE_FIELDS):
+        if name not in config:
+            raise InputError(f"the config has no {name}; configs/photos_vqvae.py shows all fields")
+    if not 0 <= config["seed"] <= 2**31 - config["replicas"]:
+        raise InputError(f"seed is {config['seed']}; it must be 0 or larger, and below 2^31 with all replicas")
     for name in ("replicas", "steps", "batch_size", "micro_batches", *FREE_FIELDS):
         if config[name] < 1:
             raise InputError(f"{name} is {config[name]}; it must be 1 or larger")
@@ -298,7 +307,8 @@ def open_workdir(workdir: str, config: dict) -> None:
     """Makes the run's folder and its config.json, or checks that the folder belongs to this config."""
     path = pathlib.Path(workdir) / "config.json"
     config = json.loads(json.dumps(config))
-    if path.exists():
+    # Without a checkpoint there is nothing that another config could spoil, such as after a mistake in the first one.
+    if path.exists() and any((path.parent / "checkpoints").glob("*")):
         try:
             before = flatten(json.loads(path.read_text()))
         except json.JSONDecodeError as error:

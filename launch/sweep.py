@@ -14,9 +14,9 @@ import signal
 import subprocess
 import sys
 
+from kvae import journal
 from kvae import main as program
 from kvae.errors import InputError
-from kvae.journal import read_metrics
 from kvae.models import choose
 from kvae.results import load_experiments
 
@@ -48,10 +48,9 @@ def commands(experiments: dict, table: str, dataset: str, seeds: int | None, run
 
 
 def is_finished(arguments: list[str]) -> bool:
-    """Whether the run of these arguments has reached its last step."""
+    """Whether the run of these arguments has nothing left to do."""
     config, workdir, _ = program.parse(arguments)
-    rows = read_metrics(workdir)
-    return bool(rows) and rows[-1]["step"] >= config["steps"]
+    return journal.is_finished(config, journal.read_metrics(workdir))
 
 
 def train(arguments: list[str]) -> bool:

@@ -89,7 +89,7 @@ def test_the_effect_of_sigma(make_config, tmp_path, capsys, monkeypatch):
     assert values == {"training set": [[0.5, 0.9], [0.4, 0.8]], "held out": [[0.3, 0.7], [0.2, 0.6]]}
     assert "digits" in title
     assert paper.main(["--figure=urlsom_7", str(tmp_path / "0.5"), f"--out={tmp_path}"]) == 2
-    assert "at least two values of model.sigma; there are 0.5 on digits" in capsys.readouterr().err
+    assert "at least two values of model.sigma; there are 0.5" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

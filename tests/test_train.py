@@ -170,15 +170,35 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(make_config, tmp_path
     assert_same_run(whole, tmp_path / "hurt")
 
 
+def test_what_is_measured_of_a_replica_that_failed_is_not_a_number():
+    metrics = {"valid/loss": [0.5, 0.25], "valid/psnr": [20.0, 21.0]}
+    assert train.without_failed(metrics, np.array([True, True])) is metrics
+    left = train.without_failed(metrics, np.array([True, False]))
+    assert left["valid/loss"][0] == 0.5 and np.isnan(left["valid/loss"][1]) and np.isnan(left["valid/psnr"][1])
+
+
+def test_a_mistake_before_the_first_checkpoint_can_be_mended_in_the_same_folder(make_config, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(make_config(batch_size=64)))
+    assert run(make_config(steps=2), tmp_path) == 2
+    assert json.loads((tmp_path / "config.json").read_text())["batch_size"] == 8
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31])
+def test_a_seed_out_of_range_is_refused(make_config, tmp_path, seed):
+    with pytest.raises(InputError, match=f"seed is {seed}; it must be 0 or larger"):
+        run(make_config(seed=seed), tmp_path)
+
+
 def test_when_no_checkpoint_can_be_read_nothing_is_overwritten(make_config, tmp_path):
     run(make_config(steps=4), tmp_path)
     for path in (tmp_path / "checkpoints" / "4" / "state").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
     before = (tmp_path / "metrics.jsonl").read_bytes()
-    with pytest.raises(InputError, match=r"no checkpoint in .* can be read \(tried \[4\]\)"):
-        run(make_config(), tmp_path)
-    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    for _ in range(2):  # nor when the command is repeated
+        with pytest.raises(InputError, match=r"no checkpoint in .* can be read \(tried \[4\]\)"):
+            run(make_config(), tmp_path)
+        assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
 def test_another_config_is_refused_by_the_names_of_what_differs(make_config, tmp_path):

@@ -14,7 +14,7 @@ from kvae.models.augment import Augmentation, view
 from kvae.models.layers import check_images
 from kvae.models.objective import Objective
 from kvae.models.resnet import ResNet
-from kvae.topology import check_grid_shape, coordinates
+from kvae.topology import LARGEST_DENSE_SIZE, check_grid_shape, coordinates
 
 KERNELS = {
     "gaussian": lambda squared, sigma: jnp.exp(-squared / (2 * sigma**2)),
@@ -109,7 +109,11 @@ class URLSOM(nn.Module):
             raise InputError(f"dropout is {self.dropout}; it must be in [0, 1)")
         if self.neurons < 2:
             raise InputError(f"grid_shape is {self.grid_shape}; a map has at least two neurons")
-        if not 0 < self.crop_sizes[0] <= self.crop_sizes[1]:
+        if self.neurons > LARGEST_DENSE_SIZE:
+            raise InputError(f"grid_shape is {self.grid_shape}; a map has at most {LARGEST_DENSE_SIZE} neurons")
+        if not self.channels:
+            raise InputError("channels is empty; it must name the filters of one stage or more")
+        if len(self.crop_sizes) != 2 or not 0 < self.crop_sizes[0] <= self.crop_sizes[1]:
             raise InputError(f"crop_sizes is {self.crop_sizes}; it must be a smallest and a largest side, above 0")
 
     @property
@@ -146,7 +150,8 @@ class URLSOM(nn.Module):
 
     def neuron_vectors(self) -> jax.Array:
         """For each neuron the vector whose product with the features, plus a constant, is its activation: [n, d]."""
-        return jnp.matmul(self.projection.variables["params"]["kernel"], self.filter()).T
+        kernel = self.projection.variables["params"]["kernel"]
+        return jnp.matmul(kernel, self.filter(), precision=jax.lax.Precision.HIGHEST).T
 
     def winners(self, images: jax.Array) -> jax.Array:
         """The neuron with the highest activation for each uint8 image: int32 [b]."""
