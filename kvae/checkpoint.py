@@ -2,7 +2,7 @@
 
 import logging
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import jax
 import numpy as np
@@ -68,25 +68,33 @@ class Checkpoints:
         Raises:
           InputError: there are checkpoints, but none can be read.
         """
-        steps, damaged = self.steps(), []
-        for step in reversed(steps):
+        steps = self.steps()
+        if not steps:
+            return None
+        step, state = self.first_readable(reversed(steps), lambda step: self.restore(step, target))
+        # Only now: if none can be read, they stay as they are, and the next start says so again.
+        self._set_aside([damaged for damaged in steps if damaged > step])
+        return step, state
+
+    def first_readable(self, steps: Iterable[int], restore: Callable) -> tuple[int, object]:
+        """The first of the steps that `restore` can read, and what it gives; those that it cannot are said.
+
+        Raises:
+          InputError: none can be read.
+        """
+        tried = []
+        for step in steps:
             try:
-                state = self.restore(step, target)
+                return step, restore(step)
             except (ValueError, KeyError, OSError, TypeError) as error:
                 reason = str(error).strip().splitlines()
                 log.warning(
                     "checkpoint %d is damaged (%s); going back to the one before", step, reason[0] if reason else error
                 )
-                damaged.append(step)
-            else:
-                # Only now: if none can be read, they stay as they are, and the next start says so again.
-                self._set_aside(damaged)
-                return step, state
-        if steps:
-            raise InputError(
-                f"no checkpoint in {self.folder} can be read (tried {steps}); move the folder away to start anew"
-            )
-        return None
+                tried.append(step)
+        raise InputError(
+            f"no checkpoint in {self.folder} can be read (tried {tried}); move the folder away to start anew"
+        )
 
     def _set_aside(self, steps):
         if not steps:

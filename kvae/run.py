@@ -103,7 +103,7 @@ def load(workdir: str, step: int | None = None, replica: int = 0) -> Run:
 
     Args:
       workdir: the run's folder.
-      step: of the checkpoint; the newest by default.
+      step: of the checkpoint; by default the newest that can be read.
       replica: which one, where several were trained at once.
 
     Raises:
@@ -117,10 +117,10 @@ def load(workdir: str, step: int | None = None, replica: int = 0) -> Run:
         steps = checkpoints.steps()
         if not steps:
             raise InputError(f"{workdir} has no checkpoint yet")
-        step = steps[-1] if step is None else step
-        if step not in steps:
+        if step is not None and step not in steps:
             raise InputError(f"{workdir} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
-        state = checkpoints.restore_as_saved(step)
+        wanted = reversed(steps) if step is None else [step]
+        step, state = checkpoints.first_readable(wanted, checkpoints.restore_as_saved)
     finally:
         checkpoints.close()
     config = json.loads(path.read_text())

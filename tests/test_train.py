@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+import kvae
 from kvae import mesh as meshes
 from kvae import models, train
 from kvae.checkpoint import Checkpoints
@@ -164,6 +165,11 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(make_config, tmp_path
         if path.is_file() and path.stat().st_size > 100:
             path.write_bytes(path.read_bytes()[:50])
     with caplog.at_level(logging.WARNING, "kvae"):
+        assert kvae.load(str(tmp_path / "hurt")).step == 4
+        assert "checkpoint 8 is damaged" in caplog.text
+        with pytest.raises(InputError, match=r"no checkpoint in .* can be read \(tried \[8\]\)"):
+            kvae.load(str(tmp_path / "hurt"), step=8)
+        caplog.clear()
         run(config, tmp_path / "hurt")
     assert "checkpoint 8 is damaged" in caplog.text
     assert (tmp_path / "hurt" / "checkpoints" / "damaged-8").exists()
