@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kvae import data, main, selectivity
+from kvae import data, main, selectivity, train
 from kvae.data.dataset import Examples
 from kvae.errors import InputError
 from kvae.kohonen import fit_batch, nearest_code
@@ -62,8 +62,7 @@ def run(argv: list[str]) -> int:
     """Prints a line for each seed, and the mean and standard deviation over them; returns the exit status."""
     try:
         config, _, _ = main.parse(argv)
-        fields = {name: value for name, value in config["dataset"].items() if name not in ("mean", "std")}
-        dataset = data.load(**fields)
+        dataset, _ = train.load_data(config)
         rows = [batch_map(dataset, config["model"]["grid_shape"], seed) for seed in SEEDS]
     except InputError as error:
         print(f"kvae: {error}", file=sys.stderr)

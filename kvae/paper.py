@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kvae import data, draw, figures, measures, paper_figures, topology, urlsom_figures
+from kvae import draw, figures, measures, paper_figures, topology, urlsom_figures
 from kvae.errors import InputError
 from kvae.evaluate import samples
 from kvae.journal import is_finished
@@ -33,6 +33,7 @@ from kvae.results import (
     spread,
 )
 from kvae.run import Run, load
+from kvae.train import load_data
 
 FIRST_STEPS = 1_500
 """How far Figure 1 goes; the authors' script too plots the training loss of these steps."""
@@ -59,8 +60,8 @@ def open_seed(seed: Seed) -> Run:
 
 def validation_images(run: Run) -> np.ndarray:
     """Samples of the run's validation set, uint8 [IMAGES, h, w, 3]."""
-    fields = {name: value for name, value in run.config["dataset"].items() if name not in ("mean", "std")}
-    return samples(data.load(**fields).validation, IMAGES)
+    dataset, _ = load_data(run.config)
+    return samples(dataset.validation, IMAGES)
 
 
 def series(seeds: list[Seed], metric: str, last_step: float = np.inf) -> tuple[list[int], np.ndarray]:
