@@ -35,8 +35,10 @@ from tqdm import tqdm
 
 from kvae import main, models, train
 from kvae import mesh as meshes
+from kvae.config import check_config
 from kvae.data import ArrayExamples, pipeline
 from kvae.errors import InputError
+from kvae.journal import write_atomically
 from kvae.models.autoencoder import Autoencoder
 from kvae.models.quantizers import KohonenVQ
 
@@ -285,6 +287,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, dict]]:
         if "=" not in options.compare:
             raise InputError(f"--compare={options.compare}; it must be a field of the model and a value, name=value")
         configs[options.compare] = main.parse([*rest, f"--config.model.{options.compare}"])[0]
+    for config in configs.values():
+        check_config(config)
     return options, configs
 
 
@@ -309,7 +313,11 @@ def benchmark(argv: list[str]) -> int:
         print(f"ratio of medians, {' / '.join(rows)}: {one / other:.3f}")
     say(f"done on {result['devices']} x {result['device']}, jax {jax.__version__}")
     if options.json:
-        pathlib.Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
+        try:
+            write_atomically(pathlib.Path(options.json), json.dumps(result, indent=2) + "\n")
+        except OSError as error:
+            print(f"kvae: --json={options.json} cannot be written: {error.strerror}", file=sys.stderr)
+            return 2
     return 0
 
 

@@ -152,12 +152,14 @@ def _(model: Autoencoder, variables, images, totals, rows, folder):
         held = {other: code for other, code in most_used.items() if other != name}
         which = "" if name == "codebook" else f" of the {name} level"
         beside = "".join(f", {other} held at its most used code, {code}" for other, code in held.items())
+        where = "in order of number, for there is no map" if layer.neighborhood == "none" else "on the map"
+        grid_shape = tuple(layer.grid_shape)
         figures.codebook_map(
             folder / f"codebook_map{suffix(name)}.png",
             constant_code_images(model, variables, name, held),
-            f"What each code{which} decodes to, on the map{beside} (step {step})",
+            f"What each code{which} decodes to, {where}{beside} (step {step})",
+            counts[name].reshape(grid_shape),
         )
-        grid_shape = tuple(layer.grid_shape)
         figures.hit_map(
             folder / f"hit_map{suffix(name)}.png",
             counts[name].reshape(grid_shape),
@@ -167,7 +169,7 @@ def _(model: Autoencoder, variables, images, totals, rows, folder):
         figures.u_matrix(
             folder / f"u_matrix{suffix(name)}.png",
             np.asarray(measures.u_matrix(codewords, grid_shape)),
-            f"U-matrix: distance of each codeword{which} to its neighbours on the map (step {step})",
+            f"U-matrix: distance of each codeword{which} to its neighbours {where} (step {step})",
         )
     figures.curves(folder / "curves.png", rows, f"Training up to step {step}")
 
@@ -179,7 +181,7 @@ def _(model: URLSOM, variables, images, totals, rows, folder):
     for prefix, which in (("", "validation"), ("train_", "training")):
         counts = np.asarray(totals[f"{prefix}counts"]).reshape(model.grid_shape)
         title = f"How often each neuron wins on the {which} set (step {step})"
-        figures.hit_map(folder / f"{prefix}hit_map.png", counts, title)
+        figures.hit_map(folder / f"{prefix}hit_map.png", counts, title, unit="neurons")
         if f"{prefix}table" in totals:
             # The scatter is random within a neuron: who won what for which label is all that there is to know.
             table = np.asarray(totals[f"{prefix}table"]).astype(int)

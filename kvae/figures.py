@@ -26,6 +26,8 @@ from kvae.canvas import (
 )
 from kvae.errors import InputError
 
+_RED = np.array([int(PALETTE[1][i : i + 2], 16) for i in (1, 3, 5)])
+
 
 def _cell_size(codes):
     rows, columns = codes.shape
@@ -57,6 +59,9 @@ def _place_bar(figure, left, bottom, height, norm, colors, label):
     bar = figure.colorbar(ScalarMappable(norm, colors), cax=axes, label=label)
     bar.outline.set_visible(False)
     plain_ticks(axes.yaxis, *((norm.vmin, norm.vmax) if isinstance(norm, LogNorm) else (1, 1)))
+    if isinstance(norm, LogNorm):
+        # The largest value is named too, and no round number next to it.
+        axes.set_yticks([tick for tick in axes.get_yticks() if norm.vmin <= tick < 0.8 * norm.vmax] + [norm.vmax])
 
 
 def reconstructions(path, originals, reconstructions, title):
@@ -90,29 +95,39 @@ def reconstructions(path, originals, reconstructions, title):
             axes.set_xticks([])
 
 
-def codebook_map(path, images, title):
+def codebook_map(path, images, title, counts=None):
     """Draws, for each code, the image it decodes to, at the code's place on the grid (Figures 2 and 7).
 
     Args:
       path: the PNG file.
       images: uint8 [*grid_shape, h, w, 3]. A line is wrapped; a higher grid is shown slice by slice.
       title: what one sees.
+      counts: how often each code is used, [*grid_shape], if known: codes that never are get a red corner.
     """
     images = checked_images("images", images, max(1, np.ndim(images) - 3))
-    page = sheet(images.shape[:-3])
+    grid_shape = images.shape[:-3]
+    page, note = sheet(grid_shape), ""
     tiles = fitted(images.reshape(-1, *images.shape[-3:]), _cell_size(page.codes))
-    _draw_tiles(path, tiles, page, title)
+    if counts is not None:
+        counts = np.asarray(counts)
+        if counts.shape != grid_shape:
+            raise InputError(f"counts: want one for each code, {list(grid_shape)}, found {list(counts.shape)}")
+        unused = counts.ravel() == 0
+        note = f"{np.sum(~unused):,} of {unused.size:,} codes in use" + " (red corner: never used)" * bool(unused.any())
+        corner = np.add.outer(np.arange(tiles.shape[1]), np.arange(tiles.shape[2])) < max(1, min(tiles.shape[1:3]) // 3)
+        tiles = np.where((unused[:, None, None] & corner)[..., None], _RED, tiles).astype(np.uint8)
+    _draw_tiles(path, tiles, page, title, note)
 
 
-def hit_map(path, counts, title):
+def hit_map(path, counts, title, unit="codes"):
     """Draws how often each code is used, on a logarithmic scale; unused codes are red, striped if there is room.
 
     Args:
       path: the PNG file.
       counts: int or float [*grid_shape], at least 0.
       title: what one sees.
+      unit: what the nodes of the grid are called.
     """
-    import matplotlib
     from matplotlib.colors import LogNorm
 
     counts = np.asarray(counts, np.float64)
@@ -120,7 +135,7 @@ def hit_map(path, counts, title):
         raise InputError(f"counts: want finite values of at least 0, found {counts.min()} to {counts.max()}")
     page = sheet(counts.shape)
     used, share = counts[counts > 0], counts[counts > 0] / max(counts.sum(), 1e-30)
-    note = f"{used.size:,} of {counts.size:,} codes in use"
+    note = f"{used.size:,} of {counts.size:,} {unit} in use"
     note += f", perplexity {np.exp(-np.sum(share * np.log(share))):,.1f}" if used.size else ""
     # The scale spans a factor of ten or more, and thirty below the most used: codes used about equally look so.
     low = min(used.min(initial=np.inf), max(used.max(initial=0) / 30, 1))
@@ -131,8 +146,7 @@ def hit_map(path, counts, title):
     tiles[:] = colors(norm(np.maximum(counts, low)), bytes=True).reshape(-1, 1, 1, 4)[..., :3]
     stripes = (np.add.outer(np.arange(side), np.arange(side)) // max(1, side // 12)) % 3 > 0
     stripes &= side >= 24
-    red = np.array(matplotlib.colors.to_rgb(PALETTE[1])) * 255
-    tiles[counts.ravel() == 0] = np.where(stripes[..., None], 255 - 0.15 * (255 - red), red)
+    tiles[counts.ravel() == 0] = np.where(stripes[..., None], 255 - 0.15 * (255 - _RED), _RED)
     if used.size < counts.size:
         note += " (red: never used)"
     _draw_tiles(path, tiles, page, title, note, (norm, colors, "times used (log scale)"))
@@ -169,7 +183,7 @@ def u_matrix(path, distances, title):
 
 
 _PANELS = (
-    ("Losses", "mean squared error", (("reconstruction_loss", ""), ("commitment_loss", "commitment"))),
+    ("Losses", "mean squared error", (("reconstruction_loss", "reconstruction"), ("commitment_loss", "commitment"))),
     ("Loss", "loss", (("loss", ""),)),
     ("Reconstruction quality", "PSNR (dB)", (("psnr", ""),)),
     ("How evenly codes are used", "perplexity (effective codes)", (("perplexity", ""),)),
@@ -179,7 +193,7 @@ _PANELS = (
 )
 
 
-_SET_NAMES = {"train": "training set", "held out": "validation, by training's labels"}
+_SET_NAMES = {"train": "training set", "held out": "held out, labels from training"}
 """What is measured at evaluation, and yet not of the validation set alone."""
 
 
@@ -236,7 +250,10 @@ def _draw_curves(axes, rows, found):
         known = np.concatenate([[False], np.isfinite(mean), [False]])
         alone = np.flatnonzero(known[1:-1] & ~known[:-2] & ~known[2:])
         axes.plot(steps[alone], mean[alone], "o", markersize=3.5, color=color, zorder=order)
-        label = _SET_NAMES.get(name) or ", ".join(filter(None, (name, "validation" if bold else "training")))
+        label = _SET_NAMES.get(name, name) or ("validation" if bold else "training")
+        # Of two lines of one colour the note says which is which.
+        if name and not bold and ("valid", name) in {(of, other) for of, other, _ in found}:
+            label = None
         axes.plot(steps, mean, label=label, linewidth=1.7 if bold else 1.3, color=color, zorder=order)
         lowest = min(lowest, np.nanmin(values, initial=np.inf))
     if "loss" in axes.get_title(loc="left").lower() and 0 < lowest < np.inf:
@@ -247,10 +264,13 @@ def _draw_curves(axes, rows, found):
     steps_axis(axes)
     # Room for the names above the lines.
     scale = axes.yaxis.get_transform()
-    low, high = scale.transform(axes.get_ylim())
-    lines = min(2, len(found))
-    axes.set_ylim(top=scale.inverted().transform(high + 0.2 * lines * (high - low)))
-    axes.legend(handlelength=1.8, loc="upper right", ncols=-(-len(found) // lines))
+    bottom, top = axes.get_ylim()
+    low, high = scale.transform((bottom, top))
+    named = len(axes.get_legend_handles_labels()[1])
+    lines = min(2, named)
+    axes.set_yticks([tick for tick in axes.get_yticks() if bottom <= tick <= top])
+    axes.set_ylim(bottom, scale.inverted().transform(high + 0.2 * lines * (high - low)))
+    axes.legend(handlelength=1.8, loc="upper right", ncols=-(-named // lines))
 
 
 def _pale(color):

@@ -1,6 +1,13 @@
-"""The training program: `python -m kvae.main --config=configs/photos_vqvae.py [--workdir=DIR] [--config.FIELD=VALUE]`.
+"""The training program.
 
-Run the same command again and it goes on where it stopped.
+    python -m kvae.main --config=configs/photos_vqvae.py [--workdir=DIR] [--config.FIELD=VALUE ...] [--debug]
+
+--config is a file, such as those in configs/, and after a colon a variant of it, such as :smoke. --workdir is the run's
+folder, by default runs/<config name>. Any field of the file can be set: --config.steps=100. --debug shows the traceback
+of an error.
+
+Run the same command again and it goes on where it stopped. The exit status is 0, 2 after an error that you can mend,
+and 75 where the run was asked to stop before its last step.
 """
 
 import pathlib
@@ -69,6 +76,9 @@ def check_field(config, path: str) -> None:
 
 def main(argv: list[str]) -> int:
     """Runs the program; returns its exit status: 0, 2 after an error that the user can mend, or `STOPPED`."""
+    if {"-h", "--help"} & set(argv):
+        print(__doc__, end="")
+        return 0
     debug = "--debug" in argv
     try:
         config, workdir, debug = parse(argv)

@@ -1,5 +1,7 @@
 """Devices: the mesh, and how arrays lie on it. One program serves one device and many hosts."""
 
+import functools
+import logging
 import math
 import os
 import pathlib
@@ -10,6 +12,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kvae.errors import InputError
+
+log = logging.getLogger(__name__)
 
 
 def make_mesh(replicas: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -36,10 +40,13 @@ def batch_sharding(mesh: Mesh, replicas: int) -> NamedSharding:
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, micro_batches: int = 1) -> None:
-    """Raises InputError unless the batch divides evenly over the devices of the data axis and the micro-batches."""
-    parts = mesh.shape["data"] * micro_batches
+    """Raises InputError unless the batch divides evenly over the devices of the data axis and the micro-batches.
+
+    And, for evaluation, over all devices: there the replicas share one batch.
+    """
+    parts = math.lcm(mesh.shape["data"] * micro_batches, mesh.size)
     if batch_size < 1 or batch_size % parts:
-        what = f"{mesh.shape['data']} devices" + (f" x {micro_batches} micro-batches" if micro_batches > 1 else "")
+        what = f"{mesh.size} devices" + (f", {micro_batches} micro-batches" if micro_batches > 1 else "")
         raise InputError(f"batch_size is {batch_size}; it must be a multiple of {parts} ({what})")
 
 
@@ -48,11 +55,21 @@ def to_devices(sharding: NamedSharding, batch):
     return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, array), batch)
 
 
+CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
+"""On a CPU, YNNPACK is kept to matrix products, for its convolutions are slow."""
+
+
+@functools.cache
 def compiler_options() -> dict[str, str]:
-    """Options for `jax.jit`: on a CPU, YNNPACK is kept to matrix products, for its convolutions are slow."""
+    """Options for `jax.jit`; none where this JAX does not know them, for what they change is speed alone."""
     if jax.default_backend() != "cpu":
         return {}
-    return {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
+    try:
+        jax.jit(lambda: 0, compiler_options=CPU_OPTIONS).lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        log.warning("this JAX does not take %s, and may be slower: %s", CPU_OPTIONS, error)
+        return {}
+    return CPU_OPTIONS
 
 
 def keep_compiled_programs() -> None:

@@ -85,7 +85,8 @@ def initialisation(table: Table, stem: str) -> Iterator[str]:
 def codebook_maps(table: Table, stem: str) -> Iterator[str]:
     """Figure 2, or, of models with two codebooks, Figure 7: what each code decodes to."""
     for setting, which in ((EMA, "EMA-VQ, which has no map"), (MAP, "the Kohonen map")):
-        run = open_seed(seeds_of(table, setting)[0])
+        seed = seeds_of(table, setting)[0]
+        run = open_seed(seed)
         for name, codewords in run.codebooks.items():
             others = [other for other in run.codebooks if other != name]
             # With two codebooks one code of the other level is held: at a quarter of its grid, and at three quarters.
@@ -96,7 +97,8 @@ def codebook_maps(table: Table, stem: str) -> Iterator[str]:
                 words = "".join(f", {other} level held at {tuple(place[other])}" for other in others)
                 level = f" of the {name} level" if others else ""
                 path = f"{stem}_{setting}{suffix(name)}{f'_held_{quarter}' if others else ''}.png"
-                title = f"{table.dataset}, {which}: what each code{level} decodes to{words} (step {run.step})"
+                used = f"{seed.evaluations[-1][f'valid/codes_used{suffix(name)}']:.0f} codes in use"
+                title = f"{table.dataset}, {which}: what each code{level} decodes to{words} (step {run.step}; {used})"
                 figures.codebook_map(path, images, title)
                 yield path
 
@@ -181,7 +183,7 @@ def frontier(table: Table, stem: str) -> Iterator[str]:
                 mean, std = spread([values[key] for values in measured])
                 point |= {name: mean} | ({} if std is None else {f"{name}_std": std})
         points.append(point)
-    title = f"{table.dataset}: what order on the map costs, by how its neighbourhood shrinks"
+    title = f"{table.dataset}: loss and order of the map, by how its neighbourhood shrinks"
     paper_figures.frontier(f"{stem}.png", points, title)
     yield f"{stem}.png"
 

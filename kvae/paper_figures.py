@@ -154,13 +154,13 @@ def perplexity(path, values, codebook_size, title):
 
 
 def frontier(path, points, title):
-    """Draws what order on the map costs: loss against topographic error, and against PSNR under a moved code.
+    """Draws loss against topographic error, and against PSNR under a moved code: what order costs, or brings.
 
     Args:
       path: the PNG file.
       points: settings, each a dict of `label`, `loss`, `topographic_error` (share of inputs from 0 to 1) and, if known,
-        `psnr` (dB, of reconstructions whose codes were moved by one node), each with `<name>_std` over seeds if known.
-        `paper`: True marks the setting of the paper.
+        `psnr` (dB, of reconstructions whose codes were moved by one node), each a mean, with `<name>_std` over seeds if
+        known. `paper`: True marks the setting of the paper.
       title: what one sees.
     """
     for point in points:
@@ -168,7 +168,10 @@ def frontier(path, points, title):
             raise InputError(f"points: {point.get('label', 'a point')} lacks {', '.join(sorted(missing))}")
     refuse_empty("points", points)
     panels = ["topographic_error"] + ["psnr"] * any("psnr" in point for point in points)
-    note = "bars: one standard deviation over seeds; shaded: the aim, at most one input in five out of place"
+    note = (
+        "dots: means over seeds; bars: one standard deviation; orange: the paper's setting; tau: how fast it shrinks; "
+    )
+    note += "shaded: the aim, at most one input in five whose second-nearest code is no neighbour of the nearest"
     with drawing(path, 4.8 if len(panels) == 1 else 7.2, 3.1 + 0.17 * -(-len(points) // 3), title, note) as figure:
         grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axes, name in zip(grid, panels, strict=True):
@@ -176,9 +179,9 @@ def frontier(path, points, title):
         grid[0].axvspan(0, 0.2, color=PALETTE[2], alpha=0.12, linewidth=0)
         grid[0].set(ylabel="validation reconstruction loss", xlabel="topographic error (share of inputs)")
         grid[0].set_xlim(0, max(0.25, grid[0].get_xlim()[1]))
-        grid[0].set_title("Order on the map: better to the left")
+        grid[0].set_title("Order on the map: best is lower left")
         if len(panels) > 1:
-            grid[1].set(xlabel="PSNR with every code moved by one node (dB)", title="Robust codes: better to the right")
+            grid[1].set(xlabel="PSNR with every code moved by one node (dB)", title="Robust codes: best is lower right")
         handles = grid[0].get_legend_handles_labels()
         figure.legend(*handles, loc="outside lower center", ncols=3, handletextpad=0.3, columnspacing=1.2)
 

@@ -12,9 +12,9 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from kvae.config import flatten, read_config
 from kvae.errors import InputError
 from kvae.journal import is_finished, read_metrics
-from kvae.train import flatten
 
 FREE_FIELDS = {*("seed", "replicas", "micro_batches", "log_every_steps", "checkpoint_every_steps", "dataset.data_dir")}
 """Fields in which the runs of a table may differ, besides those that its settings are about."""
@@ -96,11 +96,8 @@ def read_seeds(folders: Iterable[str]) -> list[Seed]:
 
 
 def _seeds_of(run: pathlib.Path) -> list[Seed]:
-    try:
-        config = flatten(json.loads((run / "config.json").read_text()))
-        replicas, steps, first = config["replicas"], config["steps"], config["seed"]
-    except (json.JSONDecodeError, KeyError) as error:
-        raise InputError(f"{run / 'config.json'} is not the config of a run: {error!r}") from error
+    config = flatten(read_config(str(run)))
+    replicas, steps, first = config["replicas"], config["steps"], config["seed"]
     rows, seeds = read_metrics(str(run)), []
     for replica in range(replicas):
         own = [{k: v[replica] if isinstance(v, list) else v for k, v in row.items()} for row in rows]

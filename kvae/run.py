@@ -1,8 +1,6 @@
 """Opens a finished, or still running, run in a notebook: `kvae.load(workdir)`."""
 
 import functools
-import json
-import pathlib
 from collections.abc import Mapping
 
 import flax.linen as nn
@@ -11,6 +9,7 @@ import numpy as np
 
 from kvae import models
 from kvae.checkpoint import Checkpoints
+from kvae.config import read_config
 from kvae.errors import InputError
 from kvae.journal import read_metrics
 from kvae.models.autoencoder import Autoencoder
@@ -109,9 +108,7 @@ def load(workdir: str, step: int | None = None, replica: int = 0) -> Run:
     Raises:
       InputError: there is no run, checkpoint or replica of that name.
     """
-    path = pathlib.Path(workdir) / "config.json"
-    if not path.exists():
-        raise InputError(f"{workdir} is no run: it has no config.json")
+    config = read_config(workdir)
     checkpoints = Checkpoints(workdir, read_only=True)
     try:
         steps = checkpoints.steps()
@@ -123,7 +120,6 @@ def load(workdir: str, step: int | None = None, replica: int = 0) -> Run:
         step, state = checkpoints.first_readable(wanted, checkpoints.restore_as_saved)
     finally:
         checkpoints.close()
-    config = json.loads(path.read_text())
     variables = {"params": state["params"], **state["collections"]}
     if config["replicas"] > 1:
         if not 0 <= replica < config["replicas"]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import logging
 import pathlib
 import time
@@ -18,16 +17,14 @@ from kvae import data, draw, models
 from kvae import mesh as meshes
 from kvae.checkpoint import Checkpoints
 from kvae.cluster import StopSignal, first_process_first, wait_for_all
+from kvae.config import check_config, open_workdir
 from kvae.data import Examples, pipeline
 from kvae.errors import InputError, errors_of_writing
 from kvae.evaluate import Evaluator, samples
-from kvae.journal import Journal, has_settled, write_atomically
+from kvae.journal import Journal, has_settled
 from kvae.state import TrainState, initial_state, make_optimizer, over_replicas, replica_of, train_step
 
 log = logging.getLogger(__name__)
-
-FREE_FIELDS = ("steps", "log_every_steps", "evaluate_every_steps", "checkpoint_every_steps")
-"""The fields that may differ when a run goes on."""
 
 DYING_SHARE = 0.05
 DYING_STEPS = 500
@@ -57,12 +54,10 @@ def train(config: Mapping, workdir: str, devices: Sequence[jax.Device] | None = 
     with first_process_first():
         dataset, config = load_data(config)
     model = models.build(config["model"], mean=config["dataset"]["mean"], std=config["dataset"]["std"])
-    if model.needs_whole_batch and config["micro_batches"] > 1:
-        raise InputError(f"micro_batches is {config['micro_batches']}; it must be 1, for this loss is of a whole batch")
     optimizer = make_optimizer(**config["optimizer"])
+    init, step = make_programs(config, model, optimizer, mesh, dataset.train[0]["image"].shape)
     open_workdir(workdir, config)
 
-    init, step = make_programs(config, model, optimizer, mesh, dataset.train[0]["image"].shape)
     seeds = np.arange(replicas, dtype=np.int32) + config["seed"]
     state = init(seeds if replicas > 1 else seeds[0])
     log_overview(state, replicas)
@@ -83,7 +78,12 @@ def make_programs(config: Mapping, model, optimizer, mesh: Mesh, image_shape: tu
     """The first state of a seed (or of one per replica), and the step from a state and a batch to the next: jitted.
 
     Both are compiled for the same layout, so that a state never has to move; the step takes over the memory of its own.
+
+    Raises:
+      InputError: the batch is to be split, and the model's loss is of a whole one.
     """
+    if model.needs_whole_batch and config["micro_batches"] > 1:
+        raise InputError(f"micro_batches is {config['micro_batches']}; it must be 1, for this loss is of a whole batch")
     replicas = config["replicas"]
     sharding = meshes.state_sharding(mesh, replicas)
     init = functools.partial(initial_state, model, optimizer, image_shape)
@@ -253,7 +253,8 @@ class Loop:
             return
         for name, of_codes in counts.items():
             used, size = np.count_nonzero(of_codes, axis=-1), np.shape(of_codes)[-1]
-            if np.any((used < DYING_SHARE * size) & finite):
+            # Fewer wins than codes cannot use them all.
+            if np.any((used < DYING_SHARE * np.minimum(size, np.sum(of_codes, axis=-1))) & finite):
                 self.warned = True
                 log.warning(
                     "the %s is dying: %d of %d codes were used since the last log; %s",
@@ -274,63 +275,17 @@ def without_failed(metrics: dict, finite: np.ndarray) -> dict:
     }
 
 
-def check_config(config: Mapping) -> None:
-    """Raises InputError for a field of the run that is missing or out of range."""
-    for name in ("seed", "replicas", "steps", "batch_size", "micro_batches", "patience_evaluations", *FREE_FIELDS):
-        if name not in config:
-            raise InputError(f"the config has no {name}; configs/photos_vqvae.py shows all fields")
-    if not 0 <= config["seed"] <= 2**31 - config["replicas"]:
-        raise InputError(f"seed is {config['seed']}; it must be 0 or larger, and below 2^31 with all replicas")
-    for name in ("replicas", "steps", "batch_size", "micro_batches", *FREE_FIELDS):
-        if config[name] < 1:
-            raise InputError(f"{name} is {config[name]}; it must be 1 or larger")
-    if config["patience_evaluations"] < 0:
-        raise InputError(f"patience_evaluations is {config['patience_evaluations']}; it must be 0 (never) or larger")
-    for name in ("evaluate_every_steps", "checkpoint_every_steps"):
-        if config[name] % config["log_every_steps"]:
-            raise InputError(
-                f"{name} is {config[name]}; it must be a multiple of log_every_steps ({config['log_every_steps']})"
-            )
-
-
 def load_data(config: Mapping) -> tuple[data.Dataset, dict]:
     """The data set, and the config with its mean and std filled in where it has none."""
     fields = dict(config["dataset"])
     mean, std = fields.pop("mean"), fields.pop("std")
     dataset = data.load(**fields)
+    names, classes = config["model"].get("label_names", ()), dataset.label_names
+    if names and classes and len(names) != len(classes):
+        raise InputError(f"model.label_names has {len(names)} names; {fields['name']} has {len(classes)} classes")
     if not len(mean) or not len(std):
         mean, std = data.channel_statistics(dataset.train)
     return dataset, {**config, "dataset": {**fields, "mean": list(mean), "std": list(std)}}
-
-
-def open_workdir(workdir: str, config: dict) -> None:
-    """Makes the run's folder and its config.json, or checks that the folder belongs to this config."""
-    path = pathlib.Path(workdir) / "config.json"
-    config = json.loads(json.dumps(config))
-    # Without a checkpoint there is nothing that another config could spoil, such as after a mistake in the first one.
-    if path.exists() and any((path.parent / "checkpoints").glob("*")):
-        try:
-            before = flatten(json.loads(path.read_text()))
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path} is not JSON ({error}); move the folder away to start anew") from error
-        now = flatten(config)
-        differ = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
-        differ = [f"{name} {before.get(name)} -> {now.get(name)}" for name in differ if name not in FREE_FIELDS]
-        if differ:
-            raise InputError(f"{workdir} was made by another config: {'; '.join(differ)}; choose another --workdir")
-    if jax.process_index() == 0:
-        try:
-            write_atomically(path, json.dumps(config, indent=2) + "\n")
-        except OSError as error:
-            raise InputError(f"--workdir {workdir} cannot be written: {error.strerror}") from error
-
-
-def flatten(tree: Mapping, prefix: str = "") -> dict:
-    """A nested config as one level: {"model.grid_shape": [16, 32], ...}."""
-    flat = {}
-    for name, value in tree.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat
 
 
 def log_overview(state: TrainState, replicas: int) -> None:

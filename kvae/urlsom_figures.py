@@ -74,7 +74,7 @@ def _scatter(axes, row, column, kinds, names):
         text = axes.text(x, y, name, size=9.5, weight="bold", ha="center", va="center", color=INK)
         text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
     if len(names) > 1:
-        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handletextpad=0.2)
+        axes.legend(title="label", loc="upper left", bbox_to_anchor=(1.0, 1.0), handletextpad=0.2)
 
 
 def _densest(row, column):

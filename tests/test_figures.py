@@ -47,6 +47,7 @@ SERIES = {"a": (STEPS, RANDOM.uniform(1, 9, (3, 5))), "b": (STEPS, RANDOM.unifor
 DRAWS = {
     "reconstructions": lambda p: figures.reconstructions(p, photos(9, 8, 8), photos(9, 8, 8), "t"),
     "codebook_map": lambda p: figures.codebook_map(p, photos(4, 6, 8, 8), "t"),
+    "codebook_map, unused codes": lambda p: figures.codebook_map(p, photos(4, 6, 8, 8), "t", np.eye(4, 6)),
     "codebook_map, a line": lambda p: figures.codebook_map(p, photos(50, 8, 8), "t"),
     "codebook_map, four axes": lambda p: figures.codebook_map(p, photos(2, 3, 4, 4, 8, 8), "t"),
     "hit_map": lambda p: figures.hit_map(p, np.arange(24).reshape(4, 6), "t"),
@@ -75,6 +76,7 @@ REFUSED = {
     "no images": lambda p: figures.reconstructions(p, photos(0, 8, 8), photos(0, 8, 8), "t"),
     "no grid": lambda p: figures.codebook_map(p, photos(8, 8), "t"),
     "four channels": lambda p: figures.codebook_map(p, np.zeros((2, 3, 8, 8, 4), np.uint8), "t"),
+    "counts of another grid": lambda p: figures.codebook_map(p, photos(2, 3, 8, 8), "t", np.ones((3, 2))),
     "negative counts": lambda p: figures.hit_map(p, [[-1, 2]], "t"),
     "counts that are NaN": lambda p: figures.hit_map(p, [[np.nan, 2]], "t"),
     "empty grid": lambda p: figures.u_matrix(p, np.zeros((0, 3)), "t"),
@@ -160,6 +162,17 @@ def test_a_codebook_map_shows_the_images_pixel_by_pixel(tmp_path):
     np.testing.assert_array_equal(page[bottom - h : bottom, left : left + w], expected)
 
 
+def test_unused_codes_have_a_red_corner_on_the_map(drawn):
+    images = np.zeros((2, 2, 9, 9, 3), np.uint8)
+    figures.codebook_map("", images, "t", [[3, 0], [1, 1]])
+    picture = drawn[0].axes[0].images[0].get_array()
+    side = picture.shape[0] // 2
+    assert any("3 of 4 codes in use (red corner" in text.get_text() for text in drawn[0].texts)
+    assert picture[:side, side:][0, 0].tolist() == [213, 94, 0]
+    assert picture[:side, side:][side // 2, side // 2].tolist() == [0, 0, 0]
+    assert picture[:side, :side][0, 0].tolist() == picture[side:, side:][0, 0].tolist() == [0, 0, 0]
+
+
 def test_images_are_enlarged_by_whole_factors_and_reduced_by_averages():
     tiny = photos(1, 2, 3)
     np.testing.assert_array_equal(canvas.fitted(tiny, 8), tiny.repeat(2, 1).repeat(2, 2))
@@ -204,6 +217,19 @@ def test_a_hit_map_says_how_many_codes_are_in_use_and_their_perplexity(drawn):
     assert any("4 of 6 codes in use, perplexity 4.0" in text.get_text() for text in drawn[0].texts)
 
 
+def test_the_most_used_code_is_named_on_the_scale(drawn):
+    figures.hit_map("", [[2, 19, 187]], "t", unit="neurons")
+    assert drawn[0].axes[1].get_yticks()[-1] == 187
+    assert any("3 of 3 neurons in use" in text.get_text() for text in drawn[0].texts)
+
+
+def test_only_values_that_can_be_are_named_below_the_legend(drawn):
+    values = [{"step": step, "valid/neural_selectivity": 0.2 * step} for step in range(1, 6)]
+    figures.curves("", values, "t")
+    axes = drawn[0].axes[0]
+    assert axes.get_yticks().max() <= 1.05 < axes.get_ylim()[1]
+
+
 def curve(figure, panel, label):
     axes = next(axes for axes in figure.axes if axes.get_title(loc="left") == panel)
     return next(line.get_ydata() for line in axes.lines if line.get_label() == label), axes
@@ -211,8 +237,9 @@ def curve(figure, panel, label):
 
 def test_a_missing_value_is_a_gap_and_a_lonely_one_a_dot(drawn):
     figures.curves("", rows(lambda step: None if step in (3, 6) else float(step)), "t")
-    values, _ = curve(drawn[0], "Losses", "training")
-    np.testing.assert_array_equal(values, [1, 2, np.nan, 4, 5, np.nan, 7, 8])
+    _, axes = curve(drawn[0], "Losses", "reconstruction")
+    pale = next(line for line in axes.lines if len(line.get_ydata()) == 8)
+    np.testing.assert_array_equal(pale.get_ydata(), [1, 2, np.nan, 4, 5, np.nan, 7, 8])
     # Validation stands at 2, 4, 6, 8: its last value lies beyond the gap.
     values, axes = curve(drawn[0], "Reconstruction quality", "validation")
     np.testing.assert_array_equal(values, [2, 4, np.nan, 8])
@@ -231,7 +258,7 @@ def test_replicas_are_a_thin_line_each_and_their_mean(drawn):
 def test_curves_need_one_row_only_and_tell_codebooks_apart(drawn):
     figures.curves("", [{"step": 10, "valid/perplexity_top": 3.0, "valid/perplexity_bottom": None}], "t")
     assert len(drawn[0].axes) == 1
-    assert curve(drawn[0], "How evenly codes are used", "top, validation")[0].tolist() == [3.0]
+    assert curve(drawn[0], "How evenly codes are used", "top")[0].tolist() == [3.0]
     figures.curves("", [{"step": 10, "train/loss": 3.0, "valid/a_set/psnr": 9.0}], "t")
     assert [axes.get_title(loc="left") for axes in drawn[1].axes] == ["Loss"]
 

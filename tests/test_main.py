@@ -136,6 +136,12 @@ def test_a_mistake_is_one_line(arguments, message, capsys, tmp_path, data_dir):
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+def test_help_names_every_flag(capsys):
+    assert start("--help") == 0
+    shown = capsys.readouterr().out
+    assert all(flag in shown for flag in ("--config=", "--workdir", "--config.FIELD", "--debug"))
+
+
 def test_debug_shows_the_traceback(capsys):
     assert start("--config=configs/none_such.py", "--debug") == 2
     assert "Traceback" in capsys.readouterr().err
@@ -190,7 +196,7 @@ ROOMS = [
     {"models"},
     {"data"},
     {"cluster", "mesh", "checkpoint", "canvas", "figures", "paper_figures", "urlsom_figures", "journal"},
-    {"state", "evaluate", "draw", "train", "main"},
+    {"config", "state", "evaluate", "draw", "train", "main"},
     {"run", "results", "report", "benchmark", "paper", "baseline"},
 ]
 """A room may import only from its own and from those above it; data imports nothing but errors."""

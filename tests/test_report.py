@@ -7,8 +7,8 @@ import pytest
 
 from kvae import main as program
 from kvae import report, results
+from kvae.config import flatten
 from kvae.errors import InputError
-from kvae.train import flatten
 
 ROOT = pathlib.Path(__file__).parents[1]
 EXPERIMENTS = results.load_experiments(str(ROOT / "configs" / "paper.py"))

@@ -95,9 +95,14 @@ def test_runs_steps_and_replicas_that_are_not_there(workdir, tmp_path):
     with pytest.raises(InputError, match=r"replica is 1; .* has one, 0"):
         kvae.load(workdir, replica=1)
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "config.json").write_text("{}")
+    path = tmp_path / "empty" / "config.json"
+    path.write_text(json.dumps(kvae.load(workdir).config))
     with pytest.raises(InputError, match="has no checkpoint yet"):
         kvae.load(str(tmp_path / "empty"))
+    for text, message in (('{"seed": 0', "it is not JSON"), ("{}", "it has no seed")):
+        path.write_text(text)
+        with pytest.raises(InputError, match=f"config.json is not the config of a run: {message}"):
+            kvae.load(str(tmp_path / "empty"))
 
 
 def test_each_replica_opens_as_a_run_of_its_own(make_config, tmp_path, images):

@@ -148,3 +148,6 @@ def test_the_benchmark_s_table(tmp_path, capsys, monkeypatch):
         assert row["temporary_mebibytes"] <= row["peak_mebibytes"]
     assert benchmark.benchmark([*arguments, "--compare=neighbourhood=none"]) == 2
     assert "did you mean 'neighborhood'?" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert benchmark.benchmark([*arguments[:-1], f"--json={tmp_path}/file/table.json"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"kvae: --json={tmp_path}/file/table.json cannot be")

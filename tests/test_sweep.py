@@ -9,7 +9,7 @@ import pytest
 
 from kvae import main as program
 from kvae import results
-from kvae.train import flatten
+from kvae.config import flatten
 
 ROOT = pathlib.Path(__file__).parents[1]
 EXPERIMENTS = results.load_experiments(str(ROOT / "configs" / "paper.py"))

@@ -262,8 +262,12 @@ def test_a_request_to_stop_saves_and_a_second_start_goes_on(make_config, tmp_pat
     [
         ({"batch_size": 0}, "batch_size is 0; it must be 1 or larger"),
         ({"log_every_steps": 5}, r"evaluate_every_steps is 6; it must be a multiple of log_every_steps \(5\)"),
-        ({"micro_batches": 3}, r"batch_size is 8; it must be a multiple of 3 \(1 devices x 3 micro-batches\)"),
+        ({"micro_batches": 3}, r"batch_size is 8; it must be a multiple of 3 \(1 devices, 3 micro-batches\)"),
         ({"model.grid_shape": (0,)}, "grid_shape is"),
+        ({"optimizer.momentum": 0.9}, "optimizer has no field 'momentum'; it has clip_norm, learning_rate, warmup"),
+        ({"optimizer": {"learning_rate": 1e-3, "warmup": ()}}, "the optimizer has no clip_norm; configs/photos_vqvae"),
+        ({"learning_rate": 1e-3}, "config has no field 'learning_rate'"),
+        ({"dataset": {"name": "photos", "size": 32}}, "the dataset has no mean"),
     ],
 )
 def test_impossible_runs_leave_nothing_behind(make_config, tmp_path, fields, message):
@@ -275,6 +279,24 @@ def test_impossible_runs_leave_nothing_behind(make_config, tmp_path, fields, mes
 def test_a_batch_that_the_devices_cannot_share(make_config, tmp_path):
     with pytest.raises(InputError, match=r"batch_size is 12; it must be a multiple of 8 \(8 devices\)"):
         run(make_config(batch_size=12), tmp_path, devices=8)
+
+
+def test_replicas_that_share_the_devices_are_evaluated_on_all_of_them():
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()).reshape(2, 4), ("replica", "data"))
+    meshes.check_batch_size(16, mesh, 2)
+    with pytest.raises(InputError, match=r"batch_size is 12; it must be a multiple of 8 \(8 devices\)"):
+        meshes.check_batch_size(12, mesh)
+
+
+def test_a_jax_that_does_not_know_an_option_compiles_without_it(monkeypatch, caplog):
+    meshes.compiler_options.cache_clear()
+    assert meshes.compiler_options() == meshes.CPU_OPTIONS
+    monkeypatch.setattr(meshes, "CPU_OPTIONS", {"xla_cpu_no_such_option": "1"})
+    meshes.compiler_options.cache_clear()
+    with caplog.at_level(logging.WARNING, "kvae"):
+        assert meshes.compiler_options() == {}
+    assert "xla_cpu_no_such_option" in caplog.text
+    meshes.compiler_options.cache_clear()
 
 
 def test_another_number_of_devices_goes_on_where_it_stopped(make_config, tmp_path, whole):

@@ -107,6 +107,12 @@ class URLSOM(nn.Module):
             raise InputError(f"sigma is {self.sigma}; it must be larger than 0")
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout is {self.dropout}; it must be in [0, 1)")
+        for name in ("flip_probability", "jitter_probability", "greyscale_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be in [0, 1]")
+        for name in ("jitter", "similarity_weight", "collapse_weight", "projection_decay"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be 0 or larger")
         if self.neurons < 2:
             raise InputError(f"grid_shape is {self.grid_shape}; a map has at least two neurons")
         if self.neurons > LARGEST_DENSE_SIZE:
