@@ -26,7 +26,7 @@ from kvae.canvas import (
 )
 from kvae.errors import InputError
 
-_RED = np.array([int(PALETTE[1][i : i + 2], 16) for i in (1, 3, 5)])
+_UNUSED = np.array([int(PALETTE[1][i : i + 2], 16) for i in (1, 3, 5)])
 
 
 def _cell_size(codes):
@@ -102,7 +102,7 @@ def codebook_map(path, images, title, counts=None):
       path: the PNG file.
       images: uint8 [*grid_shape, h, w, 3]. A line is wrapped; a higher grid is shown slice by slice.
       title: what one sees.
-      counts: how often each code is used, [*grid_shape], if known: codes that never are get a red corner.
+      counts: how often each code is used, [*grid_shape], if known: codes that never are get an orange corner.
     """
     images = checked_images("images", images, max(1, np.ndim(images) - 3))
     grid_shape = images.shape[:-3]
@@ -113,14 +113,16 @@ def codebook_map(path, images, title, counts=None):
         if counts.shape != grid_shape:
             raise InputError(f"counts: want one for each code, {list(grid_shape)}, found {list(counts.shape)}")
         unused = counts.ravel() == 0
-        note = f"{np.sum(~unused):,} of {unused.size:,} codes in use" + " (red corner: never used)" * bool(unused.any())
+        note = f"{np.sum(~unused):,} of {unused.size:,} codes in use" + " (orange corner: never used)" * bool(
+            unused.any()
+        )
         corner = np.add.outer(np.arange(tiles.shape[1]), np.arange(tiles.shape[2])) < max(1, min(tiles.shape[1:3]) // 3)
-        tiles = np.where((unused[:, None, None] & corner)[..., None], _RED, tiles).astype(np.uint8)
+        tiles = np.where((unused[:, None, None] & corner)[..., None], _UNUSED, tiles).astype(np.uint8)
     _draw_tiles(path, tiles, page, title, note)
 
 
 def hit_map(path, counts, title, unit="codes"):
-    """Draws how often each code is used, on a logarithmic scale; unused codes are red, striped if there is room.
+    """Draws how often each code is used, on a logarithmic scale; unused codes are orange, striped if there is room.
 
     Args:
       path: the PNG file.
@@ -146,9 +148,9 @@ def hit_map(path, counts, title, unit="codes"):
     tiles[:] = colors(norm(np.maximum(counts, low)), bytes=True).reshape(-1, 1, 1, 4)[..., :3]
     stripes = (np.add.outer(np.arange(side), np.arange(side)) // max(1, side // 12)) % 3 > 0
     stripes &= side >= 24
-    tiles[counts.ravel() == 0] = np.where(stripes[..., None], 255 - 0.15 * (255 - _RED), _RED)
+    tiles[counts.ravel() == 0] = np.where(stripes[..., None], 255 - 0.15 * (255 - _UNUSED), _UNUSED)
     if used.size < counts.size:
-        note += " (red: never used)"
+        note += " (orange: never used)"
     _draw_tiles(path, tiles, page, title, note, (norm, colors, "times used (log scale)"))
 
 

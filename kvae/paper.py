@@ -18,8 +18,9 @@ import numpy as np
 
 from kvae import draw, figures, measures, paper_figures, topology, urlsom_figures
 from kvae.errors import InputError
-from kvae.evaluate import samples
+from kvae.evaluate import Evaluator, samples
 from kvae.journal import is_finished
+from kvae.mesh import make_mesh
 from kvae.models.autoencoder import suffix
 from kvae.results import (
     FREE_FIELDS,
@@ -64,6 +65,14 @@ def validation_images(run: Run) -> np.ndarray:
     return samples(dataset.validation, IMAGES)
 
 
+def validation_totals(run: Run) -> dict[str, np.ndarray]:
+    """What the model adds up over the whole validation set, such as how often each code is used."""
+    dataset, _ = load_data(run.config)
+    evaluator = Evaluator(run.model, 1, make_mesh(1, jax.local_devices()[:1]))
+    _, totals = evaluator.metrics(run.variables, dataset.validation, run.config["batch_size"])
+    return totals
+
+
 def series(seeds: list[Seed], metric: str, last_step: float = np.inf) -> tuple[list[int], np.ndarray]:
     """The steps at which all seeds have a metric, and its values [seeds, steps]."""
     by_step = [{row["step"]: row[metric] for row in seed.rows if metric in row} for seed in seeds]
@@ -77,16 +86,16 @@ def initialisation(table: Table, stem: str) -> Iterator[str]:
         f"initial count {count}": series(seeds_of(table, setting), "train/reconstruction_loss", FIRST_STEPS)
         for count, setting in ((0, "ema_n0"), (1, EMA))
     }
-    title = f"EMA-VQ on {table.dataset}: the first steps, by the initial count of the codes"
+    title = f"EMA-VQ on {table.dataset}: loss over the first steps, by the count that codes start with"
     paper_figures.initialisation(f"{stem}.png", losses, title, "training reconstruction loss")
     yield f"{stem}.png"
 
 
 def codebook_maps(table: Table, stem: str) -> Iterator[str]:
     """Figure 2, or, of models with two codebooks, Figure 7: what each code decodes to."""
-    for setting, which in ((EMA, "EMA-VQ, which has no map"), (MAP, "the Kohonen map")):
-        seed = seeds_of(table, setting)[0]
-        run = open_seed(seed)
+    for setting, which in ((EMA, "EMA-VQ, without a map,"), (MAP, "The Kohonen map")):
+        run = open_seed(seeds_of(table, setting)[0])
+        totals = validation_totals(run)
         for name, codewords in run.codebooks.items():
             others = [other for other in run.codebooks if other != name]
             # With two codebooks one code of the other level is held: at a quarter of its grid, and at three quarters.
@@ -97,9 +106,8 @@ def codebook_maps(table: Table, stem: str) -> Iterator[str]:
                 words = "".join(f", {other} level held at {tuple(place[other])}" for other in others)
                 level = f" of the {name} level" if others else ""
                 path = f"{stem}_{setting}{suffix(name)}{f'_held_{quarter}' if others else ''}.png"
-                used = f"{seed.evaluations[-1][f'valid/codes_used{suffix(name)}']:.0f} codes in use"
-                title = f"{table.dataset}, {which}: what each code{level} decodes to{words} (step {run.step}; {used})"
-                figures.codebook_map(path, images, title)
+                title = f"{which} on {table.dataset}: what each code{level} decodes to{words} (step {run.step})"
+                figures.codebook_map(path, images, title, totals[f"counts{suffix(name)}"].reshape(images.shape[:-3]))
                 yield path
 
 
@@ -111,14 +119,14 @@ def moved_codes(table: Table, stem: str, image: int | None = None) -> Iterator[s
         raise InputError(f"this figure is of models with two codebooks; the runs on {table.dataset} have one")
     images, rows = validation_images(runs["map"]), {}
     parts = [(f"image {number}", i, None) for number, i in enumerate(SHOWN, 1)]
-    for part, i, names in parts if image is None else [(f"{level} level", image, [level]) for level in levels]:
+    for part, i, names in parts if image is None else [(f"{level} level moved", image, [level]) for level in levels]:
         for label, run in runs.items():
             moved = (
                 draw.shifted_reconstructions(run.model, run.variables, images[i : i + 1], offset, names)
                 for offset in OFFSETS
             )
             rows[f"{label}, {part}"] = np.concatenate(list(moved))
-    title = f"{table.dataset}: reconstructions after codes are moved on the map, or, without a map, to other numbers"
+    title = f"{table.dataset}: what images become when their codes move on the map, or, in EMA-VQ, to other numbers"
     paper_figures.offset_reconstructions(f"{stem}.png", rows, OFFSETS, title)
     yield f"{stem}.png"
 

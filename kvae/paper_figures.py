@@ -71,7 +71,7 @@ def offset_reconstructions(path, rows, offsets, title):
         axes = place_mosaic(figure, picture, left, below, numbers)
         axes.set_yticks(range(len(images)), [label.replace(", ", "\n") for label in rows])
         axes.set_xticks(range(len(offsets)), [_signed(offset) for offset in offsets])
-        axes.set_xlabel("nodes by which every code is moved on its grid")
+        axes.set_xlabel("nodes by which every code is moved on its grid (0: the plain reconstruction)")
 
 
 def _signed(offset):

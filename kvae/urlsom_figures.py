@@ -100,11 +100,13 @@ def collapse_surface(path, x, probability, loss, title):
         raise InputError(f"loss: want [{len(x)}, {len(probability)}], at least 2 by 2, found {list(loss.shape)}")
     from matplotlib.ticker import MaxNLocator
 
-    with drawing(path, 5.0, 3.5, title, "lines: equal loss; dot: the lowest loss") as figure:
+    with drawing(path, 5.0, 3.5, title, "lines: equal loss; dot: the lowest loss shown") as figure:
         axes = figure.subplots()
         low, high = loss.min(), loss.max() + 1e-9
         filled = axes.contourf(x, probability, loss.T, np.linspace(low, high, 101), cmap="YlGnBu_r")
-        levels = [level for level in MaxNLocator(8).tick_values(low, high) if low < level < high]
+        # Next to the extremes a line would be but a speck.
+        speck = 0.01 * (high - low)
+        levels = [level for level in MaxNLocator(8).tick_values(low, high) if low + speck < level < high - speck]
         shades = ["white" if level < (low + high) / 2 else INK for level in levels]
         lines = axes.contour(x, probability, loss.T, levels, colors=shades, linewidths=0.6)
         axes.clabel(lines, fontsize=6.5, fmt="%.2f")
