@@ -34,9 +34,9 @@ def pixels_and_labels(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
     return pixels, np.stack([example["label"] for example in examples])
 
 
-def win_table(winners: jax.Array, labels: np.ndarray, neurons: int) -> jax.Array:
+def win_table(winners: jax.Array, labels: np.ndarray, neurons: int, classes: int) -> jax.Array:
     """How many samples of each class each neuron won, float32 [neurons, classes]."""
-    return jnp.zeros((neurons, int(labels.max()) + 1)).at[winners, labels].add(1)
+    return jnp.zeros((neurons, classes)).at[winners, labels].add(1)
 
 
 def batch_map(dataset: data.Dataset, grid_shape: tuple[int, ...], seed: int) -> dict[str, float]:
@@ -48,9 +48,10 @@ def batch_map(dataset: data.Dataset, grid_shape: tuple[int, ...], seed: int) -> 
     pixels, labels = pixels_and_labels(dataset.train)
     neighborhood = Neighborhood(tuple(grid_shape), "gaussian", schedule="narrowing", shrink_step=SHRINK_STEP)
     codewords = fit_batch(pixels, neighborhood, EPOCHS, jax.random.key(seed))
-    table = win_table(nearest_code(pixels, codewords), labels, neighborhood.size)
+    shape = neighborhood.size, len(dataset.label_names)
+    table = win_table(nearest_code(pixels, codewords), labels, *shape)
     others, other_labels = map(np.concatenate, zip(*map(pixels_and_labels, dataset.validation.values()), strict=True))
-    held_out = win_table(nearest_code(others, codewords), other_labels, neighborhood.size)
+    held_out = win_table(nearest_code(others, codewords), other_labels, *shape)
     return {
         "neural_selectivity_train": float(selectivity.neural_selectivity(table)),
         "neural_selectivity_held_out": float(selectivity.neural_selectivity(table, held_out)),

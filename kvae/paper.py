@@ -137,7 +137,7 @@ def neighborhood(kernel: str, name: str, stem: str) -> Iterator[str]:
     code = int(np.ravel_multi_index(winner, grid_shape))
     shape = topology.Neighborhood(grid_shape, kernel, shrink_step=0.1)
     weights = {f"step {t}": np.asarray(topology.matrix(shape, t))[code].reshape(grid_shape) for t in (0, 10, 100)}
-    title = f"{name} neighbourhood: how strongly each node learns along with the winner"
+    title = f"{name} neighbourhood: how strongly nodes learn along with the winner, step by step less (tau 0.1)"
     paper_figures.neighborhoods(f"{stem}.png", weights, title, winner)
     yield f"{stem}.png"
 

@@ -97,14 +97,18 @@ def neighborhoods(path, weights, title, winner=None):
     across = min(3, len(grids))
     down = -(-len(grids) // across)
     cell = (width - 0.9) / across / columns
-    with drawing(path, width, max(1.4, down * (cell * rows + 0.5)), title, "ringed: the winner") as figure:
+    with drawing(
+        path, width, max(1.4, down * (cell * rows + 0.7)), title, "ringed: the winner; empty: below 0.005"
+    ) as figure:
         panels = figure.subplots(down, across, squeeze=False).ravel()
         for axes, (label, grid) in zip(panels, grids.items(), strict=False):
             axes.set_title(label)
             mesh = _draw_weights(axes, grid, winner, writes=cell > 0.26)
+            axes.set_xlabel("grid column")
+        panels[0].set_ylabel("grid row")
         for axes in panels[len(grids) :]:
             axes.remove()
-        bar = figure.colorbar(mesh, ax=panels.tolist(), label="weight in the update", shrink=0.85, pad=0.02)
+        bar = figure.colorbar(mesh, ax=panels.tolist(), label="update, relative to the winner's", shrink=0.85, pad=0.02)
         bar.outline.set_visible(False)
 
 
