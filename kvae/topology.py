@@ -38,6 +38,7 @@ SCHEDULES = {
     "held": lambda step, shrink_step: jnp.ones_like(step * shrink_step),
     "floor_0.1": _floor(0.1),
     "floor_0.3": _floor(0.3),
+    "floor_0.5": _floor(0.5),
     "narrowing": _narrowing(0.25),
     "narrowing_1": _narrowing(1.0),
 }

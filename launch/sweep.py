@@ -1,10 +1,11 @@
-"""Trains what a table of the paper compares, one setting after the other, all seeds of a setting at once.
+"""Makes a table of the paper: trains what it compares, all seeds of a setting at once, then prints it.
 
     python launch/sweep.py --table=3 --dataset=photos
     python launch/sweep.py --table=3 --dataset=cifar10 --print   # the commands only, one a line, for a job array
 
 Run the same command again and it goes on: what is finished is skipped, what was interrupted continues where it stopped.
-Settings that tables share are trained once. Other arguments, such as --config.steps=400, go to every run.
+Settings that tables share are trained once. Other arguments, such as --config.steps=400, go to every run. To print a
+table again, or of runs that are elsewhere: `python -m kvae.report RUNS --table=3`.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from kvae import journal
 from kvae import main as program
 from kvae.errors import InputError
 from kvae.models import choose
+from kvae.report import report
 from kvae.results import load_experiments
 
 
@@ -102,7 +104,9 @@ def main(argv: list[str]) -> int:
             return 130
     if failed:
         print(f"sweep: not finished: {', '.join(failed)}; what they said stands above", file=sys.stderr)
-    return 1 if failed else 0
+        return 1
+    print(report([str(pathlib.Path(chosen.runs) / chosen.dataset)], experiments, chosen.table), end="")
+    return 0
 
 
 if __name__ == "__main__":

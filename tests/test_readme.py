@@ -42,7 +42,7 @@ def test_the_other_commands_parse(monkeypatch, capsys, tmp_path):
     sweep = shlex.split(re.search(r"python (launch/sweep\.py [^\n]*)", TEXT)[1])
     run = subprocess.run([sys.executable, *sweep, "--print", f"--runs={tmp_path}"], capture_output=True, text=True)
     assert len(run.stdout.splitlines()) == 8, run.stderr
-    report_arguments = shlex.split(re.search(r"python -m kvae\.report ([^\n]*)", TEXT)[1])
+    report_arguments = shlex.split(re.search(r"python -m kvae\.report ([^\n`]*)", TEXT)[1])
     assert report.main(report_arguments) == 2  # no runs here yet: said in one line
     assert "runs/paper" in capsys.readouterr().err
 

@@ -70,6 +70,25 @@ def test_a_run_that_fails_is_named_after_the_others_had_their_turn(sweep, capsys
     assert "sweep: not finished: hard;" in capsys.readouterr().err
 
 
+def test_the_table_is_printed_once_all_is_trained(sweep, capsys, tmp_path, monkeypatch):
+    def train(arguments):
+        config, workdir, _ = program.parse(arguments)
+        folder = pathlib.Path(workdir)
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps(config))
+        rows = [{"step": step, "valid/reconstruction_loss": [100 / step] * 3} for step in (400, 800)]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return True
+
+    monkeypatch.setattr(sweep, "train", train)
+    monkeypatch.setattr(sweep.signal, "signal", lambda *_: None)
+    for _ in range(2):  # the second time all of it is finished
+        assert sweep.main(["--table=1", "--dataset=photos", f"--runs={tmp_path}"]) == 0
+        shown = capsys.readouterr().out
+        assert shown.startswith("### Table 1, photos")
+        assert shown.count("| 3 | 125.0 ± 0.0") == 4
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
