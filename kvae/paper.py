@@ -83,10 +83,10 @@ def series(seeds: list[Seed], metric: str, last_step: float = np.inf) -> tuple[l
 def initialisation(table: Table, stem: str) -> Iterator[str]:
     """Figure 1: the loss of every seed of EMA-VQ, by the initial count of its codes."""
     losses = {
-        f"initial count {count}": series(seeds_of(table, setting), "train/reconstruction_loss", FIRST_STEPS)
+        f"counts start at {count}": series(seeds_of(table, setting), "train/reconstruction_loss", FIRST_STEPS)
         for count, setting in ((0, "ema_n0"), (1, EMA))
     }
-    title = f"EMA-VQ on {table.dataset}: loss over the first steps, by the count that codes start with"
+    title = f"EMA-VQ on {table.dataset}: the first steps, by where the moving averages of the counts start"
     paper_figures.initialisation(f"{stem}.png", losses, title, "training reconstruction loss")
     yield f"{stem}.png"
 

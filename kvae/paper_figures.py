@@ -34,7 +34,7 @@ def initialisation(path, losses, title, name="validation reconstruction loss"):
       name: which loss it is.
     """
     refuse_empty("losses", losses)
-    with drawing(path, 5.6, 3.2, title, "one line per seed") as figure:
+    with drawing(path, 5.6, 3.2, title, "one line per seed; on the scale of normalised images") as figure:
         axes = figure.subplots()
         for color, (label, (steps, values)) in zip(itertools.cycle(PALETTE), losses.items(), strict=False):
             values = by_seed(label, values, len(steps))
