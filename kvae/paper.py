@@ -126,7 +126,7 @@ def moved_codes(table: Table, stem: str, image: int | None = None) -> Iterator[s
                 for offset in OFFSETS
             )
             rows[f"{label}, {part}"] = np.concatenate(list(moved))
-    title = f"{table.dataset}: what images become when their codes move on the map, or, in EMA-VQ, to other numbers"
+    title = f"{table.dataset}: what an image becomes when its codes move on the map, or, in EMA-VQ, to other numbers"
     paper_figures.offset_reconstructions(f"{stem}.png", rows, OFFSETS, title)
     yield f"{stem}.png"
 

@@ -66,12 +66,13 @@ def offset_reconstructions(path, rows, offsets, title):
     numbers = np.arange(len(images) * len(offsets)).reshape(len(images), len(offsets))
     picture = mosaic(fitted(np.concatenate(images), max(96, min(256, 1500 // len(offsets)))), numbers, gap=4)
     height, width = (side / DPI for side in picture.shape[:2])
-    left, below = 1.05, 0.4
+    names = [label.replace(", ", "\n") for label in rows]
+    left, below = 0.25 + 0.06 * max(len(line) for name in names for line in name.splitlines()), 0.4
     with drawing(path, max(4.5, left + width + 0.13), below + height, title) as figure:
         axes = place_mosaic(figure, picture, left, below, numbers)
-        axes.set_yticks(range(len(images)), [label.replace(", ", "\n") for label in rows])
+        axes.set_yticks(range(len(images)), names)
         axes.set_xticks(range(len(offsets)), [_signed(offset) for offset in offsets])
-        axes.set_xlabel("nodes by which every code is moved on its grid (0: the plain reconstruction)")
+        axes.set_xlabel("places by which codes are moved along each axis, up to the border (0: as encoded)")
 
 
 def _signed(offset):

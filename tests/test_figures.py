@@ -5,6 +5,7 @@ import sys
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from kvae import canvas, figures, paper_figures, urlsom_figures
@@ -303,6 +304,15 @@ def test_the_papers_setting_is_marked_and_the_aim_shaded(drawn):
     axes = drawn[0].axes[0]
     assert axes.get_legend_handles_labels()[1] == ["shrink step 0.1", "0.01"]
     assert axes.patches[0].get_extents().width == pytest.approx(axes.transData.transform((0.2, 0))[0] - axes.bbox.x0)
+
+
+def test_names_of_rows_are_not_cut_off(drawn):
+    paper_figures.offset_reconstructions("", {"EMA-VQ, bottom level moved": photos(2, 8, 8)}, [0, 1], "t")
+    canvas = FigureCanvasAgg(drawn[0])
+    canvas.draw()
+    label = drawn[0].axes[0].get_yticklabels()[0]
+    assert label.get_text() == "EMA-VQ\nbottom level moved"
+    assert label.get_window_extent(canvas.get_renderer()).x0 > 0
 
 
 def test_a_class_is_named_at_its_dense_region_not_between_its_clusters():
