@@ -191,7 +191,9 @@ def frontier(table: Table, stem: str) -> Iterator[str]:
                 mean, std = spread([values[key] for values in measured])
                 point |= {name: mean} | ({} if std is None else {f"{name}_std": std})
         points.append(point)
-    title = f"{table.dataset}: loss and order of the map, by how its neighbourhood shrinks"
+    counts = sorted({len(own) for setting, own in table.seeds.items() if setting != EMA and own})
+    seeds = " to ".join(map(str, counts[:: max(1, len(counts) - 1)]))
+    title = f"{table.dataset}: loss and order of the map, by how its neighbourhood shrinks ({seeds} seeds)"
     paper_figures.frontier(f"{stem}.png", points, title)
     yield f"{stem}.png"
 

@@ -174,9 +174,9 @@ def frontier(path, points, title):
     refuse_empty("points", points)
     panels = ["topographic_error"] + ["psnr"] * any("psnr" in point for point in points)
     note = (
-        "dots: means over seeds; bars: one standard deviation; orange: the paper's setting; tau: how fast it shrinks; "
+        "dots: means over seeds; bars: one standard deviation; orange: the paper's setting; tau: small is slow; "
+        "shaded: the aim, at most one input in five whose second-nearest code is no neighbour of the nearest"
     )
-    note += "shaded: the aim, at most one input in five whose second-nearest code is no neighbour of the nearest"
     with drawing(path, 4.8 if len(panels) == 1 else 7.2, 3.1 + 0.17 * -(-len(points) // 3), title, note) as figure:
         grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axes, name in zip(grid, panels, strict=True):

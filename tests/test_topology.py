@@ -96,6 +96,21 @@ def test_every_schedule_spreads_as_its_dense_matrix(schedule, kernel):
         np.testing.assert_allclose(topology.spread(neighborhood, jnp.eye(20), step), dense, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("inverse", [1, 1 / 11, 1 / 1001]),
+        ("held", [1, 1, 1]),
+        ("floor_0.3", [1, 0.3, 0.3]),
+        ("slow", [1, 1 / 1.3, 0.3]),
+        ("narrowing", [16, 0.25 + 15.75 / 11, 0.25 + 15.75 / 1001]),
+    ],
+)
+def test_the_strength_after_none_a_hundred_and_ten_thousand_updates(schedule, expected):
+    found = [float(topology.SCHEDULES[schedule](jnp.float32(step), 0.1)) for step in (0, 100, 10_000)]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_the_paper_s_schedule_is_the_default_and_falls_to_the_identity():
     assert Neighborhood((4, 4)).schedule == "inverse"
     for kernel in ("hard", "gaussian"):
