@@ -152,7 +152,11 @@ def _(model: Autoencoder, variables, images, totals, rows, folder):
         held = {other: code for other, code in most_used.items() if other != name}
         which = "" if name == "codebook" else f" of the {name} level"
         beside = "".join(f", {other} held at its most used code, {code}" for other, code in held.items())
-        where = "in order of number, for there is no map" if layer.neighborhood == "none" else "on the map"
+        where = (
+            "in order of number: without a neighbourhood there is no map"
+            if layer.neighborhood == "none"
+            else "on the map"
+        )
         grid_shape = tuple(layer.grid_shape)
         figures.codebook_map(
             folder / f"codebook_map{suffix(name)}.png",

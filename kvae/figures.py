@@ -102,7 +102,7 @@ def codebook_map(path, images, title, counts=None):
       path: the PNG file.
       images: uint8 [*grid_shape, h, w, 3]. A line is wrapped; a higher grid is shown slice by slice.
       title: what one sees.
-      counts: how often each code is used, [*grid_shape], if known: codes that never are get an orange corner.
+      counts: how often each code is used, [*grid_shape], if known; codes that never are turn pale.
     """
     images = checked_images("images", images, max(1, np.ndim(images) - 3))
     grid_shape = images.shape[:-3]
@@ -113,11 +113,10 @@ def codebook_map(path, images, title, counts=None):
         if counts.shape != grid_shape:
             raise InputError(f"counts: want one for each code, {list(grid_shape)}, found {list(counts.shape)}")
         unused = counts.ravel() == 0
-        note = f"{np.sum(~unused):,} of {unused.size:,} codes in use" + " (orange corner: never used)" * bool(
-            unused.any()
-        )
+        note = f"{np.sum(~unused):,} of {unused.size:,} codes in use"
+        note += " (pale, with an orange corner: never used)" if unused.any() else ""
         corner = np.add.outer(np.arange(tiles.shape[1]), np.arange(tiles.shape[2])) < max(1, min(tiles.shape[1:3]) // 3)
-        tiles = np.where((unused[:, None, None] & corner)[..., None], _UNUSED, tiles).astype(np.uint8)
+        tiles[unused] = np.where(corner[..., None], _UNUSED, 128 + tiles[unused] // 2)
     _draw_tiles(path, tiles, page, title, note)
 
 

@@ -163,14 +163,14 @@ def test_a_codebook_map_shows_the_images_pixel_by_pixel(tmp_path):
     np.testing.assert_array_equal(page[bottom - h : bottom, left : left + w], expected)
 
 
-def test_unused_codes_have_an_orange_corner_on_the_map(drawn):
+def test_unused_codes_are_pale_with_an_orange_corner_on_the_map(drawn):
     images = np.zeros((2, 2, 9, 9, 3), np.uint8)
     figures.codebook_map("", images, "t", [[3, 0], [1, 1]])
     picture = drawn[0].axes[0].images[0].get_array()
     side = picture.shape[0] // 2
-    assert any("3 of 4 codes in use (orange corner" in text.get_text() for text in drawn[0].texts)
+    assert any("3 of 4 codes in use (pale, with an orange corner" in text.get_text() for text in drawn[0].texts)
     assert picture[:side, side:][0, 0].tolist() == [213, 94, 0]
-    assert picture[:side, side:][side // 2, side // 2].tolist() == [0, 0, 0]
+    assert picture[:side, side:][side // 2, side // 2].tolist() == [128, 128, 128]
     assert picture[:side, :side][0, 0].tolist() == picture[side:, side:][0, 0].tolist() == [0, 0, 0]
 
 
