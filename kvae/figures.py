@@ -221,9 +221,9 @@ def curves(path, rows, title):
         raise InputError("rows: want steps with losses, psnr, perplexity or codes_used, found none of them")
     columns = min(2, len(panels))
     height = 2.3 * -(-len(panels) // columns)
-    several = any(isinstance(value, list) for row in rows for value in row.values())
-    note = "bold: validation; pale: training"
-    note += "; thin: single seeds, whose mean breaks off where one has no value" if several else ""
+    several = [value for row in rows for value in row.values() if isinstance(value, list)]
+    note = "bold: validation; pale: training" + "; thin: single seeds" * bool(several)
+    note += ", whose mean breaks off where one has no value" if any(None in values for values in several) else ""
     with drawing(path, 3.6 * columns + 0.2, height, title, note) as figure:
         grid = figure.subplots(-(-len(panels) // columns), columns, squeeze=False).ravel()
         for axes, (heading, unit, found) in zip(grid, panels, strict=False):

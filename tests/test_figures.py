@@ -254,6 +254,9 @@ def test_replicas_are_a_thin_line_each_and_their_mean(drawn):
     np.testing.assert_array_equal(values, [6, 12, 18, np.nan])
     thin = [line.get_ydata().tolist() for line in axes.lines if line.get_linewidth() < 1 and line.get_marker() != "o"]
     assert thin[:2] == [[2, 4, 6, 8], [6, 12, 18, 24]]
+    assert any("breaks off" in text.get_text() for text in drawn[0].texts)
+    figures.curves("", rows(lambda step: [step, 3 * step]), "t")
+    assert not any("breaks off" in text.get_text() for text in drawn[1].texts)
 
 
 def test_curves_need_one_row_only_and_tell_codebooks_apart(drawn):
