@@ -174,6 +174,7 @@ def _(model: Autoencoder, variables, images, totals, rows, folder):
             folder / f"u_matrix{suffix(name)}.png",
             np.asarray(measures.u_matrix(codewords, grid_shape)),
             f"U-matrix: distance of each codeword{which} to its neighbours {where} (step {step})",
+            counts[name].reshape(grid_shape),
         )
     figures.curves(folder / "curves.png", rows, f"Training up to step {step}")
 

@@ -109,15 +109,26 @@ def codebook_map(path, images, title, counts=None):
     page, note = sheet(grid_shape), ""
     tiles = fitted(images.reshape(-1, *images.shape[-3:]), _cell_size(page.codes))
     if counts is not None:
-        counts = np.asarray(counts)
-        if counts.shape != grid_shape:
-            raise InputError(f"counts: want one for each code, {list(grid_shape)}, found {list(counts.shape)}")
-        unused = counts.ravel() == 0
+        unused = _unused(counts, grid_shape)
         note = f"{np.sum(~unused):,} of {unused.size:,} codes in use"
         note += " (pale, with an orange corner: never used)" if unused.any() else ""
-        corner = np.add.outer(np.arange(tiles.shape[1]), np.arange(tiles.shape[2])) < max(1, min(tiles.shape[1:3]) // 3)
-        tiles[unused] = np.where(corner[..., None], _UNUSED, 128 + tiles[unused] // 2)
+        tiles[unused] = 128 + tiles[unused] // 2
+        _mark(tiles, unused)
     _draw_tiles(path, tiles, page, title, note)
+
+
+def _unused(counts, grid_shape):
+    """Which codes are never used, bool [K], by counts [*grid_shape]."""
+    if np.shape(counts) != tuple(grid_shape):
+        raise InputError(f"counts: want one for each code, {list(grid_shape)}, found {list(np.shape(counts))}")
+    return np.ravel(counts) == 0
+
+
+def _mark(tiles, marked):
+    """Gives the marked tiles an orange corner, in place."""
+    h, w = tiles.shape[1:3]
+    corner = np.add.outer(np.arange(h), np.arange(w)) < max(1, min(h, w) // 3)
+    tiles[marked] = np.where(corner[..., None], _UNUSED, tiles[marked])
 
 
 def hit_map(path, counts, title, unit="codes"):
@@ -160,13 +171,14 @@ def _slice_of_colors(name, low, high):
     return ListedColormap(matplotlib.colormaps[name](np.linspace(low, high, 256)))
 
 
-def u_matrix(path, distances, title):
+def u_matrix(path, distances, title, counts=None):
     """Draws the mean distance of each codeword to its neighbours on the grid: valleys are alike, ridges are borders.
 
     Args:
       path: the PNG file.
       distances: float [*grid_shape], Euclidean, in units of the codewords; NaN is left grey.
       title: what one sees.
+      counts: how often each code is used, [*grid_shape], if known: codes that never are get an orange corner.
     """
     from matplotlib.colors import Normalize
 
@@ -180,6 +192,9 @@ def u_matrix(path, distances, title):
     tiles = np.empty((distances.size, side, side, 3), np.uint8)
     tiles[:] = colors(norm(np.ma.masked_invalid(distances)), bytes=True).reshape(-1, 1, 1, 4)[..., :3]
     note = "light: close to its neighbours; dark: a border between groups of codes"
+    if counts is not None and np.any(unused := _unused(counts, distances.shape)):
+        note += "; orange corner: a code that is never used"
+        _mark(tiles, unused)
     _draw_tiles(path, tiles, page, title, note, (norm, colors, "mean Euclidean distance to grid neighbours"))
 
 

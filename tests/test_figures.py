@@ -55,6 +55,7 @@ DRAWS = {
     "hit_map, one code": lambda p: figures.hit_map(p, [7], "t"),
     "hit_map, nothing used": lambda p: figures.hit_map(p, np.zeros((4, 6)), "t"),
     "u_matrix": lambda p: figures.u_matrix(p, RANDOM.uniform(size=(4, 6)), "t"),
+    "u_matrix, unused codes": lambda p: figures.u_matrix(p, RANDOM.uniform(size=(4, 6)), "t", np.eye(4, 6)),
     "u_matrix, all equal": lambda p: figures.u_matrix(p, np.full((4, 6), np.nan), "t"),
     "curves": lambda p: figures.curves(p, rows(float), "t"),
     "perturbation_curve": lambda p: figures.perturbation_curve(p, [-1, 0, 1], {"a": [9, 20, 9]}, "t"),
@@ -172,6 +173,15 @@ def test_unused_codes_are_pale_with_an_orange_corner_on_the_map(drawn):
     assert picture[:side, side:][0, 0].tolist() == [213, 94, 0]
     assert picture[:side, side:][side // 2, side // 2].tolist() == [128, 128, 128]
     assert picture[:side, :side][0, 0].tolist() == picture[side:, side:][0, 0].tolist() == [0, 0, 0]
+
+
+def test_unused_codes_have_an_orange_corner_in_the_u_matrix(drawn):
+    figures.u_matrix("", [[0.1, 0.2], [0.3, 0.4]], "t", [[3, 1], [1, 0]])
+    picture = drawn[0].axes[0].images[0].get_array()
+    side = picture.shape[0] // 2
+    assert any("never used" in text.get_text() for text in drawn[0].texts)
+    assert picture[side, side].tolist() == [213, 94, 0]
+    assert picture[0, 0].tolist() == picture[side // 2, side // 2].tolist() != [213, 94, 0]
 
 
 def test_images_are_enlarged_by_whole_factors_and_reduced_by_averages():
