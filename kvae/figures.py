@@ -26,7 +26,14 @@ from kvae.canvas import (
 )
 from kvae.errors import InputError
 
-_UNUSED = np.array([int(PALETTE[1][i : i + 2], 16) for i in (1, 3, 5)])
+
+def _rgb(color):
+    """The values, 0 to 255, of a colour such as "#D55E00"."""
+    return np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)])
+
+
+_ORANGE = _rgb(PALETTE[1])
+"""Marks codes that are never used."""
 
 
 def _cell_size(codes):
@@ -128,7 +135,7 @@ def _mark(tiles, marked):
     """Gives the marked tiles an orange corner, in place."""
     h, w = tiles.shape[1:3]
     corner = np.add.outer(np.arange(h), np.arange(w)) < max(1, min(h, w) // 3)
-    tiles[marked] = np.where(corner[..., None], _UNUSED, tiles[marked])
+    tiles[marked] = np.where(corner[..., None], _ORANGE, tiles[marked])
 
 
 def hit_map(path, counts, title, unit="codes"):
@@ -158,7 +165,7 @@ def hit_map(path, counts, title, unit="codes"):
     tiles[:] = colors(norm(np.maximum(counts, low)), bytes=True).reshape(-1, 1, 1, 4)[..., :3]
     stripes = (np.add.outer(np.arange(side), np.arange(side)) // max(1, side // 12)) % 3 > 0
     stripes &= side >= 24
-    tiles[counts.ravel() == 0] = np.where(stripes[..., None], 255 - 0.15 * (255 - _UNUSED), _UNUSED)
+    tiles[counts.ravel() == 0] = np.where(stripes[..., None], 255 - 0.15 * (255 - _ORANGE), _ORANGE)
     if used.size < counts.size:
         note += " (orange: never used)"
     _draw_tiles(path, tiles, page, title, note, (norm, colors, "times used (log scale)"))
@@ -290,7 +297,7 @@ def _draw_curves(axes, rows, found):
 
 
 def _pale(color):
-    return "#" + "".join(f"{(int(color[i : i + 2], 16) + 255) // 2:02X}" for i in (1, 3, 5))
+    return "#" + "".join(f"{(value + 255) // 2:02X}" for value in _rgb(color))
 
 
 def perturbation_curve(path, offsets, values, title):
