@@ -33,14 +33,15 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from kvae import main, models, train
-from kvae import mesh as meshes
-from kvae.config import check_config
+from kvae import main, models
 from kvae.data import ArrayExamples, pipeline
 from kvae.errors import InputError
-from kvae.journal import write_atomically
 from kvae.models.autoencoder import Autoencoder
 from kvae.models.quantizers import KohonenVQ
+from kvae.training import devices as meshes
+from kvae.training import loop as train
+from kvae.training.config import check_config
+from kvae.training.journal import write_atomically
 
 SHORTEST_SECONDS = 0.05
 """Steps are timed in groups of at least this long, or what is measured of a small one is its start."""

@@ -19,8 +19,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from kvae.errors import InputError
-from kvae.journal import logged_to
 from kvae.models import check_names
+from kvae.training.journal import logged_to
 
 STOPPED = 75
 """Exit status of a run that was asked to stop before its last step (EX_TEMPFAIL): a scheduler starts it again."""
@@ -83,11 +83,11 @@ def main(argv: list[str]) -> int:
     try:
         config, workdir, debug = parse(argv)
         # Imported here, so that a typo is told at once.
-        from kvae.cluster import joined_cluster
-        from kvae.mesh import keep_compiled_programs
+        from kvae.training.cluster import joined_cluster
+        from kvae.training.devices import keep_compiled_programs
 
         with joined_cluster() as process, logged_to(workdir, first_process=process == 0):
-            from kvae.train import train
+            from kvae.training.loop import train
 
             keep_compiled_programs()
             reached = train(config, workdir)

@@ -8,12 +8,12 @@ import jax
 import numpy as np
 
 from kvae import models
-from kvae.checkpoint import Checkpoints
-from kvae.config import read_config
 from kvae.errors import InputError
-from kvae.journal import read_metrics
 from kvae.models.autoencoder import Autoencoder
 from kvae.models.urlsom import URLSOM
+from kvae.training.checkpoint import Checkpoints
+from kvae.training.config import read_config
+from kvae.training.journal import read_metrics
 
 
 class Run:

@@ -17,8 +17,8 @@ import time
 import jax
 import numpy as np
 
-from kvae.checkpoint import Checkpoints
-from kvae.journal import read_metrics
+from kvae.training.checkpoint import Checkpoints
+from kvae.training.journal import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
 RATES = ("steps_per_second", "images_per_second")

@@ -8,8 +8,11 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from kvae import canvas, figures, paper_figures, urlsom_figures
 from kvae.errors import InputError
+from kvae.figures import canvas
+from kvae.figures import paper as paper_figures
+from kvae.figures import run as figures
+from kvae.figures import urlsom as urlsom_figures
 
 RANDOM = np.random.default_rng(0)
 STEPS = np.arange(0, 5000, 1000)
@@ -147,7 +150,7 @@ def test_a_draw_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkey
 
 def test_matplotlib_is_imported_only_to_draw_and_pyplot_never(tmp_path):
     program = (
-        "import sys; from kvae import figures, paper_figures as p; assert 'matplotlib' not in sys.modules\n"
+        "import sys; from kvae.figures import run as figures, paper as p; assert 'matplotlib' not in sys.modules\n"
         "figures.u_matrix(sys.argv[1], [[1.0, 2.0]], 't'); p.frontier(sys.argv[1], [dict(label='a', loss=1,"
         " topographic_error=0.1)], 't'); assert 'matplotlib.pyplot' not in sys.modules"
     )

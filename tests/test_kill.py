@@ -7,7 +7,7 @@ import time
 import kill
 
 from kvae import main
-from kvae.journal import read_metrics
+from kvae.training.journal import read_metrics
 
 
 def test_sigkill_at_random_moments(tmp_path, data_dir):

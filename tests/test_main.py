@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from kvae import main
-from kvae.journal import read_metrics
+from kvae.training.journal import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*_*.py"))

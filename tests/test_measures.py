@@ -9,8 +9,9 @@ from scipy.stats import entropy
 from skimage.metrics import peak_signal_noise_ratio
 from sklearn import manifold
 
-from kvae import kohonen, measures, selectivity
+from kvae import kohonen, measures
 from kvae.errors import InputError
+from kvae.models import urlsom_measures as selectivity
 from kvae.topology import coordinates
 
 RNG = np.random.default_rng(0)

@@ -12,10 +12,12 @@ import jax
 import numpy as np
 import pytest
 
-from kvae import cluster, main, train
-from kvae.checkpoint import Checkpoints
+from kvae import main
 from kvae.errors import InputError
-from kvae.journal import read_metrics
+from kvae.training import cluster
+from kvae.training import loop as train
+from kvae.training.checkpoint import Checkpoints
+from kvae.training.journal import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
 RATES = ("steps_per_second", "images_per_second")

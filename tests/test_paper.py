@@ -7,8 +7,8 @@ import shutil
 import jax
 import pytest
 
-from kvae import paper
-from kvae.train import train
+from kvae.paper import figures as paper
+from kvae.training.loop import train
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -10,7 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from kvae import main, report, train
+from kvae import main
+from kvae.paper import tables as report
+from kvae.training import loop as train
 
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()

@@ -6,9 +6,10 @@ import pathlib
 import pytest
 
 from kvae import main as program
-from kvae import report, results
-from kvae.config import flatten
 from kvae.errors import InputError
+from kvae.paper import results
+from kvae.paper import tables as report
+from kvae.training.config import flatten
 
 ROOT = pathlib.Path(__file__).parents[1]
 EXPERIMENTS = results.load_experiments(str(ROOT / "configs" / "paper.py"))

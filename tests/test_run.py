@@ -9,12 +9,12 @@ import pytest
 
 import kvae
 from kvae import data
-from kvae.checkpoint import Checkpoints
 from kvae.errors import InputError
-from kvae.evaluate import Evaluator
-from kvae.journal import read_metrics
-from kvae.mesh import make_mesh
-from kvae.train import train
+from kvae.training.checkpoint import Checkpoints
+from kvae.training.devices import make_mesh
+from kvae.training.evaluate import Evaluator
+from kvae.training.journal import read_metrics
+from kvae.training.loop import train
 
 REPLICAS = 2
 

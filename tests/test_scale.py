@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 import kvae
-from kvae import benchmark, kohonen, models, train
-from kvae import mesh as meshes
+from kvae import benchmark, kohonen, models
 from kvae.data import pipeline
+from kvae.training import devices as meshes
+from kvae.training import loop as train
 
 
 def quantizer_step(layer, variables, z):

@@ -8,8 +8,8 @@ import shlex
 import pytest
 
 from kvae import main as program
-from kvae import results
-from kvae.config import flatten
+from kvae.paper import results
+from kvae.training.config import flatten
 
 ROOT = pathlib.Path(__file__).parents[1]
 EXPERIMENTS = results.load_experiments(str(ROOT / "configs" / "paper.py"))

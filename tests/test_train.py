@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 import kvae
-from kvae import mesh as meshes
-from kvae import models, train
-from kvae.checkpoint import Checkpoints
+from kvae import models
 from kvae.errors import InputError
-from kvae.journal import read_metrics
-from kvae.state import initial_state, over_replicas, train_step
+from kvae.training import devices as meshes
+from kvae.training import loop as train
+from kvae.training.checkpoint import Checkpoints
+from kvae.training.journal import read_metrics
+from kvae.training.step import initial_state, over_replicas, train_step
 
 RATES = ("steps_per_second", "images_per_second")
 

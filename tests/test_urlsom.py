@@ -9,12 +9,14 @@ import pytest
 from test_train import final_state, run
 
 import kvae
-from kvae import baseline, data, measures, models, train
+from kvae import data, measures, models
 from kvae.errors import InputError
-from kvae.journal import read_metrics
 from kvae.main import parse
-from kvae.models.augment import Augmentation, crop, view
 from kvae.models.urlsom import radial_filter
+from kvae.models.views import Augmentation, crop, view
+from kvae.paper import pixel_map as baseline
+from kvae.training import loop as train
+from kvae.training.journal import read_metrics
 
 NORMALIZATION = dict(mean=(120.0, 110.0, 100.0), std=(60.0, 50.0, 70.0))
 SMALL = dict(

@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kvae import measures, selectivity
+from kvae import measures
 from kvae.errors import InputError
-from kvae.models.augment import Augmentation, view
+from kvae.models import urlsom_measures as selectivity
 from kvae.models.layers import check_images
 from kvae.models.objective import Objective
 from kvae.models.resnet import ResNet
+from kvae.models.views import Augmentation, view
 from kvae.topology import LARGEST_DENSE_SIZE, check_grid_shape, coordinates
 
 KERNELS = {

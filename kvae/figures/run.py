@@ -5,7 +5,8 @@ import re
 
 import numpy as np
 
-from kvae.canvas import (
+from kvae.errors import InputError
+from kvae.figures.canvas import (
     DPI,
     MARGIN,
     PALETTE,
@@ -24,7 +25,6 @@ from kvae.canvas import (
     sheet,
     steps_axis,
 )
-from kvae.errors import InputError
 
 
 def _rgb(color):

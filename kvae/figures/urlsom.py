@@ -5,8 +5,8 @@ import math
 
 import numpy as np
 
-from kvae.canvas import INK, PALETTE, by_seed, drawing, mean_and_band, name_ticks, place, refuse_empty, sheet
 from kvae.errors import InputError
+from kvae.figures.canvas import INK, PALETTE, by_seed, drawing, mean_and_band, name_ticks, place, refuse_empty, sheet
 
 
 def winners(path, winners, labels, label_names, grid_shape, title):

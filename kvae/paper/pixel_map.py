@@ -13,11 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kvae import data, main, selectivity, train
+from kvae import data, main
 from kvae.data.dataset import Examples
 from kvae.errors import InputError
 from kvae.kohonen import fit_batch, nearest_code
+from kvae.models import urlsom_measures as selectivity
 from kvae.topology import Neighborhood
+from kvae.training import loop as train
 
 EPOCHS = 60
 SHRINK_STEP = 1.0

@@ -4,7 +4,8 @@ import itertools
 
 import numpy as np
 
-from kvae.canvas import (
+from kvae.errors import InputError
+from kvae.figures.canvas import (
     DPI,
     FAINT,
     INK,
@@ -21,7 +22,6 @@ from kvae.canvas import (
     refuse_empty,
     steps_axis,
 )
-from kvae.errors import InputError
 
 
 def initialisation(path, losses, title, name="validation reconstruction loss"):

@@ -13,16 +13,17 @@ import numpy as np
 from clu import parameter_overview
 from jax.sharding import Mesh
 
-from kvae import data, draw, models
-from kvae import mesh as meshes
-from kvae.checkpoint import Checkpoints
-from kvae.cluster import StopSignal, first_process_first, wait_for_all
-from kvae.config import check_config, open_workdir
+from kvae import data, models
 from kvae.data import Examples, pipeline
 from kvae.errors import InputError, errors_of_writing
-from kvae.evaluate import Evaluator, samples
-from kvae.journal import Journal, has_settled
-from kvae.state import TrainState, initial_state, make_optimizer, over_replicas, replica_of, train_step
+from kvae.training import devices as meshes
+from kvae.training import pictures as draw
+from kvae.training.checkpoint import Checkpoints
+from kvae.training.cluster import StopSignal, first_process_first, wait_for_all
+from kvae.training.config import check_config, open_workdir
+from kvae.training.evaluate import Evaluator, samples
+from kvae.training.journal import Journal, has_settled
+from kvae.training.step import TrainState, initial_state, make_optimizer, over_replicas, replica_of, train_step
 
 log = logging.getLogger(__name__)
 

@@ -15,12 +15,13 @@ import signal
 import subprocess
 import sys
 
-from kvae import journal
+from kvae.report import report
+
 from kvae import main as program
 from kvae.errors import InputError
 from kvae.models import choose
-from kvae.report import report
-from kvae.results import load_experiments
+from kvae.paper.results import load_experiments
+from kvae.training import journal
 
 
 def commands(experiments: dict, table: str, dataset: str, seeds: int | None, runs: str, extra: list[str]) -> dict:

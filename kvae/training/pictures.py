@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kvae import figures, measures, urlsom_figures
+from kvae import measures
+from kvae.figures import run as figures
+from kvae.figures import urlsom as urlsom_figures
 from kvae.models.autoencoder import Autoencoder, suffix
 from kvae.models.urlsom import URLSOM
 

@@ -9,8 +9,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from kvae.cluster import wait_for_all
 from kvae.errors import InputError
+from kvae.training.cluster import wait_for_all
 
 log = logging.getLogger(__name__)
 

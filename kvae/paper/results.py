@@ -12,9 +12,9 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from kvae.config import flatten, read_config
 from kvae.errors import InputError
-from kvae.journal import is_finished, read_metrics
+from kvae.training.config import flatten, read_config
+from kvae.training.journal import is_finished, read_metrics
 
 FREE_FIELDS = {*("seed", "replicas", "micro_batches", "log_every_steps", "checkpoint_every_steps", "dataset.data_dir")}
 """Fields in which the runs of a table may differ, besides those that its settings are about."""

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import jax
 
 from kvae.errors import InputError
-from kvae.journal import write_atomically
 from kvae.models import check_names
+from kvae.training.journal import write_atomically
 
 FREE_FIELDS = ("steps", "log_every_steps", "evaluate_every_steps", "checkpoint_every_steps")
 """The fields that may differ when a run goes on."""

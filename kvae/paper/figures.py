@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kvae import draw, figures, measures, paper_figures, topology, urlsom_figures
+from kvae import measures, topology
 from kvae.errors import InputError
-from kvae.evaluate import Evaluator, samples
-from kvae.journal import is_finished
-from kvae.mesh import make_mesh
+from kvae.figures import paper as paper_figures
+from kvae.figures import run as figures
+from kvae.figures import urlsom as urlsom_figures
 from kvae.models.autoencoder import suffix
-from kvae.results import (
+from kvae.paper.results import (
     FREE_FIELDS,
     Seed,
     Table,
@@ -34,7 +34,11 @@ from kvae.results import (
     spread,
 )
 from kvae.run import Run, load
-from kvae.train import load_data
+from kvae.training import pictures as draw
+from kvae.training.devices import make_mesh
+from kvae.training.evaluate import Evaluator, samples
+from kvae.training.journal import is_finished
+from kvae.training.loop import load_data
 
 FIRST_STEPS = 1_500
 """How far Figure 1 goes; the authors' script too plots the training loss of these steps."""

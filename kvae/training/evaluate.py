@@ -8,10 +8,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from kvae import mesh as meshes
 from kvae.data import pipeline
 from kvae.data.dataset import Examples
-from kvae.state import over_replicas
+from kvae.training import devices as meshes
+from kvae.training.step import over_replicas
 
 POOLED = ("perplexity", "codes_used", "neural_selectivity", "dead_neurons")
 """Metrics that are taken over all validation sets together; the others are means over the sets."""

@@ -1,0 +1,1 @@
+"""The training program from a config to a run folder; `loop.train` tells its story."""
