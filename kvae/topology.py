@@ -1,12 +1,18 @@
-"""The grid on which codes live: coordinates, distances, and how an update spreads from a code to its neighbours.
+"""The grid on which codes live, and how an update spreads from a code to its neighbours.
 
-Everything here is a pure function of arrays under a static description, `Neighborhood`. Codes number the grid row by
-row: code k sits at `np.unravel_index(k, grid_shape)`.
+Pure functions of arrays under static values: a `Grid` says which nodes there are and how far apart they lie, a
+`Kernel` what a neighbour at some distance receives, and a `Neighborhood` joins the two with a schedule. A new grid or
+kernel is one entry of `GRIDS` or `NEIGHBORHOODS`. Codes number the grid row by row: code k sits at
+`np.unravel_index(k, grid_shape)`.
 """
 
+import abc
 import dataclasses
+import functools
 import itertools
 import math
+from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,133 +21,332 @@ import numpy as np
 from kvae.errors import InputError
 
 LARGEST_DENSE_SIZE = 16_384
-"""The largest K for which a K x K matrix (1 GiB of float32) may be formed."""
+"""The largest n for which an n x n matrix (1 GiB of float32) may be formed."""
 
 LARGEST_WINDOW_SIZE = 27
-"""The largest box of grid offsets that is summed one by one (3 x 3 x 3); a wider neighbourhood takes the matrix."""
+"""The most neighbours (those of a 3 x 3 x 3 box) that are added one by one; a wider neighbourhood takes the matrix."""
 
 
-def _inverse(step, shrink_step):
-    return 1.0 / (1.0 + step * shrink_step)
+@dataclasses.dataclass(frozen=True)
+class Grid(abc.ABC):
+    """Nodes in rows, and the distance between any two.
+
+    Attributes:
+      shape: nodes along each axis; K is their product.
+      adjacency: what counts as a neighbour where a map is judged: by name, the distance that neighbours lie below.
+        The first is the usual one.
+
+    Raises:
+      InputError: an impossible shape.
+    """
+
+    shape: tuple[int, ...]
+
+    adjacency: ClassVar[dict[str, float]] = {"8": 1.5, "4": 1.1}
+
+    def __post_init__(self):
+        check_grid_shape(self.shape)
+
+    @abc.abstractmethod
+    def distance(self, codes, others) -> jax.Array:
+        """Distance on the grid between codes and others, int arrays that broadcast: float32."""
+
+    def axis_distances(self) -> list[jax.Array] | None:
+        """Distances along each axis, float32 [n, n], where their squares add up to the squared distance; else None."""
+        return None
+
+    @property
+    def size(self) -> int:
+        """K, the number of nodes."""
+        return math.prod(self.shape)
+
+    @property
+    def coordinates(self) -> np.ndarray:
+        """Row, column and so on of every code, int [K, axes]."""
+        return np.stack(np.unravel_index(np.arange(self.size), self.shape), axis=-1)
+
+    @property
+    def points(self) -> np.ndarray:
+        """Where every node is drawn, float [K, axes], in units of the distance between neighbours in a row."""
+        return self.coordinates.astype(np.float64)
+
+    def distances(self) -> jax.Array:
+        """Distance between every two codes, float32 [K, K]."""
+        codes = np.arange(self.size)
+        return self.distance(codes[:, None], codes[None, :])
+
+    def neighbors(self, radius: float) -> tuple[np.ndarray, np.ndarray]:
+        """The other nodes at a distance below `radius`.
+
+        Returns:
+          Their codes, int32 [n, K], n being the most that a node has, and which of these are there, bool [n, K].
+        """
+        with jax.ensure_compile_time_eval():
+            near = np.asarray(self.distances()) < radius
+        np.fill_diagonal(near, False)
+        order = np.argsort(~near, axis=1, kind="stable")[:, : near.sum(axis=1).max(initial=0)]
+        return order.T.astype(np.int32), np.take_along_axis(near, order, axis=1).T
+
+    def shift(self, codes, offset) -> jax.Array:
+        """Codes moved over the grid, up to its border.
+
+        Args:
+          codes: int [...].
+          offset: how many nodes to move, an integer for all axes or one for each; may be negative.
+
+        Returns:
+          int32 [...].
+        """
+        return self._moved(codes, offset, "clip")
+
+    def _moved(self, codes, offset, mode):
+        offsets = jnp.broadcast_to(jnp.asarray(offset), (len(self.shape),))
+        moved = [axis + step for axis, step in zip(jnp.unravel_index(codes, self.shape), offsets, strict=True)]
+        return jnp.ravel_multi_index(moved, self.shape, mode=mode).astype(jnp.int32)
 
 
-def _floor(lowest):
-    return lambda step, shrink_step: jnp.maximum(_inverse(step, shrink_step), lowest)
+class _Lattice(Grid):
+    """A grid on which near nodes have near coordinates, so that neighbours are found without all K x K distances."""
+
+    wraps: ClassVar[bool] = False
+
+    def neighbors(self, radius):
+        # Rows of hexagons are closer than 1, and shifted by half a node: a little more than the radius covers both.
+        reach = [min(math.ceil(1.2 * radius), size - 1) for size in self.shape]
+        own, found, there = np.arange(self.size), [], []
+        for offset in itertools.product(*(range(-r, r + 1) for r in reach)):
+            moved = self.coordinates + offset
+            inside = self.wraps | np.all((moved >= 0) & (moved < self.shape), axis=-1)
+            codes = np.ravel_multi_index(moved.T, self.shape, mode="wrap" if self.wraps else "clip").astype(np.int32)
+            # Around a small torus one node is reached in two directions: it counts once.
+            inside &= (codes != own) & ~np.any([c == codes for c in found], axis=0)
+            with jax.ensure_compile_time_eval():
+                inside &= np.asarray(self.distance(own, codes)) < radius
+            if np.any(inside):
+                found.append(np.where(inside, codes, own).astype(np.int32))
+                there.append(inside)
+        return np.reshape(found, (-1, self.size)).astype(np.int32), np.reshape(there, (-1, self.size)).astype(bool)
 
 
-def _narrowing(lowest):
-    return lambda step, shrink_step: lowest + (16.0 - lowest) * _inverse(step, shrink_step)
+class Plane(_Lattice):
+    """A rectangle, or a line, a box and so on, with a border: Euclidean distance between coordinates."""
+
+    def distance(self, codes, others):
+        """Euclidean distance between the coordinates of codes."""
+        return jnp.sqrt(sum(jnp.square(apart) for apart in self._apart(codes, others)))
+
+    def axis_distances(self):
+        """|i - j| along each axis."""
+        return [jnp.abs(i[:, None] - i[None, :]) for i in (jnp.arange(n, dtype=jnp.float32) for n in self.shape)]
+
+    def _apart(self, codes, others):
+        points = jnp.asarray(self.coordinates, jnp.float32).T
+        return [jnp.abs(axis[jnp.asarray(codes)] - axis[jnp.asarray(others)]) for axis in points]
 
 
-SCHEDULES = {
-    "inverse": _inverse,
-    "held": lambda step, shrink_step: jnp.ones_like(step * shrink_step),
-    "floor_0.1": _floor(0.1),
-    "floor_0.3": _floor(0.3),
-    "slow": lambda step, shrink_step: _floor(0.3)(step, 0.03 * shrink_step),
-    "narrowing": _narrowing(0.25),
-    "narrowing_1": _narrowing(1.0),
-}
-"""Strength of the neighbourhood as a function of t, the number of updates done so far, and tau, the shrink step.
+class Torus(Plane):
+    """A rectangle without a border: the node after the last of a row or column is the first."""
 
-- `inverse`: 1 / (1 + t tau), the papers' (Eqs. 15 and 16 of Irie et al., 2023);
-- `held`: 1, no shrinking;
-- `floor_<lowest>`: as `inverse`, but never below `lowest`, so that a map stays in order however long it is trained;
-- `slow`: as `floor_0.3`, but with 0.03 tau: the one for a map that keeps its order, measured in the README;
-- `narrowing`: 0.25 + 15.75 / (1 + t tau): a Gaussian of Eq. 16 starts with a width of 4 nodes and tends to 0.5, as
-  classical maps do; `narrowing_1` tends to 1. A hard neighbourhood takes min(strength, 1).
-"""
+    wraps: ClassVar = True
 
-KERNELS = {
-    "none": lambda distance, strength, radius: jnp.zeros_like(distance * strength),
-    "hard": lambda distance, strength, radius: jnp.where(distance < radius, jnp.minimum(strength, 1.0), 0.0),
-    "gaussian": lambda distance, strength, radius: jnp.exp(-jnp.square(distance) / strength),
+    def axis_distances(self):
+        """min(|i - j|, n - |i - j|) along each axis."""
+        return [jnp.minimum(apart, len(apart) - apart) for apart in super().axis_distances()]
+
+    def _apart(self, codes, others):
+        straight = super()._apart(codes, others)
+        return [jnp.minimum(apart, n - apart) for apart, n in zip(straight, self.shape, strict=True)]
+
+    def shift(self, codes, offset):
+        """Codes moved over the grid, and around it."""
+        return self._moved(codes, offset, "wrap")
+
+
+class Hexagonal(_Lattice):
+    """Rows of hexagons, every second one half a node to the right: each node has six neighbours at distance 1.
+
+    Raises:
+      InputError: a shape that is not (rows, columns).
+    """
+
+    adjacency: ClassVar = {"6": 1.1}
+
+    def __post_init__(self):
+        super().__post_init__()
+        if len(self.shape) != 2:
+            raise InputError(f"grid_shape is {self.shape!r}; a hexagonal grid has rows and columns, such as (16, 32)")
+
+    @property
+    def points(self):
+        """Centres of the hexagons, float [K, 2]: rows are sqrt(3) / 2 apart."""
+        row, column = self.coordinates.T
+        return np.stack([row * math.sqrt(0.75), column + 0.5 * (row % 2)], axis=-1)
+
+    def distance(self, codes, others):
+        """Euclidean distance between the centres of the hexagons."""
+        points = jnp.asarray(self.points, jnp.float32)
+        return jnp.linalg.norm(points[jnp.asarray(codes)] - points[jnp.asarray(others)], axis=-1)
+
+
+GRIDS: dict[str, Callable[[tuple[int, ...]], Grid]] = {"plane": Plane, "torus": Torus, "hexagonal": Hexagonal}
+"""By name, the grid of a shape."""
+
+
+def make_grid(name: str, shape: tuple[int, ...]) -> Grid:
+    """The grid of that name in `GRIDS`; raises InputError where there is none, or its shape is impossible."""
+    if name not in GRIDS:
+        raise InputError(f"grid is {name!r}; it must be one of {', '.join(GRIDS)}")
+    check_grid_shape(shape)
+    return GRIDS[name](tuple(shape))
+
+
+def check_grid_shape(shape) -> None:
+    """Raises InputError unless `shape` is one or more positive integers."""
+    sizes = tuple(shape) if isinstance(shape, (tuple, list)) else ()
+    if not sizes or any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in sizes):
+        raise InputError(f"grid_shape is {shape!r}; it must be one or more positive integers, such as (16, 32)")
+    if math.prod(sizes) >= 2**31:
+        raise InputError(f"grid_shape is {shape!r}, {math.prod(sizes):,} nodes; codes are int32, so fewer than 2^31")
+
+
+def check_number(name: str, value, *, above: float | None = None) -> None:
+    """Raises InputError unless `value` is a finite number, 0 or larger, or, where it is given, larger than `above`."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or value < 0 or (above is not None and value <= above):
+        wanted = "0 or larger" if above is None else f"larger than {above}"
+        raise InputError(f"{name} is {value!r}; it must be a finite number, {wanted}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """What a neighbour receives.
+
+    Attributes:
+      weight: from the distance D on the grid, the strength and the radius, the share of an update that a node at that
+        distance receives; the node itself always receives 1.
+      fast: from a neighbourhood, a function of (values on the nodes [K, ...], strength) that spreads them without the
+        K x K matrix; or None where there is no such way.
+      initial_strength, lowest_strength: what a layer takes where the user names only the kernel.
+    """
+
+    weight: Callable
+    fast: Callable[["Neighborhood"], Callable | None] = lambda neighborhood: None
+    initial_strength: float = 1.0
+    lowest_strength: float = 0.0
+
+
+def _hard(distance, strength, radius):
+    return jnp.where(distance < radius, jnp.minimum(strength, 1.0), 0.0)
+
+
+def _gaussian(distance, strength, radius):
+    return jnp.exp(-jnp.square(distance) / strength)
+
+
+def _by_window(neighborhood):
+    """Adds up the neighbours one by one, as long as they are few."""
+    # Counted before they are listed: the neighbours within a huge radius would fill the memory.
+    axes = len(neighborhood.grid.shape)
+    if (2 * math.ceil(neighborhood.radius) - 1) ** axes > LARGEST_WINDOW_SIZE:
+        return None
+    codes, there = neighborhood.neighbors
+
+    def spread(values, strength):
+        there_too = there.reshape(*there.shape, *[1] * (values.ndim - 1))
+        neighbors = sum(jnp.where(here, values[code], 0) for code, here in zip(codes, there_too, strict=True))
+        return values + _hard(0.0, strength, neighborhood.radius) * neighbors
+
+    return spread
+
+
+def _by_axes(neighborhood):
+    """Multiplies each axis by its own small matrix: exp(-(dx^2 + dy^2) / s) = exp(-dx^2 / s) exp(-dy^2 / s)."""
+    grid = neighborhood.grid
+    if max(grid.shape) > LARGEST_DENSE_SIZE or grid.axis_distances() is None:
+        return None
+
+    def spread(values, strength):
+        on_grid = values.reshape(*grid.shape, *values.shape[1:])
+        for axis, distances in enumerate(grid.axis_distances()):
+            weights = _gaussian(distances, strength, None)
+            moved = jnp.tensordot(weights, on_grid, axes=(1, axis), precision=jax.lax.Precision.HIGHEST)
+            on_grid = jnp.moveaxis(moved, 0, axis)
+        return on_grid.reshape(values.shape)
+
+    return spread
+
+
+NEIGHBORHOODS = {
+    "none": Kernel(
+        lambda distance, strength, radius: jnp.zeros_like(distance * strength),
+        lambda neighborhood: lambda values, strength: values,
+    ),
+    "hard": Kernel(_hard, _by_window),
+    "gaussian": Kernel(_gaussian, _by_axes, initial_strength=16.0, lowest_strength=0.25),
     # The kernel that the authors' release runs under the name Gaussian.
-    "exponential": lambda distance, strength, radius: jnp.exp(-distance / (10.0 * strength)),
+    "exponential": Kernel(lambda distance, strength, radius: jnp.exp(-distance / (10.0 * strength))),
 }
-"""Weight of a neighbour as a function of its grid distance D, the strength, and the radius (`hard` only)."""
+"""The kernels by name.
+
+A Gaussian is sqrt(strength) nodes wide. Where a layer is not told otherwise, its Gaussian starts 4 nodes wide and ends
+at half a node, as maps do that have to unfold; the paper's (Eq. 16) has strengths of 1 and 0, and starts 1 node wide.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Neighborhood:
     """A grid and the neighbourhood A(t) on it.
 
+    The strength falls with the number t of updates: max(lowest_strength, initial_strength / (1 + t shrink_step)). The
+    defaults are those of Eqs. 15 and 16 of Irie et al. (2023).
+
     Attributes:
-      grid_shape: nodes along each axis; K is their product.
-      kernel: a name in `KERNELS`.
+      grid: where the codes lie.
+      kernel: a name in `NEIGHBORHOODS`.
       shrink_step: tau, how fast the neighbourhood shrinks.
-      radius: neighbours of the `hard` kernel are the nodes at a grid distance below it: 1.5 gives two neighbours on a
-        line and eight in the plane.
-      schedule: a name in `SCHEDULES`.
+      radius: neighbours of the `hard` kernel are the nodes at a grid distance below it: on a plane 1.5 gives two
+        neighbours on a line and eight in two dimensions.
+      initial_strength: at t = 0.
+      lowest_strength: the strength never falls below it, so that a map stays in order however long it is trained.
 
     Raises:
-      InputError: an impossible grid, an unknown name, a value out of range, or a kernel that needs a K x K matrix on
-        a grid that is too large for it.
+      InputError: an unknown kernel, a value out of range, or a kernel that needs a K x K matrix on a grid that is too
+        large for it.
     """
 
-    grid_shape: tuple[int, ...]
+    grid: Grid
     kernel: str = "hard"
     shrink_step: float = 0.1
     radius: float = 1.5
-    schedule: str = "inverse"
+    initial_strength: float = 1.0
+    lowest_strength: float = 0.0
 
     def __post_init__(self):
-        check_grid_shape(self.grid_shape)
-        for field, names in (("kernel", KERNELS), ("schedule", SCHEDULES)):
-            if getattr(self, field) not in names:
-                what = "neighborhood" if field == "kernel" else field
-                raise InputError(f"{what} is {getattr(self, field)!r}; it must be one of {', '.join(names)}")
-        if not self.shrink_step >= 0:
-            raise InputError(f"shrink_step is {self.shrink_step}; it must be 0 or larger")
-        if not self.radius > 0:
-            raise InputError(f"radius is {self.radius}; it must be larger than 0")
-        if self.needs_matrix and self.size > LARGEST_DENSE_SIZE:
+        if self.kernel not in NEIGHBORHOODS:
+            raise InputError(f"neighborhood is {self.kernel!r}; it must be one of {', '.join(NEIGHBORHOODS)}")
+        for name, above in (("shrink_step", None), ("lowest_strength", None), ("radius", 0), ("initial_strength", 0)):
+            check_number(name, getattr(self, name), above=above)
+        if self.grid.size > LARGEST_DENSE_SIZE and self.fast is None:
             raise InputError(
-                f"neighborhood {self.kernel!r} with radius {self.radius} needs a K x K matrix, which is refused for "
-                f"K = {self.size} > {LARGEST_DENSE_SIZE}; use 'hard' with radius up to 2, or 'gaussian'"
+                f"neighborhood {self.kernel!r} with radius {self.radius} on a grid of {self.grid.shape} needs an n x n "
+                f"matrix, which is refused above n = {LARGEST_DENSE_SIZE}; use 'hard' with radius up to 2, or a "
+                "'gaussian' on a plane or torus of shorter axes"
             )
 
-    @property
-    def size(self) -> int:
-        """K, the number of nodes."""
-        return math.prod(self.grid_shape)
+    @functools.cached_property
+    def fast(self) -> Callable | None:
+        """The kernel's way of spreading without the K x K matrix, if it has one."""
+        return NEIGHBORHOODS[self.kernel].fast(self)
 
-    @property
-    def window(self) -> list[tuple[int, ...]]:
-        """The grid offsets of the `hard` kernel's neighbours, the node itself left out."""
-        reach = math.ceil(self.radius) - 1
-        offsets = itertools.product(range(-reach, reach + 1), repeat=len(self.grid_shape))
-        return [offset for offset in offsets if 0 < math.hypot(*offset) < self.radius]
-
-    @property
-    def needs_matrix(self) -> bool:
-        """Whether spreading over this neighbourhood forms the K x K matrix."""
-        if self.kernel == "hard":
-            # Counted before it is listed: the window of a huge radius would fill the memory.
-            return (2 * math.ceil(self.radius) - 1) ** len(self.grid_shape) > LARGEST_WINDOW_SIZE
-        return self.kernel == "exponential"
+    @functools.cached_property
+    def neighbors(self) -> tuple[np.ndarray, np.ndarray]:
+        """`Grid.neighbors` within the radius."""
+        return self.grid.neighbors(self.radius)
 
     def strength(self, step) -> jax.Array:
         """Strength of the neighbourhood after `step` updates, float32 []."""
-        return SCHEDULES[self.schedule](jnp.asarray(step, jnp.float32), jnp.float32(self.shrink_step))
-
-
-def check_grid_shape(grid_shape) -> None:
-    """Raises InputError unless `grid_shape` is one or more positive integers."""
-    sizes = tuple(grid_shape) if isinstance(grid_shape, (tuple, list)) else ()
-    if not sizes or any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in sizes):
-        raise InputError(f"grid_shape is {grid_shape!r}; it must be one or more positive integers, such as (16, 32)")
-
-
-def coordinates(grid_shape) -> np.ndarray:
-    """Coordinates of every code on the grid, int [K, axes], in the order of the codes."""
-    return np.stack(np.unravel_index(np.arange(math.prod(grid_shape)), grid_shape), axis=-1)
-
-
-def distances(grid_shape) -> jax.Array:
-    """Euclidean distance on the grid between every two codes, float32 [K, K]."""
-    points = jnp.asarray(coordinates(grid_shape), jnp.float32)
-    return jnp.sqrt(sum(jnp.square(axis[:, None] - axis[None, :]) for axis in points.T))
+        inverse = self.initial_strength / (1.0 + jnp.asarray(step, jnp.float32) * jnp.float32(self.shrink_step))
+        return jnp.maximum(inverse, jnp.float32(self.lowest_strength))
 
 
 def matrix(neighborhood: Neighborhood, step) -> jax.Array:
@@ -151,16 +356,13 @@ def matrix(neighborhood: Neighborhood, step) -> jax.Array:
       neighborhood: the grid and the kernel.
       step: t, updates done so far, integer [].
     """
-    weights = KERNELS[neighborhood.kernel](
-        distances(neighborhood.grid_shape), neighborhood.strength(step), neighborhood.radius
-    )
+    kernel = NEIGHBORHOODS[neighborhood.kernel]
+    weights = kernel.weight(neighborhood.grid.distances(), neighborhood.strength(step), neighborhood.radius)
     return jnp.fill_diagonal(weights, 1.0, inplace=False)
 
 
 def spread(neighborhood: Neighborhood, values: jax.Array, step) -> jax.Array:
     """A(t)^T values: what each code receives when every code gives to its neighbours (the sums of Eqs. 9 and 10).
-
-    No K x K matrix is formed but for the exponential kernel and for a hard one of a radius above 2.
 
     Args:
       neighborhood: the grid and the kernel.
@@ -170,32 +372,6 @@ def spread(neighborhood: Neighborhood, values: jax.Array, step) -> jax.Array:
     Returns:
       float32, the shape of `values`.
     """
-    if neighborhood.kernel == "none":
-        return values
-    if neighborhood.needs_matrix:
-        return jnp.matmul(matrix(neighborhood, step), values, precision=jax.lax.Precision.HIGHEST)
-    on_grid = values.reshape(*neighborhood.grid_shape, *values.shape[1:])
-    by_kernel = {"hard": _spread_window, "gaussian": _spread_separable}[neighborhood.kernel]
-    return by_kernel(neighborhood, on_grid, step).reshape(values.shape)
-
-
-def _spread_window(neighborhood, on_grid, step):
-    """Adds the grid, moved by each offset of the window, to itself."""
-    axes = len(neighborhood.grid_shape)
-    reach = max(1, math.ceil(neighborhood.radius) - 1)
-    padding = [(reach, reach)] * axes + [(0, 0)] * (on_grid.ndim - axes)
-    padded = jnp.pad(on_grid, padding)
-    neighbors = jnp.zeros_like(on_grid)
-    for offset in neighborhood.window:
-        start = [reach + o for o in offset] + [0] * (on_grid.ndim - axes)
-        neighbors += jax.lax.slice(padded, start, [s + n for s, n in zip(start, on_grid.shape, strict=True)])
-    return on_grid + jnp.minimum(neighborhood.strength(step), 1.0) * neighbors
-
-
-def _spread_separable(neighborhood, on_grid, step):
-    """Multiplies each axis by its own small matrix: exp(-(dx^2 + dy^2) / s) = exp(-dx^2 / s) exp(-dy^2 / s)."""
-    for axis, size in enumerate(neighborhood.grid_shape):
-        weights = KERNELS["gaussian"](distances((size,)), neighborhood.strength(step), None)
-        moved = jnp.tensordot(weights, on_grid, axes=(1, axis), precision=jax.lax.Precision.HIGHEST)
-        on_grid = jnp.moveaxis(moved, 0, axis)
-    return on_grid
+    if neighborhood.fast is not None:
+        return neighborhood.fast(values, neighborhood.strength(step))
+    return jnp.matmul(matrix(neighborhood, step), values, precision=jax.lax.Precision.HIGHEST)

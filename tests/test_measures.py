@@ -11,8 +11,8 @@ from sklearn import manifold
 
 from kvae import kohonen, measures
 from kvae.errors import InputError
-from kvae.models import urlsom_measures as selectivity
-from kvae.topology import coordinates
+from kvae.models import urlsom_measures
+from kvae.topology import Plane
 
 RNG = np.random.default_rng(0)
 
@@ -63,19 +63,15 @@ def test_perplexity_and_codes_used():
     assert measures.codes_used(jnp.array([2, 1, 1, 0])) == 3
 
 
-def test_shift_codes_moves_on_all_axes_and_stops_at_the_border():
+def test_a_shift_moves_on_all_axes_and_stops_at_the_border():
     codes = jnp.arange(12).reshape(3, 4)
-    np.testing.assert_array_equal(
-        measures.shift_codes(codes, (3, 4), 1), [[5, 6, 7, 7], [9, 10, 11, 11], [9, 10, 11, 11]]
-    )
-    np.testing.assert_array_equal(
-        measures.shift_codes(codes, (3, 4), (-1, 2)), [[2, 3, 3, 3], [2, 3, 3, 3], [6, 7, 7, 7]]
-    )
-    np.testing.assert_array_equal(measures.shift_codes(codes, (3, 4), 0), codes)
+    np.testing.assert_array_equal(Plane((3, 4)).shift(codes, 1), [[5, 6, 7, 7], [9, 10, 11, 11], [9, 10, 11, 11]])
+    np.testing.assert_array_equal(Plane((3, 4)).shift(codes, (-1, 2)), [[2, 3, 3, 3], [2, 3, 3, 3], [6, 7, 7, 7]])
+    np.testing.assert_array_equal(Plane((3, 4)).shift(codes, 0), codes)
 
 
-def test_shift_codes_of_a_codebook_without_a_grid_moves_the_index():
-    shifted = measures.shift_codes(jnp.array([[0, 5], [10, 11]]), (12,), -3)
+def test_a_shift_of_a_codebook_without_a_grid_moves_the_index():
+    shifted = Plane((12,)).shift(jnp.array([[0, 5], [10, 11]]), -3)
     np.testing.assert_array_equal(shifted, [[0, 2], [7, 8]])
     assert shifted.dtype == jnp.int32
 
@@ -95,10 +91,10 @@ def som():
 def test_map_quality_agrees_with_minisom(som):
     som, data, codewords = som
     assert_close(measures.quantization_error(data, codewords), som.quantization_error(data))
-    error = measures.topographic_error(data, codewords, (5, 7), neighbors=8)
+    error = measures.topographic_error(data, codewords, Plane((5, 7)), "8")
     assert 0.1 < error < 0.9
     assert_close(error, som.topographic_error(data))
-    u_matrix = measures.u_matrix(codewords, (5, 7), neighbors=8)
+    u_matrix = measures.u_matrix(codewords, Plane((5, 7)), "8")
     assert_close(u_matrix / u_matrix.max(), som.distance_map(scaling="mean"))
 
 
@@ -106,85 +102,85 @@ def test_topographic_error_by_hand():
     # On a 2 x 3 grid: 0 and 4 are diagonal neighbours, 0 and 1 share an axis, 0 and 5 are not neighbours.
     codewords = jnp.array([[0.0], [1.0], [10.0], [20.0], [-1.5], [-30.0]])
     z = jnp.array([[0.4], [-0.6], [-16.0], [15.0]])  # nearest two: 0 1, 0 4, 4/5, 2/3
-    assert measures.topographic_errors(z, codewords, (2, 3), neighbors=8) == 1
-    assert measures.topographic_errors(z, codewords, (2, 3), neighbors=4) == 2
-    assert measures.topographic_error(z, codewords, (2, 3), neighbors=4) == 0.5
-    for neighbors in (4, 8):  # on a line: 0 1 and 4 5 and 2 3 are adjacent
-        assert measures.topographic_errors(z, codewords, (6,), neighbors) == 1
-    assert measures.topographic_error(z, codewords[:1], (1,)) == 0
+    assert measures.topographic_errors(z, codewords, Plane((2, 3)), "8") == 1
+    assert measures.topographic_errors(z, codewords, Plane((2, 3)), "4") == 2
+    assert measures.topographic_error(z, codewords, Plane((2, 3)), "4") == 0.5
+    for adjacency in ("4", "8"):  # on a line: 0 1 and 4 5 and 2 3 are adjacent
+        assert measures.topographic_errors(z, codewords, Plane((6,)), adjacency) == 1
+    assert measures.topographic_error(z, codewords[:1], Plane((1,))) == 0
 
 
 def test_topographic_error_takes_the_lowest_codes_of_a_tie():
     codewords = jnp.array([[5.0], [1.0], [9.0], [1.0], [1.0]])  # 1, 3 and 4 are equally near; 1 and 3 are two apart
-    assert measures.topographic_errors(jnp.zeros((1, 1)), codewords, (5,)) == 1
-    assert measures.topographic_errors(jnp.full((1, 1), 5.4), codewords, (5,)) == 1  # 0, then 2 at 3.6
-    assert measures.topographic_errors(jnp.full((1, 1), 4.6), codewords, (5,)) == 0  # 0, then 1 at 3.6
+    assert measures.topographic_errors(jnp.zeros((1, 1)), codewords, Plane((5,))) == 1
+    assert measures.topographic_errors(jnp.full((1, 1), 5.4), codewords, Plane((5,))) == 1  # 0, then 2 at 3.6
+    assert measures.topographic_errors(jnp.full((1, 1), 4.6), codewords, Plane((5,))) == 0  # 0, then 1 at 3.6
 
 
 def test_topographic_errors_add_up_over_masked_batches_and_chunks(som, monkeypatch):
     _, data, codewords = som
     data = data[:293]
-    whole = measures.topographic_errors(data, codewords, (5, 7))
+    whole = measures.topographic_errors(data, codewords, Plane((5, 7)))
     mask = np.arange(293) < 130
-    parts = [measures.topographic_errors(data, codewords, (5, 7), mask=part) for part in (mask, ~mask)]
+    parts = [measures.topographic_errors(data, codewords, Plane((5, 7)), mask=part) for part in (mask, ~mask)]
     assert sum(parts) == whole
     monkeypatch.setattr(kohonen, "SCORES_PER_CHUNK", {"cpu": 35 * 47})  # 7 chunks; 293 is a prime
-    assert measures.topographic_errors(data[None], codewords, (5, 7)) == whole
+    assert measures.topographic_errors(data[None], codewords, Plane((5, 7))) == whole
 
 
 @pytest.mark.parametrize(("grid_shape", "n_neighbors"), [((40,), 4), ((5, 8), 1), ((5, 8), 7), ((2, 4, 5), 4)])
 def test_rank_measures_agree_with_scikit_learn(grid_shape, n_neighbors):
     codewords = RNG.normal(size=(40, 3)).astype(np.float32)
     # A little of the codewords beside the coordinates puts ties on the grid in the order of their distance in space.
-    grid = np.concatenate([coordinates(grid_shape), 1e-3 * codewords], axis=1)
+    grid = np.concatenate([Plane(grid_shape).coordinates, 1e-3 * codewords], axis=1)
     expected = manifold.trustworthiness(codewords, grid, n_neighbors=n_neighbors)
-    assert_close(measures.trustworthiness(codewords, grid_shape, n_neighbors), expected)
+    assert_close(measures.trustworthiness(codewords, Plane(grid_shape), n_neighbors), expected)
     expected = manifold.trustworthiness(grid, codewords, n_neighbors=n_neighbors)
-    assert_close(measures.neighborhood_preservation(codewords, grid_shape, n_neighbors), expected)
+    assert_close(measures.neighborhood_preservation(codewords, Plane(grid_shape), n_neighbors), expected)
 
 
 def test_rank_measures_by_hand():
     codewords = jnp.array([[0.0], [2.0], [1.0], [3.0]])
     # Nearest on the line 1 2 1 2, the ties of the middle two put in the order of space; their ranks in space 2 1 2 2.
-    assert_close(measures.trustworthiness(codewords, (4,), 1), 1 - 2 / 16 * 3)
+    assert_close(measures.trustworthiness(codewords, Plane((4,)), 1), 1 - 2 / 16 * 3)
     # Nearest in space 2 2 0 1, its tie put in the order of the codes; their ranks on the line 2 1 3 2.
-    assert_close(measures.neighborhood_preservation(codewords, (4,), 1), 1 - 2 / 16 * 4)
+    assert_close(measures.neighborhood_preservation(codewords, Plane((4,)), 1), 1 - 2 / 16 * 4)
 
 
 @pytest.mark.parametrize("measure", [measures.trustworthiness, measures.neighborhood_preservation])
 def test_rank_measures_of_perfect_random_and_collapsed_maps(measure):
-    perfect = jnp.asarray(0.1 * coordinates((8, 9)), jnp.float32)
-    assert measure(perfect, (8, 9), 5) == 1
-    assert 0.3 < measure(jax.random.permutation(jax.random.key(0), perfect), (8, 9), 5) < 0.7
-    assert measure(jnp.zeros_like(perfect), (8, 9), 5) < 0.7
+    perfect = jnp.asarray(0.1 * Plane((8, 9)).coordinates, jnp.float32)
+    assert measure(perfect, Plane((8, 9)), 5) == 1
+    assert 0.3 < measure(jax.random.permutation(jax.random.key(0), perfect), Plane((8, 9)), 5) < 0.7
+    assert measure(jnp.zeros_like(perfect), Plane((8, 9)), 5) < 0.7
 
 
 def test_u_matrix_by_hand():
     codewords = jnp.array([[0.0], [1.0], [3.0], [7.0]])
-    assert_close(measures.u_matrix(codewords, (2, 2), neighbors=4), [[2.0, 3.5], [3.5, 5.0]])
-    assert_close(measures.u_matrix(codewords, (2, 2), neighbors=8), [[11 / 3, 3.0], [3.0, 17 / 3]])
-    assert_close(measures.u_matrix(codewords, (4,)), [1.0, 1.5, 3.0, 4.0])
-    assert_close(measures.u_matrix(codewords[:1], (1, 1)), [[0.0]])
+    assert_close(measures.u_matrix(codewords, Plane((2, 2)), "4"), [[2.0, 3.5], [3.5, 5.0]])
+    assert_close(measures.u_matrix(codewords, Plane((2, 2)), "8"), [[11 / 3, 3.0], [3.0, 17 / 3]])
+    assert_close(measures.u_matrix(codewords, Plane((4,))), [1.0, 1.5, 3.0, 4.0])
+    assert_close(measures.u_matrix(codewords[:1], Plane((1, 1))), [[0.0]])
 
 
 def test_measures_of_a_map_refuse_what_does_not_fit():
     codewords = jnp.zeros((6, 2))
     with pytest.raises(InputError, match=r"grid_shape is \(2, 2\), which has 4 nodes; there are 6 codewords"):
-        measures.topographic_error(codewords, codewords, (2, 2))
-    with pytest.raises(InputError, match="neighbors is 6; it must be 4"):
-        measures.u_matrix(codewords, (2, 3), neighbors=6)
+        measures.topographic_error(codewords, codewords, Plane((2, 2)))
+    with pytest.raises(InputError, match="adjacency is '6'; this grid has '8', '4'"):
+        measures.u_matrix(codewords, Plane((2, 3)), "6")
     with pytest.raises(InputError, match="n_neighbors is 3; it must be above 0 and below half of the 6 codes"):
-        measures.trustworthiness(codewords, (2, 3), 3)
+        measures.trustworthiness(codewords, Plane((2, 3)), 3)
 
 
 def test_measures_of_a_map_can_be_jitted(som):
     _, data, codewords = som
-    trustworthiness = jax.jit(measures.trustworthiness, static_argnums=(1, 2))(codewords, (5, 7), 4)
-    assert_close(trustworthiness, measures.trustworthiness(codewords, (5, 7), 4))
-    u_matrix = jax.jit(measures.u_matrix, static_argnums=(1, 2))(codewords, (5, 7), 4)
-    assert_close(u_matrix, measures.u_matrix(codewords, (5, 7), 4))
-    errors = jax.jit(measures.topographic_errors, static_argnums=(2, 3))(data, codewords, (5, 7), 4)
-    assert errors == measures.topographic_errors(data, codewords, (5, 7), 4)
+    trustworthiness = jax.jit(measures.trustworthiness, static_argnums=(1, 2))(codewords, Plane((5, 7)), 4)
+    assert_close(trustworthiness, measures.trustworthiness(codewords, Plane((5, 7)), 4))
+    u_matrix = jax.jit(measures.u_matrix, static_argnums=(1, 2))(codewords, Plane((5, 7)), "4")
+    assert_close(u_matrix, measures.u_matrix(codewords, Plane((5, 7)), "4"))
+    errors = jax.jit(measures.topographic_errors, static_argnums=(2, 3))(data, codewords, Plane((5, 7)), "4")
+    assert errors == measures.topographic_errors(data, codewords, Plane((5, 7)), "4")
 
 
 # URL-SOM.
@@ -194,14 +190,14 @@ def test_url_som_losses_in_closed_form():
     n = 9
     uniform, one_hot = jnp.full((5, n), 1 / n), jax.nn.one_hot(jnp.full(5, 3), n)
     spread = jax.nn.one_hot(jnp.arange(2 * n) % n, n)
-    assert_close(measures.winner_take_all_loss(uniform), 1.0)
-    assert_close(measures.collapse_loss(uniform), 0.0)
-    assert_close(measures.winner_take_all_loss(one_hot), 1 / 3)
-    assert_close(measures.collapse_loss(one_hot), 2 / 3)
-    assert_close(measures.winner_take_all_loss(spread), 1 / 3)
-    assert_close(measures.collapse_loss(spread), 0.0)
-    assert_close(measures.similarity_loss(spread, spread), 0.0)
-    assert_close(measures.similarity_loss(spread, jnp.roll(spread, 1, axis=1)), 1.0)
+    assert_close(urlsom_measures.winner_take_all_loss(uniform), 1.0)
+    assert_close(urlsom_measures.collapse_loss(uniform), 0.0)
+    assert_close(urlsom_measures.winner_take_all_loss(one_hot), 1 / 3)
+    assert_close(urlsom_measures.collapse_loss(one_hot), 2 / 3)
+    assert_close(urlsom_measures.winner_take_all_loss(spread), 1 / 3)
+    assert_close(urlsom_measures.collapse_loss(spread), 0.0)
+    assert_close(urlsom_measures.similarity_loss(spread, spread), 0.0)
+    assert_close(urlsom_measures.similarity_loss(spread, jnp.roll(spread, 1, axis=1)), 1.0)
 
 
 def test_url_som_losses_have_the_minimum_of_the_papers_figure_3():
@@ -210,7 +206,7 @@ def test_url_som_losses_have_the_minimum_of_the_papers_figure_3():
     def surface(x, share):
         p = np.array([1.0, np.exp(-x)]) / (1 + np.exp(-x))
         batch = jnp.asarray(np.where(np.arange(100)[:, None] < 100 * share, p, p[::-1]), jnp.float32)
-        return float(measures.winner_take_all_loss(batch) + measures.collapse_loss(batch))
+        return float(urlsom_measures.winner_take_all_loss(batch) + urlsom_measures.collapse_loss(batch))
 
     values = {(x, share): surface(x, share) for x in (0, 1, 2, 4, 6) for share in (0, 0.25, 0.5, 0.75, 1)}
     assert min(values, key=values.get) == (6, 0.5)
@@ -228,20 +224,20 @@ def test_url_som_loss_is_the_papers_script():
         expected = (
             1 - mean @ u / np.linalg.norm(mean) + mean @ u + gamma * (1 - np.mean(np.sum(p_unit * z_unit, axis=1)))
         )
-        assert_close(measures.url_som_loss(jnp.asarray(p), jnp.asarray(z), gamma), expected)
-    assert_close(measures.url_som_loss(jnp.asarray(p), jnp.asarray(z)), expected)
+        assert_close(urlsom_measures.url_som_loss(jnp.asarray(p), jnp.asarray(z), gamma), expected)
+    assert_close(urlsom_measures.url_som_loss(jnp.asarray(p), jnp.asarray(z)), expected)
 
 
 def test_url_som_loss_has_finite_gradients_at_one_hot_outputs():
     one_hot = jax.nn.one_hot(jnp.zeros(4, int), 900)
-    assert np.all(np.isfinite(jax.jit(jax.grad(measures.url_som_loss))(one_hot, one_hot)))
+    assert np.all(np.isfinite(jax.jit(jax.grad(urlsom_measures.url_som_loss))(one_hot, one_hot)))
 
 
 def test_neural_selectivity_and_dead_neurons_by_hand():
     table = jnp.array([[3, 1, 0], [0, 2, 2], [0, 0, 0], [0, 0, 4]])
-    assert_close(selectivity.neural_selectivity(table), 9 / 12)
-    assert selectivity.dead_neurons(table) == 1
+    assert_close(urlsom_measures.neural_selectivity(table), 9 / 12)
+    assert urlsom_measures.dead_neurons(table) == 1
     # Neurons are labelled 0, 1 (the lower of a tie), none, 2: held-out samples of the dead neuron are errors.
     held_out = jnp.array([[1, 1, 0], [0, 1, 3], [5, 0, 0], [0, 0, 1]])
-    assert_close(selectivity.neural_selectivity(table, held_out), 3 / 12)
-    assert np.isnan(selectivity.neural_selectivity(table, jnp.zeros_like(table)))
+    assert_close(urlsom_measures.neural_selectivity(table, held_out), 3 / 12)
+    assert np.isnan(urlsom_measures.neural_selectivity(table, jnp.zeros_like(table)))

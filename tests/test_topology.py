@@ -9,13 +9,13 @@ import pytest
 
 from kvae import topology
 from kvae.errors import InputError
-from kvae.topology import Neighborhood
+from kvae.topology import Hexagonal, Neighborhood, Plane, Torus
 
-SQUARE = (2, 2)
+SQUARE = Plane((2, 2))
 
 
 def test_codes_number_the_grid_row_by_row():
-    coordinates = topology.coordinates((3, 4))
+    coordinates = Plane((3, 4)).coordinates
     assert coordinates.shape == (12, 2)
     np.testing.assert_array_equal(coordinates[7], np.unravel_index(7, (3, 4)))
     np.testing.assert_array_equal(coordinates[4], [1, 0])
@@ -24,7 +24,7 @@ def test_codes_number_the_grid_row_by_row():
 def test_distances_on_two_by_two():
     d = np.sqrt(2)
     expected = [[0, 1, 1, d], [1, 0, d, 1], [1, d, 0, 1], [d, 1, 1, 0]]
-    np.testing.assert_allclose(topology.distances(SQUARE), expected, rtol=1e-6)
+    np.testing.assert_allclose(SQUARE.distances(), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -52,8 +52,8 @@ def test_weights_on_two_by_two(kernel, step, beside, diagonal):
 
 @pytest.mark.parametrize(("grid", "neighbors"), [((7,), 2), ((5, 5), 8), ((3, 3, 3), 18)])
 def test_radius_of_one_and_a_half_reaches_the_diagonal_neighbors_in_the_plane(grid, neighbors):
-    hard = Neighborhood(grid, "hard")
-    assert len(hard.window) == neighbors
+    hard = Neighborhood(Plane(grid), "hard")
+    assert len(hard.neighbors[0]) == neighbors
     middle = np.ravel_multi_index([n // 2 for n in grid], grid)
     assert np.count_nonzero(topology.matrix(hard, 0)[middle]) == neighbors + 1
 
@@ -76,8 +76,8 @@ def test_radius_of_one_and_a_half_reaches_the_diagonal_neighbors_in_the_plane(gr
     ],
 )
 def test_spread_equals_the_dense_matrix(grid, kernel, radius):
-    neighborhood = Neighborhood(grid, kernel, radius=radius)
-    values = np.random.default_rng(0).standard_normal((neighborhood.size, 3)).astype(np.float32)
+    neighborhood = Neighborhood(Plane(grid), kernel, radius=radius)
+    values = np.random.default_rng(0).standard_normal((neighborhood.grid.size, 3)).astype(np.float32)
     spread = jax.jit(functools.partial(topology.spread, neighborhood))
     for step in (0, 7, 100_000):
         dense = np.asarray(topology.matrix(neighborhood, step), np.float64)
@@ -85,10 +85,10 @@ def test_spread_equals_the_dense_matrix(grid, kernel, radius):
     np.testing.assert_allclose(spread(values, 7)[:, 0], topology.spread(neighborhood, values[:, 0], 7), atol=1e-5)
 
 
-@pytest.mark.parametrize("kernel", ["hard", "gaussian"])
-@pytest.mark.parametrize("schedule", topology.SCHEDULES)
-def test_every_schedule_spreads_as_its_dense_matrix(schedule, kernel):
-    neighborhood = Neighborhood((4, 5), kernel, schedule=schedule)
+@pytest.mark.parametrize("kernel", topology.NEIGHBORHOODS)
+@pytest.mark.parametrize(("initial", "lowest"), [(1.0, 0.3), (16.0, 0.25)])
+def test_every_kernel_spreads_as_its_dense_matrix_whatever_its_strength(kernel, initial, lowest):
+    neighborhood = Neighborhood(Plane((4, 5)), kernel, initial_strength=initial, lowest_strength=lowest)
     for step in (0, 1_000):
         dense = topology.matrix(neighborhood, step)
         assert dense.min() >= 0
@@ -97,48 +97,92 @@ def test_every_schedule_spreads_as_its_dense_matrix(schedule, kernel):
 
 
 @pytest.mark.parametrize(
-    ("schedule", "expected"),
-    [
-        ("inverse", [1, 1 / 11, 1 / 1001]),
-        ("held", [1, 1, 1]),
-        ("floor_0.3", [1, 0.3, 0.3]),
-        ("slow", [1, 1 / 1.3, 0.3]),
-        ("narrowing", [16, 0.25 + 15.75 / 11, 0.25 + 15.75 / 1001]),
-    ],
+    ("initial", "lowest", "expected"),
+    [(1.0, 0.0, [1, 1 / 11, 1 / 1001]), (1.0, 0.3, [1, 0.3, 0.3]), (16.0, 0.25, [16, 16 / 11, 0.25])],
 )
-def test_the_strength_after_none_a_hundred_and_ten_thousand_updates(schedule, expected):
-    found = [float(topology.SCHEDULES[schedule](jnp.float32(step), 0.1)) for step in (0, 100, 10_000)]
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+def test_the_strength_after_none_a_hundred_and_ten_thousand_updates(initial, lowest, expected):
+    neighborhood = Neighborhood(SQUARE, shrink_step=0.1, initial_strength=initial, lowest_strength=lowest)
+    np.testing.assert_allclose([neighborhood.strength(step) for step in (0, 100, 10_000)], expected, rtol=1e-6)
+
+
+def test_around_a_torus_the_last_node_is_beside_the_first():
+    grid = Torus((3, 5))
+    assert grid.distance(0, 4) == 1
+    assert grid.distance(0, 10) == 1
+    np.testing.assert_allclose(grid.distance(0, 14), np.sqrt(2), rtol=1e-6)
+    assert set(grid.neighbors(1.5)[0][:, 0].tolist()) == {1, 4, 5, 10, 6, 9, 11, 14}
+    assert grid.shift(jnp.array([4, 14]), 1).tolist() == [5, 0]
+    assert Plane((3, 5)).shift(jnp.array([4, 14]), 1).tolist() == [9, 14]
+
+
+def test_around_a_torus_of_two_a_neighbor_counts_once():
+    _, there = Torus((2, 2)).neighbors(1.5)
+    assert there.sum(axis=0).tolist() == [3, 3, 3, 3]
+    values = jnp.arange(4.0)
+    np.testing.assert_allclose(topology.spread(Neighborhood(Torus((2, 2))), values, 0), [6, 6, 6, 6])
+
+
+def test_inside_a_hexagonal_grid_every_node_has_six_neighbors():
+    grid = Hexagonal((4, 5))
+    codes, there = grid.neighbors(1.1)
+    assert there.sum(axis=0).reshape(4, 5)[1:-1, 1:-1].tolist() == [[6] * 3] * 2
+    of_node_7 = {int(code) for code, here in zip(codes[:, 7], there[:, 7], strict=True) if here}
+    assert of_node_7 == {6, 8, 2, 3, 12, 13}  # row 1 is shifted to the right
+    assert there.sum(axis=0)[0] == 2  # the corner: one beside it, one below
+
+
+@pytest.mark.parametrize("grid", [Torus((4, 5)), Torus((7,)), Hexagonal((4, 5))])
+@pytest.mark.parametrize("kernel", ["hard", "gaussian", "exponential"])
+def test_every_grid_spreads_as_its_dense_matrix(grid, kernel):
+    neighborhood = Neighborhood(grid, kernel)
+    dense = topology.matrix(neighborhood, 3)
+    np.testing.assert_allclose(dense, dense.T, atol=1e-7)
+    np.testing.assert_allclose(topology.spread(neighborhood, jnp.eye(grid.size), 3), dense, atol=1e-6)
+
+
+def test_neighbors_found_by_offsets_are_those_of_all_distances():
+    for grid in (Plane((4, 6)), Torus((3, 6)), Hexagonal((5, 4)), Plane((3, 3, 3)), Torus((2, 5))):
+        for radius in (0.5, 1.1, 1.5, 2.4):
+            codes, there = grid.neighbors(radius)
+            near = np.zeros((grid.size, grid.size), bool)
+            near[np.broadcast_to(np.arange(grid.size), codes.shape)[there], codes[there]] = True
+            expected = np.asarray(grid.distances()) < radius
+            np.fill_diagonal(expected, False)
+            np.testing.assert_array_equal(near, expected)
 
 
 def test_the_paper_s_schedule_is_the_default_and_falls_to_the_identity():
-    assert Neighborhood((4, 4)).schedule == "inverse"
+    assert Neighborhood(Plane((4, 4))) == Neighborhood(Plane((4, 4)), initial_strength=1.0, lowest_strength=0.0)
     for kernel in ("hard", "gaussian"):
-        far = topology.matrix(Neighborhood((4, 4), kernel), 10**8)
+        far = topology.matrix(Neighborhood(Plane((4, 4)), kernel), 10**8)
         np.testing.assert_allclose(far, np.eye(16), atol=1e-6)
 
 
 def test_large_maps_need_no_matrix():
-    large = (256, 256)
+    large = Plane((256, 256))
     values = jnp.zeros(65_536).at[0].set(1.0)
     assert topology.spread(Neighborhood(large, "hard"), values, 0).sum() == 4
     topology.spread(Neighborhood(large, "gaussian"), values, 0)
+    with pytest.raises(InputError, match="refused above n = 16384"):
+        Neighborhood(Plane((200_000,)), "gaussian")
     for kernel, radius in [("exponential", 1.5), ("hard", 9.0)]:
-        with pytest.raises(InputError, match="refused for K = 65536"):
+        with pytest.raises(InputError, match="refused above n = 16384"):
             Neighborhood(large, kernel, radius=radius)
 
 
 @pytest.mark.parametrize("grid", [(), (0,), (4, -1), (4, 2.5), 4, (True, 2), "16"])
 def test_impossible_grids(grid):
     with pytest.raises(InputError, match=r"grid_shape is .* it must be one or more positive integers"):
-        Neighborhood(grid)
+        Plane(grid)
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"kernel": "hadr"}, "neighborhood is 'hadr'; it must be one of none, hard"),
-        ({"schedule": "x"}, "schedule is 'x'"),
+        ({"lowest_strength": -1}, "lowest_strength is -1"),
+        ({"initial_strength": float("inf")}, "initial_strength is inf"),
+        ({"radius": "x"}, "radius is 'x'"),
         ({"shrink_step": -0.1}, "shrink_step is -0.1"),
         ({"radius": 0.0}, "radius is 0.0"),
         ({"shrink_step": float("nan")}, "shrink_step is nan"),
@@ -146,4 +190,4 @@ def test_impossible_grids(grid):
 )
 def test_impossible_fields(fields, message):
     with pytest.raises(InputError, match=message):
-        Neighborhood((4, 4), **fields)
+        Neighborhood(Plane((4, 4)), **fields)

@@ -10,14 +10,14 @@ import numpy as np
 
 from kvae import measures
 from kvae.errors import InputError
-from kvae.models import urlsom_measures as selectivity
+from kvae.models import urlsom_measures
 from kvae.models.layers import check_images
 from kvae.models.objective import Objective
 from kvae.models.resnet import ResNet
 from kvae.models.views import Augmentation, view
-from kvae.topology import LARGEST_DENSE_SIZE, check_grid_shape, coordinates
+from kvae.topology import LARGEST_DENSE_SIZE, Plane
 
-KERNELS = {
+FILTERS = {
     "gaussian": lambda squared, sigma: jnp.exp(-squared / (2 * sigma**2)),
     "student": lambda squared, sigma: 1 / (1 + squared / (2 * sigma**2)),
 }
@@ -43,12 +43,12 @@ def radial_filter(grid_shape: tuple[int, ...], kernel: str, sigma: float) -> jax
 
     Args:
       grid_shape: the map, of n neurons.
-      kernel: a name in `KERNELS`.
+      kernel: a name in `FILTERS`.
       sigma: width of the filter, in neurons.
     """
-    points = jnp.asarray(coordinates(grid_shape), jnp.float32)
+    points = jnp.asarray(Plane(grid_shape).coordinates, jnp.float32)
     offsets = points[:, None] - points[None, :]
-    weights = KERNELS[kernel](jnp.sum(jnp.square(offsets), axis=-1), sigma)
+    weights = FILTERS[kernel](jnp.sum(jnp.square(offsets), axis=-1), sigma)
     if kernel == "gaussian":
         weights = jnp.where(jnp.max(jnp.abs(offsets), axis=-1) <= 3 * sigma, weights, 0.0)
     return weights / jnp.max(jnp.sum(weights, axis=-1))
@@ -63,7 +63,7 @@ class URLSOM(nn.Module):
     Attributes:
       mean, std: of each channel, on the 0-255 scale.
       grid_shape: of the map; neuron k sits at `np.unravel_index(k, grid_shape)`.
-      kernel: the radial filter, a name in `KERNELS`.
+      kernel: the radial filter, a name in `FILTERS`.
       sigma: its width, in neurons.
       similarity_weight: gamma of Eq. 8.
       collapse_weight: of the collapse term: 1 in the paper; 0 leaves the term out.
@@ -101,9 +101,8 @@ class URLSOM(nn.Module):
 
     def __post_init__(self):
         super().__post_init__()
-        check_grid_shape(self.grid_shape)
-        if self.kernel not in KERNELS:
-            raise InputError(f"kernel is {self.kernel!r}; it must be one of {', '.join(KERNELS)}")
+        if self.kernel not in FILTERS:
+            raise InputError(f"kernel is {self.kernel!r}; it must be one of {', '.join(FILTERS)}")
         if not self.sigma > 0:
             raise InputError(f"sigma is {self.sigma}; it must be larger than 0")
         if not 0 <= self.dropout < 1:
@@ -184,9 +183,9 @@ class URLSOM(nn.Module):
         winners = jax.nn.one_hot(jnp.argmax(activations, axis=-1), self.neurons)
         probabilities = jax.nn.softmax(activations).reshape(-1, 2, self.neurons)
         metrics = {
-            "winner_take_all_loss": measures.winner_take_all_loss(probabilities),
-            "collapse_loss": measures.collapse_loss(probabilities),
-            "similarity_loss": measures.similarity_loss(probabilities[:, 0], probabilities[:, 1]),
+            "winner_take_all_loss": urlsom_measures.winner_take_all_loss(probabilities),
+            "collapse_loss": urlsom_measures.collapse_loss(probabilities),
+            "similarity_loss": urlsom_measures.similarity_loss(probabilities[:, 0], probabilities[:, 1]),
         }
         loss = self.loss(*metrics.values())
         decay = self.projection_decay * jnp.sum(jnp.square(self.projection.variables["params"]["kernel"]))
@@ -218,8 +217,8 @@ class URLSOM(nn.Module):
         mask = batch["mask"]
         views = self.views(batch["image"], jax.random.key(EVALUATION_KEY))
         probabilities = jax.nn.softmax(self.activations(views, train=False))
-        directions = measures.directions(probabilities).reshape(-1, 2, self.neurons)
-        similarity = jax.vmap(measures.similarity_loss)(directions[:, 0], directions[:, 1])
+        directions = urlsom_measures.directions(probabilities).reshape(-1, 2, self.neurons)
+        similarity = jax.vmap(urlsom_measures.similarity_loss)(directions[:, 0], directions[:, 1])
         return self.tally(batch) | {
             "examples": jnp.sum(mask),
             "direction": jnp.sum(jnp.where(mask[:, None], jnp.mean(directions, axis=1), 0), axis=0),
@@ -231,7 +230,7 @@ class URLSOM(nn.Module):
         direction = totals["direction"] / totals["examples"]
         metrics = {
             "winner_take_all_loss": float(np.sum(direction) / np.sqrt(self.neurons)),
-            "collapse_loss": float(measures.collapse_loss(jnp.asarray(direction, jnp.float32))),
+            "collapse_loss": float(urlsom_measures.collapse_loss(jnp.asarray(direction, jnp.float32))),
             "similarity_loss": float(totals["similarity_loss"] / totals["examples"]),
         }
         metrics["loss"] = self.loss(*metrics.values())
@@ -243,11 +242,11 @@ class URLSOM(nn.Module):
             metrics["dead_neurons_train"] = int(np.sum(totals["train_counts"] == 0))
         if "table" in totals:
             table = jnp.asarray(totals["table"])
-            metrics["neural_selectivity"] = float(selectivity.neural_selectivity(table))
+            metrics["neural_selectivity"] = float(urlsom_measures.neural_selectivity(table))
         if "table" in totals and "train_table" in totals:
             train = jnp.asarray(totals["train_table"])
-            metrics["neural_selectivity_train"] = float(selectivity.neural_selectivity(train))
-            metrics["neural_selectivity_held_out"] = float(selectivity.neural_selectivity(train, table))
+            metrics["neural_selectivity_train"] = float(urlsom_measures.neural_selectivity(train))
+            metrics["neural_selectivity_held_out"] = float(urlsom_measures.neural_selectivity(train, table))
         return metrics
 
 

@@ -1,7 +1,10 @@
-"""How well the neurons of a map tell classes apart (N. Kermiche, "Self-Organizing Representation Learning", 2021).
+"""Losses and measures of URL-SOM (N. Kermiche, "Self-Organizing Representation Learning", 2021).
 
-Both functions read a table of how many samples of each class each neuron won; the tables of batches add up.
+`neural_selectivity` and `dead_neurons` read a table of how many samples of each class each neuron won; the tables of
+batches add up.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -28,3 +31,56 @@ def neural_selectivity(table: jax.Array, held_out: jax.Array | None = None) -> j
 def dead_neurons(table: jax.Array) -> jax.Array:
     """The number of neurons that won no sample: [n, classes] -> int32 []."""
     return jnp.sum(jnp.all(table == 0, axis=-1), dtype=jnp.int32)
+
+
+def directions(probabilities: jax.Array) -> jax.Array:
+    """P = p / |p|, points of the unit sphere (Eq. 2): float [..., n] -> float32 [..., n]."""
+    probabilities = probabilities.astype(jnp.float32)
+    return probabilities / jnp.linalg.norm(probabilities, axis=-1, keepdims=True)
+
+
+def _mean_direction(probabilities):
+    """The mean of P over all leading axes, [n]."""
+    return jnp.mean(directions(probabilities), axis=range(probabilities.ndim - 1))
+
+
+def winner_take_all_loss(probabilities: jax.Array) -> jax.Array:
+    """mean_i P_i . U, with P = p / |p| and U = (1, ..., 1) / sqrt(n) (Eq. 4): 1 for even outputs, 1/sqrt(n) one-hot.
+
+    Args:
+      probabilities: p, float [..., n]; its rows sum to 1.
+
+    Returns:
+      float32 [].
+    """
+    return jnp.sum(_mean_direction(probabilities)) / math.sqrt(probabilities.shape[-1])
+
+
+def collapse_loss(probabilities: jax.Array) -> jax.Array:
+    """1 - A . U, with A = a / |a| and a = mean_i P_i (Eq. 5): 0 for spread winners, 1 - 1/sqrt(n) for a single one.
+
+    Arguments and result: as `winner_take_all_loss`.
+    """
+    return 1 - jnp.sum(directions(_mean_direction(probabilities))) / math.sqrt(probabilities.shape[-1])
+
+
+def similarity_loss(probabilities: jax.Array, others: jax.Array) -> jax.Array:
+    """1 - mean_i P+_i . P-_i, of two views of the same images, [..., n] each (Eq. 6): float32 [], 0 if they agree."""
+    return 1 - jnp.mean(jnp.sum(directions(probabilities) * directions(others), axis=-1))
+
+
+def url_som_loss(probabilities: jax.Array, others: jax.Array, similarity_weight: float = 2.0) -> jax.Array:
+    """Winner-take-all loss + collapse loss + gamma similarity loss (Eq. 8).
+
+    Args:
+      probabilities: p+, float [N, n], of one view of each image.
+      others: p-, float [N, n], of the other view.
+      similarity_weight: gamma.
+
+    Returns:
+      float32 [].
+    """
+    # Eqs. 4 and 5 see P only through its mean, and the mean of (P+ + P-) / 2 (Eq. 7) is that of all 2N views.
+    views = jnp.stack([probabilities, others])
+    similarity = similarity_loss(probabilities, others)
+    return winner_take_all_loss(views) + collapse_loss(views) + similarity_weight * similarity

@@ -15,12 +15,11 @@ import signal
 import subprocess
 import sys
 
-from kvae.report import report
-
 from kvae import main as program
 from kvae.errors import InputError
 from kvae.models import choose
 from kvae.paper.results import load_experiments
+from kvae.report import report
 from kvae.training import journal
 
 
