@@ -1,8 +1,10 @@
 """The one exception that means "the user can mend this"."""
 
 import contextlib
+import difflib
 import errno
 import os
+from collections.abc import Iterable, Mapping
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
@@ -41,3 +43,22 @@ def _disk_error(error: BaseException | None) -> str | None:
         if getattr(error, "errno", None) == number or f"{os.strerror(number)}" in str(error):
             return os.strerror(number)
     return _disk_error(error.__cause__ or error.__context__)
+
+
+def choose(field: str, name, values: Mapping):
+    """The entry of `values` called `name`; an InputError that names the nearest ones where there is none."""
+    if isinstance(name, str) and name in values:
+        return values[name]
+    near = difflib.get_close_matches(str(name), values, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"it must be one of {', '.join(values)}"
+    raise InputError(f"{field} is {name!r}; {hint}")
+
+
+def check_names(where: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raises InputError for the first name that is not known, with the nearest that is."""
+    known = sorted(known)
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+            raise InputError(f"{where} has no field {name!r}; {hint}")

@@ -18,8 +18,7 @@ import traceback
 from absl import flags
 from ml_collections import config_flags
 
-from kvae.errors import InputError
-from kvae.models import check_names
+from kvae.errors import InputError, check_names
 from kvae.training.journal import logged_to
 
 STOPPED = 75

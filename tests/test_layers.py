@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kvae.models import layers
+from kvae.models import convolutions, layers
 
 RNG = np.random.default_rng(0)
 
@@ -40,11 +40,11 @@ def reference_double(x, kernel):
 @pytest.mark.parametrize("wide", [3, 24])  # below and above the number of channels that a CPU doubles by phases
 def test_halve_and_double_and_their_gradients(wide):
     x, y, kernel = normal(2, 6, 8, wide), normal(2, 3, 4, 5), normal(4, 4, wide, 5)
-    np.testing.assert_allclose(layers.halve(x, kernel), reference_halve(x, kernel), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(layers.double(y, kernel), reference_double(y, kernel), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(convolutions.halve(x, kernel), reference_halve(x, kernel), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(convolutions.double(y, kernel), reference_double(y, kernel), rtol=1e-4, atol=1e-4)
     # <y, halve(x, k)> = <double(y, k), x>, so the two share the gradient of the kernel.
-    grad_x, grad_kernel = jax.grad(lambda x, k: jnp.sum(layers.halve(x, k) * y), argnums=(0, 1))(x, kernel)
-    grad_y, grad_kernel_too = jax.grad(lambda y, k: jnp.sum(layers.double(y, k) * x), argnums=(0, 1))(y, kernel)
+    grad_x, grad_kernel = jax.grad(lambda x, k: jnp.sum(convolutions.halve(x, k) * y), argnums=(0, 1))(x, kernel)
+    grad_y, grad_kernel_too = jax.grad(lambda y, k: jnp.sum(convolutions.double(y, k) * x), argnums=(0, 1))(y, kernel)
     np.testing.assert_allclose(grad_x, reference_double(y, kernel), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(grad_y, reference_halve(x, kernel), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(grad_kernel, grad_kernel_too, rtol=1e-4, atol=1e-4)
@@ -62,13 +62,13 @@ def test_convolve_and_its_gradients(size, inputs, outputs):
     padded = np.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(1, 2))  # [b, h, w, i, s, s]
     np.testing.assert_allclose(
-        layers.convolve(x, kernel), np.einsum("bhwikl,klio->bhwo", windows, kernel), rtol=1e-4, atol=1e-4
+        convolutions.convolve(x, kernel), np.einsum("bhwikl,klio->bhwo", windows, kernel), rtol=1e-4, atol=1e-4
     )
-    grad_x, grad_kernel = jax.grad(lambda x, k: jnp.sum(layers.convolve(x, k) * y), argnums=(0, 1))(x, kernel)
+    grad_x, grad_kernel = jax.grad(lambda x, k: jnp.sum(convolutions.convolve(x, k) * y), argnums=(0, 1))(x, kernel)
     np.testing.assert_allclose(grad_kernel, np.einsum("bhwikl,bhwo->klio", windows, y), rtol=1e-4, atol=1e-4)
     direction = normal(*x.shape)
     np.testing.assert_allclose(
-        np.sum(grad_x * direction), np.sum(y * layers.convolve(direction, kernel)), rtol=1e-4, atol=1e-3
+        np.sum(grad_x * direction), np.sum(y * convolutions.convolve(direction, kernel)), rtol=1e-4, atol=1e-3
     )
 
 

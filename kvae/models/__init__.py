@@ -1,67 +1,69 @@
-"""Flax modules with typed fields, and `build`, which makes one from the fields of `config.model`."""
+"""Models and quantisers by name, and `build`, which makes one from the sections of a config."""
 
 import dataclasses
-import difflib
 from collections.abc import Iterable, Mapping
 
-import flax.linen as nn
 import jax.numpy as jnp
 
-from kvae.errors import InputError
+from kvae.errors import InputError, check_names, choose
+from kvae.models.model import Model
 from kvae.models.quantizers import QUANTIZERS
 from kvae.models.urlsom import URLSOM
 from kvae.models.vqvae import VQVAE
 from kvae.models.vqvae2 import VQVAE2
 
-MODELS = {
-    "vqvae": (VQVAE, ("quantizer",)),
-    "vqvae2": (VQVAE2, ("quantizer_top", "quantizer_bottom")),
-    "urlsom": (URLSOM, ()),
-}
-"""The class of each model, and which of its fields are quantiser layers."""
+MODELS: dict[str, type[Model]] = {"vqvae": VQVAE, "vqvae2": VQVAE2, "urlsom": URLSOM}
+"""By name, the models that `config.model.name` may choose."""
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+NOT_CONFIGURED = ("parent", "name", "mean", "std", "axis_name", "train")
+"""Fields of a module that a config does not set: flax's own, those of the data set, and those of a caller."""
 
 
-def build(fields: Mapping, *, mean: Iterable[float], std: Iterable[float]) -> nn.Module:
+def build(fields: Mapping, *, mean: Iterable[float] = (), std: Iterable[float] = ()) -> Model:
     """The model that `config.model` describes.
 
     Args:
-      fields: `name`, and the fields of the model under their own names. Where it has quantiser layers, theirs too, and
-        `quantizer`, which says what layer that is, a name in `QUANTIZERS`.
-      mean, std: of each channel of the images, on the 0-255 scale.
+      fields: `name`, and the fields of the model under their own names. Where it has quantisers, so does the config: a
+        section `quantizer`, or one for each of them, with a `name` in `QUANTIZERS` and the fields of that layer.
+      mean, std: of each channel of the images, on the 0-255 scale, for a model that has such fields.
 
     Raises:
-      InputError: an unknown name, or a field with an impossible value.
+      InputError: an unknown name, or a field that is unknown, missing or impossible.
     """
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in dict(fields).items()}
-    normalization = {"mean": tuple(float(x) for x in mean), "std": tuple(float(x) for x in std)}
-    module, slots = choose("model.name", fields.pop("name", None), MODELS)
-    layer = choose("model.quantizer", fields.pop("quantizer", None), QUANTIZERS) if slots else None
-    layer_names = _field_names(layer) if slots else []
-    dtype = choose("model.dtype", fields.pop("dtype", "float32"), {"float32": jnp.float32, "bfloat16": jnp.bfloat16})
-    check_names("model", fields, {*layer_names, *_field_names(module)} - {*slots, *normalization})
-    layer_fields = {name: fields.pop(name) for name in layer_names if name in fields}
-    layers = {slot: layer(**layer_fields) for slot in slots}
-    return module(**fields, **layers, **normalization, dtype=dtype)
+    module = choose("model.name", fields.get("name"), MODELS)
+    known = {field.name for field in dataclasses.fields(module)}
+    statistics = {"mean": tuple(float(x) for x in mean), "std": tuple(float(x) for x in std)}
+    statistics = {name: value for name, value in statistics.items() if name in known}
+    return _module("model", module, fields, statistics)
 
 
-def choose(field: str, name, values: Mapping):
-    """The entry of `values` called `name`; an InputError that names the nearest ones where there is none."""
-    if name in values:
-        return values[name]
-    near = difflib.get_close_matches(str(name), values, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"it must be one of {', '.join(values)}"
-    raise InputError(f"{field} is {name!r}; {hint}")
-
-
-def check_names(where: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raises InputError for the first name that is not known, with the nearest that is."""
-    known = sorted(known)
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
-            raise InputError(f"{where} has no field {name!r}; {hint}")
-
-
-def _field_names(module) -> list[str]:
-    return [field.name for field in dataclasses.fields(module) if field.name not in ("parent", "name")]
+def _module(where, module, fields, arguments):
+    """A module from a section of a config; sections inside become quantisers."""
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    fields.pop("name", None)
+    names = {field.name for field in dataclasses.fields(module)} - {*NOT_CONFIGURED}
+    slots = {name for name in names if name.startswith("quantizer")}
+    # A model with several quantisers may have one section for all of them.
+    shared = fields.pop("quantizer", None) if "quantizer" not in slots else None
+    check_names(where, fields, names if shared is not None else names | ({"quantizer"} if slots else set()))
+    for slot in sorted(slots):
+        section = fields.pop(slot, shared)
+        name = slot if section is not shared else "quantizer"
+        if not isinstance(section, Mapping):
+            raise InputError(
+                f"{where}.{name} is {section!r}; it must be a section with the name and fields of a quantiser"
+            )
+        layer = choose(f"{where}.{name}.name", section.get("name"), QUANTIZERS)
+        arguments = {**arguments, slot: _module(f"{where}.{name}", layer, section, {})}
+    if "dtype" in fields:
+        fields["dtype"] = choose(f"{where}.dtype", fields["dtype"], DTYPES)
+    required = {
+        field.name
+        for field in dataclasses.fields(module)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }
+    for name in sorted(required & names - {*fields, *arguments}):
+        raise InputError(f"{where} has no {name}; a {where} of this name needs it")
+    return module(**fields, **arguments)

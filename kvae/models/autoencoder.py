@@ -1,20 +1,20 @@
-"""What VQ-VAE and VQ-VAE-2 share: normalisation, objective, and the totals of an evaluation."""
+"""What VQ-VAE and VQ-VAE-2 share: normalisation, objective, totals and metrics of an evaluation."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import flax
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from kvae import measures
 from kvae.errors import InputError
-from kvae.kohonen import Statistics
+from kvae.models import inspection
 from kvae.models.layers import check_images
-from kvae.models.objective import Objective
-from kvae.models.quantizers import GradientVQ, KohonenVQ, Quantized
+from kvae.models.model import Batch, Metric, Model, Objective
+from kvae.models.quantizer import Quantized, Quantizer
 
 
 @flax.struct.dataclass
@@ -32,11 +32,60 @@ class Reconstruction:
     quantized: Mapping[str, Quantized]
 
 
-class Autoencoder(nn.Module):
+def _mean(name: str) -> Callable:
+    """The mean over examples of what is added up as `name`."""
+    return lambda totals: float(totals[name] / totals["examples"])
+
+
+def _per_position(name: str) -> Callable:
+    """The mean over positions of what is added up as `name`."""
+    return lambda tally: float(tally[name] / tally["counts"].sum())
+
+
+LOSSES = ("Losses", "mean squared error")
+
+METRICS = {
+    "loss": Metric(lambda totals: _mean("reconstruction_loss")(totals) + _mean("commitment_loss")(totals)),
+    "reconstruction_loss": Metric(_mean("reconstruction_loss"), panel=LOSSES, label="reconstruction"),
+    "commitment_loss": Metric(_mean("commitment_loss"), panel=LOSSES, label="commitment"),
+    "psnr": Metric(_mean("psnr"), panel=("Reconstruction quality", "PSNR (dB)"), column="PSNR (dB)", decimals=1),
+    "perturbation_psnr_1": Metric(column="PSNR, codes moved by 1 (dB)", decimals=1),
+}
+"""Metrics of a whole model, from its totals. `perturbation_psnr_1` is measured by `inspection`."""
+
+CODEBOOK_METRICS = {
+    "perplexity": Metric(
+        lambda tally: float(measures.perplexity(tally["counts"])),
+        pooled=True,
+        panel=("How evenly codes are used", "perplexity (effective codes)"),
+        column="perplexity",
+        decimals=0,
+    ),
+    "codes_used": Metric(
+        lambda tally: int(np.count_nonzero(tally["counts"])),
+        pooled=True,
+        panel=("Codes in use", "codes used at least once"),
+        column="codes used",
+        decimals=0,
+    ),
+    "quantization_error": Metric(_per_position("quantization_error")),
+    "topographic_error_8": Metric(_per_position("topographic_error_8"), column="topographic error"),
+    "topographic_error_4": Metric(_per_position("topographic_error_4")),
+    "topographic_error_6": Metric(_per_position("topographic_error_6"), column="topographic error"),
+}
+"""Metrics of each codebook, from what `Quantizer.tally` adds up; one is there where its sum is."""
+
+
+def _sums(name: str) -> str:
+    """What a codebook's metric is made of."""
+    return "counts" if name in ("perplexity", "codes_used") else name
+
+
+class Autoencoder(Model):
     """The part of a VQ-VAE that does not depend on its layers. Abstract: see `VQVAE` and `VQVAE2`.
 
     Images go in and come out as uint8 [b, h, w, 3]; inside they are (x - mean) / std, and losses are measured on that
-    scale, as in the authors' release.
+    scale, as in the authors' release. Eq. 5's lambda acts on a mean over elements, also as in the release.
 
     Attributes:
       mean, std: of each channel, on the 0-255 scale.
@@ -53,12 +102,11 @@ class Autoencoder(nn.Module):
     codeword_size: int = 64
     dtype: Any = jnp.float32
 
-    needs_whole_batch: ClassVar = False
-    tallies_train: ClassVar = False
-    remedy: ClassVar = "model.neighborhood='hard' with init_count=1.0 and update_empty=True revives it"
+    remedy: ClassVar = "model.quantizer.neighborhood='hard' with init_count=1.0 and update_empty=True revives it"
+    abilities: ClassVar = ("encode", "decode", "reconstruct")
 
     @property
-    def quantizers(self) -> dict[str, KohonenVQ | GradientVQ]:
+    def quantizers(self) -> dict[str, Quantizer]:
         """The quantiser layers by the names of their codebooks."""
         raise NotImplementedError
 
@@ -83,82 +131,105 @@ class Autoencoder(nn.Module):
         """From the normalised scale back to uint8, rounded."""
         return measures.to_uint8(images, jnp.asarray(self.mean, jnp.float32), jnp.asarray(self.std, jnp.float32))
 
+    def decode_quantized(self, quantized: Mapping[str, jax.Array]) -> jax.Array:
+        """Images on the normalised scale, float32 [b, h, w, 3], from codewords by codebook, [b, h', w', d]."""
+        raise NotImplementedError
+
     def encode(self, images: jax.Array) -> dict[str, jax.Array]:
-        """Codes of uint8 images, by codebook: int32 [b, h', w']."""
+        """Codes of uint8 images, by codebook: int32 [b, h', w'], or [b, h', w', q] of a quantiser with q codebooks."""
         return {name: out.codes for name, out in self(images).quantized.items()}
 
     def decode(self, codes: Mapping[str, jax.Array]) -> jax.Array:
-        """Images uint8 [b, h, w, 3] from codes, by codebook: int32 [b, h', w']."""
-        quantized = {name: layer.codewords()[codes[name]] for name, layer in self.quantizers.items()}
+        """Images uint8 [b, h, w, 3] from codes, by codebook: int32 [b, h', w'], as `encode` gives them."""
+        quantized = {name: layer.lookup(codes[name]) for name, layer in self.quantizers.items()}
         return self.to_uint8(self.decode_quantized(quantized))
 
     def reconstruct(self, images: jax.Array) -> jax.Array:
         """Images uint8 [b, h, w, 3], encoded and decoded."""
         return self.to_uint8(self(images).images)
 
-    def update_codebooks(self, statistics: Mapping[str, Statistics]) -> None:
-        """Updates the (mutable) codebooks with a batch's statistics."""
-        for name, layer in self.quantizers.items():
-            layer.update(statistics[name])
-
-    def objective(self, images: jax.Array) -> Objective:
-        """|x - x_hat|^2, averaged, plus the quantisers' losses (Eq. 5), of a training batch of uint8 images."""
-        out = self(images, train=True)
+    def objective(self, batch: Batch, *, train: bool = True) -> Objective:
+        """|x - x_hat|^2, averaged, plus the quantisers' losses (Eq. 5), of uint8 images `image` [b, h, w, 3]."""
+        images = batch["image"]
+        out = self(images, train=train)
         reconstruction_loss = jnp.mean(measures.squared_error(self.normalize(images), out.images))
         commitment_loss = sum(quantized.loss for quantized in out.quantized.values())
         loss = reconstruction_loss + commitment_loss
         metrics = {"loss": loss, "reconstruction_loss": reconstruction_loss, "commitment_loss": commitment_loss}
         for name, quantized in out.quantized.items():
             metrics[f"perplexity{suffix(name)}"] = quantized.perplexity
-        statistics = {name: quantized.statistics for name, quantized in out.quantized.items()}
-        counts = {name: of_codebook.counts for name, of_codebook in statistics.items()}
-        return Objective(loss, metrics, counts, statistics)
+        counts = {name: quantized.counts.reshape(-1) for name, quantized in out.quantized.items()}
+        return Objective(
+            loss, metrics, counts, {name: quantized.statistics for name, quantized in out.quantized.items()}
+        )
 
-    def totals(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """Sums over the examples of an evaluation batch, to be added up over batches and read by `summarize`.
+    def update_codebooks(self, statistics: Mapping[str, Any]) -> None:
+        """Updates the (mutable) codebooks with a batch's statistics."""
+        for name, layer in self.quantizers.items():
+            layer.update(statistics[name])
 
-        Args:
-          batch: `image` uint8 [b, h, w, 3] and `mask` bool [b], False for padding.
-        """
+    def totals(self, batch: Batch) -> dict[str, Any]:
+        """Sums over the examples of an evaluation batch: `examples`, losses, PSNR, and a tally of each codebook."""
         images, mask = batch["image"], batch["mask"]
         out = self(images, mask=mask)
         examples = jnp.sum(mask)
         psnr = measures.psnr(images, self.to_uint8(out.images))
         error = measures.squared_error(self.normalize(images), out.images)
-        totals = {
+        codebooks = {}
+        for name, layer in self.quantizers.items():
+            z = out.latents[name]
+            positions = jnp.broadcast_to(mask[:, None, None], z.shape[:-1])
+            codebooks[name] = layer.tally(z, out.quantized[name], positions)
+        return {
             "examples": examples,
             "psnr": jnp.sum(jnp.where(mask, psnr, 0)),
             "reconstruction_loss": jnp.sum(jnp.where(mask, error, 0)),
             "commitment_loss": sum(quantized.loss for quantized in out.quantized.values()) * examples,
+            "codebooks": codebooks,
         }
-        for name, layer in self.quantizers.items():
-            z, codewords = out.latents[name], layer.codewords()
-            positions = jnp.broadcast_to(mask[:, None, None], z.shape[:-1])
-            distance = jnp.sqrt(jnp.sum(jnp.square(z.astype(jnp.float32) - codewords[out.quantized[name].codes]), -1))
-            totals[f"counts{suffix(name)}"] = out.quantized[name].statistics.counts
-            totals[f"quantization_error{suffix(name)}"] = jnp.sum(jnp.where(positions, distance, 0))
-            for neighbors in (4, 8):
-                totals[f"topographic_error_{neighbors}{suffix(name)}"] = measures.topographic_errors(
-                    z, codewords, tuple(layer.grid_shape), neighbors, positions
-                )
-        return totals
 
-    def summarize(self, totals: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Metrics of an evaluation from its totals (NumPy): means over examples or positions, pooled code counts."""
-        metrics = {
-            name: float(totals[name] / totals["examples"])
-            for name in ("reconstruction_loss", "commitment_loss", "psnr")
-        }
-        metrics["loss"] = metrics["reconstruction_loss"] + metrics["commitment_loss"]
-        for name in self.quantizers:
-            counts = totals[f"counts{suffix(name)}"]
-            metrics[f"perplexity{suffix(name)}"] = float(measures.perplexity(counts))
-            metrics[f"codes_used{suffix(name)}"] = int(np.count_nonzero(counts))
-            for measure in ("quantization_error", "topographic_error_4", "topographic_error_8"):
-                metrics[measure + suffix(name)] = float(totals[measure + suffix(name)] / counts.sum())
+    def summarize(self, totals: Mapping[str, Any]) -> dict[str, float]:
+        """Metrics of an evaluation from its totals (NumPy)."""
+        metrics = {name: metric.value(totals) for name, metric in METRICS.items() if metric.value}
+        for codebook, tally in parts_of(totals["codebooks"]).items():
+            for name, metric in CODEBOOK_METRICS.items():
+                if _sums(name) in tally:
+                    metrics[name + suffix(codebook)] = metric.value(tally)
         return metrics
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """`METRICS`, and `CODEBOOK_METRICS` once for each codebook."""
+        found = dict(METRICS)
+        for codebook, layer in self.quantizers.items():
+            parts = [f"{codebook}_{i}" for i in range(layer.n_codebooks)] if layer.n_codebooks > 1 else [codebook]
+            for part in parts:
+                label = suffix(part).removeprefix("_").replace("_", " ")
+                for name, metric in CODEBOOK_METRICS.items():
+                    found[name + suffix(part)] = dataclasses.replace(metric, label=label)
+        return found
+
+    def inspect(self, variables, samples):
+        """Trustworthiness and neighbourhood preservation of each map, and PSNR in dB after a shift of all codes."""
+        return inspection.measure(self, variables, samples["image"])
+
+    def pictures(self, variables, samples, totals, step):
+        """Reconstructions, and of each codebook its map, how often codes are used, and the U-matrix."""
+        return inspection.pictures(self, variables, samples["image"], parts_of(totals["codebooks"]), step)
 
 
 def suffix(codebook: str) -> str:
-    """What a metric's name ends in: nothing where there is one codebook, else `_top` or `_bottom`."""
-    return "" if codebook == "codebook" else f"_{codebook}"
+    """What a metric's name ends in: nothing where there is one codebook, else `_top` or `_bottom`; `_0` of several."""
+    return codebook.removeprefix("codebook") if codebook.startswith("codebook") else f"_{codebook}"
+
+
+def parts_of(codebooks: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Mapping[str, np.ndarray]]:
+    """Tallies by codebook; those of a quantiser with q codebooks, [q, ...], become q of their own, `<name>_<i>`."""
+    found = {}
+    for name, tally in codebooks.items():
+        if tally["counts"].ndim == 1:
+            found[name] = tally
+            continue
+        for i in range(len(tally["counts"])):
+            found[f"{name}_{i}"] = {key: values[i] for key, values in tally.items()}
+    return found

@@ -1,4 +1,4 @@
-"""Convolutions and the residual stacks of VQ-VAE and VQ-VAE-2.
+"""Convolution layers and the residual stacks of VQ-VAE and VQ-VAE-2.
 
 Initialisation is PyTorch's default, which the authors' release uses: U(+-1/sqrt(fan_in)) for kernels and biases.
 """
@@ -11,98 +11,13 @@ import jax
 import jax.numpy as jnp
 
 from kvae.errors import InputError
-
-DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-
-FEWEST_PHASE_CHANNELS = 16
-"""With fewer output channels than this, four small convolutions are slower on a CPU than one dilated one (measured)."""
+from kvae.models.convolutions import convolve, double, halve
 
 
 def check_images(images: jax.Array) -> None:
     """Raises InputError unless images are uint8 [b, h, w, 3]."""
     if images.dtype != jnp.uint8 or images.ndim != 4 or images.shape[-1] != 3:
         raise InputError(f"images are {images.dtype}{list(images.shape)}; they must be uint8[b, h, w, 3]")
-
-
-def _convolve(x, kernel):
-    if kernel.shape[0] == 1:
-        return x @ kernel[0, 0]
-    padding = kernel.shape[0] // 2
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), [(padding, padding)] * 2, dimension_numbers=DIMENSIONS)
-
-
-@jax.custom_vjp
-def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolution of stride 1 that keeps height and width: x [b, h, w, i], kernel [s, s, i, o], s odd."""
-    return _convolve(x, kernel)
-
-
-def _convolve_gradients(saved, gradient):
-    x, kernel = saved
-    size, _, inputs, outputs = kernel.shape
-    if size == 1 or inputs <= outputs or jax.default_backend() != "cpu":
-        return jax.vjp(_convolve, x, kernel)[1](gradient)
-    # XLA:CPU turns the first array of a kernel gradient inside out, which is slow: the narrower of the two shall be it.
-    transposed = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
-    of_transposed = jax.vjp(lambda kernel: _convolve(gradient, kernel), transposed)[1](x)[0]
-    return _convolve(gradient, transposed), jnp.swapaxes(of_transposed, 2, 3)[::-1, ::-1]
-
-
-convolve.defvjp(lambda x, kernel: (_convolve(x, kernel), (x, kernel)), _convolve_gradients)
-
-
-def _halve(x, kernel):
-    return jax.lax.conv_general_dilated(x, kernel, (2, 2), [(1, 1)] * 2, dimension_numbers=DIMENSIONS)
-
-
-@jax.custom_vjp
-def halve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """4 x 4 convolution of stride 2: x [b, 2h, 2w, i], kernel [4, 4, i, o] -> [b, h, w, o]."""
-    return _halve(x, kernel)
-
-
-@jax.custom_vjp
-def double(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """4 x 4 transposed convolution of stride 2, the transpose of `halve`: x [b, h, w, o], kernel [4, 4, i, o].
-
-    Returns [b, 2h, 2w, i].
-    """
-    if jax.default_backend() == "cpu" and kernel.shape[2] >= FEWEST_PHASE_CHANNELS:
-        return _double_by_phases(x, kernel)
-    flipped = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
-    return jax.lax.conv_general_dilated(
-        x, flipped, (1, 1), [(2, 2)] * 2, lhs_dilation=(2, 2), dimension_numbers=DIMENSIONS
-    )
-
-
-def _double_by_phases(x, kernel):
-    """As four 2 x 2 convolutions, one for each parity of row and column: on a CPU, interleaved zeros are not free."""
-    b, h, w, _ = x.shape
-    kernel = jnp.swapaxes(kernel, 2, 3)
-
-    def phase(row, column):
-        padding = [(1 - row, row), (1 - column, column)]
-        taps = kernel[3 - row :: -2, 3 - column :: -2]
-        return jax.lax.conv_general_dilated(x, taps, (1, 1), padding, dimension_numbers=DIMENSIONS)
-
-    rows = [jnp.stack([phase(row, 0), phase(row, 1)], axis=3) for row in (0, 1)]
-    return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, kernel.shape[3])
-
-
-# XLA:CPU has no good kernel for the gradients of an input-dilated convolution. Each of the two is the other's
-# transpose, and both kernel gradients are the strided convolution's.
-def _kernel_gradient(x, kernel, gradient):
-    return jax.vjp(lambda kernel: _halve(x, kernel), kernel)[1](gradient)[0]
-
-
-halve.defvjp(
-    lambda x, kernel: (halve(x, kernel), (x, kernel)),
-    lambda saved, gradient: (double(gradient, saved[1]), _kernel_gradient(saved[0], saved[1], gradient)),
-)
-double.defvjp(
-    lambda x, kernel: (double(x, kernel), (x, kernel)),
-    lambda saved, gradient: (halve(gradient, saved[1]), _kernel_gradient(gradient, saved[1], saved[0])),
-)
 
 
 def uniform(fan_in: int):
@@ -180,8 +95,9 @@ class Encoder(nn.Module):
     """Strided convolutions, then residual blocks: [b, h, w, i] -> [b, h / 2^halvings, w / 2^halvings, channels].
 
     Attributes:
-      halvings: how many times height and width are halved, 1 or 2.
-      channels, residual_channels, residual_blocks: widths and depth; the first of them has channels / 2.
+      halvings: how many times height and width are halved, at least 1. The last of several has `channels` filters,
+        all others half as many.
+      channels, residual_channels, residual_blocks: widths and depth.
       rectified: the kind of residual block.
       dtype: of the arithmetic.
     """
@@ -196,7 +112,9 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Applies the encoder."""
-        for features in (self.channels // 2, self.channels)[: self.halvings]:
+        for halving in range(self.halvings):
+            # One halving alone has channels / 2, as the top level of VQ-VAE-2.
+            features = self.channels if 0 < halving == self.halvings - 1 else self.channels // 2
             x = nn.relu(Conv(features, 4, halves=True, dtype=self.dtype)(x))
         x = Conv(self.channels, 3, dtype=self.dtype)(x)
         for _ in range(self.residual_blocks):
@@ -209,7 +127,7 @@ class Decoder(nn.Module):
 
     Attributes:
       features: output channels.
-      doublings: how many times height and width are doubled, 1 or 2.
+      doublings: how many times height and width are doubled, at least 1.
       channels, residual_channels, residual_blocks, rectified, dtype: as in `Encoder`.
     """
 
@@ -228,6 +146,6 @@ class Decoder(nn.Module):
         for _ in range(self.residual_blocks):
             x = ResidualBlock(self.channels, self.residual_channels, self.rectified, self.dtype)(x)
         x = nn.relu(x)
-        if self.doublings == 2:
+        for _ in range(self.doublings - 1):
             x = nn.relu(TransposedConv(self.channels // 2, self.dtype)(x))
         return TransposedConv(self.features, self.dtype)(x)

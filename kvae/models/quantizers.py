@@ -1,43 +1,37 @@
-"""Quantiser layers for any Flax model."""
+"""Quantiser layers whose codebook may be a map."""
 
-import flax
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kvae import kohonen, measures
+from kvae import kohonen
 from kvae.errors import InputError
 from kvae.kohonen import Codebook, Statistics
-from kvae.topology import Neighborhood, spread
+from kvae.models.quantizer import (
+    Quantized,
+    Quantizer,
+    check_dimension,
+    check_vectors,
+    lookup_and_statistics,
+    masked_mean,
+    quantized_of,
+)
+from kvae.topology import NEIGHBORHOODS, Grid, Neighborhood, check_number, make_grid, spread
 
 PULLS = ("encoder", "codeword")
 
 
-@flax.struct.dataclass
-class Quantized:
-    """What a quantiser returns, in training and in evaluation alike.
-
-    Attributes:
-      quantized: [..., d], the codeword of each vector in the dtype of the input; gradients pass straight through to it.
-      codes: int32 [...].
-      loss: float32 [], the quantiser's share of the loss, weighted.
-      perplexity: float32 [], exp(-sum p log p) of this batch's codes, from 1 to K.
-      statistics: this batch's sums and counts, before spreading.
-    """
-
-    quantized: jax.Array
-    codes: jax.Array
-    loss: jax.Array
-    perplexity: jax.Array
-    statistics: Statistics
-
-
-class KohonenVQ(nn.Module):
+class KohonenVQ(Quantizer):
     """Vector quantiser whose codebook is learned by Kohonen's self-organising map (Irie et al., 2023, Section 2.2).
 
-    The codebook lives in the collection `codebook` (`codewords` [K, d], `sums` [K, d], `counts` [K], `step` []) and is
-    updated, after it was used, when `train=True` and the collection is mutable. Under `jit` over a sharded batch the
-    statistics are sums over the global batch: nothing needs to be synchronised.
+    The codebook lives in the collection `codebook` (`codewords` [K, d], `sums` [K, d], `counts` [K], `step` []). A call
+    with `train=True` updates it, after it was used. Under `jit` over a sharded batch the statistics are sums over the
+    global batch: nothing needs to be synchronised. Under `shard_map` or `pmap`, where each device sees its own part,
+    name the mapped axis as `axis_name`, or the codebooks of the devices drift apart.
+
+    A vector with a number that is not finite is left out of the statistics; the loss shows it.
 
     Example:
       >>> import jax, jax.numpy as jnp, kvae
@@ -50,14 +44,18 @@ class KohonenVQ(nn.Module):
 
     Attributes:
       grid_shape: nodes of the map along each axis; K is their product.
-      neighborhood: "none" (EMA-VQ), "hard", "gaussian" or "exponential": `kvae.topology.KERNELS`.
-      shrink_step: tau, how fast the neighbourhood shrinks.
-      radius: reach of the hard neighbourhood on the grid.
+      neighborhood: "none" (EMA-VQ), "hard", "gaussian", "exponential": a name in `kvae.topology.NEIGHBORHOODS`.
+      shrink_step: tau; the strength of the neighbourhood is max(lowest, initial / (1 + t tau)) after t updates.
+      radius: reach of the hard neighbourhood, in nodes of the grid.
       decay: 1 - beta of the moving averages.
       init_count: N^(0), the initial count of every code.
       update_empty: whether codes without members are updated, and the counts smoothed.
       commitment_weight: lambda of the commitment loss.
-      schedule: how the neighbourhood's strength falls with the updates: `kvae.topology.SCHEDULES`.
+      grid: "plane", "torus" or "hexagonal": a name in `kvae.topology.GRIDS`.
+      initial_strength: of the neighbourhood; None takes the kernel's. The paper's is 1.
+      lowest_strength: of the neighbourhood; None takes the kernel's. The paper's is 0.
+      axis_name: of the mapped axis over which statistics are added up, under `shard_map` or `pmap` only.
+      train: what `train` of a call is where that is not given.
     """
 
     grid_shape: tuple[int, ...]
@@ -68,64 +66,78 @@ class KohonenVQ(nn.Module):
     init_count: float = 1.0
     update_empty: bool = True
     commitment_weight: float = 0.25
-    schedule: str = "inverse"
+    grid: str = "plane"
+    initial_strength: float | None = None
+    lowest_strength: float | None = None
+    axis_name: str | None = None
+    train: bool | None = None
 
     def __post_init__(self):
         super().__post_init__()
-        _neighborhood_of(self)  # an impossible field fails here, not in the first step
-        if not 0 <= self.decay < 1:
+        neighborhood_of(self)  # an impossible field fails here, not in the first step
+        check_number("decay", self.decay)
+        if self.decay >= 1:
             raise InputError(f"decay is {self.decay}; it must be in [0, 1)")
-        if not self.init_count >= 0:
-            raise InputError(f"init_count is {self.init_count}; it must be 0 or larger")
-        _check_weight("commitment_weight", self.commitment_weight)
+        check_number("init_count", self.init_count)
+        check_number("commitment_weight", self.commitment_weight)
 
     @nn.compact
-    def __call__(self, z: jax.Array, *, train: bool = False, mask: jax.Array | None = None) -> Quantized:
-        """Quantises vectors, then, in training, updates the codebook with them.
-
-        Args:
-          z: vectors, float [..., d].
-          train: whether the codebook learns from them (if its collection is mutable).
-          mask: optional bool [...]; where False the position is left out of loss, statistics and perplexity.
-
-        Raises:
-          InputError: `z` is not a float array of the codebook's dimension, or `mask` does not fit it.
-        """
-        _check_vectors(z, mask)
-        size = _neighborhood_of(self).size
+    def quantize(self, z: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> Quantized:
+        """As `Quantizer.quantize`; training and evaluation do the same."""
+        check_vectors(z, mask)
         initial = None
         if self.is_initializing():
-            initial = kohonen.initial_codebook(self.make_rng("params"), size, z.shape[-1], self.init_count)
+            initial = kohonen.initial_codebook(
+                self.make_rng("params"), self.codebook_size, z.shape[-1], self.init_count
+            )
         for leaf in Codebook._fields:
             self.variable("codebook", leaf, lambda leaf=leaf: getattr(initial, leaf))
-        codewords = self.codebook().codewords
-        _check_dimension(z, codewords)
-        codes = kohonen.nearest_code(jax.lax.stop_gradient(z), codewords)
-        statistics = kohonen.batch_statistics(z, codes, size, mask)
+        codewords = self.codewords()
+        check_dimension(z, codewords)
+        z, z32, codes, statistics = lookup_and_statistics(z, codewords, mask)
+        if self.axis_name is not None and not self.is_initializing():
+            statistics = jax.lax.psum(statistics, self.axis_name)
         nearest = codewords[codes]
-        loss = self.commitment_weight * _masked_mean(jnp.square(nearest - z.astype(jnp.float32)), mask)
-        if train and self.is_mutable_collection("codebook") and not self.is_initializing():
-            self.update(statistics)
-        return Quantized(_straight_through(z, nearest), codes, loss, measures.perplexity(statistics.counts), statistics)
+        loss = self.commitment_weight * masked_mean(jnp.square(nearest - z32), mask)
+        return quantized_of(z, nearest, codes, loss, statistics)
 
-    def codebook(self) -> Codebook:
-        """The codebook and its moving averages."""
-        return Codebook(*(self.get_variable("codebook", leaf) for leaf in Codebook._fields))
+    def lookup(self, codes: jax.Array) -> jax.Array:
+        """The codewords of codes."""
+        return self.codewords()[codes]
 
     def codewords(self) -> jax.Array:
         """The codewords, float32 [K, d]."""
         return self.get_variable("codebook", "codewords")
 
+    def codebook(self) -> Codebook:
+        """The codebook and its moving averages."""
+        return Codebook(*(self.get_variable("codebook", leaf) for leaf in Codebook._fields))
+
     def update(self, statistics: Statistics) -> None:
         """Updates the (mutable) codebook with the statistics of a batch, or with the sum of its micro-batches'."""
         updated = kohonen.update_codebook(
-            self.codebook(), statistics, _neighborhood_of(self), decay=self.decay, update_empty=self.update_empty
+            self.codebook(), statistics, neighborhood_of(self), decay=self.decay, update_empty=self.update_empty
         )
         for leaf, value in updated._asdict().items():
             self.put_variable("codebook", leaf, value)
 
+    @property
+    def codebook_size(self) -> int:
+        """K."""
+        return neighborhood_of(self).grid.size
 
-class GradientVQ(nn.Module):
+    @property
+    def layout(self) -> Grid:
+        """The grid."""
+        return neighborhood_of(self).grid
+
+    @property
+    def is_map(self) -> bool:
+        """Whether there is a neighbourhood."""
+        return self.neighborhood != "none"
+
+
+class GradientVQ(Quantizer):
     """Vector quantiser whose codebook is learned by gradient descent (van den Oord et al., 2017; Table 5).
 
     With a neighbourhood it is SOM-VAE (Fortuin et al., 2019): the winner's neighbours on the grid are pulled too. The
@@ -135,10 +147,11 @@ class GradientVQ(nn.Module):
     `codewords` [K, d] are in `params`; the collection `codebook` holds `step` [].
 
     Attributes:
-      grid_shape, neighborhood, shrink_step, radius, commitment_weight, schedule: as in `KohonenVQ`.
+      grid_shape, neighborhood, shrink_step, radius, commitment_weight: as in `KohonenVQ`.
       pull: the target of the neighbours: "encoder", z, as Fortuin et al. write; or "codeword", the winning codeword,
         as the code of Irie et al. does.
       neighbor_weight: weight of the neighbours' term.
+      grid, initial_strength, lowest_strength, train: as in `KohonenVQ`.
     """
 
     grid_shape: tuple[int, ...]
@@ -148,37 +161,34 @@ class GradientVQ(nn.Module):
     shrink_step: float = 0.1
     radius: float = 1.5
     commitment_weight: float = 0.25
-    schedule: str = "inverse"
+    grid: str = "plane"
+    initial_strength: float | None = None
+    lowest_strength: float | None = None
+    train: bool | None = None
 
     def __post_init__(self):
         super().__post_init__()
-        _neighborhood_of(self)
+        neighborhood_of(self)
         if self.pull not in PULLS:
             raise InputError(f"pull is {self.pull!r}; it must be one of {', '.join(PULLS)}")
-        _check_weight("neighbor_weight", self.neighbor_weight)
-        _check_weight("commitment_weight", self.commitment_weight)
+        check_number("neighbor_weight", self.neighbor_weight)
+        check_number("commitment_weight", self.commitment_weight)
 
     @nn.compact
-    def __call__(self, z: jax.Array, *, train: bool = False, mask: jax.Array | None = None) -> Quantized:
-        """Quantises vectors; arguments, result and errors as of `KohonenVQ`."""
-        _check_vectors(z, mask)
-        size = _neighborhood_of(self).size
+    def quantize(self, z: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> Quantized:
+        """As `Quantizer.quantize`; training and evaluation do the same."""
+        check_vectors(z, mask)
         self.variable("codebook", "step", lambda: jnp.zeros((), jnp.int32))
         if self.has_variable("params", "codewords"):
-            _check_dimension(z, self.codewords())
-        codewords = self.param("codewords", nn.initializers.normal(1.0), (size, z.shape[-1]), jnp.float32)
-        codes = kohonen.nearest_code(jax.lax.stop_gradient(z), jax.lax.stop_gradient(codewords))
-        statistics = kohonen.batch_statistics(z, codes, size, mask)
-        nearest, z32 = codewords[codes], z.astype(jnp.float32)
+            check_dimension(z, self.codewords())
+        codewords = self.param("codewords", nn.initializers.normal(1.0), (self.codebook_size, z.shape[-1]), jnp.float32)
         stop = jax.lax.stop_gradient
-        loss = _masked_mean(jnp.square(nearest - stop(z32)), mask)
-        loss += self.commitment_weight * _masked_mean(jnp.square(stop(nearest) - z32), mask)
+        z, z32, codes, statistics = lookup_and_statistics(z, stop(codewords), mask)
+        nearest = codewords[codes]
+        loss = masked_mean(jnp.square(nearest - stop(z32)), mask)
+        loss += self.commitment_weight * masked_mean(jnp.square(stop(nearest) - z32), mask)
         loss += self.neighbor_weight * self._neighbors_loss(codewords, stop(z32), codes, statistics, mask)
-        if train and self.is_mutable_collection("codebook") and not self.is_initializing():
-            self.update(statistics)
-        return Quantized(
-            _straight_through(z, stop(nearest)), codes, loss, measures.perplexity(statistics.counts), statistics
-        )
+        return quantized_of(z, nearest, codes, loss, statistics)
 
     def _neighbors_loss(self, codewords, z, codes, statistics, mask):
         """Mean over positions of sum_{k != code} A[code, k] |w_k - target|^2.
@@ -186,11 +196,11 @@ class GradientVQ(nn.Module):
         Expanding the square leaves three sums over the positions of a code, of 1, of the target and of its squared
         length; they are spread over the grid, and no position ever meets all K codes.
         """
-        neighborhood = _neighborhood_of(self)
+        neighborhood = neighborhood_of(self)
         if self.pull == "encoder":
             sums = statistics.sums
             squared_norms = jnp.sum(jnp.square(z), axis=-1, keepdims=True)
-            squares = kohonen.batch_statistics(squared_norms, codes, neighborhood.size, mask).sums[:, 0]
+            squares = kohonen.batch_statistics(squared_norms, codes, self.codebook_size, mask).sums[:, 0]
         else:
             targets = jax.lax.stop_gradient(codewords)
             sums = statistics.counts[:, None] * targets
@@ -206,48 +216,49 @@ class GradientVQ(nn.Module):
         )
         return jnp.sum(by_code) / jnp.maximum(jnp.sum(statistics.counts), 1.0)
 
+    def lookup(self, codes: jax.Array) -> jax.Array:
+        """The codewords of codes."""
+        return self.codewords()[codes]
+
     def codewords(self) -> jax.Array:
         """The codewords, float32 [K, d]."""
         return self.get_variable("params", "codewords")
 
     def update(self, statistics: Statistics) -> None:
         """Counts an update in the (mutable) collection; the codewords themselves are moved by the optimiser."""
-        del statistics
         self.put_variable("codebook", "step", self.get_variable("codebook", "step") + 1)
 
+    @property
+    def codebook_size(self) -> int:
+        """K."""
+        return neighborhood_of(self).grid.size
 
-QUANTIZERS = {"kohonen": KohonenVQ, "gradient": GradientVQ}
+    @property
+    def layout(self) -> Grid:
+        """The grid."""
+        return neighborhood_of(self).grid
 
-
-def _neighborhood_of(layer) -> Neighborhood:
-    return Neighborhood(tuple(layer.grid_shape), layer.neighborhood, layer.shrink_step, layer.radius, layer.schedule)
-
-
-def _straight_through(z, nearest):
-    """The nearest codewords, with the gradient of z; adding z - sg(z), which is 0, leaves their values exact."""
-    return jax.lax.stop_gradient(nearest).astype(z.dtype) + (z - jax.lax.stop_gradient(z))
-
-
-def _masked_mean(values, mask):
-    """Mean over the elements of the positions where `mask` (values' shape but the last axis) holds; 0 if none does."""
-    if mask is None:
-        return jnp.sum(values) / max(values.size, 1)
-    elements = jnp.maximum(jnp.sum(mask), 1) * values.shape[-1]
-    return jnp.sum(jnp.where(mask[..., None], values, 0.0)) / elements
+    @property
+    def is_map(self) -> bool:
+        """Whether there is a neighbourhood."""
+        return self.neighborhood != "none"
 
 
-def _check_vectors(z, mask):
-    if z.ndim < 1 or not jnp.issubdtype(z.dtype, jnp.floating):
-        raise InputError(f"z is {z.dtype}{list(z.shape)}; it must be a float array [..., d]")
-    if mask is not None and (mask.shape != z.shape[:-1] or mask.dtype != bool):
-        raise InputError(f"mask is {mask.dtype}{list(mask.shape)}; for this z it must be bool{list(z.shape[:-1])}")
+QUANTIZERS: dict[str, type[Quantizer]] = {"kohonen": KohonenVQ, "gradient": GradientVQ}
+"""By name, the layers that `config.model.quantizer.name` may choose."""
 
 
-def _check_dimension(z, codewords):
-    if z.shape[-1] != codewords.shape[-1]:
-        raise InputError(f"z has vectors of {z.shape[-1]} numbers, the codebook of {codewords.shape[-1]}")
+def neighborhood_of(layer: KohonenVQ | GradientVQ) -> Neighborhood:
+    """The grid and the neighbourhood that a layer's fields describe."""
+    shape = tuple(layer.grid_shape) if isinstance(layer.grid_shape, list) else layer.grid_shape
+    strengths = layer.initial_strength, layer.lowest_strength
+    return _neighborhood(layer.grid, shape, layer.neighborhood, layer.shrink_step, layer.radius, *strengths)
 
 
-def _check_weight(name, value):
-    if not value >= 0:
-        raise InputError(f"{name} is {value}; it must be 0 or larger")
+@functools.lru_cache
+def _neighborhood(grid, shape, kernel, shrink_step, radius, initial_strength, lowest_strength):
+    if kernel in NEIGHBORHOODS and initial_strength is None:
+        initial_strength = NEIGHBORHOODS[kernel].initial_strength
+    if kernel in NEIGHBORHOODS and lowest_strength is None:
+        lowest_strength = NEIGHBORHOODS[kernel].lowest_strength
+    return Neighborhood(make_grid(grid, shape), kernel, shrink_step, radius, initial_strength, lowest_strength)

@@ -1,5 +1,6 @@
 """URL-SOM: a network whose output layer is the map (N. Kermiche, "Self-Organizing Representation Learning", 2021)."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -10,10 +11,11 @@ import numpy as np
 
 from kvae import measures
 from kvae.errors import InputError
-from kvae.models import urlsom_measures
+from kvae.models import inspection, urlsom_measures
 from kvae.models.layers import check_images
-from kvae.models.objective import Objective
+from kvae.models.model import Batch, Metric, Model, Objective
 from kvae.models.resnet import ResNet
+from kvae.models.urlsom_measures import METRICS, TERMS
 from kvae.models.views import Augmentation, view
 from kvae.topology import LARGEST_DENSE_SIZE, Plane
 
@@ -54,7 +56,7 @@ def radial_filter(grid_shape: tuple[int, ...], kernel: str, sigma: float) -> jax
     return weights / jnp.max(jnp.sum(weights, axis=-1))
 
 
-class URLSOM(nn.Module):
+class URLSOM(Model):
     """Images uint8 [b, h, w, 3] -> activations of a map of neurons, of which the highest wins.
 
     ResNet -> global average pool -> (dropout) -> linear -> fixed radial convolution over the map -> softmax. No
@@ -97,6 +99,7 @@ class URLSOM(nn.Module):
     # Eqs. 4 and 5 hold for the mean over a batch: no sum over parts of it gives them.
     needs_whole_batch: ClassVar = True
     tallies_train: ClassVar = True
+    abilities: ClassVar = ("winners", "map")
     remedy: ClassVar = "a larger model.collapse_weight, or a lower optimizer.learning_rate, spreads the winners"
 
     def __post_init__(self):
@@ -136,7 +139,7 @@ class URLSOM(nn.Module):
 
     def setup(self):
         self.backbone = ResNet(self.channels, self.blocks, self.dtype)
-        self.features_dropout = nn.Dropout(self.dropout, rng_collection="augmentation")
+        self.features_dropout = nn.Dropout(self.dropout, rng_collection="dropout")
         self.projection = nn.Dense(self.neurons, precision=jax.lax.Precision.HIGHEST)
 
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
@@ -177,9 +180,10 @@ class URLSOM(nn.Module):
         """The terms weighted and added up (Eq. 8)."""
         return winner_take_all + self.collapse_weight * collapse + self.similarity_weight * similarity
 
-    def objective(self, images: jax.Array) -> Objective:
+    def objective(self, batch: Batch, *, train: bool = True) -> Objective:
         """The loss of two random views of each uint8 image of a training batch (Eq. 8)."""
-        activations = self.activations(self.views(images, self.make_rng("augmentation")), train=True)
+        views = self.views(batch["image"], self.make_rng("augmentation"))
+        activations = self.activations(views, train=train)
         winners = jax.nn.one_hot(jnp.argmax(activations, axis=-1), self.neurons)
         probabilities = jax.nn.softmax(activations).reshape(-1, 2, self.neurons)
         metrics = {
@@ -189,7 +193,7 @@ class URLSOM(nn.Module):
         }
         loss = self.loss(*metrics.values())
         decay = self.projection_decay * jnp.sum(jnp.square(self.projection.variables["params"]["kernel"]))
-        return Objective(loss + decay, {"loss": loss, **metrics}, {"map": jnp.sum(winners, axis=0)}, {})
+        return Objective(loss + decay, {"loss": loss, **metrics}, {"map": jnp.sum(winners, axis=0)})
 
     def tally(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """How often each neuron wins, and for which labels, over the examples of a batch without augmentation.
@@ -204,9 +208,10 @@ class URLSOM(nn.Module):
         first, second = jnp.moveaxis(jax.lax.top_k(activations, 2)[1], -1, 0)
         won = jnp.where(batch["mask"][:, None], jax.nn.one_hot(first, self.neurons), 0)
         tally = {"counts": jnp.sum(won, axis=0)}
-        for neighbors in (4, 8):
-            apart = measures.far_apart(first, second, self.grid_shape, neighbors)
-            tally[f"topographic_error_{neighbors}"] = jnp.sum(apart, where=batch["mask"])
+        grid = Plane(self.grid_shape)
+        for adjacency in grid.adjacency:
+            apart = measures.far_apart(first, second, grid, adjacency)
+            tally[f"topographic_error_{adjacency}"] = jnp.sum(apart, where=batch["mask"])
         if self.label_names and "label" in batch:
             labels = jax.nn.one_hot(batch["label"], len(self.label_names))
             tally["table"] = jnp.matmul(won.T, labels, precision=jax.lax.Precision.HIGHEST)
@@ -225,29 +230,43 @@ class URLSOM(nn.Module):
             "similarity_loss": jnp.sum(jnp.where(mask, similarity, 0)),
         }
 
-    def summarize(self, totals: Mapping[str, np.ndarray]) -> dict[str, float]:
+    def summarize(self, totals: Mapping[str, Any]) -> dict[str, float]:
         """Metrics from the totals of validation sets and, where there is one, the tally of the training set."""
-        direction = totals["direction"] / totals["examples"]
-        metrics = {
-            "winner_take_all_loss": float(np.sum(direction) / np.sqrt(self.neurons)),
-            "collapse_loss": float(urlsom_measures.collapse_loss(jnp.asarray(direction, jnp.float32))),
-            "similarity_loss": float(totals["similarity_loss"] / totals["examples"]),
-        }
-        metrics["loss"] = self.loss(*metrics.values())
-        for neighbors in (4, 8):
-            name = f"topographic_error_{neighbors}"
-            metrics[name] = float(totals[name] / totals["examples"])
-        metrics["dead_neurons"] = int(np.sum(totals["counts"] == 0))
-        if "train_counts" in totals:
-            metrics["dead_neurons_train"] = int(np.sum(totals["train_counts"] == 0))
-        if "table" in totals:
-            table = jnp.asarray(totals["table"])
-            metrics["neural_selectivity"] = float(urlsom_measures.neural_selectivity(table))
-        if "table" in totals and "train_table" in totals:
-            train = jnp.asarray(totals["train_table"])
-            metrics["neural_selectivity_train"] = float(urlsom_measures.neural_selectivity(train))
-            metrics["neural_selectivity_held_out"] = float(urlsom_measures.neural_selectivity(train, table))
-        return metrics
+        found = {name: metric.value(totals) for name, metric in METRICS.items()}
+        found["loss"] = self.loss(*(found[name] for name in TERMS))
+        return {name: value for name, value in found.items() if value is not None}
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """`METRICS`."""
+        return METRICS
+
+    def inspect(self, variables, samples):
+        """Trustworthiness and neighbourhood preservation of the vectors that the neurons answer to."""
+        return inspection.order(self.bind(variables).neuron_vectors(), Plane(self.grid_shape))
+
+    def pictures(self, variables, samples, totals, step):
+        """How often neurons win, on the validation and the training set, and, where there are labels, for which."""
+        from kvae.figures import run as figures
+        from kvae.figures import urlsom as urlsom_figures
+
+        def hit_map(counts, which, path):
+            title = f"How often each neuron wins on the {which} set (step {step})"
+            figures.hit_map(path, counts.reshape(self.grid_shape), title, unit="neurons")
+
+        def winners(table, which, path):
+            # The scatter is random within a neuron: who won what for which label is all that there is to know.
+            won, labels = (np.repeat(index.ravel(), table.ravel()) for index in np.indices(table.shape))
+            title = f"Winners on the {which} set, by label (step {step})"
+            urlsom_figures.winners(path, won, labels, self.label_names, self.grid_shape, title)
+
+        found = {}
+        for prefix, which in (("", "validation"), ("train_", "training")):
+            found[f"{prefix}hit_map"] = functools.partial(hit_map, np.asarray(totals[f"{prefix}counts"]), which)
+            if f"{prefix}table" in totals:
+                table = np.asarray(totals[f"{prefix}table"]).astype(int)
+                found[f"{prefix}winners"] = functools.partial(winners, table, which)
+        return found
 
 
 def _from_uint8(images):

@@ -8,6 +8,9 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from kvae.models.model import Metric
 
 
 def neural_selectivity(table: jax.Array, held_out: jax.Array | None = None) -> jax.Array:
@@ -84,3 +87,46 @@ def url_som_loss(probabilities: jax.Array, others: jax.Array, similarity_weight:
     views = jnp.stack([probabilities, others])
     similarity = similarity_loss(probabilities, others)
     return winner_take_all_loss(views) + collapse_loss(views) + similarity_weight * similarity
+
+
+def _direction(totals):
+    """The mean of P over all examples and both their views, [n]."""
+    return totals["direction"] / totals["examples"]
+
+
+def _dead(name):
+    return lambda totals: int(np.sum(totals[name] == 0)) if name in totals else None
+
+
+def _selectivity(*names):
+    """Neural selectivity of a table, or of one that is judged by the labels of another; None where one is missing."""
+
+    def value(totals):
+        if not all(name in totals for name in names):
+            return None
+        return float(neural_selectivity(*(jnp.asarray(totals[name]) for name in names)))
+
+    return value
+
+
+TERMS = ("winner_take_all_loss", "collapse_loss", "similarity_loss")
+
+CLASSES = ("Classes on the map", "neural selectivity")
+DEAD = ("Dead neurons", "neurons that win no sample")
+
+METRICS = {
+    "loss": Metric(lambda totals: None, panel=("Loss", "loss")),  # of the three below, by the model's weights
+    "winner_take_all_loss": Metric(lambda totals: float(np.sum(_direction(totals)) / np.sqrt(len(_direction(totals))))),
+    "collapse_loss": Metric(lambda totals: float(collapse_loss(jnp.asarray(_direction(totals), jnp.float32)))),
+    "similarity_loss": Metric(lambda totals: float(totals["similarity_loss"] / totals["examples"])),
+    "topographic_error_4": Metric(lambda totals: float(totals["topographic_error_4"] / totals["examples"])),
+    "topographic_error_8": Metric(lambda totals: float(totals["topographic_error_8"] / totals["examples"])),
+    "dead_neurons": Metric(_dead("counts"), pooled=True, panel=DEAD),
+    "dead_neurons_train": Metric(_dead("train_counts"), pooled=True, panel=DEAD, label="training set"),
+    "neural_selectivity": Metric(_selectivity("table"), pooled=True, panel=CLASSES),
+    "neural_selectivity_train": Metric(_selectivity("train_table"), pooled=True, panel=CLASSES, label="training set"),
+    "neural_selectivity_held_out": Metric(
+        _selectivity("train_table", "table"), pooled=True, panel=CLASSES, label="held out, labels from training"
+    ),
+}
+"""The metrics of URL-SOM; None where the totals do not tell."""

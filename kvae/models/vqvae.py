@@ -1,26 +1,31 @@
 """VQ-VAE (van den Oord et al., 2017), as Irie et al. (2023) train it on CIFAR-10."""
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from kvae.errors import InputError
 from kvae.models.autoencoder import Autoencoder, Reconstruction
 from kvae.models.layers import Conv, Decoder, Encoder
-from kvae.models.quantizers import GradientVQ, KohonenVQ
+from kvae.models.quantizer import Quantizer
 
 
 class VQVAE(Autoencoder):
     """Images [b, h, w, 3] -> codes [b, h/4, w/4] of one codebook -> images.
 
     Attributes:
+      halvings: how many times height and width are halved: 2 makes codes of a quarter of each, as above.
       quantizer: the quantiser layer; its codebook is named `codebook`.
     """
 
-    quantizer: KohonenVQ | GradientVQ = None
+    halvings: int = 2
+    quantizer: Quantizer | None = None
 
-    code_strides: ClassVar = {"codebook": 4}
+    def __post_init__(self):
+        super().__post_init__()
+        if not 1 <= self.halvings <= 8:
+            raise InputError(f"halvings is {self.halvings}; it must be from 1 to 8")
 
     def setup(self):
         shape = dict(
@@ -30,9 +35,14 @@ class VQVAE(Autoencoder):
             rectified=True,
             dtype=self.dtype,
         )
-        self.encoder = Encoder(halvings=2, **shape)
+        self.encoder = Encoder(halvings=self.halvings, **shape)
         self.to_codeword_size = Conv(self.codeword_size, 1, dtype=self.dtype)
-        self.decoder = Decoder(features=3, doublings=2, **shape)
+        self.decoder = Decoder(features=3, doublings=self.halvings, **shape)
+
+    @property
+    def code_strides(self):
+        """By codebook, by how much height and width shrink."""
+        return {"codebook": 2**self.halvings}
 
     @property
     def quantizers(self):
@@ -43,9 +53,9 @@ class VQVAE(Autoencoder):
         """Encodes, quantises and decodes uint8 images [b, h, w, 3]; `mask` [b] leaves images out of the statistics."""
         z = self.to_codeword_size(self.encoder(self.normalize(images)))
         positions = None if mask is None else jnp.broadcast_to(mask[:, None, None], z.shape[:-1])
-        out = self.quantizer(z, train=train, mask=positions)
+        out = self.quantizer.quantize(z, train=train, mask=positions)
         return Reconstruction(self.decode_quantized({"codebook": out.quantized}), {"codebook": z}, {"codebook": out})
 
     def decode_quantized(self, quantized: Mapping[str, jax.Array]) -> jax.Array:
-        """Images on the normalised scale, float32 [b, h, w, 3], from codewords `codebook` [b, h/4, w/4, d]."""
+        """Images on the normalised scale, float32 [b, h, w, 3], from codewords `codebook` [b, h', w', d]."""
         return self.decoder(quantized["codebook"]).astype(jnp.float32)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from kvae.models.autoencoder import Autoencoder, Reconstruction
 from kvae.models.layers import Conv, Decoder, Encoder, TransposedConv
-from kvae.models.quantizers import GradientVQ, KohonenVQ
+from kvae.models.quantizer import Quantizer
 
 
 class VQVAE2(Autoencoder):
@@ -20,8 +20,8 @@ class VQVAE2(Autoencoder):
       quantizer_top, quantizer_bottom: the quantiser layers; their codebooks are named `top` and `bottom`.
     """
 
-    quantizer_top: KohonenVQ | GradientVQ = None
-    quantizer_bottom: KohonenVQ | GradientVQ = None
+    quantizer_top: Quantizer | None = None
+    quantizer_bottom: Quantizer | None = None
 
     code_strides: ClassVar = {"top": 8, "bottom": 4}
 
@@ -54,10 +54,10 @@ class VQVAE2(Autoencoder):
 
         features_bottom = self.encoder_bottom(self.normalize(images))
         z_top = self.to_codeword_size_top(self.encoder_top(features_bottom))
-        top = self.quantizer_top(z_top, train=train, mask=positions(z_top))
+        top = self.quantizer_top.quantize(z_top, train=train, mask=positions(z_top))
         features_bottom = jnp.concatenate([self.decoder_top(top.quantized), features_bottom], axis=-1)
         z_bottom = self.to_codeword_size_bottom(features_bottom)
-        bottom = self.quantizer_bottom(z_bottom, train=train, mask=positions(z_bottom))
+        bottom = self.quantizer_bottom.quantize(z_bottom, train=train, mask=positions(z_bottom))
         decoded = self.decode_quantized({"top": top.quantized, "bottom": bottom.quantized})
         return Reconstruction(decoded, {"top": z_top, "bottom": z_bottom}, {"top": top, "bottom": bottom})
 

@@ -16,8 +16,7 @@ import subprocess
 import sys
 
 from kvae import main as program
-from kvae.errors import InputError
-from kvae.models import choose
+from kvae.errors import InputError, choose
 from kvae.paper.results import load_experiments
 from kvae.report import report
 from kvae.training import journal

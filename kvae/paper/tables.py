@@ -9,8 +9,7 @@ import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 
-from kvae.errors import InputError
-from kvae.models import choose
+from kvae.errors import InputError, choose
 from kvae.paper.results import Table, collect, load_experiments, measures_of, read_seeds, setting_of, spread
 from kvae.training.journal import write_atomically
 

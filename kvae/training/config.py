@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 import jax
 
-from kvae.errors import InputError
-from kvae.models import check_names
+from kvae.errors import InputError, check_names
 from kvae.training.journal import write_atomically
 
 FREE_FIELDS = ("steps", "log_every_steps", "evaluate_every_steps", "checkpoint_every_steps")

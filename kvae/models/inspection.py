@@ -1,0 +1,194 @@
+"""A look inside a trained autoencoder: how far its maps are in order, and the pictures that `figures/` holds.
+
+Functions of a model, its variables and uint8 images; nothing here is part of training.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kvae import measures
+from kvae.topology import Grid, Plane
+
+MAP_IMAGE_SIZE = 32
+"""Side of the images on a codebook map, in pixels: more repeats the same texture."""
+
+CODES_PER_BATCH = 256
+OFFSETS = (1, 2, 3)
+SHOWN = 16
+"""How many images are shown beside their reconstructions."""
+
+RANKED_NEIGHBORS = 8
+LARGEST_RANKED_SIZE = 4_096
+"""Ranking all codewords against all is left out for larger maps: it would take longer than the evaluation."""
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def apply(model, variables, argument, method: str):
+    """A method of a model, compiled once."""
+    return model.apply(variables, argument, method=method)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _ranked(measure, codewords, grid):
+    return measure(codewords, grid, RANKED_NEIGHBORS)
+
+
+def order(codewords: jax.Array, grid: Grid) -> dict[str, float]:
+    """Trustworthiness and neighbourhood preservation of a map; nothing where it is too small or too large for them."""
+    if not 2 * RANKED_NEIGHBORS < len(codewords) <= LARGEST_RANKED_SIZE:
+        return {}
+    ranked = (measures.trustworthiness, measures.neighborhood_preservation)
+    return {measure.__name__: float(_ranked(measure, codewords, grid)) for measure in ranked}
+
+
+def maps(model, variables) -> dict[str, tuple[Grid, jax.Array]]:
+    """By codebook, those with a grid: where its codes lie, and its codewords float32 [K, d]."""
+    found = {}
+    for name, layer in model.bind(variables).quantizers.items():
+        if layer.layout is None:
+            continue
+        codewords = layer.codewords()
+        parts = {name: codewords} if codewords.ndim == 2 else {f"{name}_{i}": w for i, w in enumerate(codewords)}
+        found |= {part: (layer.layout, w) for part, w in parts.items()}
+    return found
+
+
+def constant_code_images(model, variables, varied: str, held: Mapping[str, int]) -> np.ndarray:
+    """For each code, the decoded image whose every position holds that code (Figures 2 and 7).
+
+    Args:
+      model: an autoencoder.
+      variables: of one replica.
+      varied: the codebook that is gone through; `<name>_<i>` is the i-th of a quantiser with several.
+      held: for every other codebook, the code that stays.
+
+    Returns:
+      uint8 [K, h, w, 3].
+    """
+    owner = next(name for name in model.quantizers if varied == name or varied.startswith(f"{name}_"))
+    size = model.quantizers[owner].codebook_size
+    images = []
+    for start in range(0, size, CODES_PER_BATCH):
+        code = np.minimum(start + np.arange(min(CODES_PER_BATCH, size)), size - 1)
+        codes = {}
+        for name, stride in model.code_strides.items():
+            side, q = MAP_IMAGE_SIZE // stride, model.quantizers[name].n_codebooks
+            parts = [name] if q == 1 else [f"{name}_{i}" for i in range(q)]
+            columns = [code if part == varied else np.full_like(code, held[part]) for part in parts]
+            column = columns[0] if q == 1 else np.stack(columns, axis=-1)
+            shape = (len(code), side, side, *column.shape[1:])
+            codes[name] = np.broadcast_to(column[:, None, None], shape).astype(np.int32)
+        images.append(np.asarray(apply(model, variables, codes, "decode")))
+    return np.concatenate(images)[:size]
+
+
+def shifted_reconstructions(model, variables, images: np.ndarray, offset: int, names=None) -> np.ndarray:
+    """Reconstructions after every code has moved by `offset` on each axis of its grid, up to the border (Figure 3).
+
+    Without a neighbourhood the grid means nothing, and the code's number itself is moved, as in the paper.
+
+    Args:
+      model: an autoencoder.
+      variables: of one replica.
+      images: uint8 [n, h, w, 3].
+      offset: nodes to move.
+      names: the codebooks that are moved; all by default.
+
+    Returns:
+      uint8 [n, h, w, 3].
+    """
+    codes = dict(apply(model, variables, images, "encode"))
+    for name in names or codes:
+        codes[name] = moved(model.quantizers[name], codes[name], offset)
+    return np.asarray(apply(model, variables, codes, "decode"))
+
+
+def moved(layer, codes: jax.Array, offset: int) -> jax.Array:
+    """Codes moved over their map, or by their number where there is none."""
+    grid = layer.layout
+    if not layer.is_map:
+        grid = Plane((layer.codebook_size,))
+    return grid.shift(codes, offset)
+
+
+def measure(model, variables, images: np.ndarray) -> dict[str, float]:
+    """Trustworthiness and neighbourhood preservation of each map, and PSNR in dB after a shift of all codes.
+
+    Args:
+      model: an autoencoder.
+      variables: of one replica.
+      images: validation samples, uint8 [n, h, w, 3].
+    """
+    metrics = {}
+    for name, (grid, codewords) in maps(model, variables).items():
+        end = name.removeprefix("codebook") if name.startswith("codebook") else f"_{name}"
+        metrics |= {measure + end: value for measure, value in order(codewords, grid).items()}
+    for offset in OFFSETS:
+        shifted = shifted_reconstructions(model, variables, images, offset)
+        metrics[f"perturbation_psnr_{offset}"] = float(jnp.mean(measures.psnr(images, shifted)))
+    return metrics
+
+
+def pictures(
+    model, variables, images: np.ndarray, tallies: Mapping[str, Mapping[str, np.ndarray]], step: int
+) -> dict[str, Callable[[Any], None]]:
+    """The pictures of an autoencoder: by name, a function that draws one at a path.
+
+    Args:
+      model: an autoencoder.
+      variables: of one replica.
+      images: validation samples, uint8 [n, h, w, 3].
+      tallies: of the evaluation, by codebook: `counts` [K].
+      step: for the titles.
+    """
+    from kvae.figures import run as figures
+
+    def reconstructions(path):
+        shown = images[:SHOWN]
+        found = np.asarray(apply(model, variables, shown, "reconstruct"))
+        figures.reconstructions(path, shown, found, f"Validation images and their reconstructions after {step} steps")
+
+    found = {"reconstructions": reconstructions}
+    drawable = maps(model, variables)
+    most_used = {name: int(np.argmax(tally["counts"])) for name, tally in tallies.items()}
+    for name, tally in tallies.items():
+        grid, codewords = drawable.get(name, (None, None))
+        found |= _codebook_pictures(
+            model, variables, name, np.asarray(tally["counts"]), grid, codewords, most_used, step
+        )
+    return found
+
+
+def _codebook_pictures(model, variables, name, counts, grid, codewords, most_used, step):
+    """Codebook map, hit map and, where there is a grid, U-matrix of one codebook."""
+    from kvae.figures import run as figures
+
+    held = {other: code for other, code in most_used.items() if other != name}
+    level = name.removeprefix("codebook").removeprefix("_").replace("_", " ")
+    which = f" of {level}" if level.isdigit() else f" of the {level} level" if level else ""
+    beside = "".join(f", {other.replace('_', ' ')} held at its most used code, {code}" for other, code in held.items())
+    owner = next(layer for own, layer in model.quantizers.items() if name == own or name.startswith(f"{own}_"))
+    where = "on the map" if owner.is_map else "in order of number: without a neighbourhood there is no map"
+    shape = grid.shape if grid is not None else (len(counts),)
+    end = f"_{level.replace(' ', '_')}" if level else ""
+
+    def codebook_map(path):
+        images = constant_code_images(model, variables, name, held).reshape(*shape, MAP_IMAGE_SIZE, MAP_IMAGE_SIZE, 3)
+        title = f"What each code{which} decodes to, {where}{beside} (step {step})"
+        figures.codebook_map(path, images, title, counts.reshape(shape))
+
+    def hit_map(path):
+        title = f"How often each code{which} is used on the validation set (step {step})"
+        figures.hit_map(path, counts.reshape(shape), title)
+
+    def u_matrix(path):
+        title = f"U-matrix: distance of each codeword{which} to its neighbours {where} (step {step})"
+        figures.u_matrix(path, np.asarray(measures.u_matrix(codewords, grid)), title, counts.reshape(shape))
+
+    found = {f"codebook_map{end}": codebook_map, f"hit_map{end}": hit_map}
+    return found | ({f"u_matrix{end}": u_matrix} if grid is not None else {})

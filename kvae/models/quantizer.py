@@ -1,0 +1,161 @@
+"""The contract of a quantiser: what a model, the program and `kvae.testing` need of it."""
+
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kvae import kohonen, measures
+from kvae.errors import InputError
+from kvae.topology import Grid
+
+
+@flax.struct.dataclass
+class Quantized:
+    """What a quantiser returns, in training and in evaluation alike.
+
+    Attributes:
+      quantized: [..., d], the codeword of each vector in the dtype of the input; gradients pass straight through to it.
+      codes: int32 [...], or [..., q] of a quantiser with several codebooks.
+      loss: float32 [], the quantiser's share of the loss, weighted.
+      perplexity: float32 [], exp(-sum p log p) of this batch's codes, from 1 to K; the mean over several codebooks.
+      counts: float32 [K], or [q, K], how often this batch used each code.
+      statistics: what `Quantizer.update` learns from, any tree; those of the parts of a batch add up.
+    """
+
+    quantized: jax.Array
+    codes: jax.Array
+    loss: jax.Array
+    perplexity: jax.Array
+    counts: jax.Array
+    statistics: Any
+
+
+class Quantizer(nn.Module):
+    """A layer from vectors to codes and back. Abstract: a subclass defines `quantize`, `lookup` and `codebook_size`.
+
+    A subclass has an attribute `train`, None by default, as `flax.linen.BatchNorm` has `use_running_average`: under
+    `nn.vmap`, `nn.scan` or `nn.remat`, which trace or drop the arguments of a call, set the attribute instead.
+    """
+
+    def __call__(self, z: jax.Array, *, train: bool | None = None, mask: jax.Array | None = None) -> Quantized:
+        """Quantises vectors, then, in training, learns from them: the output is that of `quantize`.
+
+        Args:
+          z: vectors, float [..., d].
+          train: whether the codebook learns from them; by default the attribute, else False.
+          mask: optional bool [...]; where False the position is left out of loss, statistics and perplexity.
+
+        Raises:
+          InputError: `z` or `mask` does not fit, or the codebook is to learn and its collection is not mutable.
+        """
+        train = bool(self.train) if train is None else train
+        out = self.quantize(z, mask=mask, train=train)
+        if train and not self.is_initializing():
+            if not self.is_mutable_collection("codebook"):
+                raise InputError(
+                    "train=True updates the codebook, and its collection is not mutable: call "
+                    'apply(..., mutable=["codebook"]), or train=False'
+                )
+            self.update(out.statistics)
+        return out
+
+    def quantize(self, z: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> Quantized:
+        """Quantises vectors; no variable changes. A model that learns from micro-batches calls this, and `update` once.
+
+        Arguments are those of `__call__`; `train` is for what differs in training apart from learning.
+        """
+        raise NotImplementedError
+
+    def lookup(self, codes: jax.Array) -> jax.Array:
+        """The vectors [..., d] that codes stand for."""
+        raise NotImplementedError
+
+    def update(self, statistics: Any) -> None:
+        """Updates the (mutable) collection `codebook` with the statistics of a whole batch, if the layer has one."""
+
+    @property
+    def codebook_size(self) -> int:
+        """K, the number of codes of each codebook."""
+        raise NotImplementedError
+
+    @property
+    def n_codebooks(self) -> int:
+        """q, the length of the last axis of the codes where a quantiser has several codebooks; otherwise 1."""
+        return 1
+
+    @property
+    def layout(self) -> Grid | None:
+        """Where the codes of each codebook lie; None where they have no neighbours."""
+        return None
+
+    @property
+    def is_map(self) -> bool:
+        """Whether training makes codes that are near on the layout alike."""
+        return False
+
+    def codewords(self) -> jax.Array:
+        """What each code stands for, float32 [K, d], or [q, K, d] of several codebooks."""
+        return self.lookup(jnp.arange(self.codebook_size))
+
+    def tally(self, z: jax.Array, out: Quantized, mask: jax.Array) -> dict[str, jax.Array]:
+        """What an evaluation adds up: counts [K] and sums of errors []; of several codebooks, [q, ...].
+
+        Args:
+          z: vectors, float [..., d].
+          out: what `quantize` made of them.
+          mask: bool [...], False where a position does not count.
+        """
+        apart = z.astype(jnp.float32) - self.lookup(out.codes).astype(jnp.float32)
+        distance = jnp.sqrt(jnp.sum(jnp.square(apart), axis=-1))
+        tally = {"counts": out.counts, "quantization_error": jnp.sum(jnp.where(mask, distance, 0))}
+        for adjacency in self.layout.adjacency if self.layout else ():
+            errors = measures.topographic_errors(z, self.codewords(), self.layout, adjacency, mask)
+            tally[f"topographic_error_{adjacency}"] = errors
+        return tally
+
+
+def lookup_and_statistics(z, codewords, mask):
+    """Vectors, 0 where they are masked, as they are and in float32; their codes, and the batch's statistics."""
+    if mask is not None:
+        # A masked vector that is not finite would make 0 times NaN of the gradient.
+        z = jnp.where(mask[..., None], z, 0)
+    z32 = z.astype(jnp.float32)
+    codes = kohonen.nearest_code(jax.lax.stop_gradient(z32), codewords)
+    return z, z32, codes, kohonen.batch_statistics(z32, codes, len(codewords), mask)
+
+
+def quantized_of(z: jax.Array, nearest: jax.Array, codes: jax.Array, loss: jax.Array, statistics) -> Quantized:
+    """The output of a layer with one codebook.
+
+    The nearest codewords have the gradient of z; adding z - sg(z), which is 0, leaves their values exact.
+    """
+    quantized = jax.lax.stop_gradient(nearest).astype(z.dtype) + (z - jax.lax.stop_gradient(z))
+    return Quantized(quantized, codes, loss, measures.perplexity(statistics.counts), statistics.counts, statistics)
+
+
+def masked_mean(values: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Mean over the elements of the positions where `mask` (values' shape but the last axis) holds; 0 if none does."""
+    if mask is None:
+        return jnp.sum(values) / max(values.size, 1)
+    elements = jnp.maximum(jnp.sum(mask), 1) * values.shape[-1]
+    return jnp.sum(jnp.where(mask[..., None], values, 0.0)) / elements
+
+
+def check_vectors(z, mask) -> None:
+    """Raises InputError unless z is float [..., d], d at least 1, and mask, if there is one, bool [...]."""
+    shape, dtype = getattr(z, "shape", None), getattr(z, "dtype", None)
+    if not shape or not shape[-1] or not jnp.issubdtype(dtype, jnp.floating):
+        found = type(z).__name__ if shape is None else f"{dtype}{list(shape)}"
+        raise InputError(f"z is {found}; it must be a float array [..., d], d at least 1")
+    if mask is not None and (getattr(mask, "shape", None) != shape[:-1] or mask.dtype != bool):
+        found = f"{mask.dtype}{list(mask.shape)}" if hasattr(mask, "shape") else type(mask).__name__
+        raise InputError(f"mask is {found}; for this z it must be bool{list(shape[:-1])}")
+
+
+def check_dimension(z, codewords) -> None:
+    """Raises InputError unless the vectors are as long as the codewords."""
+    if z.shape[-1] != codewords.shape[-1]:
+        raise InputError(f"z has vectors of {z.shape[-1]} numbers, the codebook of {codewords.shape[-1]}")
