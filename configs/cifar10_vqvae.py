@@ -33,25 +33,32 @@ def get_config(variant=""):
 
     config.model = ml_collections.ConfigDict()
     config.model.name = "vqvae"
+    config.model.halvings = 2  # codes are a quarter as high and wide as images
     config.model.channels = 128
     config.model.residual_channels = 32
     config.model.residual_blocks = 2
     config.model.codeword_size = 64
     config.model.dtype = "float32"
-    config.model.quantizer = "kohonen"
-    config.model.grid_shape = (16, 32)
-    config.model.neighborhood = "hard"
-    config.model.schedule = "inverse"
-    config.model.shrink_step = 0.1
-    config.model.radius = 1.5
-    config.model.decay = 0.99
-    config.model.init_count = 1.0
-    config.model.update_empty = True
-    config.model.commitment_weight = 0.25
+
+    config.model.quantizer = ml_collections.ConfigDict()
+    config.model.quantizer.name = "kohonen"
+    config.model.quantizer.grid_shape = (16, 32)
+    config.model.quantizer.neighborhood = "hard"
+    config.model.quantizer.grid = "plane"
+    config.model.quantizer.initial_strength = 1.0
+    config.model.quantizer.lowest_strength = 0.0
+    config.model.quantizer.shrink_step = 0.1
+    config.model.quantizer.radius = 1.5
+    config.model.quantizer.decay = 0.99
+    config.model.quantizer.init_count = 1.0
+    config.model.quantizer.update_empty = True
+    config.model.quantizer.commitment_weight = 0.25
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.learning_rate = 1e-3
+    config.optimizer.schedule = "constant"
     config.optimizer.warmup = ()
+    config.optimizer.weight_decay = 0.0
     config.optimizer.clip_norm = 1.0
 
     if variant == "smoke":
@@ -62,14 +69,14 @@ def get_config(variant=""):
         config.checkpoint_every_steps = 4
         config.model.channels = 16
         config.model.residual_channels = 8
-        config.model.grid_shape = (4, 8)
+        config.model.quantizer.grid_shape = (4, 8)
     elif variant == "gradient":
         for field in ("decay", "init_count", "update_empty"):
-            del config.model[field]
-        config.model.quantizer = "gradient"
-        config.model.neighborhood = "none"
-        config.model.pull = "codeword"
-        config.model.neighbor_weight = 0.1
+            del config.model.quantizer[field]
+        config.model.quantizer.name = "gradient"
+        config.model.quantizer.neighborhood = "none"
+        config.model.quantizer.pull = "codeword"
+        config.model.quantizer.neighbor_weight = 0.1
     elif variant:
         raise ValueError(f"the config has no variant {variant!r}; it has 'smoke' and 'gradient'")
     return config

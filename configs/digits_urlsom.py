@@ -45,7 +45,9 @@ def get_config(variant=""):
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.learning_rate = 2e-3
+    config.optimizer.schedule = "constant"
     config.optimizer.warmup = ()
+    config.optimizer.weight_decay = 0.0
     config.optimizer.clip_norm = 0.0  # gradients are not clipped
 
     if variant == "smoke":

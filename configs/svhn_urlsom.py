@@ -53,7 +53,9 @@ def get_config(variant=""):
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.learning_rate = 1e-3
+    config.optimizer.schedule = "constant"
     config.optimizer.warmup = ((1_940, 1e-4), (3_880, 5e-4))  # epochs 5 and 10
+    config.optimizer.weight_decay = 0.0
     config.optimizer.clip_norm = 0.0  # gradients are not clipped
 
     if variant == "smoke":

@@ -1,7 +1,6 @@
 """Figures of a run: arrays in, a PNG file out, drawn on `kvae.canvas`."""
 
 import itertools
-import re
 
 import numpy as np
 
@@ -205,53 +204,40 @@ def u_matrix(path, distances, title, counts=None):
     _draw_tiles(path, tiles, page, title, note, (norm, colors, "mean Euclidean distance to grid neighbours"))
 
 
-_PANELS = (
-    ("Losses", "mean squared error", (("reconstruction_loss", "reconstruction"), ("commitment_loss", "commitment"))),
-    ("Loss", "loss", (("loss", ""),)),
-    ("Reconstruction quality", "PSNR (dB)", (("psnr", ""),)),
-    ("How evenly codes are used", "perplexity (effective codes)", (("perplexity", ""),)),
-    ("Classes on the map", "neural selectivity", (("neural_selectivity", ""),)),
-    ("Dead neurons", "neurons that win no sample", (("dead_neurons", ""),)),
-    ("Codes in use", "codes used at least once", (("codes_used", ""),)),
-)
-
-
-_SET_NAMES = {"train": "training set", "held out": "held out, labels from training"}
-"""What is measured at evaluation, and yet not of the validation set alone."""
-
-
-def curves(path, rows, title):
-    """Draws how training went: losses, PSNR, perplexity and codes used, for each codebook.
+def curves(path, rows, panels, title):
+    """Draws how training went: metrics in training and in validation, in panels.
 
     Args:
       path: the PNG file.
       rows: of metrics.jsonl: `step` and values by name; None is a gap, a list holds one value for each replica.
+      panels: of each the title, the unit, and the (label, metric) pairs that it shows: `train/<metric>` is pale,
+        `valid/<metric>` bold.
       title: what one sees.
     """
-    panels = []
-    for heading, unit, metrics in _PANELS:
+    known = {key for row in rows for key in row}
+    shown = []
+    for heading, unit, metrics in panels:
         found = [
-            (split, f"{name}{suffix.replace('_', ' ')}".strip(), key)
-            for metric, name in metrics
-            for key in sorted({key for row in rows for key in row})
-            for split, suffix in re.findall(rf"^(train|valid)/{metric}((?:_[a-z_]+)?)$", key)
+            (split, label, f"{split}/{name}")
+            for label, name in metrics
+            for split in ("train", "valid")
+            if f"{split}/{name}" in known
         ]
-        # `loss` is the sum of what the first panel shows; it stands alone where there is no reconstruction.
-        if found and not (heading == "Loss" and panels):
-            panels.append((heading, unit, found))
-    if not panels:
-        raise InputError("rows: want steps with losses, psnr, perplexity or codes_used, found none of them")
-    columns = min(2, len(panels))
-    height = 2.3 * -(-len(panels) // columns)
+        if found:
+            shown.append((heading, unit, found))
+    if not shown:
+        raise InputError("rows: want steps with metrics of a panel, found none of them")
+    columns = min(2, len(shown))
+    height = 2.3 * -(-len(shown) // columns)
     several = [value for row in rows for value in row.values() if isinstance(value, list)]
     note = "bold: validation; pale: training" + "; thin: single seeds" * bool(several)
     note += ", whose mean breaks off where one has no value" if any(None in values for values in several) else ""
     with drawing(path, 3.6 * columns + 0.2, height, title, note) as figure:
-        grid = figure.subplots(-(-len(panels) // columns), columns, squeeze=False).ravel()
-        for axes, (heading, unit, found) in zip(grid, panels, strict=False):
+        grid = figure.subplots(-(-len(shown) // columns), columns, squeeze=False).ravel()
+        for axes, (heading, unit, found) in zip(grid, shown, strict=False):
             axes.set(title=heading, ylabel=unit)
             _draw_curves(axes, rows, found)
-        for axes in grid[len(panels) :]:
+        for axes in grid[len(shown) :]:
             axes.remove()
 
 
@@ -273,7 +259,7 @@ def _draw_curves(axes, rows, found):
         known = np.concatenate([[False], np.isfinite(mean), [False]])
         alone = np.flatnonzero(known[1:-1] & ~known[:-2] & ~known[2:])
         axes.plot(steps[alone], mean[alone], "o", markersize=3.5, color=color, zorder=order)
-        label = _SET_NAMES.get(name, name) or ("validation" if bold else "training")
+        label = name or ("validation" if bold else "training")
         # Of two lines of one colour the note says which is which.
         if name and not bold and ("valid", name) in {(of, other) for of, other, _ in found}:
             label = None

@@ -1,12 +1,14 @@
 """What a run's config must hold, and the run's folder, which belongs to one config."""
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping
 
 import jax
 
-from kvae.errors import InputError, check_names
+from kvae import data, models
+from kvae.errors import InputError, check_names, choose
 from kvae.training.journal import write_atomically
 
 FREE_FIELDS = ("steps", "log_every_steps", "evaluate_every_steps", "checkpoint_every_steps")
@@ -14,7 +16,7 @@ FREE_FIELDS = ("steps", "log_every_steps", "evaluate_every_steps", "checkpoint_e
 
 POSITIVE = ("replicas", "batch_size", "micro_batches", *FREE_FIELDS)
 FIELDS = (*POSITIVE, "seed", "patience_evaluations", "dataset", "model", "optimizer")
-OPTIMIZER_FIELDS = ("learning_rate", "warmup", "clip_norm")
+OPTIMIZER_FIELDS = ("learning_rate", "schedule", "warmup", "weight_decay", "clip_norm")
 """Data sets and models know their own fields."""
 
 
@@ -25,9 +27,6 @@ def check_config(config: Mapping) -> None:
             if name not in section:
                 raise InputError(f"the {where} has no {name}; configs/photos_vqvae.py shows all fields")
         check_names(where, section, names)
-    for name in ("name", "mean", "std"):
-        if name not in config["dataset"]:
-            raise InputError(f"the dataset has no {name}; configs/photos_vqvae.py shows all fields")
     if not 0 <= config["seed"] <= 2**31 - config["replicas"]:
         raise InputError(f"seed is {config['seed']}; it must be 0 or larger, and below 2^31 with all replicas")
     for name in POSITIVE:
@@ -40,6 +39,31 @@ def check_config(config: Mapping) -> None:
             raise InputError(
                 f"{name} is {config[name]}; it must be a multiple of log_every_steps ({config['log_every_steps']})"
             )
+
+
+def load_data(config: Mapping) -> tuple[data.Dataset, dict]:
+    """The data set, and the config with its mean and std filled in where the model has such fields.
+
+    Raises:
+      InputError: the data set cannot be read, does not fit the model, or has a mean without a std.
+    """
+    fields = dict(config["dataset"])
+    given = {name: fields.pop(name) for name in ("mean", "std") if name in fields}
+    dataset = data.load(**fields)
+    names, classes = config["model"].get("label_names", ()), dataset.label_names
+    if names and classes and len(names) != len(classes):
+        raise InputError(f"model.label_names has {len(names)} names; {fields['name']} has {len(classes)} classes")
+    model = choose("model.name", config["model"].get("name"), models.MODELS)
+    if "mean" not in {field.name for field in dataclasses.fields(model)}:
+        return dataset, dict(config)
+    for name in ("mean", "std"):
+        if name not in given:
+            raise InputError(f"the dataset has no {name}; this model normalises by it, and () measures it")
+    if bool(len(given["mean"])) != bool(len(given["std"])):
+        raise InputError(f"dataset.mean is {given['mean']} and dataset.std {given['std']}; give both, or () for both")
+    if not len(given["mean"]):
+        given["mean"], given["std"] = data.channel_statistics(dataset.train)
+    return dataset, {**config, "dataset": {**fields, **{name: list(value) for name, value in given.items()}}}
 
 
 def open_workdir(workdir: str, config: dict) -> None:

@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 def make_mesh(replicas: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The devices, all by default, as ("replica", "data").
 
-    Replicas are spread over the devices of an accelerator as far as they divide them; on a CPU, where they are unrolled
-    into one program, and on several hosts, every device holds all replicas.
+    Replicas are spread over the devices of an accelerator as far as they divide them. On a CPU, where they run one
+    after the other, and on several hosts, every device holds all replicas.
     """
     devices = np.asarray(jax.devices() if devices is None else devices)
     groups = math.gcd(replicas, len(devices))
@@ -29,14 +29,19 @@ def make_mesh(replicas: int = 1, devices: Sequence[jax.Device] | None = None) ->
     return Mesh(devices.reshape(groups, -1), ("replica", "data"))
 
 
-def state_sharding(mesh: Mesh, replicas: int) -> NamedSharding:
-    """The training state is replicated over the data axis; its leading axis, if it has one, is that of the replicas."""
-    return NamedSharding(mesh, PartitionSpec("replica") if replicas > 1 else PartitionSpec())
+def state_sharding(mesh: Mesh) -> NamedSharding:
+    """Of arrays [replicas, ...]: split over the replica axis, the same on all devices of the data axis."""
+    return NamedSharding(mesh, PartitionSpec("replica"))
 
 
-def batch_sharding(mesh: Mesh, replicas: int) -> NamedSharding:
-    """A batch is split over the data axis: [b, ...], or [replicas, b, ...] where there are several."""
-    return NamedSharding(mesh, PartitionSpec("replica", "data") if replicas > 1 else PartitionSpec(("replica", "data")))
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Of training batches [replicas, b, ...]: each replica's examples are split over the data axis."""
+    return NamedSharding(mesh, PartitionSpec("replica", "data"))
+
+
+def shared_batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Of batches [b, ...] that all replicas share, as in evaluation: the examples are split over all devices."""
+    return NamedSharding(mesh, PartitionSpec(("replica", "data")))
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, micro_batches: int = 1) -> None:

@@ -1,97 +1,122 @@
-"""Evaluation over the exact validation sets, and over the training set where a model asks for it."""
+"""Every validation metric.
+
+Models are measured over the exact validation sets, over the training set where they ask for it, and by a look inside.
+"""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from kvae.data import pipeline
-from kvae.data.dataset import Examples
-from kvae.training import devices as meshes
-from kvae.training.step import over_replicas
+from kvae.data.dataset import Dataset, Examples
+from kvae.models.model import Metric, Model
+from kvae.training import devices
+from kvae.training.replicas import Groups, Replicas, in_a_row, one_of
 
-POOLED = ("perplexity", "codes_used", "neural_selectivity", "dead_neurons")
-"""Metrics that are taken over all validation sets together; the others are means over the sets."""
+SAMPLES = 32
+"""How many validation examples are looked at one by one, and shown."""
+
+
+class Evaluation(NamedTuple):
+    """What an evaluation found.
+
+    Attributes:
+      row: `valid/<metric>`, numbers or lists in seed order; where there are several sets `valid/<set>/<metric>` too.
+      totals: of all sets together, and of the training set as `train_<name>`; arrays [replicas, ...].
+      variables: on the host, arrays [replicas, ...].
+    """
+
+    row: dict[str, Any]
+    totals: dict[str, Any]
+    variables: dict[str, Any]
+
+    def mean_loss(self) -> float | None:
+        """The mean over the replicas whose validation loss is finite; None where there is none."""
+        losses = np.atleast_1d(np.asarray(self.row["valid/loss"], np.float64))
+        losses = losses[np.isfinite(losses)]
+        return float(losses.mean()) if losses.size else None
 
 
 class Evaluator:
-    """Adds up a model's totals.
+    """Measures a model on a data set.
 
     Args:
-      model: see `kvae.models.objective`.
-      replicas: how many share the program.
-      mesh: the devices.
+      model: what is measured.
+      replicas: of which there are variables.
+      dataset: whose validation sets are gone through.
+      batch_size: examples in a batch.
     """
 
-    def __init__(self, model: nn.Module, replicas: int, mesh: Mesh):
-        self.model, self._replicas, self._mesh = model, replicas, mesh
-        # Every replica sees the same validation batch, split over the data axis only.
-        self._batch_sharding = meshes.batch_sharding(mesh, 1)
+    def __init__(self, model: Model, replicas: Replicas, dataset: Dataset, batch_size: int):
+        self.model, self.dataset, self.samples = model, dataset, samples(dataset.validation, SAMPLES)
+        self._replicas, self._batch_size = replicas, batch_size
 
-    @functools.cache  # noqa: B019 -- an evaluator lives as long as its run
-    def _program(self, method):
-        def of_batch(variables, batch):
-            return self.model.apply(variables, batch, method=method)
+    def evaluate(self, groups: Groups, finite: np.ndarray) -> Evaluation:
+        """Measures all replicas.
 
-        return jax.jit(
-            over_replicas(of_batch, self._replicas, shared_arguments=(1,)),
-            out_shardings=meshes.state_sharding(self._mesh, self._replicas),
-            compiler_options=meshes.compiler_options(),
-        )
+        Args:
+          groups: their variables.
+          finite: bool [replicas]; those that have failed get NaN: their state is of before they did.
+        """
+        by_set = {name: self.totals(groups, examples) for name, examples in self.dataset.validation.items()}
+        tally = self.totals(groups, self.dataset.train, "tally") if self.model.tallies_train else {}
+        tally = {f"train_{name}": total for name, total in tally.items()}
+        pooled = jax.tree.map(lambda *parts: sum(parts), *by_set.values()) | tally
+        variables = self._replicas.on_host(groups)
+        rows = []
+        for replica, sound in enumerate(finite):
+            of_sets = {name: self.model.summarize(one_of(totals | tally, replica)) for name, totals in by_set.items()}
+            row = joined_metrics(self.model, self.model.summarize(one_of(pooled, replica)), of_sets)
+            row |= self.inspect(one_of(variables, replica))
+            rows.append(row if sound else dict.fromkeys(row, float("nan")))
+        row = {name: in_a_row([row[name] for row in rows]) for name in rows[0]}
+        return Evaluation(row, pooled, variables)
 
-    def totals(self, variables, examples: Examples, batch_size: int, method: str = "totals") -> dict[str, np.ndarray]:
-        """What a method of the model gives for each batch, added up over one set: float64, replicas leading."""
+    def totals(self, groups: Groups, examples: Examples, method: str = "totals") -> dict[str, Any]:
+        """What a method of the model gives for each batch, added up over one set: float64 [replicas, ...]."""
         batches = pipeline.evaluation_batches(
             examples,
-            batch_size=batch_size,
+            batch_size=self._batch_size,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        total = None
+        sharding, total = devices.shared_batch_sharding(self._replicas.mesh), None
         for batch in batches:
-            part = self._program(method)(variables, meshes.to_devices(self._batch_sharding, batch))
-            part = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), jax.device_get(part))
+            part = self._replicas.on_host(self._program(method)(groups, devices.to_devices(sharding, batch)))
+            part = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), part)
             total = part if total is None else jax.tree.map(np.add, total, part)
         return total
 
-    def metrics(
-        self, variables, sets: Mapping[str, Examples], batch_size: int, train: Examples | None = None
-    ) -> tuple[dict, dict]:
-        """Metrics of all sets, and their totals added up.
+    @functools.cache  # noqa: B019 -- an evaluator lives as long as its run
+    def _program(self, method):
+        return self._replicas.program(functools.partial(self.model.apply, method=method), shared=(1,))
 
-        Returns:
-          `valid/<metric>`: means over the sets, or pooled (`POOLED`); where there are several sets
-          `valid/<set>/<metric>` too. With replicas each is a list in seed order. And the totals of all sets together.
-          Where the model keeps a tally of the training set, and that is given, they have it too, as `train_<name>`.
-        """
-        by_set = {name: self.totals(variables, examples, batch_size) for name, examples in sets.items()}
-        pooled = jax.tree.map(lambda *parts: sum(parts), *by_set.values())
-        tally = self.totals(variables, train, batch_size, "tally") if train and self.model.tallies_train else {}
-        tally = {f"train_{name}": total for name, total in tally.items()}
-        pooled |= tally
-        summaries = {name: self.per_replica(self.model.summarize, totals | tally) for name, totals in by_set.items()}
-        row = {}
-        for name, value in self.per_replica(self.model.summarize, pooled).items():
-            if not name.startswith(POOLED):
-                value = np.mean([summary[name] for summary in summaries.values()], axis=0).tolist()
-            row[f"valid/{name}"] = value
-        if len(sets) > 1:
-            row |= {f"valid/{name}/{metric}": value for name, s in summaries.items() for metric, value in s.items()}
-        return row, pooled
-
-    def per_replica(self, summarize: Callable[[dict], dict], totals: dict) -> dict:
-        """`summarize` of totals: numbers, or lists in seed order where there are replicas."""
-        if self._replicas == 1:
-            return summarize(totals)
-        rows = [summarize({name: leaf[i] for name, leaf in totals.items()}) for i in range(self._replicas)]
-        return {name: [row[name] for row in rows] for name in rows[0]}
+    def inspect(self, variables) -> dict[str, float]:
+        """What the model measures of itself, on the first process only, for it has no collectives."""
+        if jax.process_index() > 0:
+            return {}
+        on_device = jax.device_put(variables, jax.local_devices()[0])
+        return {f"valid/{name}": value for name, value in self.model.inspect(on_device, self.samples).items()}
 
 
-def samples(sets: Mapping[str, Examples], count: int) -> np.ndarray:
-    """`count` images, evenly spaced over the validation sets: uint8 [count, h, w, 3]."""
+def joined_metrics(model: Model, pooled: Mapping[str, float], by_set: Mapping[str, Mapping[str, float]]) -> dict:
+    """Metrics of several sets as one row: pooled, or means over the sets, as each `Metric` says."""
+    row = {}
+    for name, value in pooled.items():
+        if not model.metrics.get(name, Metric()).pooled:
+            value = float(np.mean([metrics[name] for metrics in by_set.values()]))
+        row[f"valid/{name}"] = value
+    if len(by_set) > 1:
+        row |= {f"valid/{of}/{name}": value for of, metrics in by_set.items() for name, value in metrics.items()}
+    return row
+
+
+def samples(sets: Mapping[str, Examples], count: int) -> dict[str, np.ndarray]:
+    """`count` examples, evenly spaced over the validation sets: arrays [count, ...] by name."""
     places = [(examples, i) for examples in sets.values() for i in range(len(examples))]
     chosen = np.linspace(0, len(places) - 1, count).round().astype(int)
-    return np.stack([places[i][0][places[i][1]]["image"] for i in chosen])
+    found = [places[i][0][places[i][1]] for i in chosen]
+    return {name: np.stack([example[name] for example in found]) for name in found[0]}

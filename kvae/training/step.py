@@ -1,13 +1,18 @@
-"""The state of training, and the step that takes it from one batch to the next."""
+"""The state of training, and the step that takes it from one batch to the next. Everything here is of one replica."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+
+from kvae.errors import choose
+from kvae.models.model import Batch, Model
+
+STREAMS = ("augmentation", "dropout")
+"""The random streams that a model has in training."""
 
 
 @flax.struct.dataclass
@@ -21,10 +26,10 @@ class Interval:
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything a step reads and writes; with replicas every leaf has a leading replica axis.
+    """Everything a step reads and writes.
 
     Attributes:
-      seed: int32 [], of initialisation, data order and augmentation.
+      seed: int32 [], of initialisation, data order and random streams.
       step: int32 [], updates done so far.
       finite: bool [], False once a loss or gradient was not finite: the state then stays as it was before that step.
       params: trained by gradient descent.
@@ -47,38 +52,60 @@ class TrainState:
         return {"params": self.params, **self.collections}
 
 
+SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
+    "constant": lambda rate, steps: optax.constant_schedule(rate),
+    "cosine": lambda rate, steps: optax.cosine_decay_schedule(rate, max(steps, 1), alpha=0.01),
+}
+"""By name, how the learning rate runs after the warm-up: from a rate and the number of steps that are left.
+
+`cosine` falls along half a cosine to a hundredth at the last step (Loshchilov and Hutter, "SGDR", 2017).
+"""
+
+
 def make_optimizer(
-    learning_rate: float, warmup: Sequence[tuple[int, float]], clip_norm: float
+    learning_rate: float,
+    schedule: str,
+    warmup: Sequence[tuple[int, float]],
+    weight_decay: float,
+    clip_norm: float,
+    steps: int,
 ) -> optax.GradientTransformation:
     """Adam, after clipping the gradients to a global norm as in the authors' release (its weight decay is 0).
 
     Args:
-      learning_rate: at last.
+      learning_rate: after the warm-up.
+      schedule: of the learning rate, a name in `SCHEDULES`.
       warmup: pairs of a step and the rate that holds until it: ((1000, 1e-4), (2000, 5e-4)).
+      weight_decay: decoupled, as in AdamW (Loshchilov and Hutter, 2019).
       clip_norm: the largest norm; 0 leaves the gradients as they are.
+      steps: of the whole run.
     """
-    steps, rates = [step for step, _ in warmup], [*(rate for _, rate in warmup), learning_rate]
-    schedule = optax.join_schedules([optax.constant_schedule(rate) for rate in rates], steps)
+    ends, rates = [step for step, _ in warmup], [rate for _, rate in warmup]
+    last = choose("optimizer.schedule", schedule, SCHEDULES)(learning_rate, steps - max(ends, default=0))
+    rate = optax.join_schedules([*(optax.constant_schedule(rate) for rate in rates), last], ends)
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
-    return optax.chain(clip, optax.adam(schedule if warmup else learning_rate))
+    return optax.chain(clip, optax.adamw(rate, weight_decay=weight_decay) if weight_decay else optax.adam(rate))
 
 
-def initial_state(
-    model: nn.Module, optimizer: optax.GradientTransformation, image_shape: tuple[int, ...], seed: jax.Array
-) -> TrainState:
+def example_batch(example: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """A batch of zeros that has the form of one example: arrays [1, ...] by name."""
+    return {name: jnp.zeros((1, *jnp.shape(value)), jnp.asarray(value).dtype) for name, value in example.items()}
+
+
+def initial_state(model: Model, optimizer: optax.GradientTransformation, batch: Batch, seed: jax.Array) -> TrainState:
     """The state before the first step.
 
     Args:
-      model: has a method `objective`.
+      model: to be initialised through its objective.
       optimizer: of the parameters.
-      image_shape: (h, w, 3) of the images.
+      batch: one like those of training; only shapes and types matter.
       seed: int32 [].
     """
-    images = jnp.zeros((1, *image_shape), jnp.uint8)
-    variables = model.init(jax.random.key(seed), images)
-    params = variables.pop("params")
+    key, batch = jax.random.key(seed), _with_mask(batch)
+    variables = dict(model.init({"params": key, **_streams(key, 0)}, batch, method="objective"))
+    params = variables.pop("params", {})
     objective = jax.eval_shape(
-        lambda variables: _objective(model, variables, images, jax.random.key(0))[0], {"params": params, **variables}
+        lambda variables: _objective(model, variables, batch, key)[0], {"params": params, **variables}
     )
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (objective.metrics, objective.counts))
     return TrainState(
@@ -88,35 +115,46 @@ def initial_state(
         params=params,
         collections=variables,
         optimizer=optimizer.init(params),
-        interval=Interval(jnp.zeros((), jnp.int32), *zeros),
+        interval=Interval(jnp.zeros((), jnp.int32), *map(dict, zeros)),
     )
 
 
-def _objective(model, variables, images, key):
+def _with_mask(batch):
+    """A training batch as evaluation has it: every example counts."""
+    return {**batch, "mask": jnp.ones(len(next(iter(batch.values()))), bool)}
+
+
+def _streams(key, part):
+    """A key for each random stream, others for each micro-batch."""
+    key = jax.random.fold_in(key, part)
+    return {name: jax.random.fold_in(key, number) for number, name in enumerate(STREAMS)}
+
+
+def _objective(model, variables, batch, key, part=0):
     """The objective, and what a forward pass updates: all collections but the codebooks, which wait for the batch."""
     mutable = [name for name in variables if name not in ("params", "codebook")]
-    return model.apply(variables, images, method="objective", rngs={"augmentation": key}, mutable=mutable)
+    return model.apply(variables, batch, method="objective", rngs=_streams(key, part), mutable=mutable)
 
 
 def train_step(
-    model: nn.Module, optimizer: optax.GradientTransformation, micro_batches: int, state: TrainState, images: jax.Array
+    model: Model, optimizer: optax.GradientTransformation, micro_batches: int, state: TrainState, batch: Batch
 ) -> TrainState:
-    """One update of parameters and codebooks from a global batch of uint8 images [b, h, w, 3].
+    """One update of parameters and codebooks from a global batch of arrays [b, ...].
 
     Micro-batches are gone through one after the other; gradients are averaged, codebook statistics added up, and both
     applied once. A step whose loss or gradient is not finite changes nothing but `finite`.
     """
     key = jax.random.fold_in(jax.random.key(state.seed), state.step)
 
-    def forward(params, images):
-        objective, updated = _objective(model, {"params": params, **state.collections}, images, key)
+    def forward(params, batch, part):
+        objective, updated = _objective(model, {"params": params, **state.collections}, batch, key, part)
         return objective.loss, (objective, updated)
 
-    def forward_and_backward(images):
-        gradients, (objective, updated) = jax.grad(forward, has_aux=True)(state.params, images)
-        return gradients, objective, updated
+    def forward_and_backward(batch, part):
+        gradients, (objective, updated) = jax.grad(forward, has_aux=True)(state.params, batch, part)
+        return gradients, objective, dict(updated)
 
-    gradients, objective, updated = _accumulate(forward_and_backward, images, micro_batches)
+    gradients, objective, updated = _accumulate(forward_and_backward, _with_mask(batch), micro_batches)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
     collections = {**state.collections, **updated}
     if "codebook" in collections:
@@ -125,8 +163,8 @@ def train_step(
         collections |= changed
     interval = Interval(
         state.interval.steps + 1,
-        jax.tree.map(jnp.add, state.interval.metrics, objective.metrics),
-        jax.tree.map(jnp.add, state.interval.counts, objective.counts),
+        jax.tree.map(jnp.add, state.interval.metrics, dict(objective.metrics)),
+        jax.tree.map(jnp.add, state.interval.counts, dict(objective.counts)),
     )
     new = state.replace(
         step=state.step + 1,
@@ -140,54 +178,32 @@ def train_step(
     return kept.replace(finite=finite)
 
 
-def _accumulate(forward_and_backward: Callable, images: jax.Array, micro_batches: int):
-    """Gradients and metrics averaged over micro-batches, counts and statistics added up."""
+def _accumulate(forward_and_backward: Callable, batch: Batch, micro_batches: int):
+    """Gradients and metrics averaged over micro-batches, counts and statistics added up.
+
+    What forward passes update, such as the running averages of batch normalisation, starts from the same values in each
+    micro-batch and is averaged: one update, by the mean of what the micro-batches saw.
+    """
     if micro_batches == 1:
-        return forward_and_backward(images)
-    # Every n-th image, not every n-th part: each device then has its share of every micro-batch.
-    parts = jnp.moveaxis(images.reshape(-1, micro_batches, *images.shape[1:]), 1, 0)
-    total = forward_and_backward(parts[0])
+        return forward_and_backward(batch, 0)
+
+    def split(array):
+        # Image i goes to part i % micro_batches: each device then has its share of every micro-batch.
+        return jnp.moveaxis(array.reshape(-1, micro_batches, *array.shape[1:]), 1, 0)
+
+    parts = jax.tree.map(split, batch)
+    first = forward_and_backward(jax.tree.map(lambda part: part[0], parts), 0)
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, forward_and_backward(*part)), None
+
+    rest = jax.tree.map(lambda part: part[1:], parts), jnp.arange(1, micro_batches)
     # A convolution inside a loop is many times slower on a CPU.
     unroll = micro_batches - 1 if jax.default_backend() == "cpu" else 1
-    add = lambda total, part: (jax.tree.map(jnp.add, total, forward_and_backward(part)), None)  # noqa: E731
-    (gradients, objective, updated), _ = jax.lax.scan(add, total, parts[1:], unroll=unroll)
-    mean = lambda tree: jax.tree.map(lambda leaf: leaf / micro_batches, tree)  # noqa: E731
+    (gradients, objective, updated), _ = jax.lax.scan(add, first, rest, unroll=unroll)
+
+    def mean(tree):
+        return jax.tree.map(lambda leaf: (leaf / micro_batches).astype(leaf.dtype), tree)
+
     objective = objective.replace(loss=mean(objective.loss), metrics=mean(objective.metrics))
-    return mean(gradients), objective, updated
-
-
-def over_replicas(function: Callable, replicas: int, *, shared_arguments: tuple[int, ...] = ()) -> Callable:
-    """`function` for each replica: of arguments whose leaves have a leading replica axis, into such a result.
-
-    With one replica there is no such axis. On a CPU the replicas are unrolled into one program, for XLA:CPU runs a
-    convolution whose kernel has a batch axis several times slower; elsewhere they are `vmap`ped.
-
-    Args:
-      function: of positional arguments.
-      replicas: how many.
-      shared_arguments: positions of the arguments that all replicas share.
-    """
-    if replicas == 1:
-        return function
-
-    def unrolled(*arguments):
-        def one(i):
-            return function(
-                *(
-                    argument if position in shared_arguments else jax.tree.map(lambda leaf: leaf[i], argument)
-                    for position, argument in enumerate(arguments)
-                )
-            )
-
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(one(i) for i in range(replicas)))
-
-    def mapped(*arguments):
-        axes = [None if position in shared_arguments else 0 for position in range(len(arguments))]
-        return jax.vmap(function, in_axes=axes)(*arguments)
-
-    return unrolled if jax.default_backend() == "cpu" else mapped
-
-
-def replica_of(tree, replica: int, replicas: int):
-    """The part of a tree that belongs to one replica; the tree itself where there is only one."""
-    return tree if replicas == 1 else jax.tree.map(lambda leaf: leaf[replica], tree)
+    return mean(gradients), objective, mean(updated)

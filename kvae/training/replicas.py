@@ -1,0 +1,113 @@
+"""Several seeds in one program: every array of training has a leading replica axis, of length 1 for a single run.
+
+Replicas go in groups, each a tree of arrays [g, ...]. On an accelerator there is one group, over which programs are
+`vmap`ped. On a CPU, where XLA is slow at convolutions whose kernels have a batch axis, each replica is a group: one
+program, compiled once, runs for each in turn.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from kvae.training import devices
+
+Groups = list
+"""Trees of arrays [g, ...], one a group."""
+
+
+class Replicas:
+    """How many replicas there are, and how they lie on the devices.
+
+    Args:
+      count: of replicas.
+      mesh: as `devices.make_mesh` gives it.
+    """
+
+    def __init__(self, count: int, mesh: Mesh):
+        self.count, self.mesh = count, mesh
+        self.size = 1 if jax.default_backend() == "cpu" else count
+        self.sharding = devices.state_sharding(mesh)
+
+    def program(self, function: Callable, *, shared: Sequence[int] = (), donate: bool = False) -> Callable:
+        """`function`, of one replica, compiled for all: from groups to groups.
+
+        Args:
+          function: of positional arguments; arrays in, arrays out.
+          shared: positions of the arguments that all replicas share; they are no groups.
+          donate: whether the result takes over the memory of the first argument.
+        """
+        compiled = self.compiled(function, shared=shared, donate=donate)
+
+        def of_groups(*arguments):
+            results = []
+            for i in range(self.count // self.size):
+                results.append(compiled(*(a if n in shared else a[i] for n, a in enumerate(arguments))))
+                if self.count > self.size and self.mesh.size > 1:
+                    # Collectives of two programs at once can wait for each other on a CPU.
+                    jax.block_until_ready(results[-1])
+            return results
+
+        return of_groups
+
+    def compiled(self, function: Callable, *, shared: Sequence[int] = (), donate: bool = False):
+        """`function`, of one replica, as the jitted program of one group."""
+        return jax.jit(
+            over_axis(function, self.size, shared),
+            donate_argnums=0 if donate else None,
+            out_shardings=self.sharding,
+            compiler_options=devices.compiler_options(),
+        )
+
+    def split(self, tree) -> Groups:
+        """Groups of a tree of arrays [count, ...]; the arrays themselves where there is one group."""
+        if self.count == self.size:
+            return [tree]
+        starts = range(0, self.count, self.size)
+        return [jax.tree.map(lambda leaf, s=start: leaf[s : s + self.size], tree) for start in starts]
+
+    def joined(self, groups: Groups):
+        """A tree of arrays [count, ...] on the devices."""
+        if len(groups) == 1:
+            return groups[0]
+        return _concatenated(self.sharding)(groups)
+
+    def on_host(self, groups: Groups):
+        """A tree of NumPy arrays [count, ...]."""
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *jax.device_get(groups))
+
+
+@functools.cache
+def _concatenated(sharding):
+    join = lambda groups: jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *groups)  # noqa: E731
+    return jax.jit(join, out_shardings=sharding)
+
+
+def over_axis(function: Callable, size: int, shared: Sequence[int] = ()) -> Callable:
+    """`function` for each entry of a leading axis, which the arguments that are not shared have."""
+    if size > 1:
+
+        def mapped(*arguments):
+            axes = [None if position in shared else 0 for position in range(len(arguments))]
+            return jax.vmap(function, in_axes=axes)(*arguments)
+
+        return mapped
+
+    def alone(*arguments):
+        own = [a if n in shared else jax.tree.map(lambda leaf: leaf[0], a) for n, a in enumerate(arguments)]
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], function(*own))
+
+    return alone
+
+
+def one_of(tree, replica: int):
+    """The part of a tree of arrays [count, ...] that belongs to one replica."""
+    return jax.tree.map(lambda leaf: leaf[replica], tree)
+
+
+def in_a_row(values: Sequence):
+    """A value of each replica as a row holds it: a number, or a list in seed order where there are several."""
+    return values[0] if len(values) == 1 else list(values)
