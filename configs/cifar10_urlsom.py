@@ -12,6 +12,7 @@ can be chosen: `--config.model.dropout=0.5`, `--config.model.projection_decay=5e
 """
 
 import ml_collections
+from variants import small_urlsom, train_on_all, vary
 
 
 def get_config(variant=""):
@@ -62,18 +63,4 @@ def get_config(variant=""):
     config.optimizer.weight_decay = 0.0
     config.optimizer.clip_norm = 0.0  # gradients are not clipped
 
-    if variant == "smoke":
-        config.steps = 4
-        config.batch_size = 8
-        config.log_every_steps = 2
-        config.evaluate_every_steps = 4
-        config.checkpoint_every_steps = 4
-        config.model.grid_shape = (4, 5)
-        config.model.channels = (4, 8)
-        config.model.blocks = 1
-        config.optimizer.warmup = ((2, 1e-4), (3, 5e-4))
-    elif variant == "held_out":
-        config.dataset.train_split = "train"
-    elif variant:
-        raise ValueError(f"the config has no variant {variant!r}; it has 'smoke' and 'held_out'")
-    return config
+    return vary(config, variant, smoke=small_urlsom, held_out=train_on_all)

@@ -4,6 +4,7 @@ python -m kvae.main --config=configs/digits_urlsom.py
 """
 
 import ml_collections
+from variants import small_urlsom, vary
 
 
 def get_config(variant=""):
@@ -50,14 +51,4 @@ def get_config(variant=""):
     config.optimizer.weight_decay = 0.0
     config.optimizer.clip_norm = 0.0  # gradients are not clipped
 
-    if variant == "smoke":
-        config.steps = 4
-        config.batch_size = 16
-        config.log_every_steps = 2
-        config.evaluate_every_steps = 4
-        config.checkpoint_every_steps = 4
-        config.model.channels = (4, 8)
-        config.model.grid_shape = (4, 5)
-    elif variant:
-        raise ValueError(f"the config has no variant {variant!r}; it has 'smoke'")
-    return config
+    return vary(config, variant, smoke=small_urlsom)

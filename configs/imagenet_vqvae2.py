@@ -8,6 +8,7 @@ ILSVRC2012_img_val.tar, once; it can be interrupted. Training uses all of train;
 """
 
 import ml_collections
+from variants import small_vqvae_and_images, vary
 
 
 def get_config(variant=""):
@@ -58,16 +59,4 @@ def get_config(variant=""):
     config.optimizer.weight_decay = 0.0
     config.optimizer.clip_norm = 1.0
 
-    if variant == "smoke":
-        config.steps = 4
-        config.batch_size = 8
-        config.log_every_steps = 2
-        config.evaluate_every_steps = 4
-        config.checkpoint_every_steps = 4
-        config.dataset.size = 32
-        config.model.channels = 16
-        config.model.residual_channels = 8
-        config.model.quantizer.grid_shape = (4, 8)
-    elif variant:
-        raise ValueError(f"the config has no variant {variant!r}; it has 'smoke'")
-    return config
+    return vary(config, variant, smoke=small_vqvae_and_images)

@@ -220,6 +220,8 @@ def u_matrix(codewords: jax.Array, grid: Grid, adjacency: str | None = None) -> 
 
 
 def _check_grid(codewords, grid):
+    if not isinstance(grid, Grid):
+        raise InputError(f"grid is {grid!r}; it must be a grid, such as kvae.topology.Plane((16, 32))")
     if grid.size != len(codewords):
         raise InputError(
             f"grid_shape is {grid.shape}, which has {grid.size} nodes; there are {len(codewords)} codewords"

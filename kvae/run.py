@@ -2,18 +2,17 @@
 
 import functools
 from collections.abc import Mapping
+from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 
-from kvae import models
-from kvae.errors import InputError
-from kvae.models.autoencoder import Autoencoder
-from kvae.models.urlsom import URLSOM
+from kvae.errors import InputError, check_names
+from kvae.models.model import Model
 from kvae.training.checkpoint import Checkpoints
-from kvae.training.config import read_config
+from kvae.training.config import build_model
 from kvae.training.journal import read_metrics
+from kvae.training.workdir import read_config
 
 
 class Run:
@@ -28,7 +27,7 @@ class Run:
       metrics: the rows of metrics.jsonl.
     """
 
-    def __init__(self, workdir: str, config: dict, step: int, model: nn.Module, variables: dict):
+    def __init__(self, workdir: str, config: dict, step: int, model: Model, variables: dict):
         self.workdir, self.config, self.step, self.model, self.variables = workdir, config, step, model, variables
 
     @property
@@ -38,58 +37,99 @@ class Run:
 
     @property
     def codebooks(self) -> dict[str, np.ndarray]:
-        """Codewords by codebook, laid on the grid: float32 grid_shape + [d]."""
-        self._expect(Autoencoder, "codebooks")
-        layers = self.model.bind(self.variables).quantizers
-        return {name: np.asarray(layer.codewords()).reshape(*layer.grid_shape, -1) for name, layer in layers.items()}
+        """Codewords by codebook, laid on the grid: float32 grid_shape + [d], or [K, d] where there is no grid.
+
+        A quantiser with q codebooks has q entries, `<name>_0` and so on.
+        """
+        self._expect("decode")
+        found = {}
+        for name, layer in self.model.bind(self.variables).quantizers.items():
+            shape = layer.layout.shape if layer.layout is not None else (layer.codebook_size,)
+            codewords = np.asarray(layer.codewords())
+            parts = {name: codewords}
+            if layer.n_codebooks > 1:
+                parts = {f"{name}_{i}": part for i, part in enumerate(codewords)}
+            found |= {part: words.reshape(*shape, -1) for part, words in parts.items()}
+        return found
 
     def encode(self, images) -> dict[str, np.ndarray]:
-        """Codes of images uint8 [b, h, w, 3], by codebook: int32 [b, h', w']."""
-        self._expect(Autoencoder, "encode")
-        return self._apply("encode", np.asarray(images))
+        """Codes of images uint8 [b, h, w, 3], by codebook: int32 [b, h', w'], [b, h', w', q] of q codebooks."""
+        return self.apply("encode", _images(images))
 
     def decode(self, codes: Mapping[str, np.ndarray]) -> np.ndarray:
         """Images uint8 [b, h, w, 3] from codes, by codebook.
 
         Raises:
-          InputError: a codebook is missing, or a code is not on its grid.
+          InputError: a codebook is missing, codes are no integers of a fitting shape, or one is not on its grid.
         """
-        self._expect(Autoencoder, "decode")
-        codes = {name: np.asarray(array) for name, array in codes.items()}
-        models.check_names("codes", codes, self.model.quantizers)
-        for name, layer in self.model.quantizers.items():
-            if name not in codes:
-                raise InputError(f"codes lack the codebook {name!r}")
-            size = int(np.prod(layer.grid_shape))
-            if codes[name].size and (codes[name].min() < 0 or codes[name].max() >= size):
-                found = f"{codes[name].min()} to {codes[name].max()}"
-                raise InputError(f"codes of {name!r} run from {found}; they must be in 0 to {size - 1}")
-        return self._apply("decode", codes)
+        self._expect("decode")
+        return self.apply("decode", _checked_codes(self.model, codes))
 
     def reconstruct(self, images) -> np.ndarray:
         """Images uint8 [b, h, w, 3], encoded and decoded."""
-        self._expect(Autoencoder, "reconstruct")
-        return self._apply("reconstruct", np.asarray(images))
+        return self.apply("reconstruct", _images(images))
 
     def winners(self, images) -> np.ndarray:
         """The winning neuron (URL-SOM) of images uint8 [b, h, w, 3]: int32 [b], counted row by row on the map."""
-        self._expect(URLSOM, "winners")
-        return self._apply("winners", np.asarray(images))
+        return self.apply("winners", _images(images))
 
     def map(self, images) -> np.ndarray:
         """How strongly each neuron answers (URL-SOM) to images uint8 [b, h, w, 3]: float32 [b, *grid_shape], sum 1."""
-        self._expect(URLSOM, "map")
-        return self._apply("map", np.asarray(images))
+        return self.apply("map", _images(images))
 
-    def _expect(self, kind, what):
-        if not isinstance(self.model, kind):
-            raise InputError(f"{self.workdir} is a run of {type(self.model).__name__}, which has no {what!r}")
+    def apply(self, method: str, *arguments) -> Any:
+        """A method of the model that it names among its `abilities`, of arrays; NumPy arrays come back.
 
-    def _apply(self, method, argument):
-        return jax.device_get(_jitted(self.model, method)(self.variables, argument))
+        Raises:
+          InputError: the model cannot do that, or an argument does not fit.
+        """
+        self._expect(method)
+        return jax.device_get(_jitted(self.model, method)(self.variables, *arguments))
+
+    def _expect(self, method):
+        if method not in self.model.abilities:
+            able = ", ".join(self.model.abilities) or "nothing by itself"
+            raise InputError(f"{self.workdir} is a run of {type(self.model).__name__}: no {method!r}; it can {able}")
 
     def __repr__(self):
         return f"Run({self.workdir!r}, step={self.step}, model={type(self.model).__name__})"
+
+
+def _images(images) -> np.ndarray:
+    try:
+        found = np.asarray(images)
+    except ValueError as error:
+        raise InputError(f"images are not of one shape ({error}); they must be uint8[b, h, w, 3]") from error
+    if found.dtype != np.uint8 or found.ndim != 4 or found.shape[-1] != 3:
+        raise InputError(f"images are {found.dtype}{list(found.shape)}; they must be uint8[b, h, w, 3]")
+    return found
+
+
+def _checked_codes(model: Model, codes: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Codes by codebook, int32, that fit the model and each other."""
+    if not isinstance(codes, Mapping):
+        found = type(codes).__name__
+        raise InputError(f"codes are a {found}; they must be a dict of arrays by codebook, as `encode` gives them")
+    check_names("codes", codes, model.quantizers)
+    found, sizes = {}, {}
+    for name, layer in model.quantizers.items():
+        if name not in codes:
+            raise InputError(f"codes lack the codebook {name!r}")
+        array = np.asarray(codes[name])
+        wanted = "int [b, h, w]" if layer.n_codebooks == 1 else f"int [b, h, w, {layer.n_codebooks}]"
+        fits = array.ndim == 3 if layer.n_codebooks == 1 else array.ndim == 4 and array.shape[3] == layer.n_codebooks
+        if array.dtype.kind not in "iu" or not fits:
+            raise InputError(f"codes of {name!r} are {array.dtype}{list(array.shape)}; they must be {wanted}")
+        if array.size and (array.min() < 0 or array.max() >= layer.codebook_size):
+            run = f"{array.min()} to {array.max()}"
+            raise InputError(f"codes of {name!r} run from {run}; they must be in 0 to {layer.codebook_size - 1}")
+        found[name] = array.astype(np.int32)
+        stride = model.code_strides[name]
+        sizes[name] = (array.shape[0], array.shape[1] * stride, array.shape[2] * stride)
+    if len(set(sizes.values())) > 1:
+        shapes = ", ".join(f"{name!r} {list(array.shape)}" for name, array in found.items())
+        raise InputError(f"codes are of different images: {shapes}")
+    return found
 
 
 @functools.lru_cache
@@ -97,12 +137,12 @@ def _jitted(model, method):
     return jax.jit(functools.partial(model.apply, method=method))
 
 
-def load(workdir: str, step: int | None = None, replica: int = 0) -> Run:
+def load(workdir: str, step: int | str | None = None, replica: int = 0) -> Run:
     """Opens a run, on any machine, whatever devices trained it.
 
     Args:
       workdir: the run's folder.
-      step: of the checkpoint; by default the newest that can be read.
+      step: of the checkpoint; by default the newest that can be read; "best" is that of the lowest validation loss.
       replica: which one, where several were trained at once.
 
     Raises:
@@ -114,18 +154,18 @@ def load(workdir: str, step: int | None = None, replica: int = 0) -> Run:
         steps = checkpoints.steps()
         if not steps:
             raise InputError(f"{workdir} has no checkpoint yet")
+        if step == "best" and (step := checkpoints.best()) is None:
+            raise InputError(f"{workdir} has no checkpoint with a validation loss yet; leave step out")
         if step is not None and step not in steps:
             raise InputError(f"{workdir} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
         wanted = reversed(steps) if step is None else [step]
-        step, state = checkpoints.first_readable(wanted, checkpoints.restore_as_saved)
+        step, state = checkpoints.first_readable(wanted, checkpoints.variables)
     finally:
         checkpoints.close()
+    if not 0 <= replica < config["replicas"]:
+        raise InputError(f"replica is {replica}; {workdir} has {config['replicas']}, from 0")
     variables = {"params": state["params"], **state["collections"]}
-    if config["replicas"] > 1:
-        if not 0 <= replica < config["replicas"]:
-            raise InputError(f"replica is {replica}; {workdir} has {config['replicas']}, from 0")
+    # Runs of version 0.1 with a single replica have no replica axis.
+    if np.ndim(state["step"]):
         variables = jax.tree.map(lambda leaf: leaf[replica], variables)
-    elif replica:
-        raise InputError(f"replica is {replica}; {workdir} has one, 0")
-    model = models.build(config["model"], mean=config["dataset"]["mean"], std=config["dataset"]["std"])
-    return Run(str(workdir), config, step, model, variables)
+    return Run(str(workdir), config, step, build_model(config), variables)

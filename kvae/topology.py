@@ -12,13 +12,14 @@ import functools
 import itertools
 import math
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kvae.errors import InputError
+from kvae.errors import InputError, choose
+from kvae.fields import Counts, NotNegative, OneOf, Positive, check_attributes
 
 LARGEST_DENSE_SIZE = 16_384
 """The largest n for which an n x n matrix (1 GiB of float32) may be formed."""
@@ -40,12 +41,14 @@ class Grid(abc.ABC):
       InputError: an impossible shape.
     """
 
-    shape: tuple[int, ...]
+    shape: Counts
 
     adjacency: ClassVar[dict[str, float]] = {"8": 1.5, "4": 1.1}
 
     def __post_init__(self):
-        check_grid_shape(self.shape)
+        check_attributes(self)
+        if self.size >= 2**31:
+            raise InputError(f"a grid of {self.shape} has {self.size:,} nodes; codes are int32, so fewer than 2^31")
 
     @abc.abstractmethod
     def distance(self, codes, others) -> jax.Array:
@@ -194,27 +197,7 @@ GRIDS: dict[str, Callable[[tuple[int, ...]], Grid]] = {"plane": Plane, "torus": 
 
 def make_grid(name: str, shape: tuple[int, ...]) -> Grid:
     """The grid of that name in `GRIDS`; raises InputError where there is none, or its shape is impossible."""
-    if name not in GRIDS:
-        raise InputError(f"grid is {name!r}; it must be one of {', '.join(GRIDS)}")
-    check_grid_shape(shape)
-    return GRIDS[name](tuple(shape))
-
-
-def check_grid_shape(shape) -> None:
-    """Raises InputError unless `shape` is one or more positive integers."""
-    sizes = tuple(shape) if isinstance(shape, (tuple, list)) else ()
-    if not sizes or any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in sizes):
-        raise InputError(f"grid_shape is {shape!r}; it must be one or more positive integers, such as (16, 32)")
-    if math.prod(sizes) >= 2**31:
-        raise InputError(f"grid_shape is {shape!r}, {math.prod(sizes):,} nodes; codes are int32, so fewer than 2^31")
-
-
-def check_number(name: str, value, *, above: float | None = None) -> None:
-    """Raises InputError unless `value` is a finite number, 0 or larger, or, where it is given, larger than `above`."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or value < 0 or (above is not None and value <= above):
-        wanted = "0 or larger" if above is None else f"larger than {above}"
-        raise InputError(f"{name} is {value!r}; it must be a finite number, {wanted}")
+    return choose("grid", name, GRIDS)(shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -315,17 +298,14 @@ class Neighborhood:
     """
 
     grid: Grid
-    kernel: str = "hard"
-    shrink_step: float = 0.1
-    radius: float = 1.5
-    initial_strength: float = 1.0
-    lowest_strength: float = 0.0
+    kernel: Annotated[str, OneOf(NEIGHBORHOODS)] = "hard"
+    shrink_step: NotNegative = 0.1
+    radius: Positive = 1.5
+    initial_strength: Positive = 1.0
+    lowest_strength: NotNegative = 0.0
 
     def __post_init__(self):
-        if self.kernel not in NEIGHBORHOODS:
-            raise InputError(f"neighborhood is {self.kernel!r}; it must be one of {', '.join(NEIGHBORHOODS)}")
-        for name, above in (("shrink_step", None), ("lowest_strength", None), ("radius", 0), ("initial_strength", 0)):
-            check_number(name, getattr(self, name), above=above)
+        check_attributes(self)
         if self.grid.size > LARGEST_DENSE_SIZE and self.fast is None:
             raise InputError(
                 f"neighborhood {self.kernel!r} with radius {self.radius} on a grid of {self.grid.shape} needs an n x n "

@@ -1,6 +1,7 @@
 """Eight virtual devices, and small configs that train in seconds."""
 
 import os
+import pathlib
 import tempfile
 
 # Many tests train the same small models: a program is compiled once, for this process and those it starts.
@@ -13,6 +14,10 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from kvae.training.command_line import config_of  # noqa: E402
+
+ROOT = pathlib.Path(__file__).parents[1]
+
 jax.config.update("jax_num_cpu_devices", 8)
 
 
@@ -22,64 +27,28 @@ def data_dir(tmp_path_factory):
     return str(tmp_path_factory.mktemp("data"))
 
 
+TINY = {
+    "vqvae": {"model.residual_blocks": 1, "model.codeword_size": 8, "model.channels": 8, "model.residual_channels": 4},
+    "urlsom": {
+        "model.grid_shape": (4, 8), "model.sigma": 1.0, "model.dropout": 0.5, "model.projection_decay": 5e-4,
+        "model.crop_sizes": (12, 16), "model.flip_probability": 0.5, "model.greyscale_probability": 0.5,
+        "optimizer.learning_rate": 1e-3, "optimizer.clip_norm": 1.0, "batch_size": 8,
+    },
+}  # fmt: skip
+TINY["vqvae2"] = TINY["vqvae"] | {"dataset.size": 32}
+FILES = {"vqvae": "photos_vqvae", "vqvae2": "photos_vqvae2", "urlsom": "digits_urlsom"}
+EVERY = {"steps": 12, "log_every_steps": 2, "evaluate_every_steps": 6, "checkpoint_every_steps": 4}
+
+
 @pytest.fixture(scope="session")
 def make_config(data_dir):
-    """`make_config(model="vqvae", **fields)`: a tiny config on photographs, or digits; dots name nested fields."""
+    """`make_config(model="vqvae", **fields)`: the smoke of a config, still smaller; dots name nested fields."""
 
     def make(model="vqvae", **fields):
-        config = {
-            "seed": 0,
-            "replicas": 1,
-            "steps": 12,
-            "batch_size": 8,
-            "micro_batches": 1,
-            "log_every_steps": 2,
-            "evaluate_every_steps": 6,
-            "checkpoint_every_steps": 4,
-            "patience_evaluations": 0,
-            "dataset": {"name": "photos", "size": 32, "data_dir": data_dir, "mean": (), "std": ()},
-            "model": {
-                "name": model,
-                "channels": 8,
-                "residual_channels": 4,
-                "residual_blocks": 1,
-                "codeword_size": 8,
-                "dtype": "float32",
-                "quantizer": "kohonen",
-                "grid_shape": (4, 8),
-                "neighborhood": "hard",
-                "schedule": "inverse",
-                "shrink_step": 0.1,
-                "radius": 1.5,
-                "decay": 0.99,
-                "init_count": 1.0,
-                "update_empty": True,
-                "commitment_weight": 0.25,
-            },
-            "optimizer": {"learning_rate": 1e-3, "warmup": (), "clip_norm": 1.0},
-        }
-        if model == "urlsom":
-            config["dataset"] = {"name": "digits", "size": 16, "mean": (), "std": ()}
-            config["model"] = {
-                "name": model,
-                "grid_shape": (4, 8),
-                "kernel": "gaussian",
-                "sigma": 1.0,
-                "similarity_weight": 2.0,
-                "collapse_weight": 1.0,
-                "dropout": 0.5,
-                "projection_decay": 5e-4,
-                "channels": (4, 8),
-                "blocks": 1,
-                "crop_sizes": (12, 16),
-                "flip_probability": 0.5,
-                "jitter": 0.4,
-                "jitter_probability": 0.8,
-                "greyscale_probability": 0.5,
-                "label_names": tuple("0123456789"),
-                "dtype": "float32",
-            }
-        for path, value in fields.items():
+        config, _ = config_of(f"{ROOT}/configs/{FILES[model]}.py:smoke", [])
+        if model != "urlsom":
+            config["dataset"]["data_dir"] = data_dir
+        for path, value in {**EVERY, **TINY[model], **fields}.items():
             *sections, last = path.split(".")
             section = config
             for name in sections:

@@ -164,8 +164,8 @@ def test_a_plane_unfolds_over_a_square():
     plane = Neighborhood(Plane((10, 10)), "gaussian", shrink_step=1.0, initial_strength=16.0, lowest_strength=0.25)
     codewords = classic.fit_batch(data, plane, 60, jax.random.key(1))
     assert disordered(data, codewords, (10, 10)) < 0.05
-    assert measures.trustworthiness(codewords, (10, 10), 8) > 0.98
-    assert measures.neighborhood_preservation(codewords, (10, 10), 8) > 0.98
+    assert measures.trustworthiness(codewords, Plane((10, 10)), 8) > 0.98
+    assert measures.neighborhood_preservation(codewords, Plane((10, 10)), 8) > 0.98
 
 
 def test_fit_online_takes_its_steps_from_the_given_codewords():

@@ -6,7 +6,7 @@ import time
 
 import kill
 
-from kvae import main
+from kvae import program
 from kvae.training.journal import read_metrics
 
 
@@ -26,7 +26,7 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path, data_dir):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == main.STOPPED, said
+    assert process.returncode == program.STOPPED, said
     assert "run the same command again to go on" in said
     assert "Traceback" not in said
     at = int(said.split("stopped at step ")[1].split(";")[0])

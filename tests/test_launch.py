@@ -9,7 +9,7 @@ import sysconfig
 import pytest
 import yaml
 
-from kvae import main
+from kvae import program
 
 LAUNCH = pathlib.Path(__file__).parents[1] / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
@@ -42,7 +42,7 @@ def test_local_hands_its_arguments_on(tmp_path):
     assert "kvae: --config=configs/none such.py: there is no such file" in done.stderr
 
 
-@pytest.mark.parametrize(("status", "requeued"), [(0, False), (2, False), (main.STOPPED, True)])
+@pytest.mark.parametrize(("status", "requeued"), [(0, False), (2, False), (program.STOPPED, True)])
 def test_slurm_requeues_a_run_that_was_stopped(tmp_path, status, requeued):
     """With stand-ins for srun and scontrol, which say what they were asked for."""
     for name, lines in {"srun": f'echo "srun $*"; exit {status}', "scontrol": 'echo "scontrol $*"'}.items():
@@ -76,4 +76,4 @@ def test_kubernetes_names_an_indexed_job_that_its_pods_can_join():
     assert "job-completion-index" in container["env"][2]["valueFrom"]["fieldRef"]["fieldPath"]
     assert container["command"][2].endswith(RUN)
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
-    assert spec["podFailurePolicy"]["rules"][1]["onExitCodes"]["values"] == [main.STOPPED]
+    assert spec["podFailurePolicy"]["rules"][1]["onExitCodes"]["values"] == [program.STOPPED]

@@ -7,6 +7,7 @@ import shutil
 import jax
 import pytest
 
+from kvae import program
 from kvae.paper import figures as paper
 from kvae.training.loop import train
 
@@ -20,7 +21,7 @@ def in_the_project(monkeypatch):
 
 def drawn(capsys, name, runs, out):
     """The names of the files of a figure."""
-    assert paper.main([f"--figure={name}", *map(str, runs), f"--out={out}"]) == 0
+    assert program.run(paper.main, [f"--figure={name}", *map(str, runs), f"--out={out}"]) == 0
     files = [pathlib.Path(line) for line in capsys.readouterr().out.splitlines()]
     assert all(file.stat().st_size > 1_000 for file in files)
     return [file.stem for file in files]
@@ -29,7 +30,7 @@ def drawn(capsys, name, runs, out):
 def make_runs(make_config, folder, model, replicas):
     for setting, neighborhood in (("hard", "hard"), ("ema", "none")):
         config = make_config(
-            model, steps=4, evaluate_every_steps=4, replicas=replicas, **{"model.neighborhood": neighborhood}
+            model, steps=4, evaluate_every_steps=4, replicas=replicas, **{"model.quantizer.neighborhood": neighborhood}
         )
         train(config, str(folder / setting), jax.devices()[:1])
     return folder
@@ -39,7 +40,7 @@ def pretend(run, into, **fields):
     """A copy of a run's files that says it had other fields of the model."""
     into.mkdir()
     config = json.loads((run / "config.json").read_text())
-    config["model"] |= fields
+    config["model"]["quantizer"] |= fields
     (into / "config.json").write_text(json.dumps(config))
     shutil.copy(run / "metrics.jsonl", into)
 
@@ -53,7 +54,7 @@ def test_figures_of_a_model_with_one_codebook(make_config, tmp_path, capsys):
     assert drawn(capsys, "6", runs, out) == ["figure_6_photos"]
     assert drawn(capsys, "perturbation", runs, out) == ["figure_perturbation_photos"]
     assert drawn(capsys, "frontier", runs, out) == ["figure_frontier_photos"]
-    assert paper.main(["--figure=8", *map(str, runs), f"--out={out}"]) == 2
+    assert program.run(paper.main, ["--figure=8", *map(str, runs), f"--out={out}"]) == 2
     assert "this figure is of models with two codebooks" in capsys.readouterr().err
 
 
@@ -75,7 +76,7 @@ def test_neighborhoods_need_no_runs(tmp_path, capsys):
 
 def test_the_effect_of_sigma(make_config, tmp_path, capsys, monkeypatch):
     shown = []
-    monkeypatch.setattr(paper.urlsom_figures, "neural_selectivity_by_sigma", lambda *values: shown.append(values))
+    monkeypatch.setattr(paper.urlsom.figures, "neural_selectivity_by_sigma", lambda *values: shown.append(values))
     for sigma, of_train, held_out in ((1.0, [0.9, 0.8], [0.7, 0.6]), (0.5, [0.5, 0.4], [0.3, 0.2])):
         folder = tmp_path / str(sigma)
         folder.mkdir()
@@ -83,25 +84,25 @@ def test_the_effect_of_sigma(make_config, tmp_path, capsys, monkeypatch):
         (folder / "config.json").write_text(json.dumps(config))
         row = {"step": 4, "valid/neural_selectivity_train": of_train, "valid/neural_selectivity_held_out": held_out}
         (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
-    assert paper.main(["--figure=urlsom_7", str(tmp_path), f"--out={tmp_path}"]) == 0
+    assert program.run(paper.main, ["--figure=urlsom_7", str(tmp_path), f"--out={tmp_path}"]) == 0
     _, sigmas, values, title = shown[0]
     assert sigmas == [0.5, 1.0]
     assert values == {"training set": [[0.5, 0.9], [0.4, 0.8]], "held out": [[0.3, 0.7], [0.2, 0.6]]}
     assert "digits" in title
-    assert paper.main(["--figure=urlsom_7", str(tmp_path / "0.5"), f"--out={tmp_path}"]) == 2
+    assert program.run(paper.main, ["--figure=urlsom_7", str(tmp_path / "0.5"), f"--out={tmp_path}"]) == 2
     assert "at least two values of model.sigma; there are 0.5" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("figure", "fields", "message"),
     [
-        ("3", {"model.neighborhood": "none"}, "there is no finished run of the setting 'hard' on photos"),
-        ("1", {"model.neighborhood": "none"}, "there is no finished run of the setting 'ema_n0' on photos"),
-        ("3", {"model.radius": 3.0}, "figure 3 needs runs of some of these settings: ema, hard, gaussian"),
+        ("3", {"model.quantizer.neighborhood": "none"}, "there is no finished run of the setting 'hard' on photos"),
+        ("1", {"model.quantizer.neighborhood": "none"}, "there is no finished run of the setting 'ema_n0' on photos"),
+        ("3", {"model.quantizer.radius": 3.0}, "figure 3 needs runs of some of these settings: ema, hard, gaussian"),
     ],
 )
 def test_a_figure_without_its_runs_says_what_it_needs(make_config, tmp_path, capsys, figure, fields, message):
     (tmp_path / "config.json").write_text(json.dumps(make_config(steps=2, **fields)))
     (tmp_path / "metrics.jsonl").write_text('{"step": 2, "valid/reconstruction_loss": 0.1}\n')
-    assert paper.main([f"--figure={figure}", str(tmp_path), f"--out={tmp_path}"]) == 2
+    assert program.run(paper.main, [f"--figure={figure}", str(tmp_path), f"--out={tmp_path}"]) == 2
     assert capsys.readouterr().err == f"kvae: {message}\n"

@@ -12,7 +12,7 @@ from kvae import kohonen, topology
 from kvae.errors import InputError
 from kvae.kohonen import Statistics
 from kvae.models import quantizers
-from kvae.topology import KERNELS, Neighborhood
+from kvae.topology import NEIGHBORHOODS, Neighborhood, Plane
 
 
 def vectors(*shape, seed=0):
@@ -100,7 +100,11 @@ def test_one_update_by_hand():
     codes = kohonen.nearest_code(z, codebook.codewords)
     assert codes.tolist() == [1]
     updated = kohonen.update_codebook(
-        codebook, kohonen.batch_statistics(z, codes, 2), Neighborhood((2,), "hard"), decay=0.5, update_empty=False
+        codebook,
+        kohonen.batch_statistics(z, codes, 2),
+        Neighborhood(Plane((2,)), "hard"),
+        decay=0.5,
+        update_empty=False,
     )
     np.testing.assert_allclose(updated.sums[:, 0], [1.5, 2.5])
     np.testing.assert_allclose(updated.counts, [1, 1])
@@ -112,7 +116,7 @@ def test_equally_near_codes_go_to_the_lowest():
     assert kohonen.nearest_code(jnp.zeros((1, 2)), jnp.array([[1.0, 0], [0, 1], [-1, 0]])).tolist() == [0]
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", NEIGHBORHOODS)
 @pytest.mark.parametrize("init_count", [1.0, 0.0])
 @pytest.mark.parametrize("update_empty", [True, False])
 def test_every_kernel_with_every_switch_stays_finite(kernel, init_count, update_empty):
@@ -133,9 +137,7 @@ def test_training_and_evaluation_give_the_same_output_and_only_training_learns(l
     variables = init(layer, z)
     trained, updated = train(layer, variables, z)
     evaluated, untouched = layer.apply(variables, z, mutable=["codebook"])
-    frozen = layer.apply(variables, z, train=True)
-    for other in (evaluated, frozen):
-        jax.tree.map(np.testing.assert_array_equal, trained, other)
+    jax.tree.map(np.testing.assert_array_equal, trained, evaluated)
     jax.tree.map(np.testing.assert_array_equal, untouched["codebook"], variables["codebook"])
     assert updated["codebook"]["step"] == 1
     np.testing.assert_array_equal(trained.quantized, layer.bind(variables).codewords()[trained.codes])
@@ -169,7 +171,7 @@ def test_micro_batches_add_up_to_the_batch():
     z = vectors(32, 8)
     variables = init(layer, z)
     _, expected = train(layer, variables, z)
-    parts = [layer.apply(variables, part, train=True).statistics for part in np.split(z, 4)]
+    parts = [layer.apply(variables, part, method="quantize", train=True).statistics for part in np.split(z, 4)]
     total = jax.tree.map(lambda *leaves: sum(leaves), *parts)
     assert isinstance(total, Statistics)
     _, updated = layer.apply(variables, total, method="update", mutable=["codebook"])
@@ -201,7 +203,7 @@ def test_gradients_pass_straight_through():
     layer = kvae.KohonenVQ((4, 4), commitment_weight=0.0)
     z, weights = vectors(5, 8), vectors(5, 8, seed=1)
     variables = init(layer, z)
-    gradient = jax.grad(lambda z: jnp.sum(layer.apply(variables, z, train=True).quantized * weights))(z)
+    gradient = jax.grad(lambda z: jnp.sum(train(layer, variables, z)[0].quantized * weights))(z)
     np.testing.assert_array_equal(gradient, weights)
 
 
@@ -213,7 +215,7 @@ def test_neighbors_are_pulled_as_the_double_sum_says(pull):
     w = np.asarray(variables["params"]["codewords"], np.float64)
     out = layer.apply(variables, z)
     codes = np.asarray(out.codes)
-    weights = np.asarray(topology.matrix(Neighborhood((2, 3), "gaussian"), 0))
+    weights = np.asarray(topology.matrix(Neighborhood(Plane((2, 3)), "gaussian", initial_strength=16.0), 0))
     neighbors = 0
     for x, code in zip(z, codes, strict=True):
         target = x if pull == "encoder" else w[code]
@@ -237,8 +239,13 @@ def test_shape_errors_name_what_was_found():
     ("make", "message"),
     [
         (lambda: kvae.KohonenVQ((0, 3)), "grid_shape is"),
-        (lambda: kvae.KohonenVQ((4, 4), "hrad"), "neighborhood is 'hrad'"),
-        (lambda: kvae.KohonenVQ((4, 4), decay=1.0), r"decay is 1.0; it must be in \[0, 1\)"),
+        (lambda: kvae.KohonenVQ((4, 4), "hrad"), "neighborhood is 'hrad'; did you mean 'hard'"),
+        (lambda: kvae.KohonenVQ((4, 4), decay=1.0), "decay is 1.0; it must be a number, 0 or larger and below 1"),
+        (lambda: kvae.KohonenVQ(4), "grid_shape is 4; it must be a tuple of one or more integers"),
+        (lambda: kvae.KohonenVQ((10**5, 10**5)), "codes are int32"),
+        (lambda: kvae.KohonenVQ((4, 4), radius=float("inf")), "radius is inf"),
+        (lambda: kvae.KohonenVQ((200_000,), "gaussian"), "needs an n x n matrix"),
+        (lambda: kvae.KohonenVQ((4, 4), update_empty="False"), "update_empty is 'False'; it must be True or False"),
         (lambda: kvae.KohonenVQ((4, 4), init_count=-1.0), "init_count is -1.0"),
         (lambda: kvae.KohonenVQ((4, 4), commitment_weight=-1.0), "commitment_weight is -1.0"),
         (lambda: kvae.GradientVQ((4, 4), pull="z"), "pull is 'z'; it must be one of encoder, codeword"),

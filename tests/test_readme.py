@@ -26,7 +26,9 @@ def test_no_kind_of_block_is_left_out():
 
 
 def test_python_blocks(make_config, tmp_path, monkeypatch):
-    config = make_config(steps=4, evaluate_every_steps=4, **{"model.grid_shape": (16, 32), "model.codeword_size": 64})
+    config = make_config(
+        steps=4, evaluate_every_steps=4, **{"model.quantizer.grid_shape": (16, 32), "model.codeword_size": 64}
+    )
     train.train(config, str(tmp_path / "runs" / "photos"), jax.devices()[:1])
     monkeypatch.chdir(tmp_path)
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)

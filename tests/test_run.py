@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 import kvae
-from kvae import data
 from kvae.errors import InputError
 from kvae.training.checkpoint import Checkpoints
 from kvae.training.devices import make_mesh
 from kvae.training.evaluate import Evaluator
+from kvae.training.config import load_data
 from kvae.training.journal import read_metrics
 from kvae.training.loop import train
+from kvae.training.replicas import Replicas
 
 REPLICAS = 2
 
@@ -92,7 +93,7 @@ def test_runs_steps_and_replicas_that_are_not_there(workdir, tmp_path):
         kvae.load(str(tmp_path / "none"))
     with pytest.raises(InputError, match="has no checkpoint of step 3; it has 4"):
         kvae.load(workdir, step=3)
-    with pytest.raises(InputError, match=r"replica is 1; .* has one, 0"):
+    with pytest.raises(InputError, match=r"replica is 1; .* has 1, from 0"):
         kvae.load(workdir, replica=1)
     (tmp_path / "empty").mkdir()
     path = tmp_path / "empty" / "config.json"
@@ -116,27 +117,30 @@ def test_each_replica_opens_as_a_run_of_its_own(make_config, tmp_path, images):
     with pytest.raises(InputError, match=r"replica is 2; .* has 2, from 0"):
         kvae.load(str(tmp_path / "run"), replica=2)
     row = read_metrics(str(tmp_path / "run"))[-1]
-    fields = {name: value for name, value in config["dataset"].items() if name not in ("mean", "std")}
-    held_out = data.load(**fields).validation
+    dataset, _ = load_data(config)
+    alone = Replicas(1, make_mesh(1, jax.devices()[:1]))
     for i, run in enumerate(runs):
         # What opens under a replica's number is what was measured under it.
-        metrics, _ = Evaluator(run.model, 1, make_mesh(1, jax.devices()[:1])).metrics(run.variables, held_out, 8)
-        np.testing.assert_allclose(metrics["valid/reconstruction_loss"], row["valid/reconstruction_loss"][i], rtol=1e-5)
+        variables = jax.tree.map(lambda leaf: leaf[None], run.variables)
+        found = Evaluator(run.model, alone, dataset, 8).evaluate([variables], np.ones(1, bool)).row
+        np.testing.assert_allclose(found["valid/reconstruction_loss"], row["valid/reconstruction_loss"][i], rtol=1e-5)
 
 
 def test_the_best_checkpoint_is_that_of_the_mean_over_finite_replicas(make_config, tmp_path, monkeypatch):
-    """Of four evaluations the second has the lowest mean, once the replica that is lost is left out."""
+    """Of five evaluations the second has the lowest mean, without the replica that is lost. It is kept on resume."""
     losses = iter([[0.5, 0.5], [0.3, float("nan")], [0.4, 0.4], [0.6, 0.2], [0.7, 0.7]])
-    measured = Evaluator.metrics
+    measured = Evaluator.evaluate
 
     def pretended(self, *arguments):
-        row, totals = measured(self, *arguments)
-        return row | {"valid/loss": next(losses)}, totals
+        evaluation = measured(self, *arguments)
+        return evaluation._replace(row=evaluation.row | {"valid/loss": next(losses)})
 
-    monkeypatch.setattr(Evaluator, "metrics", pretended)
+    monkeypatch.setattr(Evaluator, "evaluate", pretended)
     every = dict(log_every_steps=2, evaluate_every_steps=2, checkpoint_every_steps=2)
-    train(make_config(replicas=REPLICAS, steps=10, **every), str(tmp_path), jax.devices()[:1])
+    for steps in (6, 10):
+        train(make_config(replicas=REPLICAS, steps=steps, **every), str(tmp_path), jax.devices()[:1])
     checkpoints = Checkpoints(str(tmp_path), read_only=True)
-    kept = checkpoints.steps()
+    assert checkpoints.steps() == [4, 8, 10]  # the best and the last two
+    assert checkpoints.best() == 4
     checkpoints.close()
-    assert kept == [4, 8, 10]  # the best and the last two
+    assert kvae.load(str(tmp_path), step="best").step == 4

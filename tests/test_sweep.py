@@ -1,62 +1,57 @@
 """The commands of a table: what they are, what is skipped, and what happens when one fails."""
 
-import importlib.util
 import json
 import pathlib
 import shlex
 
 import pytest
 
-from kvae import main as program
-from kvae.paper import results
+from kvae import main, program
+from kvae.paper import results, sweep
 from kvae.training.config import flatten
 
 ROOT = pathlib.Path(__file__).parents[1]
-EXPERIMENTS = results.load_experiments(str(ROOT / "configs" / "paper.py"))
+EXPERIMENTS = results.load_experiments(None)
 
 
-@pytest.fixture
-def sweep(monkeypatch):
+@pytest.fixture(autouse=True)
+def in_the_project(monkeypatch):
     monkeypatch.chdir(ROOT)
-    spec = importlib.util.spec_from_file_location("sweep", ROOT / "launch" / "sweep.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
-def printed(sweep, capsys, *arguments):
+def printed(capsys, *arguments):
     """The settings whose commands are printed, by the folders they write to, and the commands."""
     assert sweep.main([*arguments, "--print"]) == 0
     commands = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
     assert all(command[:3] == ["python", "-m", "kvae.main"] for command in commands)
-    return {pathlib.Path(program.parse(command[3:])[1]).name: command[3:] for command in commands}
+    return {pathlib.Path(main.parse(command[3:])[1]).name: command[3:] for command in commands}
 
 
 @pytest.mark.parametrize("dataset", EXPERIMENTS["DATASETS"])
 @pytest.mark.parametrize("table", ["3", "4"])
-def test_every_command_makes_the_run_that_the_report_takes_for_its_setting(sweep, capsys, tmp_path, table, dataset):
-    commands = printed(sweep, capsys, f"--table={table}", f"--dataset={dataset}", f"--runs={tmp_path}")
+def test_every_command_makes_the_run_that_the_report_takes_for_its_setting(capsys, tmp_path, table, dataset):
+    commands = printed(capsys, f"--table={table}", f"--dataset={dataset}", f"--runs={tmp_path}")
     assert list(commands) == list(EXPERIMENTS["TABLES"][table]["rows"])
     for setting, command in commands.items():
-        config, workdir, _ = program.parse(command)
+        config, workdir = main.parse(command)
         assert results.setting_of(json.loads(json.dumps(flatten(config))), EXPERIMENTS) == setting
         assert workdir == f"{tmp_path}/{dataset}/{setting}"
         assert config["replicas"] == EXPERIMENTS["DATASETS"][dataset]["seeds"]
         assert config["dataset"]["name"] == dataset
 
 
-def test_what_is_finished_is_skipped_and_what_is_not_goes_on(sweep, capsys, tmp_path):
+def test_what_is_finished_is_skipped_and_what_is_not_goes_on(capsys, tmp_path):
     for setting, step in (("ema", 800), ("hard", 750)):
         (tmp_path / "photos" / setting).mkdir(parents=True)
         (tmp_path / "photos" / setting / "metrics.jsonl").write_text(f'{{"step": {step}}}\n')
     arguments = ["--table=2", "--dataset=photos", f"--runs={tmp_path}", "--seeds=2"]
-    assert list(printed(sweep, capsys, *arguments)) == ["hard", "gaussian"]
-    longer = printed(sweep, capsys, *arguments, "--config.steps=900")
+    assert list(printed(capsys, *arguments)) == ["hard", "gaussian"]
+    longer = printed(capsys, *arguments, "--config.steps=900")
     assert list(longer) == ["ema", "hard", "gaussian"]
     assert longer["ema"][-1] == "--config.steps=900"
 
 
-def test_a_run_that_fails_is_named_after_the_others_had_their_turn(sweep, capsys, tmp_path, monkeypatch):
+def test_a_run_that_fails_is_named_after_the_others_had_their_turn(capsys, tmp_path, monkeypatch):
     started = []
 
     def train(arguments):
@@ -67,12 +62,12 @@ def test_a_run_that_fails_is_named_after_the_others_had_their_turn(sweep, capsys
     monkeypatch.setattr(sweep.signal, "signal", lambda *_: None)
     assert sweep.main(["--table=2", "--dataset=photos", f"--runs={tmp_path}"]) == 1
     assert len(started) == 3
-    assert "sweep: not finished: hard;" in capsys.readouterr().err
+    assert "kvae: not finished: hard;" in capsys.readouterr().err
 
 
-def test_the_table_is_printed_once_all_is_trained(sweep, capsys, tmp_path, monkeypatch):
+def test_the_table_is_printed_once_all_is_trained(capsys, tmp_path, monkeypatch):
     def train(arguments):
-        config, workdir, _ = program.parse(arguments)
+        config, workdir = main.parse(arguments)
         folder = pathlib.Path(workdir)
         folder.mkdir(parents=True)
         (folder / "config.json").write_text(json.dumps(config))
@@ -92,12 +87,12 @@ def test_the_table_is_printed_once_all_is_trained(sweep, capsys, tmp_path, monke
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--table=9", "--dataset=photos"], "sweep: --table is '9'; it must be one of 1, 2, 3, 4, 5, schedules"),
-        (["--table=1", "--dataset=photo"], "sweep: --dataset is 'photo'; did you mean 'photos'?"),
+        (["--table=9", "--dataset=photos"], "kvae: --table is '9'; it must be one of 1, 2, 3, 4, 5, schedules"),
+        (["--table=1", "--dataset=photo"], "kvae: --dataset is 'photo'; did you mean 'photos'?"),
         (["--table=1", "--dataset=photos", "--config.modle.radius=2"], "did you mean 'model'?"),
         (["--table=1", "--dataset=photos", "--experiments=none.py"], "--experiments=none.py: there is no such file"),
     ],
 )
-def test_a_mistake_is_one_line_before_anything_is_trained(sweep, capsys, arguments, message):
-    assert sweep.main(arguments) == 2
+def test_a_mistake_is_one_line_before_anything_is_trained(capsys, arguments, message):
+    assert program.run(sweep.main, arguments) == 2
     assert message in capsys.readouterr().err

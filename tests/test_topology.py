@@ -172,14 +172,14 @@ def test_large_maps_need_no_matrix():
 
 @pytest.mark.parametrize("grid", [(), (0,), (4, -1), (4, 2.5), 4, (True, 2), "16"])
 def test_impossible_grids(grid):
-    with pytest.raises(InputError, match=r"grid_shape is .* it must be one or more positive integers"):
+    with pytest.raises(InputError, match=r"shape is .*; it must be a tuple of one or more integers, each 1 or larger"):
         Plane(grid)
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"kernel": "hadr"}, "neighborhood is 'hadr'; it must be one of none, hard"),
+        ({"kernel": "hadr"}, "kernel is 'hadr'; did you mean 'hard'?"),
         ({"lowest_strength": -1}, "lowest_strength is -1"),
         ({"initial_strength": float("inf")}, "initial_strength is inf"),
         ({"radius": "x"}, "radius is 'x'"),

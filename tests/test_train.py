@@ -5,107 +5,119 @@ import json
 import logging
 import pathlib
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from runs import RATES, assert_same_run, final_state, images, rows, run, states_and_step
 
 import kvae
-from kvae import models
+from kvae import data, models
 from kvae.errors import InputError
-from kvae.training import devices as meshes
-from kvae.training import loop as train
-from kvae.training.checkpoint import Checkpoints
+from kvae.models.model import Model, Objective
+from kvae.training import devices as devices_module
+from kvae.training import loop
+from kvae.training.evaluate import Evaluator
 from kvae.training.journal import read_metrics
-from kvae.training.step import initial_state, over_replicas, train_step
-
-RATES = ("steps_per_second", "images_per_second")
-
-
-def run(config, workdir, devices=1):
-    return train.train(config, str(workdir), jax.devices()[:devices])
+from kvae.training.replicas import one_of, over_axis
+from kvae.training.step import initial_state, make_optimizer, train_step
 
 
-def final_state(workdir, step=None):
-    checkpoints = Checkpoints(str(workdir), read_only=True)
-    state = checkpoints.restore_as_saved(checkpoints.steps()[-1] if step is None else step)
-    checkpoints.close()
-    return state
+def total_losses(groups):
+    return np.concatenate([np.asarray(group.interval.metrics["loss"]) for group in groups])
 
 
-def rows(workdir):
-    return [{k: v for k, v in row.items() if k not in RATES} for row in read_metrics(str(workdir))]
-
-
-def assert_same_run(one, other):
-    jax.tree.map(np.testing.assert_array_equal, final_state(one), final_state(other))
-    assert rows(one) == rows(other)
-
-
-def states_and_step(config, devices, seeds):
-    """A state on so many devices, and the compiled step."""
-    model = models.build(config["model"], mean=(120.0,) * 3, std=(60.0,) * 3)
-    optimizer = train.make_optimizer(**config["optimizer"])
-    replicas = len(seeds)
-    mesh = meshes.make_mesh(replicas, jax.devices()[:devices])
-    sharding = meshes.state_sharding(mesh, replicas)
-    init = over_replicas(functools.partial(initial_state, model, optimizer, (32, 32, 3)), replicas)
-    step = over_replicas(functools.partial(train_step, model, optimizer, config["micro_batches"]), replicas)
-    state = jax.jit(init, out_shardings=sharding)(np.array(seeds) if replicas > 1 else np.int32(seeds[0]))
-    step = jax.jit(step, donate_argnums=0, out_shardings=sharding)
-    batches = meshes.batch_sharding(mesh, replicas)
-
-    def advance(state, images):
-        return step(state, meshes.to_devices(batches, images))
-
-    return state, advance
-
-
-def images(count, seed):
-    return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
-
-
-def total_loss(state):
-    return np.asarray(state.interval.metrics["loss"])
+def params_and_collections(groups):
+    return [(group.params, group.collections) for group in groups]
 
 
 @pytest.mark.parametrize("model", ["vqvae", "vqvae2", "urlsom"])
 def test_eight_devices_are_one(make_config, model):
     config = make_config(model)
-    one, advance_one = states_and_step(config, 1, [0])
-    eight, advance_eight = states_and_step(config, 8, [0])
+    _, one, advance_one = states_and_step(config, 1)
+    _, eight, advance_eight = states_and_step(config, 8)
     for t in range(20):
-        before = total_loss(one), total_loss(eight)
-        one, eight = advance_one(one, images(16, t)), advance_eight(eight, images(16, t))
+        before = total_losses(one), total_losses(eight)
+        batch = images(16, t)[None]
+        one, eight = advance_one(one, batch), advance_eight(eight, batch)
         if t == 0:
-            for a, b in [(one.params, eight.params), (one.collections, eight.collections)]:
-                jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), a, b)
-            np.testing.assert_allclose(total_loss(one), total_loss(eight), rtol=1e-5)
-        losses = total_loss(one) - before[0], total_loss(eight) - before[1]
+            assert_close(params_and_collections(one), params_and_collections(eight))
+            np.testing.assert_allclose(total_losses(one), total_losses(eight), rtol=1e-5)
+        losses = total_losses(one) - before[0], total_losses(eight) - before[1]
         np.testing.assert_allclose(*losses, rtol=1e-3)
+
+
+def assert_close(one, other):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), one, other)
 
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_micro_batches_are_one_batch(make_config, devices):
-    whole, advance_whole = states_and_step(make_config(), devices, [0])
-    parts, advance_parts = states_and_step(make_config(micro_batches=2), devices, [0])
-    whole, parts = advance_whole(whole, images(16, 0)), advance_parts(parts, images(16, 0))
-    for a, b in [(whole.params, parts.params), (whole.collections, parts.collections)]:
-        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), a, b)
-    np.testing.assert_allclose(total_loss(whole), total_loss(parts), rtol=1e-5)
+    _, whole, advance_whole = states_and_step(make_config(), devices)
+    _, parts, advance_parts = states_and_step(make_config(micro_batches=2), devices)
+    whole, parts = advance_whole(whole, images(16, 0)[None]), advance_parts(parts, images(16, 0)[None])
+    assert_close(params_and_collections(whole), params_and_collections(parts))
+    np.testing.assert_allclose(total_losses(whole), total_losses(parts), rtol=1e-5)
 
 
 @pytest.mark.parametrize("model", ["vqvae", "urlsom"])
-def test_each_replica_is_the_run_with_its_seed(make_config, model):
+def test_each_replica_is_the_run_with_its_seed_bit_for_bit(make_config, model):
     config = make_config(model)
-    together, advance = states_and_step(config, 1, [3, 4, 5])
-    alone = [states_and_step(config, 1, [seed]) for seed in (3, 4, 5)]
-    alone_states = [state for state, _ in alone]
-    for t in range(20):
-        batch = np.stack([images(8, 100 * i + t) for i in range(3)])
+    _, together, advance = states_and_step(config, 1, [3, 4, 5])
+    batches = [np.stack([images(8, 100 * i + t) for i in range(3)]) for t in range(5)]
+    for batch in batches:
         together = advance(together, batch)
-        alone_states = [step(state, x) for state, (_, step), x in zip(alone_states, alone, batch, strict=True)]
-        tolerance = 1e-5 if t == 0 else 1e-3
-        np.testing.assert_allclose(total_loss(together), [total_loss(s) for s in alone_states], rtol=tolerance)
+    for i, seed in enumerate((3, 4, 5)):
+        _, alone, advance_alone = states_and_step(config, 1, [seed])
+        for batch in batches:
+            alone = advance_alone(alone, batch[i : i + 1])
+        jax.tree.map(np.testing.assert_array_equal, together[i], alone[0])
+
+
+def test_replicas_that_share_one_vmapped_program_are_those_that_run_in_turns(make_config):
+    """An accelerator has one group of all replicas, a CPU a group of each."""
+    model = models.build(make_config()["model"], mean=(120.0,) * 3, std=(60.0,) * 3)
+    optimizer = make_optimizer(10, clip_norm=1.0)
+    batch = {"image": np.stack([images(4, 0), images(4, 1)])}
+    init = functools.partial(initial_state, model, optimizer, {"image": batch["image"][0]})
+    step = functools.partial(train_step, model, optimizer, 1)
+    together = over_axis(init, 2)(np.arange(2, dtype=np.int32))
+    together = jax.jit(over_axis(step, 2))(together, batch)
+    for replica in range(2):
+        alone = jax.tree.map(lambda leaf: leaf[None], one_of(together, replica))
+        state = over_axis(init, 1)(np.array([replica], np.int32))
+        state = jax.jit(over_axis(step, 1))(state, one_batch(batch, replica))
+        assert_close((alone.params, alone.collections), (state.params, state.collections))
+
+
+def one_batch(batch, replica):
+    return {name: array[replica : replica + 1] for name, array in batch.items()}
+
+
+def test_each_micro_batch_has_random_streams_of_its_own_and_averages_what_forward_passes_update():
+    class Noisy(Model):
+        @nn.compact
+        def objective(self, batch, *, train=True):
+            noise = jax.random.normal(self.make_rng("dropout"))
+            other = jax.random.normal(self.make_rng("augmentation"))
+            seen = self.variable("seen", "mean", lambda: jnp.zeros(()))
+            if train and not self.is_initializing():
+                seen.value = 0.5 * seen.value + 0.5 * jnp.mean(batch["x"])
+            weight = self.param("w", lambda key: jnp.ones(()))
+            loss = jnp.mean(batch["x"]) * weight
+            return Objective(loss, {"loss": loss, "noise": noise, "square": noise**2, "other": other})
+
+    batch = {"x": jnp.arange(4.0)}
+    optimizer = make_optimizer(10)
+    for parts in (1, 4):
+        state = initial_state(Noisy(), optimizer, batch, np.int32(0))
+        state = train_step(Noisy(), optimizer, parts, state, batch)
+        metrics = state.interval.metrics
+        np.testing.assert_allclose(state.collections["seen"]["mean"], 0.75)  # half of 1.5, once, not four times
+        assert metrics["noise"] != metrics["other"]
+        spread = metrics["square"] - metrics["noise"] ** 2
+        assert (spread > 1e-3) == (parts > 1)
 
 
 def test_a_run_leaves_what_the_contract_says(make_config, tmp_path):
@@ -177,13 +189,6 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(make_config, tmp_path
     assert_same_run(whole, tmp_path / "hurt")
 
 
-def test_what_is_measured_of_a_replica_that_failed_is_not_a_number():
-    metrics = {"valid/loss": [0.5, 0.25], "valid/psnr": [20.0, 21.0]}
-    assert train.without_failed(metrics, np.array([True, True])) is metrics
-    left = train.without_failed(metrics, np.array([True, False]))
-    assert left["valid/loss"][0] == 0.5 and np.isnan(left["valid/loss"][1]) and np.isnan(left["valid/psnr"][1])
-
-
 def test_a_mistake_before_the_first_checkpoint_can_be_mended_in_the_same_folder(make_config, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(make_config(batch_size=64)))
     assert run(make_config(steps=2), tmp_path) == 2
@@ -192,7 +197,7 @@ def test_a_mistake_before_the_first_checkpoint_can_be_mended_in_the_same_folder(
 
 @pytest.mark.parametrize("seed", [-1, 2**31])
 def test_a_seed_out_of_range_is_refused(make_config, tmp_path, seed):
-    with pytest.raises(InputError, match=f"seed is {seed}; it must be 0 or larger"):
+    with pytest.raises(InputError, match=f"seed is {seed}; it must be an integer, 0 or larger"):
         run(make_config(seed=seed), tmp_path)
 
 
@@ -211,8 +216,10 @@ def test_when_no_checkpoint_can_be_read_nothing_is_overwritten(make_config, tmp_
 def test_another_config_is_refused_by_the_names_of_what_differs(make_config, tmp_path):
     run(make_config(steps=4), tmp_path)
     before = {path: path.read_bytes() for path in pathlib.Path(tmp_path).rglob("*") if path.is_file()}
-    changed = make_config(batch_size=16, **{"model.neighborhood": "none"})
-    with pytest.raises(InputError, match=r"batch_size 8 -> 16; model.neighborhood hard -> none; choose another"):
+    changed = make_config(batch_size=16, **{"model.quantizer.neighborhood": "none"})
+    with pytest.raises(
+        InputError, match=r"batch_size 8 -> 16; model.quantizer.neighborhood hard -> none; choose another"
+    ):
         run(changed, tmp_path)
     assert before == {path: path.read_bytes() for path in pathlib.Path(tmp_path).rglob("*") if path.is_file()}
 
@@ -229,29 +236,42 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(make_conf
     jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path), good)
 
 
-def test_a_replica_that_fails_is_frozen_and_the_rest_go_on(make_config):
-    state, advance = states_and_step(make_config(), 1, [0, 1])
-    state = advance(state, np.stack([images(8, 0), images(8, 1)]))
-    broken = jax.tree.map(lambda leaf: leaf.at[1].set(np.nan), state.params)
-    state = advance(state.replace(params=broken), np.stack([images(8, 2), images(8, 3)]))
-    state = advance(state, np.stack([images(8, 4), images(8, 5)]))
+def test_a_replica_that_fails_is_frozen_measured_as_not_a_number_and_the_rest_go_on(make_config):
+    config = make_config()
+    replicas, groups, advance = states_and_step(config, 1, [0, 1])
+    groups = advance(groups, np.stack([images(8, 0), images(8, 1)]))
+    groups[1] = groups[1].replace(params=jax.tree.map(lambda leaf: leaf * np.nan, groups[1].params))
+    for t in (2, 4):
+        groups = advance(groups, np.stack([images(8, t), images(8, t + 1)]))
+    state = replicas.on_host(groups)
     assert state.finite.tolist() == [True, False]
     assert state.step.tolist() == [3, 1]
     assert state.collections["codebook"]["quantizer"]["step"].tolist() == [3, 1]
+    model = models.build(config["model"], mean=(120.0,) * 3, std=(60.0,) * 3)
+    validation = data.ArrayExamples({"image": images(5, 9)})
+    evaluator = Evaluator(model, replicas, data.Dataset(validation, {"validation": validation}), 4)
+    evaluation = evaluator.evaluate([group.variables for group in groups], state.finite)
+    losses = evaluation.row["valid/loss"]
+    assert np.isfinite(losses[0]) and np.isnan(losses[1])
+    assert evaluation.mean_loss() == losses[0]
 
 
 def test_a_dying_codebook_is_named_with_the_remedy(make_config, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(train, "DYING_STEPS", 4)
-    fields = {"model.neighborhood": "none", "model.update_empty": False, "model.init_count": 0.0}
+    monkeypatch.setattr(loop, "DYING_STEPS", 4)
+    fields = {
+        "model.quantizer.neighborhood": "none",
+        "model.quantizer.update_empty": False,
+        "model.quantizer.init_count": 0.0,
+    }
     with caplog.at_level(logging.WARNING, "kvae"):
-        run(make_config(steps=8, **fields, **{"model.grid_shape": (32, 32)}), tmp_path)
+        run(make_config(steps=8, **fields, **{"model.quantizer.grid_shape": (32, 32)}), tmp_path)
     assert caplog.text.count("the codebook is dying") == 1
-    assert "model.neighborhood='hard'" in caplog.text
+    assert "model.quantizer.neighborhood='hard'" in caplog.text
 
 
 def test_a_request_to_stop_saves_and_a_second_start_goes_on(make_config, tmp_path, monkeypatch, whole):
     config = make_config()
-    monkeypatch.setattr(train.StopSignal, "requested", lambda self, step: step == 7)
+    monkeypatch.setattr(loop.StopSignal, "requested", lambda self, step: step == 7)
     assert run(config, tmp_path / "parts") == 7
     monkeypatch.undo()
     assert run(config, tmp_path / "parts") == 12
@@ -261,14 +281,25 @@ def test_a_request_to_stop_saves_and_a_second_start_goes_on(make_config, tmp_pat
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"batch_size": 0}, "batch_size is 0; it must be 1 or larger"),
-        ({"log_every_steps": 5}, r"evaluate_every_steps is 6; it must be a multiple of log_every_steps \(5\)"),
+        ({"batch_size": 0}, "config.batch_size is 0; it must be an integer, 1 or larger"),
+        ({"log_every_steps": 5}, "evaluate_every_steps is 6; it must be a multiple of log_every_steps, 5"),
         ({"micro_batches": 3}, r"batch_size is 8; it must be a multiple of 3 \(1 devices, 3 micro-batches\)"),
-        ({"model.grid_shape": (0,)}, "grid_shape is"),
-        ({"optimizer.momentum": 0.9}, "optimizer has no field 'momentum'; it has clip_norm, learning_rate, warmup"),
-        ({"optimizer": {"learning_rate": 1e-3, "warmup": ()}}, "the optimizer has no clip_norm; configs/photos_vqvae"),
+        ({"model.quantizer.grid_shape": (0,)}, "grid_shape is"),
+        (
+            {"optimizer.momentum": 0.9},
+            "optimizer has no field 'momentum'; it has clip_norm, learning_rate, schedule, warmup, weight_decay",
+        ),
+        ({"optimizer.warmup": ((9, 1e-3), (3, 1e-4))}, r"optimizer.warmup is .*; its steps must rise"),
+        ({"optimizer.learning_rate": -1.0}, "optimizer.learning_rate is -1.0; it must be a number, 0 or larger"),
+        ({"optimizer": 3}, "optimizer is 3; it must be a section of fields"),
+        ({"steps": 1.5}, "config.steps is 1.5; it must be an integer"),
+        ({"replicas": True}, "config.replicas is True; it must be an integer"),
         ({"learning_rate": 1e-3}, "config has no field 'learning_rate'"),
-        ({"dataset": {"name": "photos", "size": 32}}, "the dataset has no mean"),
+        ({"dataset.mean": (1.0, 2.0, 3.0)}, r"dataset.mean is \(1.0, 2.0, 3.0\) and dataset.std \(\); give both"),
+        ({"dataset.std": (0.0, 1.0, 1.0)}, "dataset.std is .*; it must be a tuple of numbers, each larger than 0"),
+        ({"dataset.size": "x"}, "dataset.size is 'x'; it must be an integer"),
+        ({"model.quantizer": "kohonen"}, "model.quantizer is 'kohonen'; it must be a section"),
+        ({"model.quantizer.name": "kohonnen"}, "model.quantizer.name is 'kohonnen'; did you mean 'kohonen'"),
     ],
 )
 def test_impossible_runs_leave_nothing_behind(make_config, tmp_path, fields, message):
@@ -284,20 +315,20 @@ def test_a_batch_that_the_devices_cannot_share(make_config, tmp_path):
 
 def test_replicas_that_share_the_devices_are_evaluated_on_all_of_them():
     mesh = jax.sharding.Mesh(np.asarray(jax.devices()).reshape(2, 4), ("replica", "data"))
-    meshes.check_batch_size(16, mesh, 2)
+    devices_module.check_batch_size(16, mesh, 2)
     with pytest.raises(InputError, match=r"batch_size is 12; it must be a multiple of 8 \(8 devices\)"):
-        meshes.check_batch_size(12, mesh)
+        devices_module.check_batch_size(12, mesh)
 
 
 def test_a_jax_that_does_not_know_an_option_compiles_without_it(monkeypatch, caplog):
-    meshes.compiler_options.cache_clear()
-    assert meshes.compiler_options() == meshes.CPU_OPTIONS
-    monkeypatch.setattr(meshes, "CPU_OPTIONS", {"xla_cpu_no_such_option": "1"})
-    meshes.compiler_options.cache_clear()
+    devices_module.compiler_options.cache_clear()
+    assert devices_module.compiler_options() == devices_module.CPU_OPTIONS
+    monkeypatch.setattr(devices_module, "CPU_OPTIONS", {"xla_cpu_no_such_option": "1"})
+    devices_module.compiler_options.cache_clear()
     with caplog.at_level(logging.WARNING, "kvae"):
-        assert meshes.compiler_options() == {}
+        assert devices_module.compiler_options() == {}
     assert "xla_cpu_no_such_option" in caplog.text
-    meshes.compiler_options.cache_clear()
+    devices_module.compiler_options.cache_clear()
 
 
 def test_another_number_of_devices_goes_on_where_it_stopped(make_config, tmp_path, whole):

@@ -1,27 +1,53 @@
 """The data sets by name, and what the training program must know of them."""
 
-import difflib
-import importlib
-import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from kvae.data.dataset import ArrayExamples, Dataset, Example, Examples
 from kvae.data.pipeline import evaluation_batches
-from kvae.errors import InputError
+from kvae.errors import choose
+from kvae.fields import checked
 
-__all__ = ["DATASETS", "ArrayExamples", "Dataset", "Example", "Examples", "channel_statistics", "load"]
+__all__ = [
+    "DATASETS",
+    "ArrayExamples",
+    "Dataset",
+    "Example",
+    "Examples",
+    "channel_statistics",
+    "checked_section",
+    "load",
+]
 
-DATASETS = {
-    "photos": "kvae.data.photos",
-    "folder": "kvae.data.folder",
-    "cifar10": "kvae.data.standard",
-    "svhn": "kvae.data.standard",
-    "imagenet": "kvae.data.imagenet",
-    "faces": "kvae.data.faces",
-    "digits": "kvae.data.digits",
+DATASETS: dict[str, str | Callable[..., Dataset]] = {
+    "photos": "kvae.data.photos:photos",
+    "folder": "kvae.data.folder:folder",
+    "cifar10": "kvae.data.standard:cifar10",
+    "svhn": "kvae.data.standard:svhn",
+    "imagenet": "kvae.data.imagenet:imagenet",
+    "faces": "kvae.data.faces:faces",
+    "digits": "kvae.data.digits:digits",
 }
-"""Where the function of each data set lives. It has the data set's name, and is imported when it is asked for."""
+"""By name, the function that makes a data set, or where it stands: that module is imported when it is asked for."""
+
+
+def function_of(name: str) -> Callable[..., Dataset]:
+    """The function that makes the data set of that name; raises InputError where there is none."""
+    found = choose("dataset.name", name, DATASETS)
+    return pkgutil.resolve_name(found) if isinstance(found, str) else found
+
+
+def checked_section(section: Mapping) -> dict[str, Any]:
+    """The section `dataset` of a config, without mean and std, with all fields of its data set.
+
+    Raises:
+      InputError: an unknown name, or a field that is unknown, missing, of another type or out of range.
+    """
+    fields = {name: value for name, value in section.items() if name != "name"}
+    return {"name": section.get("name"), **checked("dataset", fields, function_of(section.get("name")))}
 
 
 def load(name: str, **fields) -> Dataset:
@@ -34,22 +60,8 @@ def load(name: str, **fields) -> Dataset:
     Raises:
       InputError: there is no such data set or field, or the data set cannot be read.
     """
-    if name not in DATASETS:
-        raise InputError(f"dataset.name is {name!r}; {_nearest(name, DATASETS)}")
-    function = getattr(importlib.import_module(DATASETS[name]), name)
-    parameters = inspect.signature(function).parameters
-    for field in fields:
-        if field not in parameters:
-            raise InputError(f"dataset.{field} is no field of the data set {name!r}; {_nearest(field, parameters)}")
-    for field, parameter in parameters.items():
-        if parameter.default is parameter.empty and field not in fields:
-            raise InputError(f"dataset.{field} is missing; the data set {name!r} needs it")
-    return function(**fields)
-
-
-def _nearest(name: str, names) -> str:
-    near = difflib.get_close_matches(name, names)
-    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names) or 'none'}"
+    section = checked_section({"name": name, **fields})
+    return function_of(section.pop("name"))(**section)
 
 
 def channel_statistics(examples: Examples) -> tuple[tuple[float, ...], tuple[float, ...]]:

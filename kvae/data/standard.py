@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import importlib.util
-import os
 import pathlib
 import threading
 import urllib.parse
@@ -14,6 +13,7 @@ import numpy as np
 from kvae.data.dataset import ArrayExamples, Dataset
 from kvae.data.records import data_folder, is_prepared, manual_folder, prepare, read_split
 from kvae.errors import InputError
+from kvae.files import replaced
 
 _ARCHIVES = {
     "cifar10": ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",),
@@ -80,14 +80,8 @@ def _in_memory(builder, split: str) -> ArrayExamples:
 
 def _save(path: pathlib.Path, **arrays: np.ndarray) -> None:
     """Writes arrays whole or not at all; a folder that cannot be written to only costs the time saved."""
-    incomplete = path.with_suffix(f".{os.getpid()}.incomplete")
-    with contextlib.suppress(OSError):
-        try:
-            with incomplete.open("wb") as file:
-                np.savez(file, **arrays)
-            incomplete.rename(path)
-        finally:
-            incomplete.unlink(missing_ok=True)
+    with contextlib.suppress(OSError), replaced(path) as incomplete, incomplete.open("wb") as file:
+        np.savez(file, **arrays)
 
 
 def _require_archives(name: str, data_dir: str) -> None:

@@ -6,14 +6,13 @@ figure, no window, nothing to close. Images and grid cells are placed pixel by p
 
 import contextlib
 import math
-import os
-import pathlib
 import textwrap
 from typing import NamedTuple
 
 import numpy as np
 
 from kvae.errors import InputError
+from kvae.files import replaced
 
 DPI = 200
 INK, QUIET, FAINT = "#1A1A1A", "#5F5F5F", "#E4E4E4"
@@ -81,7 +80,7 @@ def drawing(path, width, height, title, note=""):
         top -= (_TITLE_LINE * len(titles) + 0.03) / total
         figure.text(MARGIN / width, top, "\n".join(notes), size=7.5, color=QUIET, **place_text)
         yield figure
-        _write(figure, pathlib.Path(path))
+        _write(figure, path)
 
 
 def _balanced(text, limit):
@@ -92,13 +91,8 @@ def _balanced(text, limit):
 
 
 def _write(figure, path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replaced(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def place(figure, left, bottom, width, height):

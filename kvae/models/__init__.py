@@ -1,11 +1,10 @@
 """Models and quantisers by name, and `build`, which makes one from the sections of a config."""
 
-import dataclasses
 from collections.abc import Iterable, Mapping
+from typing import Any
 
-import jax.numpy as jnp
-
-from kvae.errors import InputError, check_names, choose
+from kvae.errors import InputError, choose
+from kvae.fields import checked, fields_of, shown
 from kvae.models.model import Model
 from kvae.models.quantizers import QUANTIZERS
 from kvae.models.urlsom import URLSOM
@@ -15,55 +14,63 @@ from kvae.models.vqvae2 import VQVAE2
 MODELS: dict[str, type[Model]] = {"vqvae": VQVAE, "vqvae2": VQVAE2, "urlsom": URLSOM}
 """By name, the models that `config.model.name` may choose."""
 
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+STATISTICS = ("mean", "std")
+"""Fields of a model that describe the images: they stand in the config's section `dataset`."""
 
-NOT_CONFIGURED = ("parent", "name", "mean", "std", "axis_name", "train")
-"""Fields of a module that a config does not set: flax's own, those of the data set, and those of a caller."""
+OF_CALLERS = ("axis_name", "train")
+"""Fields of a quantiser that only a program of the user's own sets."""
 
 
-def build(fields: Mapping, *, mean: Iterable[float] = (), std: Iterable[float] = ()) -> Model:
+def checked_section(section: Mapping, where: str = "model", registry: Mapping = MODELS) -> dict[str, Any]:
+    """A section of a config with all its fields, and those of the sections in it.
+
+    Args:
+      section: `name`, and fields of that model or quantiser under their own names. A quantiser is a section of its own;
+        a model with several may have one section `quantizer` for all that have none.
+      where: its place in the config, for messages.
+      registry: `MODELS` or `QUANTIZERS`.
+
+    Raises:
+      InputError: an unknown name, or a field that is unknown, missing, of another type or out of range.
+    """
+    if not isinstance(section, Mapping):
+        raise InputError(f"{where} is {shown(section)}; it must be a section with a name and fields")
+    module = choose(f"{where}.name", section.get("name"), registry)
+    slots = quantizer_slots(module)
+    sections = {name: value for name, value in section.items() if name in slots or (slots and name == "quantizer")}
+    plain = {name: value for name, value in section.items() if name != "name" and name not in sections}
+    known = STATISTICS if registry is MODELS else OF_CALLERS
+    found = {"name": section["name"], **checked(where, plain, module, without={*slots, *known})}
+    if missing := [slot for slot in slots if not sections.keys() & {slot, "quantizer"}]:
+        raise InputError(f"{where} has no {missing[0]}; it must be a section with the name and fields of a quantiser")
+    return found | {name: checked_section(value, f"{where}.{name}", QUANTIZERS) for name, value in sections.items()}
+
+
+def build(section: Mapping, *, mean: Iterable[float] = (), std: Iterable[float] = ()) -> Model:
     """The model that `config.model` describes.
 
     Args:
-      fields: `name`, and the fields of the model under their own names. Where it has quantisers, so does the config: a
-        section `quantizer`, or one for each of them, with a `name` in `QUANTIZERS` and the fields of that layer.
+      section: see `checked_section`.
       mean, std: of each channel of the images, on the 0-255 scale, for a model that has such fields.
 
     Raises:
-      InputError: an unknown name, or a field that is unknown, missing or impossible.
+      InputError: as `checked_section`, or the fields do not fit together.
     """
-    module = choose("model.name", fields.get("name"), MODELS)
-    known = {field.name for field in dataclasses.fields(module)}
-    statistics = {"mean": tuple(float(x) for x in mean), "std": tuple(float(x) for x in std)}
-    statistics = {name: value for name, value in statistics.items() if name in known}
-    return _module("model", module, fields, statistics)
+    section = checked_section(section)
+    statistics = {"mean": tuple(mean), "std": tuple(std)}
+    known = fields_of(MODELS[section["name"]])
+    return _module(section, MODELS, **{name: value for name, value in statistics.items() if name in known and value})
 
 
-def _module(where, module, fields, arguments):
-    """A module from a section of a config; sections inside become quantisers."""
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-    fields.pop("name", None)
-    names = {field.name for field in dataclasses.fields(module)} - {*NOT_CONFIGURED}
-    slots = {name for name in names if name.startswith("quantizer")}
-    # A model with several quantisers may have one section for all of them.
-    shared = fields.pop("quantizer", None) if "quantizer" not in slots else None
-    check_names(where, fields, names if shared is not None else names | ({"quantizer"} if slots else set()))
-    for slot in sorted(slots):
-        section = fields.pop(slot, shared)
-        name = slot if section is not shared else "quantizer"
-        if not isinstance(section, Mapping):
-            raise InputError(
-                f"{where}.{name} is {section!r}; it must be a section with the name and fields of a quantiser"
-            )
-        layer = choose(f"{where}.{name}.name", section.get("name"), QUANTIZERS)
-        arguments = {**arguments, slot: _module(f"{where}.{name}", layer, section, {})}
-    if "dtype" in fields:
-        fields["dtype"] = choose(f"{where}.dtype", fields["dtype"], DTYPES)
-    required = {
-        field.name
-        for field in dataclasses.fields(module)
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    }
-    for name in sorted(required & names - {*fields, *arguments}):
-        raise InputError(f"{where} has no {name}; a {where} of this name needs it")
-    return module(**fields, **arguments)
+def _module(section, registry, **arguments):
+    fields = dict(section)
+    module = registry[fields.pop("name")]
+    slots = quantizer_slots(module)
+    shared = fields.pop("quantizer", None) if slots else None
+    quantizers = {slot: _module(fields.pop(slot, shared), QUANTIZERS) for slot in slots}
+    return module(**fields, **quantizers, **arguments)
+
+
+def quantizer_slots(module: type) -> list[str]:
+    """The fields of a model, or of a quantiser, that hold quantisers."""
+    return [name for name, field in fields_of(module).items() if field.section]

@@ -2,17 +2,19 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Ge
 
 from kvae import measures
 from kvae.errors import InputError
+from kvae.fields import Count, Natural, OneOf, Positive
 from kvae.models import inspection
-from kvae.models.layers import check_images
+from kvae.models.layers import DTYPES, check_images
 from kvae.models.model import Batch, Metric, Model, Objective
 from kvae.models.quantizer import Quantized, Quantizer
 
@@ -94,13 +96,13 @@ class Autoencoder(Model):
       dtype: of the convolutions; parameters, codebooks and losses are float32.
     """
 
-    mean: tuple[float, ...] = (127.5, 127.5, 127.5)
-    std: tuple[float, ...] = (127.5, 127.5, 127.5)
-    channels: int = 128
-    residual_channels: int = 32
-    residual_blocks: int = 2
-    codeword_size: int = 64
-    dtype: Any = jnp.float32
+    mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    std: tuple[Positive, Positive, Positive] = (127.5, 127.5, 127.5)
+    channels: Annotated[int, Ge(2)] = 128
+    residual_channels: Count = 32
+    residual_blocks: Natural = 2
+    codeword_size: Count = 64
+    dtype: Annotated[str, OneOf(DTYPES)] = "float32"
 
     remedy: ClassVar = "model.quantizer.neighborhood='hard' with init_count=1.0 and update_empty=True revives it"
     abilities: ClassVar = ("encode", "decode", "reconstruct")

@@ -13,6 +13,9 @@ import jax.numpy as jnp
 from kvae.errors import InputError
 from kvae.models.convolutions import convolve, double, halve
 
+DTYPES = {"float32": "as everywhere else", "bfloat16": "faster on accelerators"}
+"""Types of the convolutions, by name."""
+
 
 def check_images(images: jax.Array) -> None:
     """Raises InputError unless images are uint8 [b, h, w, 3]."""

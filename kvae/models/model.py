@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kvae.fields import check_attributes
+
 Batch = Mapping[str, jax.Array]
 """Arrays by name, such as `image` uint8 [b, h, w, 3], and `mask` bool [b], False where an example only fills up."""
 
@@ -70,6 +72,10 @@ class Model(nn.Module):
     tallies_train: ClassVar[bool] = False
     remedy: ClassVar[str] = "a lower optimizer.learning_rate may help"
     abilities: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self):
+        check_attributes(self)
+        super().__post_init__()
 
     def objective(self, batch: Batch, *, train: bool = True) -> Objective:
         """The loss of a batch, a mean over the examples whose `mask` is True. Codebooks stay as they are."""

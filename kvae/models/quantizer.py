@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from kvae import kohonen, measures
 from kvae.errors import InputError
+from kvae.fields import check_attributes
 from kvae.topology import Grid
 
 
@@ -39,6 +40,10 @@ class Quantizer(nn.Module):
     A subclass has an attribute `train`, None by default, as `flax.linen.BatchNorm` has `use_running_average`: under
     `nn.vmap`, `nn.scan` or `nn.remat`, which trace or drop the arguments of a call, set the attribute instead.
     """
+
+    def __post_init__(self):
+        check_attributes(self)
+        super().__post_init__()
 
     def __call__(self, z: jax.Array, *, train: bool | None = None, mask: jax.Array | None = None) -> Quantized:
         """Quantises vectors, then, in training, learns from them: the output is that of `quantize`.

@@ -1,13 +1,14 @@
-"""Quantiser layers whose codebook may be a map."""
+"""Quantiser layers with one codebook, which may be a map."""
 
 import functools
+from typing import Annotated
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from kvae import kohonen
-from kvae.errors import InputError
+from kvae.fields import Counts, NotNegative, OneOf, Positive, Share
 from kvae.kohonen import Codebook, Statistics
 from kvae.models.quantizer import (
     Quantized,
@@ -18,12 +19,76 @@ from kvae.models.quantizer import (
     masked_mean,
     quantized_of,
 )
-from kvae.topology import NEIGHBORHOODS, Grid, Neighborhood, check_number, make_grid, spread
+from kvae.topology import GRIDS, NEIGHBORHOODS, Grid, Neighborhood, make_grid, spread
 
-PULLS = ("encoder", "codeword")
+PULLS = {"encoder": "z, as Fortuin et al. write", "codeword": "the winning codeword, as the code of Irie et al. has it"}
+"""By name, what the neighbours of a winner are pulled to."""
 
 
-class KohonenVQ(Quantizer):
+class MapVQ(Quantizer):
+    """A quantiser whose codes lie on a grid. Abstract: see `KohonenVQ` and `GradientVQ`.
+
+    Attributes:
+      grid_shape: nodes of the map along each axis; K is their product.
+      neighborhood: "none" (EMA-VQ), "hard", "gaussian", "exponential": a name in `kvae.topology.NEIGHBORHOODS`.
+      shrink_step: tau; the strength of the neighbourhood is max(lowest, initial / (1 + t tau)) after t updates.
+      radius: reach of the hard neighbourhood, in nodes of the grid.
+      commitment_weight: lambda of the commitment loss.
+      grid: "plane", "torus" or "hexagonal": a name in `kvae.topology.GRIDS`.
+      initial_strength: of the neighbourhood; None takes the kernel's. The paper's is 1.
+      lowest_strength: of the neighbourhood; None takes the kernel's. The paper's is 0.
+      train: what `train` of a call is where that is not given.
+    """
+
+    grid_shape: Counts
+    neighborhood: Annotated[str, OneOf(NEIGHBORHOODS)] = "hard"
+    shrink_step: NotNegative = 0.1
+    radius: Positive = 1.5
+    commitment_weight: NotNegative = 0.25
+    grid: Annotated[str, OneOf(GRIDS)] = "plane"
+    initial_strength: Positive | None = None
+    lowest_strength: NotNegative | None = None
+    train: bool | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        _ = self.spreading  # an impossible neighbourhood fails here, not in the first step
+
+    @property
+    def spreading(self) -> Neighborhood:
+        """The grid and the neighbourhood on it."""
+        kernel = NEIGHBORHOODS[self.neighborhood]
+        initial = kernel.initial_strength if self.initial_strength is None else self.initial_strength
+        lowest = kernel.lowest_strength if self.lowest_strength is None else self.lowest_strength
+        return _spreading(self.grid, self.grid_shape, self.neighborhood, self.shrink_step, self.radius, initial, lowest)
+
+    @property
+    def codebook_size(self) -> int:
+        """K."""
+        return self.spreading.grid.size
+
+    @property
+    def layout(self) -> Grid:
+        """The grid."""
+        return self.spreading.grid
+
+    @property
+    def is_map(self) -> bool:
+        """Whether there is a neighbourhood."""
+        return self.neighborhood != "none"
+
+    def lookup(self, codes: jax.Array) -> jax.Array:
+        """The codewords of codes."""
+        return self.codewords()[codes]
+
+
+@functools.lru_cache
+def _spreading(grid, shape, *fields) -> Neighborhood:
+    """Kept, for it lists the neighbours of every node."""
+    return Neighborhood(make_grid(grid, shape), *fields)
+
+
+class KohonenVQ(MapVQ):
     """Vector quantiser whose codebook is learned by Kohonen's self-organising map (Irie et al., 2023, Section 2.2).
 
     The codebook lives in the collection `codebook` (`codewords` [K, d], `sums` [K, d], `counts` [K], `step` []). A call
@@ -43,47 +108,22 @@ class KohonenVQ(Quantizer):
       ((2, 5, 5, 16), (2, 5, 5), (32, 16))
 
     Attributes:
-      grid_shape: nodes of the map along each axis; K is their product.
-      neighborhood: "none" (EMA-VQ), "hard", "gaussian", "exponential": a name in `kvae.topology.NEIGHBORHOODS`.
-      shrink_step: tau; the strength of the neighbourhood is max(lowest, initial / (1 + t tau)) after t updates.
-      radius: reach of the hard neighbourhood, in nodes of the grid.
+      grid_shape, neighborhood, shrink_step, radius, commitment_weight, grid, initial_strength, lowest_strength, train:
+        see `MapVQ`.
       decay: 1 - beta of the moving averages.
       init_count: N^(0), the initial count of every code.
       update_empty: whether codes without members are updated, and the counts smoothed.
-      commitment_weight: lambda of the commitment loss.
-      grid: "plane", "torus" or "hexagonal": a name in `kvae.topology.GRIDS`.
-      initial_strength: of the neighbourhood; None takes the kernel's. The paper's is 1.
-      lowest_strength: of the neighbourhood; None takes the kernel's. The paper's is 0.
       axis_name: of the mapped axis over which statistics are added up, under `shard_map` or `pmap` only.
-      train: what `train` of a call is where that is not given.
     """
 
-    grid_shape: tuple[int, ...]
-    neighborhood: str = "hard"
-    shrink_step: float = 0.1
-    radius: float = 1.5
-    decay: float = 0.99
-    init_count: float = 1.0
+    decay: Share = 0.99
+    init_count: NotNegative = 1.0
     update_empty: bool = True
-    commitment_weight: float = 0.25
-    grid: str = "plane"
-    initial_strength: float | None = None
-    lowest_strength: float | None = None
     axis_name: str | None = None
-    train: bool | None = None
-
-    def __post_init__(self):
-        super().__post_init__()
-        neighborhood_of(self)  # an impossible field fails here, not in the first step
-        check_number("decay", self.decay)
-        if self.decay >= 1:
-            raise InputError(f"decay is {self.decay}; it must be in [0, 1)")
-        check_number("init_count", self.init_count)
-        check_number("commitment_weight", self.commitment_weight)
 
     @nn.compact
     def quantize(self, z: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> Quantized:
-        """As `Quantizer.quantize`; training and evaluation do the same."""
+        """As `Quantizer.quantize`; what is measured over `axis_name` in training is of this device in evaluation."""
         check_vectors(z, mask)
         initial = None
         if self.is_initializing():
@@ -95,15 +135,11 @@ class KohonenVQ(Quantizer):
         codewords = self.codewords()
         check_dimension(z, codewords)
         z, z32, codes, statistics = lookup_and_statistics(z, codewords, mask)
-        if self.axis_name is not None and not self.is_initializing():
+        if self.axis_name is not None and train and not self.is_initializing():
             statistics = jax.lax.psum(statistics, self.axis_name)
         nearest = codewords[codes]
         loss = self.commitment_weight * masked_mean(jnp.square(nearest - z32), mask)
         return quantized_of(z, nearest, codes, loss, statistics)
-
-    def lookup(self, codes: jax.Array) -> jax.Array:
-        """The codewords of codes."""
-        return self.codewords()[codes]
 
     def codewords(self) -> jax.Array:
         """The codewords, float32 [K, d]."""
@@ -116,28 +152,13 @@ class KohonenVQ(Quantizer):
     def update(self, statistics: Statistics) -> None:
         """Updates the (mutable) codebook with the statistics of a batch, or with the sum of its micro-batches'."""
         updated = kohonen.update_codebook(
-            self.codebook(), statistics, neighborhood_of(self), decay=self.decay, update_empty=self.update_empty
+            self.codebook(), statistics, self.spreading, decay=self.decay, update_empty=self.update_empty
         )
         for leaf, value in updated._asdict().items():
             self.put_variable("codebook", leaf, value)
 
-    @property
-    def codebook_size(self) -> int:
-        """K."""
-        return neighborhood_of(self).grid.size
 
-    @property
-    def layout(self) -> Grid:
-        """The grid."""
-        return neighborhood_of(self).grid
-
-    @property
-    def is_map(self) -> bool:
-        """Whether there is a neighbourhood."""
-        return self.neighborhood != "none"
-
-
-class GradientVQ(Quantizer):
+class GradientVQ(MapVQ):
     """Vector quantiser whose codebook is learned by gradient descent (van den Oord et al., 2017; Table 5).
 
     With a neighbourhood it is SOM-VAE (Fortuin et al., 2019): the winner's neighbours on the grid are pulled too. The
@@ -147,32 +168,15 @@ class GradientVQ(Quantizer):
     `codewords` [K, d] are in `params`; the collection `codebook` holds `step` [].
 
     Attributes:
-      grid_shape, neighborhood, shrink_step, radius, commitment_weight: as in `KohonenVQ`.
-      pull: the target of the neighbours: "encoder", z, as Fortuin et al. write; or "codeword", the winning codeword,
-        as the code of Irie et al. does.
+      grid_shape, neighborhood, shrink_step, radius, commitment_weight, grid, initial_strength, lowest_strength, train:
+        see `MapVQ`.
+      pull: the target of the neighbours, a name in `PULLS`.
       neighbor_weight: weight of the neighbours' term.
-      grid, initial_strength, lowest_strength, train: as in `KohonenVQ`.
     """
 
-    grid_shape: tuple[int, ...]
-    neighborhood: str = "none"
-    pull: str = "encoder"
-    neighbor_weight: float = 1.0
-    shrink_step: float = 0.1
-    radius: float = 1.5
-    commitment_weight: float = 0.25
-    grid: str = "plane"
-    initial_strength: float | None = None
-    lowest_strength: float | None = None
-    train: bool | None = None
-
-    def __post_init__(self):
-        super().__post_init__()
-        neighborhood_of(self)
-        if self.pull not in PULLS:
-            raise InputError(f"pull is {self.pull!r}; it must be one of {', '.join(PULLS)}")
-        check_number("neighbor_weight", self.neighbor_weight)
-        check_number("commitment_weight", self.commitment_weight)
+    neighborhood: Annotated[str, OneOf(NEIGHBORHOODS)] = "none"
+    pull: Annotated[str, OneOf(PULLS)] = "encoder"
+    neighbor_weight: NotNegative = 1.0
 
     @nn.compact
     def quantize(self, z: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> Quantized:
@@ -196,7 +200,6 @@ class GradientVQ(Quantizer):
         Expanding the square leaves three sums over the positions of a code, of 1, of the target and of its squared
         length; they are spread over the grid, and no position ever meets all K codes.
         """
-        neighborhood = neighborhood_of(self)
         if self.pull == "encoder":
             sums = statistics.sums
             squared_norms = jnp.sum(jnp.square(z), axis=-1, keepdims=True)
@@ -207,7 +210,7 @@ class GradientVQ(Quantizer):
             squares = statistics.counts * jnp.sum(jnp.square(targets), axis=-1)
 
         def to_neighbors(values):
-            return spread(neighborhood, values, self.get_variable("codebook", "step")) - values
+            return spread(self.spreading, values, self.get_variable("codebook", "step")) - values
 
         by_code = (
             to_neighbors(statistics.counts) * jnp.sum(jnp.square(codewords), axis=-1)
@@ -215,10 +218,6 @@ class GradientVQ(Quantizer):
             + to_neighbors(squares)
         )
         return jnp.sum(by_code) / jnp.maximum(jnp.sum(statistics.counts), 1.0)
-
-    def lookup(self, codes: jax.Array) -> jax.Array:
-        """The codewords of codes."""
-        return self.codewords()[codes]
 
     def codewords(self) -> jax.Array:
         """The codewords, float32 [K, d]."""
@@ -228,37 +227,6 @@ class GradientVQ(Quantizer):
         """Counts an update in the (mutable) collection; the codewords themselves are moved by the optimiser."""
         self.put_variable("codebook", "step", self.get_variable("codebook", "step") + 1)
 
-    @property
-    def codebook_size(self) -> int:
-        """K."""
-        return neighborhood_of(self).grid.size
-
-    @property
-    def layout(self) -> Grid:
-        """The grid."""
-        return neighborhood_of(self).grid
-
-    @property
-    def is_map(self) -> bool:
-        """Whether there is a neighbourhood."""
-        return self.neighborhood != "none"
-
 
 QUANTIZERS: dict[str, type[Quantizer]] = {"kohonen": KohonenVQ, "gradient": GradientVQ}
 """By name, the layers that `config.model.quantizer.name` may choose."""
-
-
-def neighborhood_of(layer: KohonenVQ | GradientVQ) -> Neighborhood:
-    """The grid and the neighbourhood that a layer's fields describe."""
-    shape = tuple(layer.grid_shape) if isinstance(layer.grid_shape, list) else layer.grid_shape
-    strengths = layer.initial_strength, layer.lowest_strength
-    return _neighborhood(layer.grid, shape, layer.neighborhood, layer.shrink_step, layer.radius, *strengths)
-
-
-@functools.lru_cache
-def _neighborhood(grid, shape, kernel, shrink_step, radius, initial_strength, lowest_strength):
-    if kernel in NEIGHBORHOODS and initial_strength is None:
-        initial_strength = NEIGHBORHOODS[kernel].initial_strength
-    if kernel in NEIGHBORHOODS and lowest_strength is None:
-        lowest_strength = NEIGHBORHOODS[kernel].lowest_strength
-    return Neighborhood(make_grid(grid, shape), kernel, shrink_step, radius, initial_strength, lowest_strength)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -11,8 +11,9 @@ import numpy as np
 
 from kvae import measures
 from kvae.errors import InputError
+from kvae.fields import Count, Counts, NotNegative, OneOf, Positive, Probability, Share
 from kvae.models import inspection, urlsom_measures
-from kvae.models.layers import check_images
+from kvae.models.layers import DTYPES, check_images
 from kvae.models.model import Batch, Metric, Model, Objective
 from kvae.models.resnet import ResNet
 from kvae.models.urlsom_measures import METRICS, TERMS
@@ -77,24 +78,24 @@ class URLSOM(Model):
       dtype: of the convolutions; parameters, statistics, map and losses are float32.
     """
 
-    mean: tuple[float, ...] = (127.5, 127.5, 127.5)
-    std: tuple[float, ...] = (127.5, 127.5, 127.5)
-    grid_shape: tuple[int, ...] = (30, 30)
-    kernel: str = "gaussian"
-    sigma: float = 5.0
-    similarity_weight: float = 2.0
-    collapse_weight: float = 1.0
-    dropout: float = 0.0
-    projection_decay: float = 0.0
-    channels: tuple[int, ...] = (16, 48, 256)
-    blocks: int = 3
-    crop_sizes: tuple[int, int] = (22, 32)
-    flip_probability: float = 0.5
-    jitter: float = 0.4
-    jitter_probability: float = 0.8
-    greyscale_probability: float = 0.5
+    mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    std: tuple[Positive, Positive, Positive] = (127.5, 127.5, 127.5)
+    grid_shape: Counts = (30, 30)
+    kernel: Annotated[str, OneOf(FILTERS)] = "gaussian"
+    sigma: Positive = 5.0
+    similarity_weight: NotNegative = 2.0
+    collapse_weight: NotNegative = 1.0
+    dropout: Share = 0.0
+    projection_decay: NotNegative = 0.0
+    channels: Counts = (16, 48, 256)
+    blocks: Count = 3
+    crop_sizes: tuple[Count, Count] = (22, 32)
+    flip_probability: Probability = 0.5
+    jitter: NotNegative = 0.4
+    jitter_probability: Probability = 0.8
+    greyscale_probability: Probability = 0.5
     label_names: tuple[str, ...] = ()
-    dtype: Any = jnp.float32
+    dtype: Annotated[str, OneOf(DTYPES)] = "float32"
 
     # Eqs. 4 and 5 hold for the mean over a batch: no sum over parts of it gives them.
     needs_whole_batch: ClassVar = True
@@ -104,26 +105,12 @@ class URLSOM(Model):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.kernel not in FILTERS:
-            raise InputError(f"kernel is {self.kernel!r}; it must be one of {', '.join(FILTERS)}")
-        if not self.sigma > 0:
-            raise InputError(f"sigma is {self.sigma}; it must be larger than 0")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout is {self.dropout}; it must be in [0, 1)")
-        for name in ("flip_probability", "jitter_probability", "greyscale_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be in [0, 1]")
-        for name in ("jitter", "similarity_weight", "collapse_weight", "projection_decay"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be 0 or larger")
         if self.neurons < 2:
             raise InputError(f"grid_shape is {self.grid_shape}; a map has at least two neurons")
         if self.neurons > LARGEST_DENSE_SIZE:
             raise InputError(f"grid_shape is {self.grid_shape}; a map has at most {LARGEST_DENSE_SIZE} neurons")
-        if not self.channels:
-            raise InputError("channels is empty; it must name the filters of one stage or more")
-        if len(self.crop_sizes) != 2 or not 0 < self.crop_sizes[0] <= self.crop_sizes[1]:
-            raise InputError(f"crop_sizes is {self.crop_sizes}; it must be a smallest and a largest side, above 0")
+        if self.crop_sizes[0] > self.crop_sizes[1]:
+            raise InputError(f"crop_sizes is {self.crop_sizes}; it must be a smallest and a largest side")
 
     @property
     def neurons(self) -> int:

@@ -1,11 +1,12 @@
 """VQ-VAE (van den Oord et al., 2017), as Irie et al. (2023) train it on CIFAR-10."""
 
 from collections.abc import Mapping
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Ge, Le
 
-from kvae.errors import InputError
 from kvae.models.autoencoder import Autoencoder, Reconstruction
 from kvae.models.layers import Conv, Decoder, Encoder
 from kvae.models.quantizer import Quantizer
@@ -19,13 +20,8 @@ class VQVAE(Autoencoder):
       quantizer: the quantiser layer; its codebook is named `codebook`.
     """
 
-    halvings: int = 2
+    halvings: Annotated[int, Ge(1), Le(8)] = 2
     quantizer: Quantizer | None = None
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 1 <= self.halvings <= 8:
-            raise InputError(f"halvings is {self.halvings}; it must be from 1 to 8")
 
     def setup(self):
         shape = dict(

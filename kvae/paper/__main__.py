@@ -2,7 +2,8 @@
 
 import sys
 
+from kvae import program
 from kvae.paper.figures import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(program.run(main, sys.argv[1:]))

@@ -1,29 +1,26 @@
 """The paper's figures from finished runs: `python -m kvae.paper --figure=3 RUNS… [--out=figures]`, as PNG.
 
-RUNS are those of `kvae.report`; each figure takes the settings of `configs/paper.py` that it compares, and the first
-seed where it shows images. Figures 4 and 5 show the neighbourhoods themselves, and need no runs. `urlsom_3` and
+RUNS are those of `kvae.report`; each figure takes the settings of `kvae.paper.experiments` that it compares, and the
+first seed where it shows images. Figures 4 and 5 show the neighbourhoods themselves, and need no runs. `urlsom_3` and
 `urlsom_7` are figures of the other paper: the loss of a map of two neurons (no runs), and the effect of sigma.
 """
 
-import argparse
 import functools
-import json
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from kvae import measures, topology
-from kvae.errors import InputError
+from kvae import measures, program, topology
+from kvae.errors import InputError, errors_of_writing
 from kvae.figures import paper as paper_figures
 from kvae.figures import run as figures
-from kvae.figures import urlsom as urlsom_figures
-from kvae.models.autoencoder import suffix
+from kvae.models import inspection
+from kvae.models.autoencoder import parts_of, suffix
+from kvae.paper import urlsom
 from kvae.paper.results import (
-    FREE_FIELDS,
     Seed,
     Table,
     collect,
@@ -34,11 +31,10 @@ from kvae.paper.results import (
     spread,
 )
 from kvae.run import Run, load
-from kvae.training import pictures as draw
+from kvae.training.config import load_data
 from kvae.training.devices import make_mesh
 from kvae.training.evaluate import Evaluator, samples
-from kvae.training.journal import is_finished
-from kvae.training.loop import load_data
+from kvae.training.replicas import Replicas, one_of
 
 FIRST_STEPS = 1_500
 """How far Figure 1 goes; the authors' script too plots the training loss of these steps."""
@@ -66,15 +62,17 @@ def open_seed(seed: Seed) -> Run:
 def validation_images(run: Run) -> np.ndarray:
     """Samples of the run's validation set, uint8 [IMAGES, h, w, 3]."""
     dataset, _ = load_data(run.config)
-    return samples(dataset.validation, IMAGES)
+    return samples(dataset.validation, IMAGES)["image"]
 
 
-def validation_totals(run: Run) -> dict[str, np.ndarray]:
-    """What the model adds up over the whole validation set, such as how often each code is used."""
+def counts_of_codes(run: Run) -> dict[str, np.ndarray]:
+    """By codebook, how often the validation set uses each code: [K]."""
     dataset, _ = load_data(run.config)
-    evaluator = Evaluator(run.model, 1, make_mesh(1, jax.local_devices()[:1]))
-    _, totals = evaluator.metrics(run.variables, dataset.validation, run.config["batch_size"])
-    return totals
+    replicas = Replicas(1, make_mesh(1, jax.local_devices()[:1]))
+    evaluator = Evaluator(run.model, replicas, dataset, run.config["batch_size"])
+    variables = jax.tree.map(lambda leaf: leaf[None], run.variables)
+    totals = one_of(evaluator.evaluate([variables], np.ones(1, bool)).totals, 0)
+    return {name: tally["counts"] for name, tally in parts_of(totals["codebooks"]).items()}
 
 
 def series(seeds: list[Seed], metric: str, last_step: float = np.inf) -> tuple[list[int], np.ndarray]:
@@ -99,19 +97,20 @@ def codebook_maps(table: Table, stem: str) -> Iterator[str]:
     """Figure 2, or, of models with two codebooks, Figure 7: what each code decodes to."""
     for setting, which in ((EMA, "EMA-VQ, without a map,"), (MAP, "The Kohonen map")):
         run = open_seed(seeds_of(table, setting)[0])
-        totals = validation_totals(run)
+        counts = counts_of_codes(run)
         for name, codewords in run.codebooks.items():
             others = [other for other in run.codebooks if other != name]
             # With two codebooks one code of the other level is held: at a quarter of its grid, and at three quarters.
             for quarter in (1, 3) if others else (0,):
                 place = {other: [side * quarter // 4 for side in run.codebooks[other].shape[:-1]] for other in others}
                 held = {other: int(np.ravel_multi_index(place[other], codewords.shape[:-1])) for other in others}
-                images = draw.constant_code_images(run.model, run.variables, name, held)
+                images = inspection.constant_code_images(run.model, run.variables, name, held)
+                images = images.reshape(*codewords.shape[:-1], *images.shape[1:])
                 words = "".join(f", {other} level held at {tuple(place[other])}" for other in others)
                 level = f" of the {name} level" if others else ""
                 path = f"{stem}_{setting}{suffix(name)}{f'_held_{quarter}' if others else ''}.png"
                 title = f"{which} on {table.dataset}: what each code{level} decodes to{words} (step {run.step})"
-                figures.codebook_map(path, images, title, totals[f"counts{suffix(name)}"].reshape(images.shape[:-3]))
+                figures.codebook_map(path, images, title, counts[name].reshape(codewords.shape[:-1]))
                 yield path
 
 
@@ -126,7 +125,7 @@ def moved_codes(table: Table, stem: str, image: int | None = None) -> Iterator[s
     for part, i, names in parts if image is None else [(f"{level} level moved", image, [level]) for level in levels]:
         for label, run in runs.items():
             moved = (
-                draw.shifted_reconstructions(run.model, run.variables, images[i : i + 1], offset, names)
+                inspection.shifted_reconstructions(run.model, run.variables, images[i : i + 1], offset, names)
                 for offset in OFFSETS
             )
             rows[f"{label}, {part}"] = np.concatenate(list(moved))
@@ -139,7 +138,7 @@ def neighborhood(kernel: str, name: str, stem: str) -> Iterator[str]:
     """Figures 4 and 5: a neighbourhood on a grid of 4 x 6 at several steps, for tau 0.1."""
     grid_shape, winner = (4, 6), (2, 2)
     code = int(np.ravel_multi_index(winner, grid_shape))
-    shape = topology.Neighborhood(grid_shape, kernel, shrink_step=0.1)
+    shape = topology.Neighborhood(topology.Plane(grid_shape), kernel, shrink_step=0.1)
     weights = {f"step {t}": np.asarray(topology.matrix(shape, t))[code].reshape(grid_shape) for t in (0, 10, 100)}
     title = f"{name} neighbourhood: how strongly nodes learn along with the winner, step by step less (tau 0.1)"
     paper_figures.neighborhoods(f"{stem}.png", weights, title, winner)
@@ -153,7 +152,7 @@ def perplexity(table: Table, stem: str) -> Iterator[str]:
     if not present:
         raise InputError(f"there is no finished run of {', '.join(labels)} on {table.dataset}")
     first = next(iter(present.values()))[0]
-    size = int(np.prod(first.config["model.grid_shape"]))
+    size = int(np.prod(first.config["model.quantizer.grid_shape"]))
     for level in ("", "_top", "_bottom"):
         if f"train/perplexity{level}" in first.rows[-1]:
             values = {labels[setting]: series(own, f"train/perplexity{level}") for setting, own in present.items()}
@@ -170,7 +169,11 @@ def perturbation(table: Table, stem: str) -> Iterator[str]:
         images = validation_images(runs[0])
         values[label] = [
             [
-                float(np.mean(measures.psnr(images, draw.shifted_reconstructions(run.model, run.variables, images, o))))
+                float(
+                    np.mean(
+                        measures.psnr(images, inspection.shifted_reconstructions(run.model, run.variables, images, o))
+                    )
+                )
                 for o in OFFSETS
             ]
             for run in runs
@@ -178,6 +181,12 @@ def perturbation(table: Table, stem: str) -> Iterator[str]:
     title = f"{table.dataset}: how well images survive when all their codes are moved"
     figures.perturbation_curve(f"{stem}.png", OFFSETS, values, title)
     yield f"{stem}.png"
+
+
+def psnr_after(run: Run, images: np.ndarray, offset: int) -> float:
+    """Mean PSNR of reconstructions whose codes were all moved by an offset."""
+    moved = inspection.shifted_reconstructions(run.model, run.variables, images, offset)
+    return float(np.mean(measures.psnr(images, moved)))
 
 
 def frontier(table: Table, stem: str) -> Iterator[str]:
@@ -202,55 +211,6 @@ def frontier(table: Table, stem: str) -> Iterator[str]:
     yield f"{stem}.png"
 
 
-def loss_of_two_neurons(stem: str) -> Iterator[str]:
-    """URL-SOM's Figure 3: winner-take-all plus collapse loss of two neurons, whose softmax reads (x, 0) or (0, x)."""
-    x, wins = np.linspace(0, 8, 81), np.arange(101)
-    one = jnp.asarray(np.stack([np.ones_like(x), np.exp(-x)], axis=-1) / (1 + np.exp(-x))[:, None])
-
-    def loss(p, wins):
-        # Of a batch of a hundred, of which the first neuron wins so many.
-        batch = jnp.where(jnp.arange(100)[:, None] < wins, p, p[::-1])
-        return measures.winner_take_all_loss(batch) + measures.collapse_loss(batch)
-
-    surface = jax.vmap(jax.vmap(loss, (None, 0)), (0, None))(one, jnp.asarray(wins))
-    title = "Two neurons: the loss is lowest where each sample has one winner, and each neuron half of the samples"
-    urlsom_figures.collapse_surface(f"{stem}.png", x, wins / 100, surface, title)
-    yield f"{stem}.png"
-
-
-def selectivity_by_sigma(folders: list[str], stem: str) -> Iterator[str]:
-    """The effect of sigma (URL-SOM's Figure 7): neural selectivity of finished runs that differ in it."""
-    metrics = {"training set": "neural_selectivity_train", "held out": "neural_selectivity_held_out"}
-    by_config = {}
-    for seed in read_seeds(folders):
-        if is_finished(seed.config, seed.rows) and f"valid/{metrics['held out']}" in seed.rows[-1]:
-            common = {k: v for k, v in seed.config.items() if k not in {*FREE_FIELDS, "model.sigma"}}
-            by_config.setdefault(json.dumps(common, sort_keys=True), []).append(seed)
-    seeds = max(by_config.values(), key=len, default=[])
-    for others in by_config.values():
-        for seed in others if others is not seeds else ():
-            print(f"kvae: left out: {seed.name}: another config than the rest", file=sys.stderr)
-    found = {}
-    for seed in seeds:
-        found.setdefault(seed.config["model.sigma"], {})[seed.number] = seed.rows[-1]
-    shared = sorted(set.intersection(*map(set, found.values()))) if found else []
-    if len(found) < 2 or not shared:
-        raise InputError(
-            "this figure needs finished runs of URL-SOM, on data with labels, with the same seeds and at least two "
-            f"values of model.sigma; there are {', '.join(map(str, sorted(found))) or 'none'}"
-        )
-    sigmas = sorted(found)
-    values = {
-        label: [[found[sigma][number][f"valid/{name}"] for sigma in sigmas] for number in shared]
-        for label, name in metrics.items()
-    }
-    title = (
-        f"URL-SOM on {seeds[0].config['dataset.name']}: how well neurons tell classes apart, by the width of the filter"
-    )
-    urlsom_figures.neural_selectivity_by_sigma(f"{stem}.png", sigmas, values, title)
-    yield f"{stem}.png"
-
-
 FIGURES = {
     "1": ("1", initialisation),
     "2": ("2", codebook_maps),
@@ -263,8 +223,8 @@ FIGURES = {
     "9": ("2", functools.partial(moved_codes, image=SHOWN[1])),
     "frontier": ("schedules", frontier),
     "perturbation": ("2", perturbation),
-    "urlsom_3": (None, loss_of_two_neurons),
-    "urlsom_7": ("runs", selectivity_by_sigma),
+    "urlsom_3": (None, urlsom.loss_of_two_neurons),
+    "urlsom_7": ("runs", urlsom.selectivity_by_sigma),
 }
 """By figure, what it needs, and the function that draws it: no run, any "runs", or a table's settings."""
 
@@ -294,21 +254,14 @@ def draw_figure(name: str, folders: list[str], experiments: Mapping, out: str) -
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program; returns its exit status: 0, or 2 after an error that the user can mend."""
-    parser = argparse.ArgumentParser(prog="python -m kvae.paper", description=__doc__.split("\n\n")[0])
+    """Runs the program; returns its exit status."""
+    parser = program.Parser("python -m kvae.paper", __doc__)
     parser.add_argument("runs", nargs="*", metavar="RUNS", help="run folders, or folders above them")
-    parser.add_argument("--figure", required=True, choices=FIGURES)
-    parser.add_argument("--out", default="figures", help="the folder of the pictures (%(default)s)")
-    parser.add_argument("--experiments", default="configs/paper.py", help="what is compared (%(default)s)")
+    parser.add_argument("--figure", required=True, choices=FIGURES, help="its number in the paper, or its name")
+    parser.add_argument("--out", metavar="DIR", default="figures", help="the folder of the pictures (%(default)s)")
+    parser.add_argument("--experiments", metavar="FILE", help="what is compared, instead of kvae/paper/experiments.py")
     chosen = parser.parse_args(argv)
-    try:
+    with errors_of_writing(chosen.out):
         for path in draw_figure(chosen.figure, chosen.runs, load_experiments(chosen.experiments), chosen.out):
             print(path)
-    except (InputError, OSError) as error:
-        print(f"kvae: {error}", file=sys.stderr)
-        return 2
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

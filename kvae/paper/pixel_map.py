@@ -1,6 +1,6 @@
 """The map that URL-SOM has to beat: Kohonen's batch map (Appendix A of Irie et al., 2023) on the pixels themselves.
 
-    python -m kvae.baseline --config=configs/digits_urlsom.py
+    python -m kvae.paper.pixel_map --config=configs/digits_urlsom.py
 
 The map has the `model.grid_shape` of the config, and sees the same images, without augmentation. Printed for three
 seeds: neural selectivity on the training set, held out (validation images, judged by the labels that neurons have from
@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kvae import data, main
+from kvae import data, main, program
+from kvae.classic import fit_batch
 from kvae.data.dataset import Examples
 from kvae.errors import InputError
-from kvae.kohonen import fit_batch, nearest_code
+from kvae.kohonen import nearest_code
 from kvae.models import urlsom_measures as selectivity
-from kvae.topology import Neighborhood
-from kvae.training import loop as train
+from kvae.topology import Neighborhood, Plane
+from kvae.training.config import checked_config, load_data
 
 EPOCHS = 60
 SHRINK_STEP = 1.0
@@ -48,9 +49,9 @@ def batch_map(dataset: data.Dataset, grid_shape: tuple[int, ...], seed: int) -> 
       `neural_selectivity_train`, `neural_selectivity_held_out` and `dead_neurons_train`, as URL-SOM has them.
     """
     pixels, labels = pixels_and_labels(dataset.train)
-    neighborhood = Neighborhood(tuple(grid_shape), "gaussian", schedule="narrowing", shrink_step=SHRINK_STEP)
+    neighborhood = Neighborhood(Plane(grid_shape), "gaussian", SHRINK_STEP, initial_strength=16.0, lowest_strength=0.25)
     codewords = fit_batch(pixels, neighborhood, EPOCHS, jax.random.key(seed))
-    shape = neighborhood.size, len(dataset.label_names)
+    shape = neighborhood.grid.size, len(dataset.label_names)
     table = win_table(nearest_code(pixels, codewords), labels, *shape)
     others, other_labels = map(np.concatenate, zip(*map(pixels_and_labels, dataset.validation.values()), strict=True))
     held_out = win_table(nearest_code(others, codewords), other_labels, *shape)
@@ -63,13 +64,9 @@ def batch_map(dataset: data.Dataset, grid_shape: tuple[int, ...], seed: int) -> 
 
 def run(argv: list[str]) -> int:
     """Prints a line for each seed, and the mean and standard deviation over them; returns the exit status."""
-    try:
-        config, _, _ = main.parse(argv)
-        dataset, _ = train.load_data(config)
-        rows = [batch_map(dataset, config["model"]["grid_shape"], seed) for seed in SEEDS]
-    except InputError as error:
-        print(f"kvae: {error}", file=sys.stderr)
-        return 2
+    config = checked_config(main.parse(argv)[0])
+    dataset, _ = load_data(config)
+    rows = [batch_map(dataset, config["model"]["grid_shape"], seed) for seed in SEEDS]
     for name in rows[0]:
         values = [row[name] for row in rows]
         listed = ", ".join(f"{value:.4g}" for value in values)
@@ -78,4 +75,4 @@ def run(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(program.run(run, sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""What finished runs say of the settings of `configs/paper.py`: which seeds may be averaged, and their measures.
+"""What finished runs say of the settings of `kvae.paper.experiments`: which seeds may be averaged, and their measures.
 
 A run is known by its config, not by its folder's name: it belongs to the setting whose fields it has.
 """
@@ -13,8 +13,12 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from kvae.errors import InputError
-from kvae.training.config import flatten, read_config
+from kvae.paper import experiments
+from kvae.training.config import flatten
 from kvae.training.journal import is_finished, read_metrics
+from kvae.training.workdir import read_config
+
+QUANTIZER, GRID_SHAPE = "model.quantizer.name", "model.quantizer.grid_shape"
 
 FREE_FIELDS = {*("seed", "replicas", "micro_batches", "log_every_steps", "checkpoint_every_steps", "dataset.data_dir")}
 """Fields in which the runs of a table may differ, besides those that its settings are about."""
@@ -26,7 +30,7 @@ class Seed(NamedTuple):
     Attributes:
       workdir: the run's folder.
       number: the seed.
-      config: its config, flat: {"model.grid_shape": [16, 32], ...}.
+      config: its config, flat: {"model.quantizer.grid_shape": [16, 32], ...}.
       rows: of metrics.jsonl, with this seed's values only.
       problem: why it may not be averaged in; empty where nothing is wrong.
     """
@@ -66,16 +70,16 @@ class Table(NamedTuple):
     problems: list[str]
 
 
-def load_experiments(path: str) -> dict:
-    """The names of an experiments file, such as configs/paper.py.
+def load_experiments(path: str | None) -> dict:
+    """The names of `kvae.paper.experiments`, or of a file like it.
 
     Raises:
       InputError: there is no such file.
     """
+    if path is None:
+        return vars(experiments)
     if not pathlib.Path(path).is_file():
-        raise InputError(
-            f"--experiments={path}: there is no such file; it is configs/paper.py in the repository's root"
-        )
+        raise InputError(f"--experiments={path}: there is no such file; kvae/paper/experiments.py shows what it holds")
     return runpy.run_path(path)
 
 
@@ -115,35 +119,36 @@ def _seeds_of(run: pathlib.Path) -> list[Seed]:
     return seeds
 
 
-def setting_of(config: Mapping, experiments: Mapping) -> str | None:
+def setting_of(config: Mapping, of: Mapping) -> str | None:
     """The setting that a flat config has, or None.
 
     Fields that its quantiser does not have do not matter, and of the grid only whether it is a line or a plane.
     """
-    for setting, fields in experiments["SETTINGS"].items():
-        wanted = {**experiments["BASE"], **fields}
-        axes = len(wanted.pop("model.grid_shape"))
-        if config.get("model.quantizer") != wanted["model.quantizer"] or len(config["model.grid_shape"]) != axes:
-            continue
-        if all(config.get(name, value) == value for name, value in wanted.items()):
+    if QUANTIZER not in config:
+        return None
+    for setting, fields in of["SETTINGS"].items():
+        base = {name: value for name, value in of["BASE"].items() if name in config or name == QUANTIZER}
+        wanted = {**base, **fields}
+        axes = len(wanted.pop(GRID_SHAPE, ()))
+        if len(config.get(GRID_SHAPE, ())) == axes and all(config.get(k) == v for k, v in wanted.items()):
             return setting
     return None
 
 
-def collect(seeds: Iterable[Seed], experiments: Mapping, name: str, dataset: str) -> Table:
+def collect(seeds: Iterable[Seed], of: Mapping, name: str, dataset: str) -> Table:
     """The seeds of a table's settings on one data set; of several configs, the one that most seeds have."""
-    labels, problems = experiments["TABLES"][name]["rows"], []
-    varied = {*experiments["BASE"], *FREE_FIELDS, *(k for fields in experiments["SETTINGS"].values() for k in fields)}
+    labels, problems = of["TABLES"][name]["rows"], []
+    varied = {*of["BASE"], *FREE_FIELDS, *(k for fields in of["SETTINGS"].values() for k in fields)}
     sound, configs = [], collections.defaultdict(list)
     for seed in seeds:
-        setting = setting_of(seed.config, experiments)
+        setting = setting_of(seed.config, of)
         if seed.config["dataset.name"] != dataset or setting not in labels:
             continue
         if seed.problem:
             problems.append(f"left out: {seed.name}: {seed.problem}")
             continue
         common = {field: value for field, value in seed.config.items() if field not in varied}
-        common["number of codes"] = math.prod(seed.config["model.grid_shape"])
+        common["number of codes"] = math.prod(seed.config.get(GRID_SHAPE, ()))
         sound.append((seed, setting, common))
         configs[json.dumps(common, sort_keys=True)].append(common)
     chosen = max(configs.values(), key=len)[0] if configs else {}

@@ -8,17 +8,17 @@ Settings that tables share are trained once. Other arguments, such as --config.s
 table again, or of runs that are elsewhere: `python -m kvae.report RUNS --table=3`.
 """
 
-import argparse
 import pathlib
 import shlex
 import signal
 import subprocess
 import sys
 
-from kvae import main as program
-from kvae.errors import InputError, choose
+from kvae import main as training
+from kvae import program
+from kvae.errors import choose
 from kvae.paper.results import load_experiments
-from kvae.report import report
+from kvae.paper.tables import report
 from kvae.training import journal
 
 
@@ -26,7 +26,7 @@ def commands(experiments: dict, table: str, dataset: str, seeds: int | None, run
     """For each setting of a table, the arguments of `kvae.main` that train it.
 
     Args:
-      experiments: the names of configs/paper.py.
+      experiments: the names of `kvae.paper.experiments`.
       table: a name in its TABLES.
       dataset: a name in its DATASETS.
       seeds: how many, 0, 1, 2 and so on; None for as many as the data set's entry says.
@@ -36,10 +36,9 @@ def commands(experiments: dict, table: str, dataset: str, seeds: int | None, run
     source = choose("--dataset", dataset, experiments["DATASETS"])
     found = {}
     for setting in choose("--table", table, experiments["TABLES"])["rows"]:
-        fields = dict(experiments["SETTINGS"][setting])
-        variant = ":gradient" if fields.pop("model.quantizer", "kohonen") == "gradient" else ""
+        fields = experiments["SETTINGS"][setting]
         found[setting] = [
-            f"--config={source['config']}{variant}",
+            f"--config={source['config']}",
             f"--workdir={pathlib.Path(runs) / dataset / setting}",
             f"--config.replicas={seeds or source['seeds']}",
             *(f"--config.{name}={value}" for name, value in fields.items()),
@@ -50,7 +49,7 @@ def commands(experiments: dict, table: str, dataset: str, seeds: int | None, run
 
 def is_finished(arguments: list[str]) -> bool:
     """Whether the run of these arguments has nothing left to do."""
-    config, workdir, _ = program.parse(arguments)
+    config, workdir = training.parse(arguments)
     return journal.is_finished(config, journal.read_metrics(workdir))
 
 
@@ -71,22 +70,18 @@ def train(arguments: list[str]) -> bool:
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program; returns its exit status: 0, 1 where a run failed, 2 for a mistake, 130 when it was stopped."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Runs the program; returns its exit status."""
+    parser = program.Parser("python launch/sweep.py", __doc__)
     parser.add_argument("--table", required=True, help="which, such as 3 or schedules")
     parser.add_argument("--dataset", required=True, help="on what: photos, cifar10, imagenet or faces")
     parser.add_argument("--seeds", type=int, help="how many; by default what the experiments file says")
     parser.add_argument("--runs", default="runs/paper", help="the folder of all runs (%(default)s)")
-    parser.add_argument("--experiments", default="configs/paper.py", help="what is compared (%(default)s)")
+    parser.add_argument("--experiments", metavar="FILE", help="what is compared, instead of kvae/paper/experiments.py")
     parser.add_argument("--print", action="store_true", help="print the commands of what is not finished")
     chosen, extra = parser.parse_known_args(argv)
-    try:
-        experiments = load_experiments(chosen.experiments)
-        todo = commands(experiments, chosen.table, chosen.dataset, chosen.seeds, chosen.runs, extra)
-        todo = {setting: arguments for setting, arguments in todo.items() if not is_finished(arguments)}
-    except InputError as error:
-        print(f"sweep: {error}", file=sys.stderr)
-        return 2
+    experiments = load_experiments(chosen.experiments)
+    todo = commands(experiments, chosen.table, chosen.dataset, chosen.seeds, chosen.runs, extra)
+    todo = {setting: arguments for setting, arguments in todo.items() if not is_finished(arguments)}
     if chosen.print:
         for arguments in todo.values():
             print(shlex.join(["python", "-m", "kvae.main", *arguments]))
@@ -94,19 +89,15 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     failed = []
     for number, (setting, arguments) in enumerate(todo.items(), 1):
-        print(f"sweep: {setting}, {number} of {len(todo)}", file=sys.stderr, flush=True)
+        print(f"kvae: {setting}, {number} of {len(todo)}", file=sys.stderr, flush=True)
         try:
             if not train(arguments):
                 failed.append(setting)
         except KeyboardInterrupt:
-            print("sweep: stopped; run the same command again to go on", file=sys.stderr)
-            return 130
+            print("kvae: stopped; run the same command again to go on", file=sys.stderr)
+            return program.INTERRUPTED
     if failed:
-        print(f"sweep: not finished: {', '.join(failed)}; what they said stands above", file=sys.stderr)
-        return 1
+        print(f"kvae: not finished: {', '.join(failed)}; what they said stands above", file=sys.stderr)
+        return program.FAILED
     print(report([str(pathlib.Path(chosen.runs) / chosen.dataset)], experiments, chosen.table), end="")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -4,25 +4,15 @@ RUNS are run folders, or folders with runs somewhere below them. What is missing
 than the rest of its table is named under the table, and never averaged in.
 """
 
-import argparse
-import pathlib
-import sys
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from kvae.errors import InputError, choose
+from kvae import program
+from kvae.errors import InputError, choose, errors_of_writing
+from kvae.files import write_text
 from kvae.paper.results import Table, collect, load_experiments, measures_of, read_seeds, setting_of, spread
-from kvae.training.journal import write_atomically
-
-COLUMNS = (
-    ("loss", "loss ({unit})", 1),
-    ("steps_10", "steps to +10%", 0),
-    ("steps_20", "steps to +20%", 0),
-    ("perplexity", "perplexity", 0),
-    ("codes_used", "codes used", 0),
-    ("topographic_error_8", "topographic error", 2),
-    ("perturbation_psnr_1", "PSNR, codes moved by 1 (dB)", 1),
-)
-"""Measure, heading, and decimals."""
+from kvae.training.config import build_model
+from kvae.training.workdir import read_config
 
 LEGEND = """\
 Mean ± standard deviation over seeds. Loss: the lowest validation reconstruction loss of a run, on the normalised scale;
@@ -40,6 +30,29 @@ def cell(values: list[float], decimals: int, scale: float = 1.0) -> str:
     return words if std is None else f"{words} ± {std * scale:,.{decimals}f}"
 
 
+class Column(NamedTuple):
+    """A column of a table: its heading, its decimals, and the measures of which a cell holds those that there are."""
+
+    heading: str
+    decimals: int
+    measures: list[str]
+
+
+def columns(table: Table, unit: str) -> list[Column]:
+    """The loss, the steps to near it, and what the models say of their metrics."""
+    found = {
+        f"loss ({unit})": Column(f"loss ({unit})", 1, ["loss"]),
+        "steps to +10%": Column("steps to +10%", 0, ["steps_10"]),
+        "steps to +20%": Column("steps to +20%", 0, ["steps_20"]),
+    }
+    for workdir in dict.fromkeys(own[0].workdir for own in table.seeds.values() if own):
+        for name, metric in build_model(read_config(workdir)).metrics.items():
+            if metric.column is not None:
+                column = found.setdefault(metric.column, Column(metric.column, metric.decimals, []))
+                column.measures.extend({name} - {*column.measures})
+    return list(found.values())
+
+
 def markdown(table: Table, experiments: Mapping) -> str:
     """A table, its legend, and what was left out."""
     entry = experiments["TABLES"][table.name]
@@ -48,19 +61,20 @@ def markdown(table: Table, experiments: Mapping) -> str:
     known = max(map(len, paper.values()), default=0)  # how many of the first columns the paper has too
     measured = {setting: [measures_of(seed) for seed in own] for setting, own in table.seeds.items()}
     losses = {setting: spread([m["loss"] for m in own])[0] for setting, own in measured.items() if own}
+    shown = columns(table, unit)
     headings = ["setting", "seeds"]
-    for i, (_, heading, _) in enumerate(COLUMNS):
-        headings += [heading.format(unit=unit)] + ["paper"] * (i < known)
+    for i, column in enumerate(shown):
+        headings += [column.heading] + ["paper"] * (i < known)
     lines = [f"### Table {table.name}, {table.dataset}: {entry['title']}", ""]
     lines += [_line(headings), _line(["---"] * len(headings))]
     for setting, label in entry["rows"].items():
         cells = [label, str(len(measured[setting]))]
-        for i, (name, _, decimals) in enumerate(COLUMNS):
-            cells.append(_measured(measured[setting], name, decimals, 1 / float(unit) if name == "loss" else 1))
-            if name == "loss" and setting in losses:
+        for i, column in enumerate(shown):
+            cells.append(_measured(measured[setting], column, 1 / float(unit) if i == 0 else 1))
+            if i == 0 and setting in losses:
                 cells[-1] += f" (+{losses[setting] / min(losses.values()) - 1:.1%})"
             if i < known:
-                cells.append(_published(paper.get(setting, ()), i, decimals))
+                cells.append(_published(paper.get(setting, ()), i, column.decimals))
         lines.append(_line(cells))
     config = next((own[0].config for own in table.seeds.values() if own), None)
     lines += ["", LEGEND.format(**config) if config else "There is no finished run."]
@@ -74,10 +88,10 @@ def _line(cells):
     return f"| {' | '.join(cells)} |"
 
 
-def _measured(measured, name, decimals, scale):
-    """The cell of a measure; of both levels where there are two codebooks."""
-    levels = [[m[key] for m in measured if m.get(key) is not None] for key in (name, f"{name}_top", f"{name}_bottom")]
-    return " / ".join(cell(values, decimals, scale) for values in levels if values) or "—"
+def _measured(measured, column, scale):
+    """The cell of a column; one value for each codebook."""
+    values = [[m[name] for m in measured if m.get(name) is not None] for name in column.measures]
+    return " / ".join(cell(of_one, column.decimals, scale) for of_one in values if of_one) or "—"
 
 
 def _published(figures, column, decimals):
@@ -107,27 +121,20 @@ def report(folders: Sequence[str], experiments: Mapping, table: str | None = Non
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program; returns its exit status: 0, or 2 after an error that the user can mend."""
-    parser = argparse.ArgumentParser(prog="python -m kvae.report", description=__doc__.split("\n\n")[0])
+    """Runs the program; returns its exit status."""
+    parser = program.Parser("python -m kvae.report", __doc__)
     parser.add_argument("runs", nargs="+", metavar="RUNS", help="run folders, or folders above them")
     parser.add_argument("--table", help="one table only, such as 3 or schedules")
-    parser.add_argument("--out", help="a file for the tables; by default they are printed")
-    parser.add_argument("--experiments", default="configs/paper.py", help="what is compared (%(default)s)")
+    parser.add_argument("--out", metavar="FILE", help="a file for the tables; by default they are printed")
+    parser.add_argument("--experiments", metavar="FILE", help="what is compared, instead of kvae/paper/experiments.py")
     chosen = parser.parse_args(argv)
-    try:
-        experiments = load_experiments(chosen.experiments)
-        if chosen.table:
-            choose("--table", chosen.table, experiments["TABLES"])
-        text = report(chosen.runs, experiments, chosen.table)
-        if chosen.out:
-            write_atomically(pathlib.Path(chosen.out), text)
-        else:
-            print(text, end="")
-    except (InputError, OSError) as error:
-        print(f"kvae: {error}", file=sys.stderr)
-        return 2
+    experiments = load_experiments(chosen.experiments)
+    if chosen.table is not None:
+        choose("--table", chosen.table, experiments["TABLES"])
+    text = report(chosen.runs, experiments, chosen.table)
+    if chosen.out:
+        with errors_of_writing(chosen.out):
+            write_text(chosen.out, text)
+    else:
+        print(text, end="")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,24 +1,39 @@
-"""Checkpoints of a run: orbax, asynchronous, the newest and the best kept."""
+"""Checkpoints of a run: orbax, asynchronous, the newest and the best kept, and each leaf with a digest."""
 
+import contextlib
+import gc
+import hashlib
 import logging
+import operator
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+import sys
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
+from orbax.checkpoint import checkpoint_managers, handlers
 
-from kvae.errors import InputError
+from kvae.errors import InputError, errors_of_writing
 from kvae.training.cluster import wait_for_all
 
 log = logging.getLogger(__name__)
 
 LOSS = "loss"
 
+SECONDS_OF_STRAGGLERS = 0.2
+"""How long threads that read along may still complain after the first error."""
+
+
+class DamagedError(Exception):
+    """A checkpoint is not what was saved."""
+
 
 class Checkpoints:
     """The checkpoints under `<workdir>/checkpoints`.
+
+    orbax restores a flipped bit without a word. So every leaf is saved with a digest, and compared with it.
 
     Args:
       workdir: the run's folder.
@@ -27,43 +42,67 @@ class Checkpoints:
 
     def __init__(self, workdir: str, *, read_only: bool = False):
         self.folder = pathlib.Path(workdir).absolute() / "checkpoints"
+        loss = operator.itemgetter(LOSS)
         # A checkpoint without an evaluation has no loss, and is kept only while it is the newest.
-        best = checkpoint_managers.BestN(
-            get_metric_fn=lambda metrics: metrics[LOSS], reverse=True, n=1, keep_checkpoints_without_metrics=False
-        )
-        policy = checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(2), best])
+        best = checkpoint_managers.BestN(get_metric_fn=loss, reverse=True, n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=policy, create=not read_only, enable_async_checkpointing=True
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(2), best]),
+            best_fn=loss,  # without it the losses are not saved, and a run that goes on would forget its best
+            best_mode="min",
+            create=not read_only,
+            enable_async_checkpointing=True,
         )
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            item_names=("state", "config"),
-            item_handlers={"state": ocp.StandardCheckpointHandler(), "config": ocp.JsonCheckpointHandler()},
-            options=options,
-        )
+        registry = handlers.DefaultCheckpointHandlerRegistry()
+        items = {"state": (ocp.PyTreeCheckpointHandler(), ocp.args.PyTreeSave, ocp.args.PyTreeRestore)}
+        for name in ("config", "digests"):
+            items[name] = (ocp.JsonCheckpointHandler(), ocp.args.JsonSave, ocp.args.JsonRestore)
+        for name, (handler, *kinds) in items.items():
+            for kind in kinds:
+                registry.add(name, kind, handler)
+        self._silenced = contextlib.ExitStack()
+        self._silenced.enter_context(_silence())
+        with errors_of_writing(workdir):
+            self._manager = ocp.CheckpointManager(self.folder, options=options, handler_registry=registry)
 
     def steps(self) -> list[int]:
-        """The steps that can be restored, ascending."""
+        """The steps that have a checkpoint, ascending."""
         return sorted(self._manager.all_steps())
+
+    def best(self) -> int | None:
+        """The step of the lowest validation loss among the checkpoints; None where none has one."""
+        losses = {}
+        for step in self.steps():
+            with contextlib.suppress(DamagedError), _told_as_damage():
+                losses[step] = self._manager.metrics(step)[LOSS]
+        return min(losses, key=losses.get, default=None)
 
     def save(self, step: int, state, config: Mapping, loss: float | None) -> None:
         """Starts saving; training goes on meanwhile. `loss` is the validation loss, None where it was not measured."""
         if step in self._manager.all_steps():
             return  # a request to stop can come right after the step's own checkpoint
         metrics = {LOSS: loss} if loss is not None and np.isfinite(loss) else None
-        arguments = ocp.args.Composite(state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(dict(config)))
-        self._manager.save(step, args=arguments, metrics=metrics, force=True)
+        arguments = ocp.args.Composite(
+            state=ocp.args.PyTreeSave(state),
+            config=ocp.args.JsonSave(dict(config)),
+            digests=ocp.args.JsonSave(digests(state)),
+        )
+        with errors_of_writing(self.folder.parent):
+            self._manager.save(step, args=arguments, metrics=metrics, force=True)
 
     def restore(self, step: int, target):
-        """The state of a step, laid out as the arrays or ShapeDtypeStructs of `target`."""
+        """The state of a step, laid out as the arrays or ShapeDtypeStructs of `target`.
+
+        Raises:
+          DamagedError: it cannot be read, or is not what was saved.
+        """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
-        arguments = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        return self._manager.restore(step, args=arguments)["state"]
+        arguments = ocp.checkpoint_utils.construct_restore_args(abstract)
+        return self._restore(step, ocp.args.PyTreeRestore(abstract, restore_args=arguments))
 
     def restore_newest(self, target) -> tuple[int, object] | None:
         """The newest step that can be read, and its state; None where there is no checkpoint.
 
-        A damaged checkpoint is renamed, so that its step can be saved again, and said.
+        A damaged checkpoint is renamed, so that its step can be saved again.
 
         Raises:
           InputError: there are checkpoints, but none can be read.
@@ -77,7 +116,7 @@ class Checkpoints:
         return step, state
 
     def first_readable(self, steps: Iterable[int], restore: Callable) -> tuple[int, object]:
-        """The first of the steps that `restore` can read, and what it gives; those that it cannot are said.
+        """The first step that `restore` can read, and what it gives; logs a warning for each that it cannot.
 
         Raises:
           InputError: none can be read.
@@ -86,15 +125,48 @@ class Checkpoints:
         for step in steps:
             try:
                 return step, restore(step)
-            except (ValueError, KeyError, OSError, TypeError) as error:
-                reason = str(error).strip().splitlines()
-                log.warning(
-                    "checkpoint %d is damaged (%s); going back to the one before", step, reason[0] if reason else error
-                )
+            except DamagedError as error:
+                log.warning("checkpoint %d is damaged (%s); going back to the one before", step, error)
                 tried.append(step)
         raise InputError(
             f"no checkpoint in {self.folder} can be read (tried {tried}); move the folder away to start anew"
         )
+
+    def variables(self, step: int) -> dict:
+        """`params` and `collections` of a step, and `step` itself: see `restore_as_saved`."""
+        # The moments of the optimiser are two thirds of a state.
+        return self.restore_as_saved(step, ("params", "collections", "step"))
+
+    def restore_as_saved(self, step: int, parts: Collection[str] | None = None) -> dict:
+        """A step's state, or parts of it, as nested dicts of NumPy arrays, whatever devices saved it.
+
+        Raises:
+          DamagedError: it cannot be read, or is not what was saved.
+        """
+        with _told_as_damage():
+            saved = self._manager.item_metadata(step)["state"]
+            device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            target = {
+                name: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), part)
+                for name, part in getattr(saved, "tree", saved).items()
+                if parts is None or name in parts
+            }
+        arguments = ocp.checkpoint_utils.construct_restore_args(target)
+        return jax.device_get(
+            self._restore(step, ocp.args.PyTreeRestore(target, restore_args=arguments, partial_restore=True))
+        )
+
+    def _restore(self, step, arguments):
+        with _told_as_damage():
+            found = self._manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
+            saved = {}
+            if "digests" in self._manager.item_metadata(step):
+                saved = self._manager.restore(step, args=ocp.args.Composite(digests=ocp.args.JsonRestore()))["digests"]
+        differ = [name for name, digest in digests(found).items() if saved.get(name, digest) != digest]
+        if differ:
+            more = f" and {len(differ) - 1} more" if len(differ) > 1 else ""
+            raise DamagedError(f"{differ[0]}{more}: not the digest that was saved")
+        return found
 
     def _set_aside(self, steps):
         if not steps:
@@ -105,17 +177,60 @@ class Checkpoints:
         wait_for_all("set aside")
         self._manager.reload()
 
-    def restore_as_saved(self, step: int) -> dict:
-        """The state of a step as nested dicts of NumPy arrays, whatever devices it was saved from."""
-        saved = self._manager.item_metadata(step)["state"]
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), saved)
-        return jax.device_get(self.restore(step, target))
-
     def wait(self) -> None:
         """Waits until what was being saved is on disk."""
-        self._manager.wait_until_finished()
+        with errors_of_writing(self.folder.parent):
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits for the last save and lets go."""
-        self._manager.close()
+        with self._silenced, errors_of_writing(self.folder.parent):
+            self._manager.close()
+
+
+def digests(tree) -> dict[str, str]:
+    """A digest of each leaf's type, shape and bytes, by its path: BLAKE2b of 16 bytes."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.asarray(jax.device_get(leaf))
+        digest = hashlib.blake2b(f"{array.dtype}{array.shape}".encode(), digest_size=16)
+        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+        # Attributes, keys and indices look alike once a state is read back as nested dicts.
+        found["/".join(str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in path)] = (
+            digest.hexdigest()
+        )
+    return found
+
+
+@contextlib.contextmanager
+def _told_as_damage() -> Iterator[None]:
+    """Whatever orbax raises as it reads is `DamagedError`, in one line."""
+    try:
+        yield
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        raise DamagedError(" ".join((lines[0] if lines else type(error).__name__).split())[:200]) from error
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps what orbax logs, and what its threads in C++ print, from the terminal: kvae says what a user should know."""
+    loggers, hook = [logging.getLogger(name) for name in ("absl", "asyncio")], sys.unraisablehook
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+
+    def of_others(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    sys.unraisablehook = of_others
+    try:
+        yield
+    finally:
+        if sys.exception() is not None:
+            time.sleep(SECONDS_OF_STRAGGLERS)
+            gc.collect()  # what failed beside the first error complains when it is thrown away
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        sys.unraisablehook = hook

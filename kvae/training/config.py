@@ -1,44 +1,111 @@
-"""What a run's config must hold, and the run's folder, which belongs to one config."""
+"""A run's config: its fields, their types and ranges, and what the data set adds to it."""
 
 import dataclasses
-import json
-import pathlib
-from collections.abc import Mapping
-
-import jax
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from kvae import data, models
 from kvae.errors import InputError, check_names, choose
-from kvae.training.journal import write_atomically
+from kvae.fields import Count, Natural, Positive, checked, fields_of, shown
+from kvae.training.step import make_optimizer
 
 FREE_FIELDS = ("steps", "log_every_steps", "evaluate_every_steps", "checkpoint_every_steps")
 """The fields that may differ when a run goes on."""
 
-POSITIVE = ("replicas", "batch_size", "micro_batches", *FREE_FIELDS)
-FIELDS = (*POSITIVE, "seed", "patience_evaluations", "dataset", "model", "optimizer")
-OPTIMIZER_FIELDS = ("learning_rate", "schedule", "warmup", "weight_decay", "clip_norm")
-"""Data sets and models know their own fields."""
+SECTIONS = ("dataset", "model", "optimizer")
 
 
-def check_config(config: Mapping) -> None:
-    """Raises InputError for a field of the run that is missing, unknown or out of range."""
-    for where, section, names in (("config", config, FIELDS), ("optimizer", config.get("optimizer"), OPTIMIZER_FIELDS)):
-        for name in names:
-            if name not in section:
-                raise InputError(f"the {where} has no {name}; configs/photos_vqvae.py shows all fields")
-        check_names(where, section, names)
-    if not 0 <= config["seed"] <= 2**31 - config["replicas"]:
-        raise InputError(f"seed is {config['seed']}; it must be 0 or larger, and below 2^31 with all replicas")
-    for name in POSITIVE:
-        if config[name] < 1:
-            raise InputError(f"{name} is {config[name]}; it must be 1 or larger")
-    if config["patience_evaluations"] < 0:
-        raise InputError(f"patience_evaluations is {config['patience_evaluations']}; it must be 0 (never) or larger")
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The fields of a run that are in no section.
+
+    Attributes:
+      steps: updates in all.
+      batch_size: examples in the global batch, over all devices.
+      seed: of initialisation, data order and random streams; replica i is the run with seed + i.
+      replicas: seeds that are trained at once.
+      micro_batches: parts of a batch that are gone through one after the other, to save memory.
+      log_every_steps: updates between two rows of metrics.jsonl.
+      evaluate_every_steps: updates between two evaluations; a multiple of `log_every_steps`.
+      checkpoint_every_steps: updates between two checkpoints; a multiple of `log_every_steps`.
+      patience_evaluations: the run stops when so many evaluations in a row have found no lower loss; 0 is never.
+    """
+
+    steps: Count
+    batch_size: Count
+    seed: Natural = 0
+    replicas: Count = 1
+    micro_batches: Count = 1
+    log_every_steps: Count = 50
+    evaluate_every_steps: Count = 1_000
+    checkpoint_every_steps: Count = 1_000
+    patience_evaluations: Natural = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """What a section `dataset` holds beside the fields of the data set, for a model that normalises by it.
+
+    Attributes:
+      mean: of each channel, on the 0-255 scale; () measures it over the training set.
+      std: as `mean`; both are given, or none.
+    """
+
+    mean: tuple[float, ...] = ()
+    std: tuple[Positive, ...] = ()
+
+
+def checked_config(config: Mapping) -> dict[str, Any]:
+    """A config with all its fields, each of its own type: what is not given takes its default.
+
+    Raises:
+      InputError: a field is missing, unknown, of another type or out of range.
+    """
+    if not isinstance(config, Mapping):
+        raise InputError(f"the config is {shown(config)}; it must be a dict, such as those in configs/")
+    for name in SECTIONS:
+        if not isinstance(config.get(name, {}), Mapping):
+            raise InputError(f"{name} is {shown(config[name])}; it must be a section of fields")
+    check_names("config", config, {*fields_of(Run), *SECTIONS})
+    found = checked("config", {name: value for name, value in config.items() if name not in SECTIONS}, Run)
+    dataset = config.get("dataset", {})
+    statistics = {name: value for name, value in dataset.items() if name in fields_of(Statistics)}
+    found["dataset"] = data.checked_section({k: v for k, v in dataset.items() if k not in statistics})
+    found["model"] = models.checked_section(config.get("model", {}))
+    found["optimizer"] = checked("optimizer", config.get("optimizer", {}), make_optimizer, without=("steps",))
+    if normalizes(found["model"]):
+        found["dataset"] |= checked("dataset", statistics, Statistics)
+    if found["seed"] + found["replicas"] > 2**31:
+        raise InputError(f"config.seed is {found['seed']}; with {found['replicas']} replicas it must stay below 2^31")
     for name in ("evaluate_every_steps", "checkpoint_every_steps"):
-        if config[name] % config["log_every_steps"]:
+        if found[name] % found["log_every_steps"]:
             raise InputError(
-                f"{name} is {config[name]}; it must be a multiple of log_every_steps ({config['log_every_steps']})"
+                f"config.{name} is {found[name]}; it must be a multiple of log_every_steps, {found['log_every_steps']}"
             )
+    return found
+
+
+def normalizes(model: Mapping) -> bool:
+    """Whether the model of a section takes mean and std of the images."""
+    return fields_of(models.MODELS[model["name"]]).keys() >= fields_of(Statistics).keys()
+
+
+def fields_of_section(path: Sequence[str], name: str | None) -> set[str]:
+    """The names that a section of a config may hold, such as those of ["model", "quantizer"].
+
+    Args:
+      path: of the section.
+      name: that it chooses by.
+    """
+    if path[0] == "optimizer":
+        return {*fields_of(make_optimizer)} - {"steps"}
+    if path[0] == "dataset":
+        return {"name", *fields_of(data.function_of(name)), *fields_of(Statistics)}
+    return {"name", *fields_of(_module_of(path, name))}
+
+
+def _module_of(path: Sequence[str], name: str | None) -> Callable:
+    return choose(f"{'.'.join(path)}.name", name, models.MODELS if len(path) == 1 else models.QUANTIZERS)
 
 
 def load_data(config: Mapping) -> tuple[data.Dataset, dict]:
@@ -48,63 +115,26 @@ def load_data(config: Mapping) -> tuple[data.Dataset, dict]:
       InputError: the data set cannot be read, does not fit the model, or has a mean without a std.
     """
     fields = dict(config["dataset"])
-    given = {name: fields.pop(name) for name in ("mean", "std") if name in fields}
+    given = {name: fields.pop(name) for name in fields_of(Statistics) if name in fields}
+    channels = {len(value) for value in given.values()}
+    if len(channels) > 1:
+        raise InputError(f"dataset.mean is {given['mean']} and dataset.std {given['std']}; give both, or () for both")
     dataset = data.load(**fields)
     names, classes = config["model"].get("label_names", ()), dataset.label_names
     if names and classes and len(names) != len(classes):
         raise InputError(f"model.label_names has {len(names)} names; {fields['name']} has {len(classes)} classes")
-    model = choose("model.name", config["model"].get("name"), models.MODELS)
-    if "mean" not in {field.name for field in dataclasses.fields(model)}:
-        return dataset, dict(config)
-    for name in ("mean", "std"):
-        if name not in given:
-            raise InputError(f"the dataset has no {name}; this model normalises by it, and () measures it")
-    if bool(len(given["mean"])) != bool(len(given["std"])):
-        raise InputError(f"dataset.mean is {given['mean']} and dataset.std {given['std']}; give both, or () for both")
-    if not len(given["mean"]):
+    if channels == {0}:
         given["mean"], given["std"] = data.channel_statistics(dataset.train)
-    return dataset, {**config, "dataset": {**fields, **{name: list(value) for name, value in given.items()}}}
+    return dataset, {**config, "dataset": {**fields, **given}}
 
 
-def open_workdir(workdir: str, config: dict) -> None:
-    """Makes the run's folder and its config.json, or checks that the folder belongs to this config."""
-    path = pathlib.Path(workdir) / "config.json"
-    config = json.loads(json.dumps(config))
-    # Without a checkpoint there is nothing that another config could spoil, such as after a mistake in the first one.
-    if path.exists() and any((path.parent / "checkpoints").glob("*")):
-        before, now = flatten(read_config(workdir)), flatten(config)
-        differ = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
-        differ = [f"{name} {before.get(name)} -> {now.get(name)}" for name in differ if name not in FREE_FIELDS]
-        if differ:
-            raise InputError(f"{workdir} was made by another config: {'; '.join(differ)}; choose another --workdir")
-    if jax.process_index() == 0:
-        try:
-            write_atomically(path, json.dumps(config, indent=2) + "\n")
-        except OSError as error:
-            raise InputError(f"--workdir={workdir} cannot be written: {error.strerror}") from error
-
-
-def read_config(workdir: str) -> dict:
-    """The config of a run, from its folder; a run of an older version may lack fields.
-
-    Raises:
-      InputError: there is none, or it is damaged.
-    """
-    path = pathlib.Path(workdir) / "config.json"
-    if not path.exists():
-        raise InputError(f"{workdir} is no run: it has no config.json")
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is not the config of a run: it is not JSON ({error})") from error
-    for name in ("seed", "replicas", "steps", "dataset", "model"):
-        if name not in config:
-            raise InputError(f"{path} is not the config of a run: it has no {name}")
-    return config
+def build_model(config: Mapping) -> models.Model:
+    """The model of a config whose mean and std are filled in."""
+    return models.build(config["model"], **{name: config["dataset"].get(name, ()) for name in fields_of(Statistics)})
 
 
 def flatten(tree: Mapping, prefix: str = "") -> dict:
-    """A nested config as one level: {"model.grid_shape": [16, 32], ...}."""
+    """A nested config as one level: {"model.quantizer.grid_shape": [16, 32], ...}."""
     flat = {}
     for name, value in tree.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}

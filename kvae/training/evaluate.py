@@ -59,21 +59,21 @@ class Evaluator:
 
         Args:
           groups: their variables.
-          finite: bool [replicas]; those that have failed get NaN: their state is of before they did.
+          finite: bool [replicas], at least one; those that have failed get NaN: their state is of before they did.
         """
         by_set = {name: self.totals(groups, examples) for name, examples in self.dataset.validation.items()}
         tally = self.totals(groups, self.dataset.train, "tally") if self.model.tallies_train else {}
         tally = {f"train_{name}": total for name, total in tally.items()}
         pooled = jax.tree.map(lambda *parts: sum(parts), *by_set.values()) | tally
         variables = self._replicas.on_host(groups)
-        rows = []
-        for replica, sound in enumerate(finite):
+        rows = {}
+        for replica in np.flatnonzero(finite).tolist():
             of_sets = {name: self.model.summarize(one_of(totals | tally, replica)) for name, totals in by_set.items()}
-            row = joined_metrics(self.model, self.model.summarize(one_of(pooled, replica)), of_sets)
-            row |= self.inspect(one_of(variables, replica))
-            rows.append(row if sound else dict.fromkeys(row, float("nan")))
-        row = {name: in_a_row([row[name] for row in rows]) for name in rows[0]}
-        return Evaluation(row, pooled, variables)
+            rows[replica] = joined_metrics(self.model, self.model.summarize(one_of(pooled, replica)), of_sets)
+            rows[replica] |= self.inspect(one_of(variables, replica))
+        failed = dict.fromkeys(next(iter(rows.values())), float("nan"))
+        rows = [rows.get(replica, failed) for replica in range(len(finite))]
+        return Evaluation({name: in_a_row([row[name] for row in rows]) for name in failed}, pooled, variables)
 
     def totals(self, groups: Groups, examples: Examples, method: str = "totals") -> dict[str, Any]:
         """What a method of the model gives for each batch, added up over one set: float64 [replicas, ...]."""

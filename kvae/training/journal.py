@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from kvae.errors import InputError
+from kvae.errors import InputError, errors_of_writing
+from kvae.files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -29,14 +30,6 @@ def read_metrics(workdir: str) -> list[dict]:
         except json.JSONDecodeError:
             log.warning("%s: a line was cut off and is left out: %.60s", path, line)
     return rows
-
-
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Writes a text file so that a reader, or a kill, never meets half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def as_json(value):
@@ -85,20 +78,25 @@ class Journal:
         from tensorboardX import SummaryWriter
         from tqdm import tqdm
 
-        path = pathlib.Path(workdir) / "metrics.jsonl"
-        write_atomically(path, "".join(json.dumps(row) + "\n" for row in self.rows))
-        self._file = path.open("a")
-        self._events = SummaryWriter(workdir, purge_step=first_step + 1, flush_secs=30)
+        path, self._workdir = pathlib.Path(workdir) / "metrics.jsonl", workdir
+        with errors_of_writing(workdir):
+            write_text(path, "".join(json.dumps(row) + "\n" for row in self.rows))
+            self._file = path.open("a")
+            self._events = SummaryWriter(workdir, purge_step=first_step + 1, flush_secs=30)
         self._terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=steps, initial=first_step, unit="step", dynamic_ncols=True, disable=not self._terminal, smoothing=0.05
         )
-        self._started, self._first_step, self._steps = time.monotonic(), first_step, steps
+        self._steps, self._done, self._first_step, self._started = steps, first_step, None, None
 
     def advance(self) -> None:
         """One step is done."""
-        if self._writes:
-            self._bar.update()
+        if not self._writes:
+            return
+        self._bar.update()
+        self._done += 1
+        if self._started is None:  # the first step is compiled first: it says nothing of how long the rest takes
+            self._started, self._first_step = time.monotonic(), self._done
 
     def write(self, row: dict, summary: str) -> None:
         """Writes a row, durably, and says `summary` on the terminal."""
@@ -106,6 +104,16 @@ class Journal:
         self.rows.append(row)
         if not self._writes:
             return
+        with errors_of_writing(self._workdir):
+            self._write(row)
+        if self._terminal:
+            self._bar.set_postfix_str(summary)
+        # Where there is a bar, it says the same.
+        level = logging.DEBUG if self._terminal else logging.INFO
+        left = self._time_left(row["step"])
+        log.log(level, "step %d/%d  %s%s", row["step"], self._steps, summary, f"  {left} left" if left else "")
+
+    def _write(self, row):
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -113,15 +121,13 @@ class Journal:
             finite = [v for v in (value if isinstance(value, list) else [value]) if v is not None]
             if name != "step" and finite:
                 self._events.add_scalar(name, sum(finite) / len(finite), row["step"])
-        if self._terminal:
-            self._bar.set_postfix_str(summary)
-        # Where there is a bar, it says the same.
-        level = logging.DEBUG if self._terminal else logging.INFO
-        log.log(level, "step %d/%d  %s  %s left", row["step"], self._steps, summary, self._time_left(row["step"]))
 
-    def _time_left(self, step):
-        seconds = (time.monotonic() - self._started) / max(step - self._first_step, 1) * (self._steps - step)
-        return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
+    def _time_left(self, step) -> str:
+        """Hours, minutes and seconds until the last step; nothing is known after the first one."""
+        if self._started is None or step <= self._first_step:
+            return ""
+        seconds = int((time.monotonic() - self._started) / (step - self._first_step) * (self._steps - step))
+        return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
     def close(self) -> None:
         """Closes the files and the bar."""

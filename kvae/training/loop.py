@@ -5,7 +5,7 @@ import functools
 import logging
 import pathlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,18 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 from clu import parameter_overview
 
-from kvae import models
-from kvae.data import Examples, pipeline
-from kvae.errors import InputError, errors_of_writing
+from kvae.data import Example, Examples, pipeline
+from kvae.errors import InputError
 from kvae.models.model import Model
 from kvae.training import devices, pictures
 from kvae.training.checkpoint import Checkpoints
 from kvae.training.cluster import StopSignal, first_process_first, wait_for_all
-from kvae.training.config import check_config, load_data, open_workdir
+from kvae.training.config import build_model, checked_config, load_data
 from kvae.training.evaluate import Evaluation, Evaluator
 from kvae.training.journal import Journal, has_settled
 from kvae.training.replicas import Groups, Replicas, in_a_row, one_of
-from kvae.training.step import example_batch, initial_state, make_optimizer, train_step
+from kvae.training.step import Interval, example_batch, initial_state, make_optimizer, train_step
+from kvae.training.workdir import open_workdir
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def train(config: Mapping, workdir: str, devices_used: Sequence[jax.Device] | No
     """Trains, or goes on training, the run of a folder.
 
     Args:
-      config: every field; see `configs/`, and `kvae.training.config` for their meaning.
+      config: see `configs/`, and `kvae.training.config` for the fields and their defaults.
       workdir: the run's folder, made where it does not exist.
       devices_used: those to train on; all by default.
 
@@ -48,20 +48,20 @@ def train(config: Mapping, workdir: str, devices_used: Sequence[jax.Device] | No
     Raises:
       InputError: something that the user can mend: a field, the data, the folder, a loss that is not finite.
     """
-    check_config(config)
+    config = checked_config(config)
     mesh = devices.make_mesh(config["replicas"], devices_used)
     devices.check_batch_size(config["batch_size"], mesh, config["micro_batches"])
     replicas = Replicas(config["replicas"], mesh)
     with first_process_first():
         dataset, config = load_data(config)
-    statistics = {name: config["dataset"].get(name, ()) for name in ("mean", "std")}
-    model = models.build(config["model"], **statistics)
-    init, step = make_programs(config, model, replicas, dataset.train)
+    model = build_model(config)
+    init, step = functions_of(config, model, dataset.train[0])
     open_workdir(workdir, config)
-    groups = init(seeds(config, replicas))
+    groups = replicas.program(init)(seeds(config, replicas))
+    step = replicas.program(step, donate=True)
     log_overview(groups[0].params)
 
-    with errors_of_writing(workdir), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         checkpoints = Checkpoints(workdir)
         stack.callback(checkpoints.close)
         first_step, state = checkpoints.restore_newest(replicas.joined(groups)) or (0, None)
@@ -79,10 +79,13 @@ def seeds(config: Mapping, replicas: Replicas) -> Groups:
     return replicas.split(config["seed"] + np.arange(replicas.count, dtype=np.int32))
 
 
-def make_programs(config: Mapping, model: Model, replicas: Replicas, examples: Examples):
-    """The first states of seeds, and the step from states and batches to the next: compiled, from groups to groups.
+def functions_of(config: Mapping, model: Model, example: Example) -> tuple[Callable, Callable]:
+    """The first state from a seed, and the step from a state and a batch to the next state; both of one replica.
 
-    Both are compiled for the same layout, so that a state never has to move; the step takes over the memory of its own.
+    Args:
+      config: of the run.
+      model: that is trained.
+      example: one of the training set; only shapes and types matter.
 
     Raises:
       InputError: the batch is to be split, and the model's loss is of a whole one.
@@ -90,9 +93,8 @@ def make_programs(config: Mapping, model: Model, replicas: Replicas, examples: E
     if model.needs_whole_batch and config["micro_batches"] > 1:
         raise InputError(f"micro_batches is {config['micro_batches']}; it must be 1, for this loss is of a whole batch")
     optimizer = make_optimizer(**config["optimizer"], steps=config["steps"])
-    init = functools.partial(initial_state, model, optimizer, example_batch(examples[0]))
-    step = functools.partial(train_step, model, optimizer, config["micro_batches"])
-    return replicas.program(init), replicas.program(step, donate=True)
+    init = functools.partial(initial_state, model, optimizer, example_batch(example))
+    return init, functools.partial(train_step, model, optimizer, config["micro_batches"])
 
 
 def training_batches(config: Mapping, examples: Examples, first_step: int) -> Iterator[dict[str, np.ndarray]]:
@@ -143,23 +145,25 @@ class Loop:
             return self.config["steps"]
         batches = training_batches(self.config, self.evaluator.dataset.train, first_step)
         batches = on_devices(batches, self.replicas)
+        log.info("compiling the training step ...")
         with StopSignal() as stop, pipeline.prefetch(batches, BATCHES_AHEAD) as batches:
-            started, at_step = time.monotonic(), first_step
             for done in range(first_step + 1, self.config["steps"] + 1):
                 groups = step(groups, next(batches))
+                if done == first_step + 1:
+                    jax.block_until_ready(groups)
+                    started, at_step = time.monotonic(), done
                 self.journal.advance()
                 if self.is_due("log_every_steps", done):
-                    interval = self.replicas.on_host([(g.interval, g.finite, g.step) for g in groups])
+                    logged = self.replicas.on_host([(g.interval, g.finite, g.step) for g in groups])
                     rates = self.rates(done - at_step, time.monotonic() - started)
                     groups = [g.replace(interval=jax.tree.map(jnp.zeros_like, g.interval)) for g in groups]
-                    self.log(groups, done, *interval[:2], self.training_row(done, *interval) | rates)
+                    self.log(groups, done, *logged, rates)
+                    started, at_step = time.monotonic(), done
                     if self.has_settled():
                         log.info("stopped at step %d: the validation loss falls no more", done)
                         break
-                    started, at_step = time.monotonic(), done
                 if stop.requested(done) and done < self.config["steps"]:
-                    if not self.is_due("checkpoint_every_steps", done):
-                        self.save(groups, done, None)
+                    self.save(groups, done, None)
                     self.checkpoints.wait()
                     log.warning("stopped at step %d; run the same command again to go on", done)
                     return done
@@ -173,32 +177,14 @@ class Loop:
         """Whether the loss falls no more."""
         return has_settled(self.journal.rows, self.config["patience_evaluations"])
 
-    def training_row(self, done: int, interval, finite: np.ndarray, at: np.ndarray) -> dict[str, Any]:
-        """The means since the last log as a row.
+    def log(self, groups: Groups, done: int, interval, finite: np.ndarray, at: np.ndarray, rates: dict) -> None:
+        """Writes the row of a step, with an evaluation where that is due; then saves, and then draws.
 
-        Raises:
-          InputError: no replica has a finite loss any more.
+        A checkpoint never runs ahead of its row, and a picture never of the checkpoint.
         """
-        if not np.any(finite):
-            raise InputError(
-                f"the loss is not finite at step {int(np.max(at)) + 1}; the checkpoints before it are whole, and a "
-                f"lower optimizer.learning_rate (now {self.config['optimizer']['learning_rate']}) may help"
-            )
-        failed = set(np.flatnonzero(~finite).tolist())
-        for replica in sorted(failed - self.failed):
-            seed = self.config["seed"] + replica
-            log.warning("seed %d stopped: its loss is not finite at step %d", seed, at[replica] + 1)
-        self.failed = failed
-        means = {
-            name: np.where(finite, total / np.maximum(interval.steps, 1), np.nan)
-            for name, total in interval.metrics.items()
-        }
-        return {"step": done, **{f"train/{name}": in_a_row(mean.tolist()) for name, mean in means.items()}}
-
-    def log(self, groups: Groups, done: int, interval, finite: np.ndarray, row: dict[str, Any]) -> None:
-        """Evaluates if that is due and writes the row; then saves and draws: no checkpoint runs ahead of its row."""
+        self.stop_if_all_failed(done, finite, at)
         self.warn_if_dying(interval.counts, finite, done)
-        evaluation = None
+        row, evaluation = {"step": done, **training_means(interval, finite), **rates}, None
         if self.is_due("evaluate_every_steps", done):
             evaluation = self.evaluator.evaluate([group.variables for group in groups], finite)
             row |= evaluation.row
@@ -217,9 +203,28 @@ class Loop:
         self.checkpoints.save(done, self.replicas.joined(groups), self.config, loss)
 
     def rates(self, steps: int, seconds: float) -> dict[str, float]:
-        """Steps and images a second since the last log, evaluation and drawing left out."""
+        """Steps and images a second since the last log, without compilation, evaluation and drawing."""
+        if not steps:
+            return {}
         images = steps * self.config["batch_size"] * self.config["replicas"]
         return {"steps_per_second": steps / seconds, "images_per_second": images / seconds}
+
+    def stop_if_all_failed(self, done: int, finite: np.ndarray, at: np.ndarray) -> None:
+        """Says which replica has failed since the last log.
+
+        Raises:
+          InputError: no replica has a finite loss any more.
+        """
+        if not np.any(finite):
+            raise InputError(
+                f"the loss is not finite at step {int(np.max(at)) + 1}; the checkpoints before it are whole, and a "
+                f"lower optimizer.learning_rate (now {self.config['optimizer']['learning_rate']}) may help"
+            )
+        failed = set(np.flatnonzero(~finite).tolist())
+        for replica in sorted(failed - self.failed):
+            seed = self.config["seed"] + replica
+            log.warning("seed %d stopped: its loss is not finite at step %d", seed, at[replica] + 1)
+        self.failed = failed
 
     def warn_if_dying(self, counts: Mapping[str, np.ndarray], finite: np.ndarray, done: int) -> None:
         """Says, once, that hardly any code is in use, and what would help."""
@@ -240,6 +245,13 @@ class Loop:
                 )
 
 
+def training_means(interval: Interval, finite: np.ndarray) -> dict[str, Any]:
+    """The metrics of training, averaged since the last log; not a number for a replica that has failed."""
+    steps = np.maximum(interval.steps, 1)
+    means = {name: np.where(finite, total / steps, np.nan) for name, total in interval.metrics.items()}
+    return {f"train/{name}": in_a_row(mean.tolist()) for name, mean in means.items()}
+
+
 def summary(row: Mapping[str, Any], counts: Mapping[str, np.ndarray]) -> str:
     """A row, and how many codes were used, in a few words for the terminal and the log."""
     words = [f"loss {np.nanmean(row['train/loss']):.4f}"]
@@ -247,7 +259,9 @@ def summary(row: Mapping[str, Any], counts: Mapping[str, np.ndarray]) -> str:
         words.append(f"valid {np.nanmean(row['valid/loss']):.4f}")
     for name, of_codes in counts.items():
         words.append(f"{name} {np.mean(np.count_nonzero(of_codes, axis=-1)):.0f}/{np.shape(of_codes)[-1]} codes")
-    return "  ".join([*words, f"{row['images_per_second']:.0f} images/s"])
+    if "images_per_second" in row:
+        words.append(f"{row['images_per_second']:.0f} images/s")
+    return "  ".join(words)
 
 
 def log_overview(params) -> None:

@@ -1,14 +1,15 @@
 """The state of training, and the step that takes it from one batch to the next. Everything here is of one replica."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 
 import flax
 import jax
 import jax.numpy as jnp
 import optax
 
-from kvae.errors import choose
+from kvae.errors import InputError
+from kvae.fields import Count, NotNegative, OneOf
 from kvae.models.model import Batch, Model
 
 STREAMS = ("augmentation", "dropout")
@@ -63,25 +64,30 @@ SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
 
 
 def make_optimizer(
-    learning_rate: float,
-    schedule: str,
-    warmup: Sequence[tuple[int, float]],
-    weight_decay: float,
-    clip_norm: float,
     steps: int,
+    learning_rate: NotNegative = 1e-3,
+    schedule: Annotated[str, OneOf(SCHEDULES)] = "constant",
+    warmup: tuple[tuple[Count, NotNegative], ...] = (),
+    weight_decay: NotNegative = 0.0,
+    clip_norm: NotNegative = 0.0,
 ) -> optax.GradientTransformation:
     """Adam, after clipping the gradients to a global norm as in the authors' release (its weight decay is 0).
 
     Args:
+      steps: of the whole run.
       learning_rate: after the warm-up.
       schedule: of the learning rate, a name in `SCHEDULES`.
       warmup: pairs of a step and the rate that holds until it: ((1000, 1e-4), (2000, 5e-4)).
       weight_decay: decoupled, as in AdamW (Loshchilov and Hutter, 2019).
       clip_norm: the largest norm; 0 leaves the gradients as they are.
-      steps: of the whole run.
+
+    Raises:
+      InputError: the steps of the warm-up do not rise.
     """
     ends, rates = [step for step, _ in warmup], [rate for _, rate in warmup]
-    last = choose("optimizer.schedule", schedule, SCHEDULES)(learning_rate, steps - max(ends, default=0))
+    if ends != sorted(set(ends)):
+        raise InputError(f"optimizer.warmup is {warmup}; its steps must rise from pair to pair")
+    last = SCHEDULES[schedule](learning_rate, steps - max(ends, default=0))
     rate = optax.join_schedules([*(optax.constant_schedule(rate) for rate in rates), last], ends)
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
     return optax.chain(clip, optax.adamw(rate, weight_decay=weight_decay) if weight_decay else optax.adam(rate))

@@ -3,11 +3,17 @@
     python launch/sweep.py --table=3 --dataset=photos
     python -m kvae.report runs/paper/photos --table=3
 
-`BASE` is what every setting of the paper has, and what the configs of `DATASETS` are set to; a setting names only what
-differs from it. A table is a title and rows: setting -> what the row says. `PAPER` holds the paper's figures of a table
-by data set and setting: the loss in units of the data set's `loss_unit`, then the steps, in thousands, to +10% and, in
-Tables 2 and 4, to +20% of it, each mean and standard deviation over seeds.
+`BASE` is the quantiser of every setting, and of the configs of `DATASETS`; a setting names what differs from it in a
+config. A table is a title and rows: setting -> what the row says. `PAPER` holds the paper's figures of a table by data
+set and setting: the loss in units of the data set's `loss_unit`, then the steps, in thousands, to +10% and, in Tables 2
+and 4, to +20% of it, each mean and standard deviation over seeds.
 """
+
+
+def quantizer(**fields):
+    """Fields of the quantiser, by their places in a flat config."""
+    return {f"model.quantizer.{name}": value for name, value in fields.items()}
+
 
 DATASETS = {
     "photos": dict(config="configs/photos_sweep.py", loss_unit="1e-3", seeds=3),
@@ -16,49 +22,51 @@ DATASETS = {
     "faces": dict(config="configs/faces_vqvae2.py", loss_unit="1e-4", seeds=5),
 }
 
-BASE = {
-    "model.quantizer": "kohonen",
-    "model.grid_shape": (16, 32),
-    "model.neighborhood": "hard",
-    "model.schedule": "inverse",
-    "model.shrink_step": 0.1,
-    "model.radius": 1.5,
-    "model.decay": 0.99,
-    "model.init_count": 1.0,
-    "model.update_empty": True,
-}
+BASE = quantizer(
+    name="kohonen",
+    grid_shape=(16, 32),
+    neighborhood="hard",
+    grid="plane",
+    initial_strength=1.0,
+    lowest_strength=0.0,
+    shrink_step=0.1,
+    radius=1.5,
+    decay=0.99,
+    init_count=1.0,
+    update_empty=True,
+)
 
 # The paper's Gaussian rows ran the kernel that its code has under that name, which is not Eq. 16.
-GAUSSIAN = {"model.neighborhood": "exponential"}
-NONE = {"model.neighborhood": "none"}
-LINE = {"model.grid_shape": (512,)}
-# A config's `:gradient` variant has the layer that is trained by gradient descent.
-GRADIENT = {"model.quantizer": "gradient", "model.neighborhood": "none"}
+RELEASE = quantizer(neighborhood="exponential")
+NONE = quantizer(neighborhood="none")
+LINE = quantizer(grid_shape=(512,))
+GRADIENT = quantizer(name="gradient", neighborhood="none")
+NARROWING = quantizer(neighborhood="gaussian", initial_strength=16.0)
 
 SETTINGS = {
     "ema": NONE,
-    "ema_n0": NONE | {"model.init_count": 0.0},
-    "ema_keep": NONE | {"model.update_empty": False},
-    "ema_n0_keep": NONE | {"model.init_count": 0.0, "model.update_empty": False},
+    "ema_n0": NONE | quantizer(init_count=0.0),
+    "ema_keep": NONE | quantizer(update_empty=False),
+    "ema_n0_keep": NONE | quantizer(init_count=0.0, update_empty=False),
     "hard": {},
-    "hard_n0": {"model.init_count": 0.0},
-    "hard_keep": {"model.update_empty": False},
-    "hard_n0_keep": {"model.init_count": 0.0, "model.update_empty": False},
-    "gaussian": GAUSSIAN,
+    "hard_n0": quantizer(init_count=0.0),
+    "hard_keep": quantizer(update_empty=False),
+    "hard_n0_keep": quantizer(init_count=0.0, update_empty=False),
+    "gaussian": RELEASE,
     "hard_line": LINE,
-    "hard_tau1": {"model.shrink_step": 1.0},
-    "hard_tau0.01": {"model.shrink_step": 0.01},
-    "gaussian_line": GAUSSIAN | LINE,
-    "gaussian_tau1": GAUSSIAN | {"model.shrink_step": 1.0},
-    "gaussian_tau0.01": GAUSSIAN | {"model.shrink_step": 0.01},
+    "hard_tau1": quantizer(shrink_step=1.0),
+    "hard_tau0.01": quantizer(shrink_step=0.01),
+    "gaussian_line": RELEASE | LINE,
+    "gaussian_tau1": RELEASE | quantizer(shrink_step=1.0),
+    "gaussian_tau0.01": RELEASE | quantizer(shrink_step=0.01),
     "gradient": GRADIENT,
-    "som_vae": GRADIENT | {"model.neighborhood": "hard", "model.pull": "codeword", "model.neighbor_weight": 0.1},
-    "hard_floor0.1": {"model.schedule": "floor_0.1"},
-    "hard_floor0.3": {"model.schedule": "floor_0.3"},
-    "hard_slow": {"model.schedule": "slow"},
-    "hard_held": {"model.schedule": "held"},
-    "narrowing": {"model.neighborhood": "gaussian", "model.schedule": "narrowing"},
-    "narrowing1": {"model.neighborhood": "gaussian", "model.schedule": "narrowing_1"},
+    "som_vae": GRADIENT | quantizer(neighborhood="hard", pull="codeword", neighbor_weight=0.1),
+    "hard_floor0.1": quantizer(lowest_strength=0.1),
+    "hard_floor0.3": quantizer(lowest_strength=0.3),
+    "hard_slow": quantizer(lowest_strength=0.3, shrink_step=0.003),
+    "hard_held": quantizer(shrink_step=0.0),
+    "narrowing": NARROWING | quantizer(lowest_strength=0.25),
+    "narrowing1": NARROWING | quantizer(lowest_strength=1.0),
 }
 
 TABLES = {

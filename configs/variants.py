@@ -1,0 +1,36 @@
+"""Variants of configs: what `:smoke` and the rest change, for all configs that have them."""
+
+
+def vary(config, variant, **variants):
+    """The config, changed in place by the function of the variant; unchanged where there is none."""
+    if variant and variant not in variants:
+        raise ValueError(f"there is no variant {variant!r}; there is {', '.join(variants)}")
+    if variant:
+        variants[variant](config)
+    return config
+
+
+def few_steps(config, batch_size=8):
+    config.update(steps=4, batch_size=batch_size, log_every_steps=2, evaluate_every_steps=4, checkpoint_every_steps=4)
+
+
+def small_vqvae(config):
+    few_steps(config)
+    config.model.update(channels=16, residual_channels=8)
+    config.model.quantizer.grid_shape = (4, 8)
+
+
+def small_vqvae_and_images(config):
+    small_vqvae(config)
+    config.dataset.size = 32
+
+
+def small_urlsom(config):
+    few_steps(config, batch_size=16)
+    config.model.update(grid_shape=(4, 5), channels=(4, 8), blocks=1)
+    if config.optimizer.warmup:
+        config.optimizer.warmup = ((2, 1e-4), (3, 5e-4))
+
+
+def train_on_all(config):
+    config.dataset.train_split = "train"

@@ -1,0 +1,63 @@
+"""What all programs of kvae do alike: read their arguments, and tell an error in one line."""
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import NoReturn
+
+from kvae.errors import InputError
+
+FAILED, MISTAKE, STOPPED, INTERRUPTED = 1, 2, 75, 130
+"""Exit statuses: a part failed; an error that the user can mend; stopped before the end (EX_TEMPFAIL); Ctrl-C."""
+
+
+LIBRARIES = ("absl", "asyncio")
+"""What orbax logs under these names is not for the user of a program: kvae says what there is to say."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Arguments of a program, described by the docstring of its module; a mistake is an `InputError`."""
+
+    def __init__(self, name: str, description: str):
+        super().__init__(
+            prog=name,
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    def error(self, message: str) -> NoReturn:
+        """Raises an InputError with the message of argparse."""
+        raise InputError(f"{message}; --help shows what there is")
+
+
+def run(program: Callable[[list[str]], int], argv: list[str]) -> int:
+    """Runs a program; returns its exit status, `MISTAKE` after an error that the user can mend.
+
+    Such an error is one line on stderr; `--debug` among the arguments shows its traceback too. A reader of the output
+    that goes away, such as `head`, is no error.
+    """
+    for name in LIBRARIES:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # after a write that failed
+    try:
+        return program(argv)
+    except InputError as error:
+        if "--debug" in argv:
+            traceback.print_exc()
+        print(f"kvae: {' '.join(str(error).split())}", file=sys.stderr)
+        return MISTAKE
+    except SystemExit as done:  # after --help
+        return int(done.code or 0)
+    except KeyboardInterrupt:
+        print("kvae: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python would complain once more as it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

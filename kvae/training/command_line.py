@@ -1,0 +1,138 @@
+"""The training program's command line: a config file, and fields set after it.
+
+Nothing heavy is imported here, so that a typo is told at once.
+"""
+
+import ast
+import contextlib
+import importlib.util
+import pathlib
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kvae.errors import InputError, check_names
+from kvae.fields import shown
+
+FIELD = re.compile(r"--?config\.([\w.]+)(?:=(.*))?", re.DOTALL)
+
+
+def config_of(chosen: str, arguments: list[str]) -> tuple[dict, str]:
+    """A config, and its name, which is that of its default folder.
+
+    Args:
+      chosen: a file, such as configs/photos_vqvae.py, and after a colon a variant of it, such as smoke.
+      arguments: fields, such as --config.steps=100 or --config.model.quantizer.name=fsq. Another name for a section
+        keeps the fields that the new one has too; those it lacks take their defaults.
+
+    Raises:
+      InputError: no such file, variant or field, or something in the file is wrong.
+    """
+    file, _, variant = chosen.partition(":")
+    config = read_file(file, variant)
+    settings = list(_settings(arguments))
+    for path, text in sorted(settings, key=lambda setting: not setting[0].endswith(".name")):
+        set_field(config, path, text)
+    return config, pathlib.Path(file).stem + (f"_{variant}" if variant else "")
+
+
+def read_file(file: str, variant: str = "") -> dict:
+    """What `get_config` of a config file returns, as nested dicts.
+
+    Raises:
+      InputError: there is no such file, or it fails.
+    """
+    path = pathlib.Path(file)
+    if not path.is_file():
+        known = ", ".join(sorted(str(path) for path in pathlib.Path("configs").glob("*_*.py"))) or "none here"
+        raise InputError(f"--config={file}: there is no such file; configs/ has {known}")
+    try:
+        with _importable(path.parent):
+            spec = importlib.util.spec_from_loader("config", importlib.machinery.SourceFileLoader("config", str(path)))
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            config = module.get_config(variant) if variant else module.get_config()
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"--config={file}: {_reason(error, path)}") from error
+    if not isinstance(config, Mapping) and not hasattr(config, "to_dict"):
+        raise InputError(f"--config={file}: get_config returns {shown(config)}; it must return a ConfigDict")
+    return config.to_dict() if hasattr(config, "to_dict") else dict(config)
+
+
+@contextlib.contextmanager
+def _importable(folder: pathlib.Path) -> Iterator[None]:
+    """A config file may import its neighbours, as a script may."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def _reason(error, path) -> str:
+    """What went wrong in a config file, and in which of its lines."""
+    if isinstance(error, SyntaxError):
+        return f"it is no Python: {error.msg}" + (f", line {error.lineno}" if error.lineno else "")
+    lines, trace = [], error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            lines.append(trace.tb_lineno)
+        trace = trace.tb_next
+    where = f", line {lines[-1]}" if lines else ""
+    return f"{type(error).__name__}{where}: {error}"
+
+
+def _settings(arguments: list[str]) -> Iterator[tuple[str, str]]:
+    """The fields that are set, and the text of their values."""
+    rest = iter(arguments)
+    for argument in rest:
+        field = FIELD.fullmatch(argument)
+        if field is None:
+            raise InputError(f"{argument!r} is not an option; fields are set as --config.steps=100")
+        text = field[2] if field[2] is not None else next(rest, None)
+        if text is None:
+            raise InputError(f"{argument} has no value; fields are set as --config.steps=100")
+        yield field[1], text
+
+
+def set_field(config: dict, path: str, text: str) -> None:
+    """Sets a field in place, such as "model.quantizer.neighborhood", to what its text says.
+
+    Raises:
+      InputError: there is no such field.
+    """
+    *sections, last = path.split(".")
+    section, where = config, "config"
+    for name in sections:
+        check_names(where, [name], [key for key, value in section.items() if isinstance(value, Mapping)])
+        section, where = section[name], f"{where}.{name}"
+    if last not in section and not sections:
+        check_names(where, [last], section)
+    value = literal(text, section.get(last))
+    if last == "name" and sections and section.get("name") != value:
+        # Imported here, for it loads every model.
+        from kvae.training.config import fields_of_section
+
+        known = fields_of_section(sections, value)
+        for name in [name for name in section if name not in known]:
+            del section[name]
+    elif last not in section:
+        from kvae.training.config import fields_of_section
+
+        check_names(where, [last], {*section, *fields_of_section(sections, section.get("name"))})
+    section[last] = value
+
+
+def literal(text: str, before: Any) -> Any:
+    """The value that a text means, given the one before: text stays text where that was, and true is True."""
+    if isinstance(before, str):
+        return text
+    if text.lower() in ("true", "false", "none"):
+        text = text.capitalize()
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text

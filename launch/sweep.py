@@ -1,0 +1,9 @@
+"""Makes a table of the paper: see `kvae.paper.sweep`, or --help."""
+
+import sys
+
+from kvae import program
+from kvae.paper import sweep
+
+if __name__ == "__main__":
+    sys.exit(program.run(sweep.main, sys.argv[1:]))

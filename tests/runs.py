@@ -1,0 +1,54 @@
+"""Runs in tests: how they are trained, read and compared."""
+
+import jax
+import numpy as np
+
+from kvae import models
+from kvae.training import devices, loop
+from kvae.training.checkpoint import Checkpoints
+from kvae.training.journal import read_metrics
+from kvae.training.replicas import Replicas
+
+RATES = ("steps_per_second", "images_per_second")
+
+
+def run(config, workdir, devices=1):
+    """Trains on so many devices; the step that was reached."""
+    return loop.train(config, str(workdir), jax.devices()[:devices])
+
+
+def final_state(workdir, step=None):
+    """The whole state of a checkpoint, the newest by default, as nested dicts of NumPy arrays."""
+    checkpoints = Checkpoints(str(workdir), read_only=True)
+    state = checkpoints.restore_as_saved(checkpoints.steps()[-1] if step is None else step)
+    checkpoints.close()
+    return state
+
+
+def rows(workdir):
+    """The rows of metrics.jsonl without what depends on the clock."""
+    return [{k: v for k, v in row.items() if k not in RATES} for row in read_metrics(str(workdir))]
+
+
+def assert_same_run(one, other):
+    """Every leaf of the last state and every row are equal, bit for bit."""
+    jax.tree.map(np.testing.assert_array_equal, final_state(one), final_state(other))
+    assert rows(one) == rows(other)
+
+
+def images(count, seed):
+    """Random images uint8 [count, 32, 32, 3]."""
+    return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+
+
+def states_and_step(config, device_count, seeds=(0,)):
+    """First states of some seeds on so many devices, and the compiled step, which takes images [seeds, b, h, w, 3]."""
+    model = models.build(config["model"], mean=(120.0,) * 3, std=(60.0,) * 3)
+    replicas = Replicas(len(seeds), devices.make_mesh(len(seeds), jax.devices()[:device_count]))
+    init, step = loop.functions_of(config, model, {"image": np.zeros((32, 32, 3), np.uint8)})
+    init, step = replicas.program(init), replicas.program(step, donate=True)
+
+    def advance(groups, batch):
+        return step(groups, next(loop.on_devices(iter([{"image": batch}]), replicas)))
+
+    return replicas, init(replicas.split(np.asarray(seeds, np.int32))), advance
