@@ -38,9 +38,11 @@ def _disk_error(error: BaseException | None) -> str | None:
     """What the disk said, wherever it stands in a chain of exceptions; None where it said nothing."""
     if error is None or isinstance(error, InputError):
         return None
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
     for number in DISK_ERRORS:
         # Libraries in C++ wrap it into errors of their own, and keep the text.
-        if getattr(error, "errno", None) == number or f"{os.strerror(number)}" in str(error):
+        if os.strerror(number) in str(error):
             return os.strerror(number)
     return _disk_error(error.__cause__ or error.__context__)
 

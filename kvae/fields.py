@@ -165,7 +165,7 @@ def _constraints(annotation) -> tuple:
 
 
 def words(annotation, value=None) -> str:
-    """What a value must be, in words: "a number, 0 or larger". Of a limit that is huge only where the value is beyond."""
+    """What a value must be, in words: "a number, 0 or larger". A huge limit is named only to a value beyond it."""
     constraints = _constraints(annotation)
     kind = typing.get_args(annotation)[0] if constraints else annotation
     if choices := [repr(constraint) for constraint in constraints if isinstance(constraint, OneOf)]:

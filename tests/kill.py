@@ -16,12 +16,9 @@ import time
 
 import jax
 import numpy as np
-
-from kvae.training.checkpoint import Checkpoints
-from kvae.training.journal import read_metrics
+import runs
 
 ROOT = pathlib.Path(__file__).parents[1]
-RATES = ("steps_per_second", "images_per_second")
 
 
 def command(workdir, data_dir, steps=100):
@@ -31,15 +28,6 @@ def command(workdir, data_dir, steps=100):
     }  # fmt: skip
     flags = [f"--config.{name}={value}" for name, value in fields.items()]
     return [sys.executable, "-m", "kvae.main", "--config=configs/photos_vqvae.py:smoke", f"--workdir={workdir}", *flags]
-
-
-def read(workdir):
-    """The final state, and the rows without rates."""
-    checkpoints = Checkpoints(str(workdir), read_only=True)
-    state = checkpoints.restore_as_saved(checkpoints.steps()[-1])
-    checkpoints.close()
-    rows = [{k: v for k, v in row.items() if k not in RATES} for row in read_metrics(str(workdir))]
-    return state, rows
 
 
 def run_with_kills(workdir, data_dir, kills, steps=100, seed=0, say=print):
@@ -67,9 +55,10 @@ def run_with_kills(workdir, data_dir, kills, steps=100, seed=0, say=print):
 
 def differences(one, other):
     """How many leaves and rows of two runs differ."""
-    (state, rows), (other_state, other_rows) = read(one), read(other)
-    leaves = jax.tree.map(lambda a, b: not np.array_equal(a, b, equal_nan=True), state, other_state)
-    return sum(jax.tree.leaves(leaves)), sum(a != b for a, b in zip(rows, other_rows, strict=True))
+    leaves = jax.tree.map(
+        lambda a, b: not np.array_equal(a, b, equal_nan=True), runs.final_state(one), runs.final_state(other)
+    )
+    return sum(jax.tree.leaves(leaves)), sum(a != b for a, b in zip(runs.rows(one), runs.rows(other), strict=True))
 
 
 def main():

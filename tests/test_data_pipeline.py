@@ -219,12 +219,15 @@ def test_a_channel_that_never_varies_can_be_divided_by():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"name": "cifar"}, "dataset.name is 'cifar'; did you mean cifar10?"),
-        ({"name": "q"}, "dataset.name is 'q'; there are photos, folder, cifar10, svhn, imagenet, faces, digits"),
-        ({"name": "photos", "sise": 3}, "dataset.sise is no field of the data set 'photos'; did you mean size?"),
-        ({"name": "digits", "path": "x"}, "dataset.path is no field of the data set 'digits'; there are size"),
+        ({"name": "cifar"}, "dataset.name is 'cifar'; did you mean 'cifar10'?"),
+        (
+            {"name": "q"},
+            "dataset.name is 'q'; it must be one of photos, folder, cifar10, svhn, imagenet, faces, digits",
+        ),
+        ({"name": "photos", "sise": 3}, "dataset has no field 'sise'; did you mean 'size'?"),
+        ({"name": "digits", "path": "x"}, "dataset has no field 'path'; it has size"),
         ({"name": "digits", "size": 3}, "dataset.size is 3; the digits have 8 x 8 pixels, and are only enlarged"),
-        ({"name": "folder", "size": 3}, "dataset.path is missing; the data set 'folder' needs it"),
+        ({"name": "folder", "size": 3}, "dataset has no path; it must be a string"),
     ],
 )
 def test_an_unknown_data_set_or_field_is_named_with_the_nearest(fields, message):

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from kvae.errors import InputError
-from kvae.figures import canvas
+from kvae.figures import canvas, maps
 from kvae.figures import paper as paper_figures
 from kvae.figures import run as figures
 from kvae.figures import urlsom as urlsom_figures
@@ -46,21 +46,34 @@ def rows(value, valid_every=2):
     ]
 
 
+PANELS = [
+    ("Loss", "loss", [("", "loss")]),
+    ("Losses", "squared error", [("reconstruction", "reconstruction_loss"), ("commitment", "commitment_loss")]),
+    ("Reconstruction quality", "PSNR (dB)", [("", "psnr")]),
+    ("Perplexity", "codes", [("", "perplexity"), ("top", "perplexity_top"), ("bottom", "perplexity_bottom")]),
+    ("Selectivity", "share", [("", "neural_selectivity")]),
+]
+
+
+def curves(path, rows):
+    figures.curves(path, rows, PANELS, "t")
+
+
 POINT = {"label": "shrink step 0.1", "loss": 0.05, "topographic_error": 0.3, "psnr": 18.0}
 SERIES = {"a": (STEPS, RANDOM.uniform(1, 9, (3, 5))), "b": (STEPS, RANDOM.uniform(1, 9, 5))}
 DRAWS = {
     "reconstructions": lambda p: figures.reconstructions(p, photos(9, 8, 8), photos(9, 8, 8), "t"),
-    "codebook_map": lambda p: figures.codebook_map(p, photos(4, 6, 8, 8), "t"),
-    "codebook_map, unused codes": lambda p: figures.codebook_map(p, photos(4, 6, 8, 8), "t", np.eye(4, 6)),
-    "codebook_map, a line": lambda p: figures.codebook_map(p, photos(50, 8, 8), "t"),
-    "codebook_map, four axes": lambda p: figures.codebook_map(p, photos(2, 3, 4, 4, 8, 8), "t"),
-    "hit_map": lambda p: figures.hit_map(p, np.arange(24).reshape(4, 6), "t"),
-    "hit_map, one code": lambda p: figures.hit_map(p, [7], "t"),
-    "hit_map, nothing used": lambda p: figures.hit_map(p, np.zeros((4, 6)), "t"),
-    "u_matrix": lambda p: figures.u_matrix(p, RANDOM.uniform(size=(4, 6)), "t"),
-    "u_matrix, unused codes": lambda p: figures.u_matrix(p, RANDOM.uniform(size=(4, 6)), "t", np.eye(4, 6)),
-    "u_matrix, all equal": lambda p: figures.u_matrix(p, np.full((4, 6), np.nan), "t"),
-    "curves": lambda p: figures.curves(p, rows(float), "t"),
+    "codebook_map": lambda p: maps.codebook_map(p, photos(4, 6, 8, 8), "t"),
+    "codebook_map, unused codes": lambda p: maps.codebook_map(p, photos(4, 6, 8, 8), "t", np.eye(4, 6)),
+    "codebook_map, a line": lambda p: maps.codebook_map(p, photos(50, 8, 8), "t"),
+    "codebook_map, four axes": lambda p: maps.codebook_map(p, photos(2, 3, 4, 4, 8, 8), "t"),
+    "hit_map": lambda p: maps.hit_map(p, np.arange(24).reshape(4, 6), "t"),
+    "hit_map, one code": lambda p: maps.hit_map(p, [7], "t"),
+    "hit_map, nothing used": lambda p: maps.hit_map(p, np.zeros((4, 6)), "t"),
+    "u_matrix": lambda p: maps.u_matrix(p, RANDOM.uniform(size=(4, 6)), "t"),
+    "u_matrix, unused codes": lambda p: maps.u_matrix(p, RANDOM.uniform(size=(4, 6)), "t", np.eye(4, 6)),
+    "u_matrix, all equal": lambda p: maps.u_matrix(p, np.full((4, 6), np.nan), "t"),
+    "curves": lambda p: curves(p, rows(float)),
     "perturbation_curve": lambda p: figures.perturbation_curve(p, [-1, 0, 1], {"a": [9, 20, 9]}, "t"),
     "winners": lambda p: urlsom_figures.winners(p, [0, 5, 5], [0, 1, 0], ["cat", "dog"], (2, 3), "t"),
     "winners, no labels": lambda p: urlsom_figures.winners(p, np.array([], int), None, None, (2, 3), "t"),
@@ -79,14 +92,14 @@ REFUSED = {
     "unlike": lambda p: figures.reconstructions(p, photos(2, 8, 8), photos(3, 8, 8), "t"),
     "too many": lambda p: figures.reconstructions(p, photos(33, 8, 8), photos(33, 8, 8), "t"),
     "no images": lambda p: figures.reconstructions(p, photos(0, 8, 8), photos(0, 8, 8), "t"),
-    "no grid": lambda p: figures.codebook_map(p, photos(8, 8), "t"),
-    "four channels": lambda p: figures.codebook_map(p, np.zeros((2, 3, 8, 8, 4), np.uint8), "t"),
-    "counts of another grid": lambda p: figures.codebook_map(p, photos(2, 3, 8, 8), "t", np.ones((3, 2))),
-    "negative counts": lambda p: figures.hit_map(p, [[-1, 2]], "t"),
-    "counts that are NaN": lambda p: figures.hit_map(p, [[np.nan, 2]], "t"),
-    "empty grid": lambda p: figures.u_matrix(p, np.zeros((0, 3)), "t"),
-    "nothing to plot": lambda p: figures.curves(p, [{"step": 1, "images_per_second": 2.0}], "t"),
-    "no rows": lambda p: figures.curves(p, [], "t"),
+    "no grid": lambda p: maps.codebook_map(p, photos(8, 8), "t"),
+    "four channels": lambda p: maps.codebook_map(p, np.zeros((2, 3, 8, 8, 4), np.uint8), "t"),
+    "counts of another grid": lambda p: maps.codebook_map(p, photos(2, 3, 8, 8), "t", np.ones((3, 2))),
+    "negative counts": lambda p: maps.hit_map(p, [[-1, 2]], "t"),
+    "counts that are NaN": lambda p: maps.hit_map(p, [[np.nan, 2]], "t"),
+    "empty grid": lambda p: maps.u_matrix(p, np.zeros((0, 3)), "t"),
+    "nothing to plot": lambda p: curves(p, [{"step": 1, "images_per_second": 2.0}]),
+    "no rows": lambda p: curves(p, []),
     "offsets": lambda p: figures.perturbation_curve(p, [0, 1], {"a": [1, 2, 3]}, "t"),
     "no labels": lambda p: figures.perturbation_curve(p, [0, 1], {}, "t"),
     "winner off the map": lambda p: urlsom_figures.winners(p, [6], None, None, (2, 3), "t"),
@@ -150,7 +163,7 @@ def test_a_draw_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkey
 
 def test_matplotlib_is_imported_only_to_draw_and_pyplot_never(tmp_path):
     program = (
-        "import sys; from kvae.figures import run as figures, paper as p; assert 'matplotlib' not in sys.modules\n"
+        "import sys; from kvae.figures import maps as figures, paper as p; assert 'matplotlib' not in sys.modules\n"
         "figures.u_matrix(sys.argv[1], [[1.0, 2.0]], 't'); p.frontier(sys.argv[1], [dict(label='a', loss=1,"
         " topographic_error=0.1)], 't'); assert 'matplotlib.pyplot' not in sys.modules"
     )
@@ -159,7 +172,7 @@ def test_matplotlib_is_imported_only_to_draw_and_pyplot_never(tmp_path):
 
 def test_a_codebook_map_shows_the_images_pixel_by_pixel(tmp_path):
     images = photos(4, 6, 100, 90)
-    figures.codebook_map(tmp_path / "map.png", images, "a title so long that it goes on to a second line, or a third")
+    maps.codebook_map(tmp_path / "map.png", images, "a title so long that it goes on to a second line, or a third")
     page = pixels(tmp_path / "map.png")
     expected = canvas.mosaic(images.reshape(24, 100, 90, 3), np.arange(24).reshape(4, 6))
     h, w, _ = expected.shape
@@ -169,7 +182,7 @@ def test_a_codebook_map_shows_the_images_pixel_by_pixel(tmp_path):
 
 def test_unused_codes_are_pale_with_an_orange_corner_on_the_map(drawn):
     images = np.zeros((2, 2, 9, 9, 3), np.uint8)
-    figures.codebook_map("", images, "t", [[3, 0], [1, 1]])
+    maps.codebook_map("", images, "t", [[3, 0], [1, 1]])
     picture = drawn[0].axes[0].images[0].get_array()
     side = picture.shape[0] // 2
     assert any("3 of 4 codes in use (pale, with an orange corner" in text.get_text() for text in drawn[0].texts)
@@ -179,7 +192,7 @@ def test_unused_codes_are_pale_with_an_orange_corner_on_the_map(drawn):
 
 
 def test_unused_codes_have_an_orange_corner_in_the_u_matrix(drawn):
-    figures.u_matrix("", [[0.1, 0.2], [0.3, 0.4]], "t", [[3, 1], [1, 0]])
+    maps.u_matrix("", [[0.1, 0.2], [0.3, 0.4]], "t", [[3, 1], [1, 0]])
     picture = drawn[0].axes[0].images[0].get_array()
     side = picture.shape[0] // 2
     assert any("never used" in text.get_text() for text in drawn[0].texts)
@@ -211,9 +224,9 @@ def test_grids_of_any_dimension_are_laid_out_in_reading_order():
 
 def test_a_code_used_once_looks_unlike_one_never_used(tmp_path):
     counts = np.array([[1, 50, 0], [200, 3, 1000]])
-    figures.hit_map(tmp_path / "never.png", counts, "t")
+    maps.hit_map(tmp_path / "never.png", counts, "t")
     counts[0, 2] = 1
-    figures.hit_map(tmp_path / "once.png", counts, "t")
+    maps.hit_map(tmp_path / "once.png", counts, "t")
     never, once = pixels(tmp_path / "never.png"), pixels(tmp_path / "once.png")
     bottom, left, cell = len(never) - round(0.42 * canvas.DPI), round(0.62 * canvas.DPI), 122
     never, once = (page[bottom - 2 * cell : bottom, left : left + 3 * cell] for page in (never, once))
@@ -227,19 +240,19 @@ def test_a_code_used_once_looks_unlike_one_never_used(tmp_path):
 
 
 def test_a_hit_map_says_how_many_codes_are_in_use_and_their_perplexity(drawn):
-    figures.hit_map("", [[5, 5, 0], [5, 5, 0]], "t")
+    maps.hit_map("", [[5, 5, 0], [5, 5, 0]], "t")
     assert any("4 of 6 codes in use, perplexity 4.0" in text.get_text() for text in drawn[0].texts)
 
 
 def test_the_most_used_code_is_named_on_the_scale(drawn):
-    figures.hit_map("", [[2, 19, 187]], "t", unit="neurons")
+    maps.hit_map("", [[2, 19, 187]], "t", unit="neurons")
     assert drawn[0].axes[1].get_yticks()[-1] == 187
     assert any("3 of 3 neurons in use" in text.get_text() for text in drawn[0].texts)
 
 
 def test_only_values_that_can_be_are_named_below_the_legend(drawn):
     values = [{"step": step, "valid/neural_selectivity": 0.2 * step} for step in range(1, 6)]
-    figures.curves("", values, "t")
+    curves("", values)
     axes = drawn[0].axes[0]
     assert axes.get_yticks().max() <= 1.05 < axes.get_ylim()[1]
 
@@ -250,7 +263,7 @@ def curve(figure, panel, label):
 
 
 def test_a_missing_value_is_a_gap_and_a_lonely_one_a_dot(drawn):
-    figures.curves("", rows(lambda step: None if step in (3, 6) else float(step)), "t")
+    curves("", rows(lambda step: None if step in (3, 6) else float(step)))
     _, axes = curve(drawn[0], "Losses", "reconstruction")
     pale = next(line for line in axes.lines if len(line.get_ydata()) == 8)
     np.testing.assert_array_equal(pale.get_ydata(), [1, 2, np.nan, 4, 5, np.nan, 7, 8])
@@ -262,21 +275,21 @@ def test_a_missing_value_is_a_gap_and_a_lonely_one_a_dot(drawn):
 
 
 def test_replicas_are_a_thin_line_each_and_their_mean(drawn):
-    figures.curves("", rows(lambda step: [step, 3 * step, None if step == 8 else 5 * step]), "t")
+    curves("", rows(lambda step: [step, 3 * step, None if step == 8 else 5 * step]))
     values, axes = curve(drawn[0], "Reconstruction quality", "validation")
     np.testing.assert_array_equal(values, [6, 12, 18, np.nan])
     thin = [line.get_ydata().tolist() for line in axes.lines if line.get_linewidth() < 1 and line.get_marker() != "o"]
     assert thin[:2] == [[2, 4, 6, 8], [6, 12, 18, 24]]
     assert any("breaks off" in text.get_text() for text in drawn[0].texts)
-    figures.curves("", rows(lambda step: [step, 3 * step]), "t")
+    curves("", rows(lambda step: [step, 3 * step]))
     assert not any("breaks off" in text.get_text() for text in drawn[1].texts)
 
 
 def test_curves_need_one_row_only_and_tell_codebooks_apart(drawn):
-    figures.curves("", [{"step": 10, "valid/perplexity_top": 3.0, "valid/perplexity_bottom": None}], "t")
+    curves("", [{"step": 10, "valid/perplexity_top": 3.0, "valid/perplexity_bottom": None}])
     assert len(drawn[0].axes) == 1
-    assert curve(drawn[0], "How evenly codes are used", "top")[0].tolist() == [3.0]
-    figures.curves("", [{"step": 10, "train/loss": 3.0, "valid/a_set/psnr": 9.0}], "t")
+    assert curve(drawn[0], "Perplexity", "top")[0].tolist() == [3.0]
+    curves("", [{"step": 10, "train/loss": 3.0, "valid/a_set/psnr": 9.0}])
     assert [axes.get_title(loc="left") for axes in drawn[1].axes] == ["Loss"]
 
 

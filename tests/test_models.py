@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import kvae
 from kvae import measures, models
 from kvae.errors import InputError
 
-SMALL = dict(
-    channels=16, residual_channels=8, residual_blocks=1, codeword_size=8, quantizer="kohonen", grid_shape=[4, 4]
-)
+QUANTIZER = {"name": "kohonen", "grid_shape": [4, 4]}
+SMALL = dict(channels=16, residual_channels=8, residual_blocks=1, codeword_size=8, quantizer=QUANTIZER)
 NORMALIZATION = dict(mean=(120.0, 110.0, 100.0), std=(60.0, 50.0, 70.0))
 
 
@@ -46,7 +46,7 @@ VQVAE2 = TOP + TOP_DECODER + BOTTOM + conv(4, 64, 64) + conv(3, 64 + 64, 128) + 
     [("vqvae", 32, {"codebook": (8, 8)}, VQVAE), ("vqvae2", 256, {"top": (32, 32), "bottom": (64, 64)}, VQVAE2)],
 )
 def test_the_paper_s_shapes(name, size, latents, count):
-    full = dict(name=name, quantizer="kohonen", grid_shape=(16, 32))
+    full = dict(name=name, quantizer={"name": "kohonen", "grid_shape": (16, 32)})
     model = models.build(full, **NORMALIZATION)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8))
     assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"])) == count
@@ -61,7 +61,7 @@ def test_the_paper_s_shapes(name, size, latents, count):
 @pytest.mark.parametrize("name", ["vqvae", "vqvae2"])
 @pytest.mark.parametrize("quantizer", ["kohonen", "gradient"])
 def test_codes_are_all_the_decoder_needs(name, quantizer):
-    model, variables = build(name, quantizer=quantizer)
+    model, variables = build(name, quantizer=QUANTIZER | {"name": quantizer})
     codes = model.apply(variables, images(3), method="encode")
     decoded = model.apply(variables, codes, method="decode")
     np.testing.assert_array_equal(decoded, model.apply(variables, images(3), method="reconstruct"))
@@ -90,7 +90,7 @@ def test_totals_of_a_padded_batch_are_those_of_the_batch(name):
 def test_summary_is_the_objective(name):
     model, variables = build(name)
     x = images(4)
-    objective = model.apply(variables, x, method="objective")
+    objective = model.apply(variables, {"image": x}, method="objective")
     totals = model.apply(variables, {"image": x, "mask": np.ones(4, bool)}, method="totals")
     summary = model.summarize(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), totals))
     for metric, value in objective.metrics.items():
@@ -106,7 +106,7 @@ def test_summary_is_the_objective(name):
 def test_half_precision_follows_single():
     single, variables = build("vqvae")
     half, _ = build("vqvae", dtype="bfloat16")
-    losses = [model.apply(variables, images(8), method="objective").loss for model in (single, half)]
+    losses = [model.apply(variables, {"image": images(8)}, method="objective").loss for model in (single, half)]
     assert all(loss.dtype == jnp.float32 for loss in losses)
     np.testing.assert_allclose(losses[1], losses[0], rtol=0.02)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(half.init(jax.random.key(0), images(1))["params"]))
@@ -131,12 +131,33 @@ def test_wrong_images(bad, message):
     ("fields", "message"),
     [
         ({"name": "vqvea"}, "model.name is 'vqvea'; did you mean 'vqvae'"),
-        ({"quantizer": "k"}, "model.quantizer is 'k'; it must be one of kohonen, gradient"),
+        ({"quantizer": "k"}, "model.quantizer is 'k'; it must be a section with a name and fields"),
+        ({"quantizer": {"name": "k"}}, "model.quantizer.name is 'k'; it must be one of kohonen, gradient"),
+        ({"quantizer": QUANTIZER | {"pull": "x"}}, "model.quantizer has no field 'pull'"),
+        ({"halvings": 0}, "model.halvings is 0; it must be an integer, 1 or larger and at most 8"),
         ({"dtype": "float16"}, "model.dtype is 'float16'"),
-        ({"neighbourhood": "hard"}, "model has no field 'neighbourhood'; did you mean 'neighborhood'"),
-        ({"grid_shape": [0, 4]}, "grid_shape is"),
+        ({"chanels": 8}, "model has no field 'chanels'; did you mean 'channels'"),
+        (
+            {"quantizer": QUANTIZER | {"neighbourhood": "hard"}},
+            "model.quantizer has no field 'neighbourhood'; did you mean 'neighborhood'",
+        ),
+        ({"quantizer": QUANTIZER | {"grid_shape": [0, 4]}}, r"model.quantizer.grid_shape is \[0, 4\]"),
     ],
 )
 def test_wrong_fields(fields, message):
     with pytest.raises(InputError, match=message):
         models.build({"name": "vqvae", **SMALL, **fields}, **NORMALIZATION)
+
+
+def test_each_level_may_have_a_quantiser_of_its_own_or_both_share_one_section():
+    top, bottom = QUANTIZER | {"grid_shape": (2, 3)}, {"name": "gradient", "grid_shape": (5,)}
+    fields = {name: value for name, value in SMALL.items() if name != "quantizer"} | {"name": "vqvae2"}
+    own = models.build({**fields, "quantizer_top": top, "quantizer_bottom": bottom})
+    assert own.quantizer_top.grid_shape == (2, 3)
+    assert isinstance(own.quantizer_bottom, kvae.GradientVQ)
+    mixed = models.build({**fields, "quantizer": QUANTIZER, "quantizer_top": top})
+    assert (mixed.quantizer_top.grid_shape, mixed.quantizer_bottom.grid_shape) == ((2, 3), (4, 4))
+    with pytest.raises(InputError, match="model has no quantizer_bottom; it must be a section"):
+        models.build({**fields, "quantizer_top": top})
+    with pytest.raises(InputError, match=r"model\.quantizer\.grid_shape is 3"):
+        models.build({**fields, "quantizer": {"name": "kohonen", "grid_shape": 3}})

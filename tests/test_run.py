@@ -10,9 +10,9 @@ import pytest
 import kvae
 from kvae.errors import InputError
 from kvae.training.checkpoint import Checkpoints
+from kvae.training.config import load_data
 from kvae.training.devices import make_mesh
 from kvae.training.evaluate import Evaluator
-from kvae.training.config import load_data
 from kvae.training.journal import read_metrics
 from kvae.training.loop import train
 from kvae.training.replicas import Replicas

@@ -2,7 +2,9 @@
 
 import functools
 import itertools
+import json
 import math
+import pathlib
 import re
 import time
 
@@ -12,10 +14,11 @@ import numpy as np
 import pytest
 
 import kvae
-from kvae import benchmark, kohonen, models
+from kvae import kohonen, models, program
+from kvae.benchmark import __main__ as benchmark
 from kvae.data import pipeline
-from kvae.training import devices as meshes
-from kvae.training import loop as train
+from kvae.training import devices, loop
+from kvae.training.replicas import Replicas
 
 
 def quantizer_step(layer, variables, z):
@@ -23,14 +26,16 @@ def quantizer_step(layer, variables, z):
     return out.quantized, out.codes, out.loss, updated
 
 
-def prepare(config, devices, batch_size):
-    """Mesh, first state, jitted step and a batch on the devices."""
+def prepare(config, count, batch_size):
+    """First state, jitted step and a batch, on so many devices; all with a replica axis of 1."""
     model = models.build(config["model"], mean=(120.0,) * 3, std=(60.0,) * 3)
-    mesh = meshes.make_mesh(1, jax.devices()[:devices])
-    init, step = train.make_programs(config, model, train.make_optimizer(**config["optimizer"]), mesh, (32, 32, 3))
-    blocks = np.random.default_rng(0).integers(0, 256, (batch_size, 2, 2, 3), dtype=np.uint8)
-    images = blocks.repeat(16, axis=1).repeat(16, axis=2)
-    return init(np.int32(0)), step, meshes.to_devices(meshes.batch_sharding(mesh, 1), images)
+    replicas = Replicas(1, devices.make_mesh(1, jax.devices()[:count]))
+    init, step = loop.functions_of(config, model, {"image": np.zeros((32, 32, 3), np.uint8)})
+    blocks = np.random.default_rng(0).integers(0, 256, (1, batch_size, 2, 2, 3), dtype=np.uint8)
+    batch = {"image": blocks.repeat(16, axis=2).repeat(16, axis=3)}
+    (state,) = replicas.program(init)([np.zeros(1, np.int32)])
+    ((batch,),) = loop.on_devices(iter([batch]), replicas)
+    return state, replicas.compiled(step, donate=True), batch
 
 
 def collectives(text):
@@ -81,9 +86,9 @@ def test_devices_exchange_codebook_sums_gradients_and_scalars_only(make_config, 
 
 @pytest.mark.parametrize(("positions", "size"), [(64, 2**17), (8 * 193, 2**13)])
 def test_a_sharded_lookup_moves_no_vector(positions, size):
-    mesh = meshes.make_mesh(1, jax.devices())
-    z = jax.ShapeDtypeStruct((positions, 4), jnp.float32, sharding=meshes.batch_sharding(mesh, 1))
-    codewords = jax.ShapeDtypeStruct((size, 4), jnp.float32, sharding=meshes.state_sharding(mesh, 1))
+    mesh = devices.make_mesh(1, jax.devices())
+    z = jax.ShapeDtypeStruct((positions, 4), jnp.float32, sharding=devices.shared_batch_sharding(mesh))
+    codewords = jax.ShapeDtypeStruct((size, 4), jnp.float32, sharding=devices.state_sharding(mesh))
     assert collectives(jax.jit(kohonen.nearest_code).lower(z, codewords).compile().as_text()) == []
 
 
@@ -112,7 +117,7 @@ def test_bfloat16_follows_float32(make_config):
         before, losses[dtype] = 0.0, []
         for _ in range(20):
             state = step(state, images)
-            total = float(state.interval.metrics["reconstruction_loss"])
+            total = state.interval.metrics["reconstruction_loss"].item()
             losses[dtype].append(total - before)
             before = total
         assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((state.params, state.optimizer[1][0].mu)))
@@ -137,18 +142,18 @@ def test_batches_are_made_while_a_step_runs():
 def test_the_benchmark_s_table(tmp_path, capsys, monkeypatch):
     file = tmp_path / "table.json"
     arguments = ["--config=configs/photos_vqvae.py:smoke", "--random-images=32", "--seconds=0.5", f"--json={file}"]
-    monkeypatch.chdir(train.pathlib.Path(__file__).parents[1])
-    assert benchmark.benchmark([*arguments, "--compare=neighborhood=none"]) == 0
+    monkeypatch.chdir(pathlib.Path(__file__).parents[1])
+    assert program.run(benchmark.benchmark, [*arguments, "--compare=quantizer.neighborhood=none"]) == 0
     said = capsys.readouterr()
-    assert "ratio of medians, photos_vqvae_smoke / neighborhood=none" in said.out
-    assert "compiling neighborhood=none" in said.err
-    rows = benchmark.json.loads(file.read_text())["rows"]
+    assert "ratio of medians, photos_vqvae_smoke / quantizer.neighborhood=none" in said.out
+    assert "compiling quantizer.neighborhood=none" in said.err
+    rows = json.loads(file.read_text())["rows"]
     for row in rows.values():
         assert 0 < row["quantiser_share"] < 1
         assert row["model_gigaflop"] > 0.01
         assert row["temporary_mebibytes"] <= row["peak_mebibytes"]
-    assert benchmark.benchmark([*arguments, "--compare=neighbourhood=none"]) == 2
+    assert program.run(benchmark.benchmark, [*arguments, "--compare=quantizer.neighbourhood=none"]) == 2
     assert "did you mean 'neighborhood'?" in capsys.readouterr().err
     (tmp_path / "file").touch()
-    assert benchmark.benchmark([*arguments[:-1], f"--json={tmp_path}/file/table.json"]) == 2
+    assert program.run(benchmark.benchmark, [*arguments[:-1], f"--json={tmp_path}/file/table.json"]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"kvae: --json={tmp_path}/file/table.json cannot be")

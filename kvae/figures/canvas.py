@@ -123,6 +123,11 @@ def mosaic(tiles, numbers, gap=2):
     return padded[numbers].swapaxes(1, 2).reshape(rows * (h + gap), columns * (w + gap), 3)
 
 
+def rgb(color):
+    """The values, 0 to 255, of a colour such as "#D55E00"."""
+    return np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)])
+
+
 def fitted(images, room):
     """Scales uint8 images [n, h, w, 3] so that their longer side fills at most `room` pixels.
 

@@ -1,4 +1,4 @@
-"""Figures of a run: arrays in, a PNG file out, drawn on `kvae.canvas`."""
+"""Figures of a run: arrays in, a PNG file out, drawn on `kvae.figures.canvas`."""
 
 import itertools
 
@@ -16,58 +16,12 @@ from kvae.figures.canvas import (
     fitted,
     mean_and_band,
     mosaic,
-    name_ticks,
-    place,
     place_mosaic,
     plain_ticks,
     refuse_empty,
-    sheet,
+    rgb,
     steps_axis,
 )
-
-
-def _rgb(color):
-    """The values, 0 to 255, of a colour such as "#D55E00"."""
-    return np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)])
-
-
-_ORANGE = _rgb(PALETTE[1])
-"""Marks codes that are never used."""
-
-
-def _cell_size(codes):
-    rows, columns = codes.shape
-    return max(2, min(120, 1400 // columns, 1400 // rows))
-
-
-def _draw_tiles(path, tiles, page, title, note="", bar=None):
-    """Draws one tile uint8 [n, h, w, 3] per code on its page, with a colour bar if given (norm, colour map, label)."""
-    gap = min(2, max(tiles.shape[1:3]) // 8)
-    picture = mosaic(tiles, page.codes, gap)
-    height, width = (side / DPI for side in picture.shape[:2])
-    left, below, beside = 0.62, 0.42, 0.95 if bar else 0.2
-    body = max(height, 1.2) if bar else height
-    note = "; ".join(filter(None, (note, page.note)))
-    with drawing(path, max(4.5, left + width + beside), below + body, title, note) as figure:
-        axes = place_mosaic(figure, picture, left, below + body - height, page.codes)
-        name_ticks(axes, page)
-        if height < 0.7:
-            axes.set_ylabel("")
-        if bar:
-            _place_bar(figure, left + width + 0.12, below, body, *bar)
-
-
-def _place_bar(figure, left, bottom, height, norm, colors, label):
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import LogNorm
-
-    axes = place(figure, left, bottom, 0.11, height)
-    bar = figure.colorbar(ScalarMappable(norm, colors), cax=axes, label=label)
-    bar.outline.set_visible(False)
-    plain_ticks(axes.yaxis, *((norm.vmin, norm.vmax) if isinstance(norm, LogNorm) else (1, 1)))
-    if isinstance(norm, LogNorm):
-        # The largest value is named too, and no round number next to it.
-        axes.set_yticks([tick for tick in axes.get_yticks() if norm.vmin <= tick < 0.8 * norm.vmax] + [norm.vmax])
 
 
 def reconstructions(path, originals, reconstructions, title):
@@ -99,109 +53,6 @@ def reconstructions(path, originals, reconstructions, title):
             axes = place_mosaic(figure, picture, left, total - (i + 1) * (height + space) + space, pair)
             axes.set_yticks([0, 1], ["original", "reconstruction"])
             axes.set_xticks([])
-
-
-def codebook_map(path, images, title, counts=None):
-    """Draws, for each code, the image it decodes to, at the code's place on the grid (Figures 2 and 7).
-
-    Args:
-      path: the PNG file.
-      images: uint8 [*grid_shape, h, w, 3]. A line is wrapped; a higher grid is shown slice by slice.
-      title: what one sees.
-      counts: how often each code is used, [*grid_shape], if known; codes that never are turn pale.
-    """
-    images = checked_images("images", images, max(1, np.ndim(images) - 3))
-    grid_shape = images.shape[:-3]
-    page, note = sheet(grid_shape), ""
-    tiles = fitted(images.reshape(-1, *images.shape[-3:]), _cell_size(page.codes))
-    if counts is not None:
-        unused = _unused(counts, grid_shape)
-        note = f"{np.sum(~unused):,} of {unused.size:,} codes in use"
-        note += " (pale, with an orange corner: never used)" if unused.any() else ""
-        tiles[unused] = 128 + tiles[unused] // 2
-        _mark(tiles, unused)
-    _draw_tiles(path, tiles, page, title, note)
-
-
-def _unused(counts, grid_shape):
-    """Which codes are never used, bool [K], by counts [*grid_shape]."""
-    if np.shape(counts) != tuple(grid_shape):
-        raise InputError(f"counts: want one for each code, {list(grid_shape)}, found {list(np.shape(counts))}")
-    return np.ravel(counts) == 0
-
-
-def _mark(tiles, marked):
-    """Gives the marked tiles an orange corner, in place."""
-    h, w = tiles.shape[1:3]
-    corner = np.add.outer(np.arange(h), np.arange(w)) < max(1, min(h, w) // 3)
-    tiles[marked] = np.where(corner[..., None], _ORANGE, tiles[marked])
-
-
-def hit_map(path, counts, title, unit="codes"):
-    """Draws how often each code is used, on a logarithmic scale; unused codes are orange, striped if there is room.
-
-    Args:
-      path: the PNG file.
-      counts: int or float [*grid_shape], at least 0.
-      title: what one sees.
-      unit: what the nodes of the grid are called.
-    """
-    from matplotlib.colors import LogNorm
-
-    counts = np.asarray(counts, np.float64)
-    if not np.all(np.isfinite(counts) & (counts >= 0)):
-        raise InputError(f"counts: want finite values of at least 0, found {counts.min()} to {counts.max()}")
-    page = sheet(counts.shape)
-    used, share = counts[counts > 0], counts[counts > 0] / max(counts.sum(), 1e-30)
-    note = f"{used.size:,} of {counts.size:,} {unit} in use"
-    note += f", perplexity {np.exp(-np.sum(share * np.log(share))):,.1f}" if used.size else ""
-    # The scale spans a factor of ten or more, and thirty below the most used: codes used about equally look so.
-    low = min(used.min(initial=np.inf), max(used.max(initial=0) / 30, 1))
-    high = max(used.max(initial=0), 10 * low)
-    norm, colors = LogNorm(low, high), _slice_of_colors("YlGnBu", 0.12, 1.0)
-    side = _cell_size(page.codes)
-    tiles = np.empty((counts.size, side, side, 3), np.uint8)
-    tiles[:] = colors(norm(np.maximum(counts, low)), bytes=True).reshape(-1, 1, 1, 4)[..., :3]
-    stripes = (np.add.outer(np.arange(side), np.arange(side)) // max(1, side // 12)) % 3 > 0
-    stripes &= side >= 24
-    tiles[counts.ravel() == 0] = np.where(stripes[..., None], 255 - 0.15 * (255 - _ORANGE), _ORANGE)
-    if used.size < counts.size:
-        note += " (orange: never used)"
-    _draw_tiles(path, tiles, page, title, note, (norm, colors, "times used (log scale)"))
-
-
-def _slice_of_colors(name, low, high):
-    import matplotlib
-    from matplotlib.colors import ListedColormap
-
-    return ListedColormap(matplotlib.colormaps[name](np.linspace(low, high, 256)))
-
-
-def u_matrix(path, distances, title, counts=None):
-    """Draws the mean distance of each codeword to its neighbours on the grid: valleys are alike, ridges are borders.
-
-    Args:
-      path: the PNG file.
-      distances: float [*grid_shape], Euclidean, in units of the codewords; NaN is left grey.
-      title: what one sees.
-      counts: how often each code is used, [*grid_shape], if known: codes that never are get an orange corner.
-    """
-    from matplotlib.colors import Normalize
-
-    distances = np.asarray(distances, np.float64)
-    page = sheet(distances.shape)
-    finite = distances[np.isfinite(distances)]
-    low, high = (finite.min(), finite.max()) if finite.size else (0, 1)
-    norm, colors = Normalize(low, max(high, low + 1e-12)), _slice_of_colors("bone_r", 0.03, 0.95)
-    colors = colors.with_extremes(bad="#B0B0B0")
-    side = _cell_size(page.codes)
-    tiles = np.empty((distances.size, side, side, 3), np.uint8)
-    tiles[:] = colors(norm(np.ma.masked_invalid(distances)), bytes=True).reshape(-1, 1, 1, 4)[..., :3]
-    note = "light: close to its neighbours; dark: a border between groups of codes"
-    if counts is not None and np.any(unused := _unused(counts, distances.shape)):
-        note += "; orange corner: a code that is never used"
-        _mark(tiles, unused)
-    _draw_tiles(path, tiles, page, title, note, (norm, colors, "mean Euclidean distance to grid neighbours"))
 
 
 def curves(path, rows, panels, title):
@@ -283,7 +134,7 @@ def _draw_curves(axes, rows, found):
 
 
 def _pale(color):
-    return "#" + "".join(f"{(value + 255) // 2:02X}" for value in _rgb(color))
+    return "#" + "".join(f"{(value + 255) // 2:02X}" for value in rgb(color))
 
 
 def perturbation_curve(path, offsets, values, title):

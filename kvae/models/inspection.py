@@ -166,7 +166,7 @@ def pictures(
 
 def _codebook_pictures(model, variables, name, counts, grid, codewords, most_used, step):
     """Codebook map, hit map and, where there is a grid, U-matrix of one codebook."""
-    from kvae.figures import run as figures
+    from kvae.figures import maps
 
     held = {other: code for other, code in most_used.items() if other != name}
     level = name.removeprefix("codebook").removeprefix("_").replace("_", " ")
@@ -180,15 +180,15 @@ def _codebook_pictures(model, variables, name, counts, grid, codewords, most_use
     def codebook_map(path):
         images = constant_code_images(model, variables, name, held).reshape(*shape, MAP_IMAGE_SIZE, MAP_IMAGE_SIZE, 3)
         title = f"What each code{which} decodes to, {where}{beside} (step {step})"
-        figures.codebook_map(path, images, title, counts.reshape(shape))
+        maps.codebook_map(path, images, title, counts.reshape(shape))
 
     def hit_map(path):
         title = f"How often each code{which} is used on the validation set (step {step})"
-        figures.hit_map(path, counts.reshape(shape), title)
+        maps.hit_map(path, counts.reshape(shape), title)
 
     def u_matrix(path):
         title = f"U-matrix: distance of each codeword{which} to its neighbours {where} (step {step})"
-        figures.u_matrix(path, np.asarray(measures.u_matrix(codewords, grid)), title, counts.reshape(shape))
+        maps.u_matrix(path, np.asarray(measures.u_matrix(codewords, grid)), title, counts.reshape(shape))
 
     found = {f"codebook_map{end}": codebook_map, f"hit_map{end}": hit_map}
     return found | ({f"u_matrix{end}": u_matrix} if grid is not None else {})

@@ -234,12 +234,12 @@ class URLSOM(Model):
 
     def pictures(self, variables, samples, totals, step):
         """How often neurons win, on the validation and the training set, and, where there are labels, for which."""
-        from kvae.figures import run as figures
+        from kvae.figures import maps
         from kvae.figures import urlsom as urlsom_figures
 
         def hit_map(counts, which, path):
             title = f"How often each neuron wins on the {which} set (step {step})"
-            figures.hit_map(path, counts.reshape(self.grid_shape), title, unit="neurons")
+            maps.hit_map(path, counts.reshape(self.grid_shape), title, unit="neurons")
 
         def winners(table, which, path):
             # The scatter is random within a neuron: who won what for which label is all that there is to know.

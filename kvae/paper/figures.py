@@ -15,6 +15,7 @@ import numpy as np
 
 from kvae import measures, program, topology
 from kvae.errors import InputError, errors_of_writing
+from kvae.figures import maps
 from kvae.figures import paper as paper_figures
 from kvae.figures import run as figures
 from kvae.models import inspection
@@ -110,7 +111,7 @@ def codebook_maps(table: Table, stem: str) -> Iterator[str]:
                 level = f" of the {name} level" if others else ""
                 path = f"{stem}_{setting}{suffix(name)}{f'_held_{quarter}' if others else ''}.png"
                 title = f"{which} on {table.dataset}: what each code{level} decodes to{words} (step {run.step})"
-                figures.codebook_map(path, images, title, counts[name].reshape(codewords.shape[:-1]))
+                maps.codebook_map(path, images, title, counts[name].reshape(codewords.shape[:-1]))
                 yield path
 
 

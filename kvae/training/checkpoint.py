@@ -214,7 +214,7 @@ def _told_as_damage() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Keeps what orbax logs, and what its threads in C++ print, from the terminal: kvae says what a user should know."""
+    """Keeps what orbax logs, and its threads in C++ print, from the terminal: kvae says what a user should know."""
     loggers, hook = [logging.getLogger(name) for name in ("absl", "asyncio")], sys.unraisablehook
     levels = [logger.level for logger in loggers]
     for logger in loggers:

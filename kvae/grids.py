@@ -1,0 +1,191 @@
+"""Grids on which codes lie: where the nodes are, how far apart, and which are neighbours.
+
+A `Grid` is a static value. A new one is one entry of `GRIDS`. Codes number the grid row by row: code k sits at
+`np.unravel_index(k, grid_shape)`.
+"""
+
+import abc
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kvae.errors import InputError, choose
+from kvae.fields import Counts, check_attributes
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid(abc.ABC):
+    """Nodes in rows, and the distance between any two.
+
+    Attributes:
+      shape: nodes along each axis; K is their product.
+      adjacency: what counts as a neighbour where a map is judged: by name, the distance that neighbours lie below.
+        The first is the usual one.
+
+    Raises:
+      InputError: an impossible shape.
+    """
+
+    shape: Counts
+
+    adjacency: ClassVar[dict[str, float]] = {"8": 1.5, "4": 1.1}
+
+    def __post_init__(self):
+        check_attributes(self)
+        if self.size >= 2**31:
+            raise InputError(f"a grid of {self.shape} has {self.size:,} nodes; codes are int32, so fewer than 2^31")
+
+    @abc.abstractmethod
+    def distance(self, codes, others) -> jax.Array:
+        """Distance on the grid between codes and others, int arrays that broadcast: float32."""
+
+    def axis_distances(self) -> list[jax.Array] | None:
+        """Distances along each axis, float32 [n, n], where their squares add up to the squared distance; else None."""
+        return None
+
+    @property
+    def size(self) -> int:
+        """K, the number of nodes."""
+        return math.prod(self.shape)
+
+    @property
+    def coordinates(self) -> np.ndarray:
+        """Row, column and so on of every code, int [K, axes]."""
+        return np.stack(np.unravel_index(np.arange(self.size), self.shape), axis=-1)
+
+    @property
+    def points(self) -> np.ndarray:
+        """Where every node is drawn, float [K, axes], in units of the distance between neighbours in a row."""
+        return self.coordinates.astype(np.float64)
+
+    def distances(self) -> jax.Array:
+        """Distance between every two codes, float32 [K, K]."""
+        codes = np.arange(self.size)
+        return self.distance(codes[:, None], codes[None, :])
+
+    def neighbors(self, radius: float) -> tuple[np.ndarray, np.ndarray]:
+        """The other nodes at a distance below `radius`.
+
+        Returns:
+          Their codes, int32 [n, K], n being the most that a node has, and which of these are there, bool [n, K].
+        """
+        with jax.ensure_compile_time_eval():
+            near = np.asarray(self.distances()) < radius
+        np.fill_diagonal(near, False)
+        order = np.argsort(~near, axis=1, kind="stable")[:, : near.sum(axis=1).max(initial=0)]
+        return order.T.astype(np.int32), np.take_along_axis(near, order, axis=1).T
+
+    def shift(self, codes, offset) -> jax.Array:
+        """Codes moved over the grid, up to its border.
+
+        Args:
+          codes: int [...].
+          offset: how many nodes to move, an integer for all axes or one for each; may be negative.
+
+        Returns:
+          int32 [...].
+        """
+        return self._moved(codes, offset, "clip")
+
+    def _moved(self, codes, offset, mode):
+        offsets = jnp.broadcast_to(jnp.asarray(offset), (len(self.shape),))
+        moved = [axis + step for axis, step in zip(jnp.unravel_index(codes, self.shape), offsets, strict=True)]
+        return jnp.ravel_multi_index(moved, self.shape, mode=mode).astype(jnp.int32)
+
+
+class _Lattice(Grid):
+    """A grid on which near nodes have near coordinates, so that neighbours are found without all K x K distances."""
+
+    wraps: ClassVar[bool] = False
+
+    def neighbors(self, radius):
+        # Rows of hexagons are closer than 1, and shifted by half a node: a little more than the radius covers both.
+        reach = [min(math.ceil(1.2 * radius), size - 1) for size in self.shape]
+        own, found, there = np.arange(self.size), [], []
+        for offset in itertools.product(*(range(-r, r + 1) for r in reach)):
+            moved = self.coordinates + offset
+            inside = self.wraps | np.all((moved >= 0) & (moved < self.shape), axis=-1)
+            codes = np.ravel_multi_index(moved.T, self.shape, mode="wrap" if self.wraps else "clip").astype(np.int32)
+            # Around a small torus one node is reached in two directions: it counts once.
+            inside &= (codes != own) & ~np.any([c == codes for c in found], axis=0)
+            with jax.ensure_compile_time_eval():
+                inside &= np.asarray(self.distance(own, codes)) < radius
+            if np.any(inside):
+                found.append(np.where(inside, codes, own).astype(np.int32))
+                there.append(inside)
+        return np.reshape(found, (-1, self.size)).astype(np.int32), np.reshape(there, (-1, self.size)).astype(bool)
+
+
+class Plane(_Lattice):
+    """A rectangle, or a line, a box and so on, with a border: Euclidean distance between coordinates."""
+
+    def distance(self, codes, others):
+        """Euclidean distance between the coordinates of codes."""
+        return jnp.sqrt(sum(jnp.square(apart) for apart in self._apart(codes, others)))
+
+    def axis_distances(self):
+        """|i - j| along each axis."""
+        return [jnp.abs(i[:, None] - i[None, :]) for i in (jnp.arange(n, dtype=jnp.float32) for n in self.shape)]
+
+    def _apart(self, codes, others):
+        points = jnp.asarray(self.coordinates, jnp.float32).T
+        return [jnp.abs(axis[jnp.asarray(codes)] - axis[jnp.asarray(others)]) for axis in points]
+
+
+class Torus(Plane):
+    """A rectangle without a border: the node after the last of a row or column is the first."""
+
+    wraps: ClassVar = True
+
+    def axis_distances(self):
+        """min(|i - j|, n - |i - j|) along each axis."""
+        return [jnp.minimum(apart, len(apart) - apart) for apart in super().axis_distances()]
+
+    def _apart(self, codes, others):
+        straight = super()._apart(codes, others)
+        return [jnp.minimum(apart, n - apart) for apart, n in zip(straight, self.shape, strict=True)]
+
+    def shift(self, codes, offset):
+        """Codes moved over the grid, and around it."""
+        return self._moved(codes, offset, "wrap")
+
+
+class Hexagonal(_Lattice):
+    """Rows of hexagons, every second one half a node to the right: each node has six neighbours at distance 1.
+
+    Raises:
+      InputError: a shape that is not (rows, columns).
+    """
+
+    adjacency: ClassVar = {"6": 1.1}
+
+    def __post_init__(self):
+        super().__post_init__()
+        if len(self.shape) != 2:
+            raise InputError(f"grid_shape is {self.shape!r}; a hexagonal grid has rows and columns, such as (16, 32)")
+
+    @property
+    def points(self):
+        """Centres of the hexagons, float [K, 2]: rows are sqrt(3) / 2 apart."""
+        row, column = self.coordinates.T
+        return np.stack([row * math.sqrt(0.75), column + 0.5 * (row % 2)], axis=-1)
+
+    def distance(self, codes, others):
+        """Euclidean distance between the centres of the hexagons."""
+        points = jnp.asarray(self.points, jnp.float32)
+        return jnp.linalg.norm(points[jnp.asarray(codes)] - points[jnp.asarray(others)], axis=-1)
+
+
+GRIDS: dict[str, Callable[[tuple[int, ...]], Grid]] = {"plane": Plane, "torus": Torus, "hexagonal": Hexagonal}
+"""By name, the grid of a shape."""
+
+
+def make_grid(name: str, shape: tuple[int, ...]) -> Grid:
+    """The grid of that name in `GRIDS`; raises InputError where there is none, or its shape is impossible."""
+    return choose("grid", name, GRIDS)(shape)
