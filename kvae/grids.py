@@ -107,19 +107,18 @@ class _Lattice(Grid):
     def neighbors(self, radius):
         # Rows of hexagons are closer than 1, and shifted by half a node: a little more than the radius covers both.
         reach = [min(math.ceil(1.2 * radius), size - 1) for size in self.shape]
-        own, found, there = np.arange(self.size), [], []
-        for offset in itertools.product(*(range(-r, r + 1) for r in reach)):
-            moved = self.coordinates + offset
-            inside = self.wraps | np.all((moved >= 0) & (moved < self.shape), axis=-1)
-            codes = np.ravel_multi_index(moved.T, self.shape, mode="wrap" if self.wraps else "clip").astype(np.int32)
+        offsets = np.array(list(itertools.product(*(range(-r, r + 1) for r in reach))))
+        moved = self.coordinates + offsets[:, None]
+        inside = self.wraps | np.all((moved >= 0) & (moved < self.shape), axis=-1)
+        codes = np.ravel_multi_index(moved.T, self.shape, mode="wrap" if self.wraps else "clip").T.astype(np.int32)
+        own = np.arange(self.size, dtype=np.int32)
+        with jax.ensure_compile_time_eval():
+            inside &= (codes != own) & (np.asarray(self.distance(own, codes)) < radius)
+        for i, codes_there in enumerate(codes):
             # Around a small torus one node is reached in two directions: it counts once.
-            inside &= (codes != own) & ~np.any([c == codes for c in found], axis=0)
-            with jax.ensure_compile_time_eval():
-                inside &= np.asarray(self.distance(own, codes)) < radius
-            if np.any(inside):
-                found.append(np.where(inside, codes, own).astype(np.int32))
-                there.append(inside)
-        return np.reshape(found, (-1, self.size)).astype(np.int32), np.reshape(there, (-1, self.size)).astype(bool)
+            inside[i] &= ~np.any(inside[:i] & (codes[:i] == codes_there), axis=0)
+        some = np.any(inside, axis=1)
+        return np.where(inside, codes, own)[some], inside[some]
 
 
 class Plane(_Lattice):

@@ -34,6 +34,7 @@ def to_uint8(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
     return jnp.clip(jnp.round(images.astype(jnp.float32) * std + mean), 0, 255).astype(jnp.uint8)
 
 
+@jax.jit
 def psnr(images: jax.Array, reconstructions: jax.Array) -> jax.Array:
     """Peak signal-to-noise ratio of each image, 10 log10(255^2 / MSE), in dB.
 
@@ -55,6 +56,7 @@ def psnr(images: jax.Array, reconstructions: jax.Array) -> jax.Array:
 # Use of the codebook.
 
 
+@jax.jit
 def perplexity(counts: jax.Array) -> jax.Array:
     """exp(-sum_k p_k log p_k), the number of codes that would be in use were all used equally, from 1 to K.
 
@@ -197,6 +199,7 @@ def _preservation(codewords, grid, n_neighbors):
     return 1 - 2 / (size * n_neighbors * (2 * size - 3 * n_neighbors - 1)) * total
 
 
+@functools.partial(jax.jit, static_argnames=("grid", "adjacency"))
 def u_matrix(codewords: jax.Array, grid: Grid, adjacency: str | None = None) -> jax.Array:
     """Mean Euclidean distance of each codeword to those of its neighbours on the grid (Ultsch and Siemon, 1990).
 

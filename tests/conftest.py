@@ -28,7 +28,7 @@ def data_dir(tmp_path_factory):
 
 
 TINY = {
-    "vqvae": {"model.residual_blocks": 1, "model.codeword_size": 8, "model.channels": 8, "model.residual_channels": 4},
+    "vqvae": {"model.residual_blocks": 0, "model.codeword_size": 8, "model.channels": 8, "model.residual_channels": 4},
     "urlsom": {
         "model.grid_shape": (4, 8), "model.sigma": 1.0, "model.dropout": 0.5, "model.projection_decay": 5e-4,
         "model.crop_sizes": (12, 16), "model.flip_probability": 0.5, "model.greyscale_probability": 0.5,

@@ -46,7 +46,7 @@ def states_and_step(config, device_count, seeds=(0,)):
     model = models.build(config["model"], mean=(120.0,) * 3, std=(60.0,) * 3)
     replicas = Replicas(len(seeds), devices.make_mesh(len(seeds), jax.devices()[:device_count]))
     init, step = loop.functions_of(config, model, {"image": np.zeros((32, 32, 3), np.uint8)})
-    init, step = replicas.program(init), replicas.program(step, donate=True)
+    init, step = replicas.program(init, run_once=True), replicas.program(step, donate=True)
 
     def advance(groups, batch):
         return step(groups, next(loop.on_devices(iter([{"image": batch}]), replicas)))

@@ -33,7 +33,7 @@ def prepare(config, count, batch_size):
     init, step = loop.functions_of(config, model, {"image": np.zeros((32, 32, 3), np.uint8)})
     blocks = np.random.default_rng(0).integers(0, 256, (1, batch_size, 2, 2, 3), dtype=np.uint8)
     batch = {"image": blocks.repeat(16, axis=2).repeat(16, axis=3)}
-    (state,) = replicas.program(init)([np.zeros(1, np.int32)])
+    (state,) = replicas.program(init, run_once=True)([np.zeros(1, np.int32)])
     ((batch,),) = loop.on_devices(iter([batch]), replicas)
     return state, replicas.compiled(step, donate=True), batch
 

@@ -35,7 +35,7 @@ class Subject:
         self.model = build_model(config)
         init, step = loop.functions_of(config, self.model, {name: array[0, 0] for name, array in batch.items()})
         self.batch = next(loop.on_devices(iter([batch]), self.replicas))
-        self.groups = self.replicas.program(init)(loop.seeds(config, self.replicas))
+        self.groups = self.replicas.program(init, run_once=True)(loop.seeds(config, self.replicas))
         lowered = self.replicas.compiled(step, donate=True).lower(self.groups[0], self.batch[0])
         self.flops = lowered.cost_analysis()["flops"] * len(self.groups)
         started = time.perf_counter()

@@ -15,7 +15,7 @@ from absl import logging
 from PIL import Image
 
 from kvae.data.dataset import ArrayExamples, Dataset
-from kvae.data.records import data_folder, decoded, errors_of_preparing
+from kvae.data.records import data_folder, decoded, decoded_once, errors_of_preparing
 from kvae.errors import InputError
 
 SIZES = (32, 64, 128, 256)
@@ -143,9 +143,12 @@ def _move(folder: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def _in_memory(builder: Photos, split: str) -> ArrayExamples:
-    try:
+    def decode():
         source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-        return ArrayExamples({"image": np.stack([decoded(record["image"]) for record in source])})
+        return {"image": np.stack([decoded(record["image"]) for record in source])}
+
+    try:
+        return ArrayExamples(decoded_once(builder, split, decode))
     except RuntimeError as error:  # array_record's only kind
         why = str(error).partition("\n")[0]
         raise InputError(f"{builder.data_path} is damaged ({why}); remove it, and it is prepared anew") from error

@@ -10,12 +10,15 @@ import os
 import pathlib
 import struct
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+import urllib.parse
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
 from kvae.data.dataset import Example
 from kvae.errors import InputError
+from kvae.files import replaced
 
 
 def data_folder(data_dir: str) -> pathlib.Path:
@@ -120,6 +123,24 @@ def decoded(data: bytes) -> np.ndarray:
 
     with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
         return np.asarray(image.convert("RGB"))
+
+
+def decoded_once(builder, split: str, decode: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays of a split that fits in memory, from the copy that the first call leaves beside the records.
+
+    A copy that cannot be read, or not be written, only costs the time that it saves.
+    """
+    copy = pathlib.Path(builder.data_path) / f"decoded-{urllib.parse.quote(split, safe='')}.npz"
+    with (
+        contextlib.suppress(OSError, ValueError, zipfile.BadZipFile),
+        copy.open("rb") as file,
+        np.load(file) as arrays,
+    ):
+        return dict(arrays)
+    arrays = decode()
+    with contextlib.suppress(OSError), replaced(copy) as incomplete, incomplete.open("wb") as file:
+        np.savez(file, **arrays)
+    return arrays
 
 
 def fitted(data: bytes, size: int, name: str) -> bytes:

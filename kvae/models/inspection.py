@@ -102,10 +102,14 @@ def shifted_reconstructions(model, variables, images: np.ndarray, offset: int, n
     Returns:
       uint8 [n, h, w, 3].
     """
-    codes = dict(apply(model, variables, images, "encode"))
-    for name in names or codes:
-        codes[name] = moved(model.quantizers[name], codes[name], offset)
-    return np.asarray(apply(model, variables, codes, "decode"))
+    codes = apply(model, variables, images, "encode")
+    return np.asarray(_decode_moved(model, variables, codes, offset, tuple(names or codes)))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _decode_moved(model, variables, codes, offset, names):
+    codes = {**codes, **{name: moved(model.quantizers[name], codes[name], offset) for name in names}}
+    return model.apply(variables, codes, method="decode")
 
 
 def moved(layer, codes: jax.Array, offset: int) -> jax.Array:

@@ -64,17 +64,22 @@ CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"
 """On a CPU, YNNPACK is kept to matrix products, for its convolutions are slow."""
 
 
+RUN_ONCE_OPTIONS = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+"""For a program that runs once: on a CPU, to optimise how parameters are drawn takes as long as the rest of a start."""
+
+
 @functools.cache
-def compiler_options() -> dict[str, str]:
+def compiler_options(*, run_once: bool = False) -> dict[str, str | int | bool]:
     """Options for `jax.jit`; none where this JAX does not know them, for what they change is speed alone."""
     if jax.default_backend() != "cpu":
         return {}
+    options = RUN_ONCE_OPTIONS if run_once else CPU_OPTIONS
     try:
-        jax.jit(lambda: 0, compiler_options=CPU_OPTIONS).lower().compile()
+        jax.jit(lambda: 0, compiler_options=options).lower().compile()
     except jax.errors.JaxRuntimeError as error:
-        log.warning("this JAX does not take %s, and may be slower: %s", CPU_OPTIONS, error)
+        log.warning("this JAX does not take %s, and may be slower: %s", options, error)
         return {}
-    return CPU_OPTIONS
+    return options
 
 
 def keep_compiled_programs() -> None:
@@ -85,3 +90,5 @@ def keep_compiled_programs() -> None:
     if jax.config.jax_compilation_cache_dir is None:
         cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache / "kvae" / "xla"))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)

@@ -57,7 +57,7 @@ def train(config: Mapping, workdir: str, devices_used: Sequence[jax.Device] | No
     model = build_model(config)
     init, step = functions_of(config, model, dataset.train[0])
     open_workdir(workdir, config)
-    groups = replicas.program(init)(seeds(config, replicas))
+    groups = replicas.program(init, run_once=True)(seeds(config, replicas))
     step = replicas.program(step, donate=True)
     log_overview(groups[0].params)
 

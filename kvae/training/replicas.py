@@ -32,15 +32,18 @@ class Replicas:
         self.size = 1 if jax.default_backend() == "cpu" else count
         self.sharding = devices.state_sharding(mesh)
 
-    def program(self, function: Callable, *, shared: Sequence[int] = (), donate: bool = False) -> Callable:
+    def program(
+        self, function: Callable, *, shared: Sequence[int] = (), donate: bool = False, run_once: bool = False
+    ) -> Callable:
         """`function`, of one replica, compiled for all: from groups to groups.
 
         Args:
           function: of positional arguments; arrays in, arrays out.
           shared: positions of the arguments that all replicas share; they are no groups.
           donate: whether the result takes over the memory of the first argument.
+          run_once: whether it is not worth while to make it fast.
         """
-        compiled = self.compiled(function, shared=shared, donate=donate)
+        compiled = self.compiled(function, shared=shared, donate=donate, run_once=run_once)
 
         def of_groups(*arguments):
             results = []
@@ -53,13 +56,13 @@ class Replicas:
 
         return of_groups
 
-    def compiled(self, function: Callable, *, shared: Sequence[int] = (), donate: bool = False):
+    def compiled(self, function: Callable, *, shared: Sequence[int] = (), donate: bool = False, run_once: bool = False):
         """`function`, of one replica, as the jitted program of one group."""
         return jax.jit(
             over_axis(function, self.size, shared),
             donate_argnums=0 if donate else None,
             out_shardings=self.sharding,
-            compiler_options=devices.compiler_options(),
+            compiler_options=devices.compiler_options(run_once=run_once),
         )
 
     def split(self, tree) -> Groups:
