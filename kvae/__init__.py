@@ -2,15 +2,30 @@
 
 import importlib
 
-_HOME = {"KohonenVQ": "kvae.models.quantizers", "GradientVQ": "kvae.models.quantizers", "load": "kvae.run"}
+_HOME = {
+    "KohonenVQ": "kvae.models.quantizers",
+    "GradientVQ": "kvae.models.quantizers",
+    "load": "kvae.run",
+    "InputError": "kvae.errors",
+    # What a program of the user's own may be added to, by assignment.
+    "DATASETS": "kvae.data",
+    "GRIDS": "kvae.grids",
+    "MODELS": "kvae.models",
+    "NEIGHBORHOODS": "kvae.topology",
+    "QUANTIZERS": "kvae.models",
+}
 
-__all__ = sorted(_HOME)
+_MODULES = ("classic", "data", "grids", "kohonen", "measures", "models", "topology")
+
+__all__ = sorted([*_HOME, *_MODULES])
 
 
 def __getattr__(name):
     """Imports what is asked for, when it is asked for: `import kvae` stays light."""
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"kvae.{name}")
     raise AttributeError(f"module 'kvae' has no attribute {name!r}")
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 Example = Mapping[str, np.ndarray]
-"""`{"image": uint8 [h, w, 3]}`, and `"label"`: int32 [] where the set has labels."""
+"""Arrays by name: those of images have `image` uint8 [h, w, 3], and `label` int32 [] where the set has labels."""
 
 
 class Examples(Protocol):
@@ -20,12 +20,12 @@ class Examples(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class ArrayExamples:
-    """Examples held in memory: `arrays["image"]` is uint8 [n, h, w, 3], `arrays["label"]` (if any) int32 [n]."""
+    """Examples held in memory: arrays [n, ...] by name, such as `image` uint8 [n, h, w, 3] and `label` int32 [n]."""
 
     arrays: Mapping[str, np.ndarray]
 
     def __len__(self) -> int:
-        return len(self.arrays["image"])
+        return len(next(iter(self.arrays.values())))
 
     def __getitem__(self, index) -> Example:
         """One example for an integer, a batch for an array of indices."""

@@ -71,16 +71,17 @@ CODEBOOK_METRICS = {
         decimals=0,
     ),
     "quantization_error": Metric(_per_position("quantization_error")),
-    "topographic_error_8": Metric(_per_position("topographic_error_8"), column="topographic error"),
-    "topographic_error_4": Metric(_per_position("topographic_error_4")),
-    "topographic_error_6": Metric(_per_position("topographic_error_6"), column="topographic error"),
 }
-"""Metrics of each codebook, from what `Quantizer.tally` adds up; one is there where its sum is."""
+"""Metrics of each codebook, from what `Quantizer.tally` adds up."""
 
 
-def _sums(name: str) -> str:
-    """What a codebook's metric is made of."""
-    return "counts" if name in ("perplexity", "codes_used") else name
+def codebook_metrics(layer: Quantizer) -> dict[str, Metric]:
+    """`CODEBOOK_METRICS`, and a topographic error for each way in which nodes of its grid are neighbours, if any."""
+    found = dict(CODEBOOK_METRICS)
+    for number, adjacency in enumerate(layer.layout.adjacency if layer.layout else ()):
+        name = f"topographic_error_{adjacency}"
+        found[name] = Metric(_per_position(name), column=None if number else "topographic error")
+    return found
 
 
 class Autoencoder(Model):
@@ -193,21 +194,23 @@ class Autoencoder(Model):
     def summarize(self, totals: Mapping[str, Any]) -> dict[str, float]:
         """Metrics of an evaluation from its totals (NumPy)."""
         metrics = {name: metric.value(totals) for name, metric in METRICS.items() if metric.value}
-        for codebook, tally in parts_of(totals["codebooks"]).items():
-            for name, metric in CODEBOOK_METRICS.items():
-                if _sums(name) in tally:
-                    metrics[name + suffix(codebook)] = metric.value(tally)
+        for owner, layer in self.quantizers.items():
+            for codebook, tally in parts_of({owner: totals["codebooks"][owner]}).items():
+                found = {
+                    name + suffix(codebook): metric.value(tally) for name, metric in codebook_metrics(layer).items()
+                }
+                metrics |= found
         return metrics
 
     @property
     def metrics(self) -> dict[str, Metric]:
-        """`METRICS`, and `CODEBOOK_METRICS` once for each codebook."""
+        """`METRICS`, and `codebook_metrics` of each codebook."""
         found = dict(METRICS)
         for codebook, layer in self.quantizers.items():
             parts = [f"{codebook}_{i}" for i in range(layer.n_codebooks)] if layer.n_codebooks > 1 else [codebook]
             for part in parts:
                 label = suffix(part).removeprefix("_").replace("_", " ")
-                for name, metric in CODEBOOK_METRICS.items():
+                for name, metric in codebook_metrics(layer).items():
                     found[name + suffix(part)] = dataclasses.replace(metric, label=label)
         return found
 

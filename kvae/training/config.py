@@ -73,8 +73,13 @@ def checked_config(config: Mapping) -> dict[str, Any]:
     found["dataset"] = data.checked_section({k: v for k, v in dataset.items() if k not in statistics})
     found["model"] = models.checked_section(config.get("model", {}))
     found["optimizer"] = checked("optimizer", config.get("optimizer", {}), make_optimizer, without=("steps",))
+    statistics = checked("dataset", statistics, Statistics)
     if normalizes(found["model"]):
-        found["dataset"] |= checked("dataset", statistics, Statistics)
+        found["dataset"] |= statistics
+    elif any(statistics.values()):
+        raise InputError(
+            f"dataset.mean is {statistics['mean']}, dataset.std {statistics['std']}; this model has neither"
+        )
     if found["seed"] + found["replicas"] > 2**31:
         raise InputError(f"config.seed is {found['seed']}; with {found['replicas']} replicas it must stay below 2^31")
     for name in ("evaluate_every_steps", "checkpoint_every_steps"):
