@@ -16,6 +16,7 @@ import time
 
 import jax
 import numpy as np
+
 import runs
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -4,11 +4,11 @@ import sys
 import time
 import zipfile
 
-import archives
 import numpy as np
 import pytest
 from PIL import Image
 
+import archives
 from kvae.data import faces
 from kvae.errors import InputError
 

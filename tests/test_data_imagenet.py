@@ -5,12 +5,12 @@ import re
 import tarfile
 import time
 
-import archives
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+import archives
 from kvae.data import imagenet, records
 from kvae.errors import InputError
 

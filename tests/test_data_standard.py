@@ -4,10 +4,10 @@ import sys
 import threading
 import time
 
-import archives
 import numpy as np
 import pytest
 
+import archives
 from kvae.data import standard
 from kvae.errors import InputError
 

@@ -5,7 +5,6 @@ import subprocess
 import time
 
 import kill
-
 from kvae import program
 from kvae.training.journal import read_metrics
 

@@ -6,11 +6,11 @@ import pathlib
 import subprocess
 import sys
 
-import archives
 import numpy as np
 import pytest
 from PIL import Image
 
+import archives
 from kvae import main, program
 from kvae.training.config import build_model, checked_config, flatten
 from kvae.training.journal import read_metrics

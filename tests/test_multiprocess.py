@@ -11,12 +11,12 @@ import time
 import jax
 import numpy as np
 import pytest
-from runs import final_state, rows, run
 
 from kvae import main, program
 from kvae.errors import InputError
 from kvae.training import cluster
 from kvae.training.journal import read_metrics
+from runs import final_state, rows, run
 
 ROOT = pathlib.Path(__file__).parents[1]
 SECONDS = 80

@@ -14,13 +14,13 @@ import numpy as np
 import optax
 import pytest
 from annotated_types import Ge
-from runs import assert_same_run, rows
 
 import kvae
 from kvae import main, measures, program
 from kvae.data import ArrayExamples, Dataset
 from kvae.models.model import Metric, Model, Objective
 from kvae.models.quantizer import Quantized, Quantizer
+from runs import assert_same_run, rows
 
 ROOT = pathlib.Path(__file__).parents[1]
 REGISTRIES = (kvae.QUANTIZERS, kvae.MODELS, kvae.GRIDS, kvae.NEIGHBORHOODS, kvae.DATASETS)
@@ -137,12 +137,8 @@ def test_a_model_of_integers_with_another_objective_and_its_data_set(story, caps
     assert figures == {"curves"}
     with pytest.raises(kvae.InputError, match="is a run of Bigram: no 'encode'; it can probabilities"):
         run.encode(IMAGES)
-    assert (
-        program.run(
-            main.main, ["--config=configs/photos_vqvae.py", "--config.dataset.name=words", "--config.dataset.count=3"]
-        )
-        == 2
-    )
+    few = ["--config=configs/photos_vqvae.py", "--config.dataset.name=words", "--config.dataset.count=3"]
+    assert program.run(main.main, [*few, f"--workdir={run.workdir}"]) == 2
     assert "dataset.count is 3; it must be an integer, 4 or larger" in capsys.readouterr().err
 
 

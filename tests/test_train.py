@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import RATES, assert_same_run, final_state, images, rows, run, states_and_step
 
 import kvae
 from kvae import data, models
@@ -22,6 +21,7 @@ from kvae.training.evaluate import Evaluator
 from kvae.training.journal import read_metrics
 from kvae.training.replicas import one_of, over_axis
 from kvae.training.step import initial_state, make_optimizer, train_step
+from runs import RATES, assert_same_run, final_state, images, rows, run, states_and_step
 
 
 def total_losses(groups):

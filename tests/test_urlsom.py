@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import final_state, run
 
 import kvae
 from kvae import data, models
@@ -19,6 +18,7 @@ from kvae.paper import pixel_map as baseline
 from kvae.training.evaluate import Evaluator
 from kvae.training.journal import read_metrics
 from kvae.training.step import make_optimizer
+from runs import final_state, run
 
 NORMALIZATION = dict(mean=(120.0, 110.0, 100.0), std=(60.0, 50.0, 70.0))
 SMALL = dict(
