@@ -3,8 +3,11 @@
 import importlib
 
 _HOME = {
-    "KohonenVQ": "kvae.models.quantizers",
-    "GradientVQ": "kvae.models.quantizers",
+    "KohonenVQ": "kvae.models",
+    "GradientVQ": "kvae.models",
+    "FSQ": "kvae.models",
+    "ResidualVQ": "kvae.models",
+    "GroupedVQ": "kvae.models",
     "load": "kvae.run",
     "InputError": "kvae.errors",
     # What a program of the user's own may be added to, by assignment.

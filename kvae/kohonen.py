@@ -7,6 +7,7 @@ Kohonen" (2023). All arithmetic is float32 with the highest matrix precision, wh
 bfloat16 passes flip the argmin.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from kvae import meshes
 from kvae.topology import Neighborhood, spread
 
 EPSILON = 1e-5
@@ -37,6 +39,7 @@ class Statistics(NamedTuple):
 
     sums: jax.Array  # [K, d] float32: s_k, the sum of the vectors with code k
     counts: jax.Array  # [K] float32: c_k, their number
+    samples: "Statistics | None" = None  # of one vector drawn for each code, where unused codes are placed anew
 
 
 def initial_codebook(key: jax.Array, size: int, dimension: int, init_count: float) -> Codebook:
@@ -59,34 +62,41 @@ def nearest_code(z: jax.Array, codewords: jax.Array) -> jax.Array:
     Returns:
       int32 [...].
     """
-    half_norms = 0.5 * jnp.sum(jnp.square(codewords), axis=-1)
-
-    def lookup(z):
-        products = jnp.matmul(z, codewords.T, precision=jax.lax.Precision.HIGHEST)
-        return jnp.argmin(half_norms - products, axis=-1).astype(jnp.int32)
-
-    return by_chunks(lookup, z, len(codewords))
+    return by_chunks(lambda scores: jnp.argmin(scores, axis=-1).astype(jnp.int32), z, codewords)
 
 
-def by_chunks(lookup: Callable, z: jax.Array, size: int):
-    """`lookup` of vectors against `size` codewords, in chunks that hold few of the N x K scores.
+def by_chunks(lookup: Callable, z: jax.Array, codewords: jax.Array):
+    """`lookup` of the scores of vectors, in chunks: few of the N x K scores are held at once.
+
+    The score of a codeword is |w_k|^2 / 2 - z . w_k, which orders codewords as their distance from z does.
 
     Args:
-      lookup: from float32 [n, d] to a tree of arrays [n].
+      lookup: from scores float32 [n, K] to a tree of arrays [n].
       z: vectors, float [..., d].
-      size: K.
+      codewords: float32 [K, d].
 
     Returns:
       The tree, of arrays [...].
     """
-    leading, count = z.shape[:-1], math.prod(z.shape[:-1])
+
+    def of_vectors(z, codewords):
+        half_norms = 0.5 * jnp.sum(jnp.square(codewords), axis=-1)
+        return lookup(half_norms - jnp.matmul(z, codewords.T, precision=jax.lax.Precision.HIGHEST))
+
+    return meshes.along(z, functools.partial(_by_chunks, of_vectors), z, codewords)
+
+
+def _by_chunks(lookup, z, codewords):
+    leading, count, size = z.shape[:-1], math.prod(z.shape[:-1]), len(codewords)
+    if not isinstance(count, int):  # a symbolic batch, for `jax.export`
+        return jax.lax.map(lambda z: _by_chunks(lookup, z, codewords), z)
     # z may be sharded. To keep vectors on their device, each shard is padded and split by stride: row i goes to chunk
     # i % chunks.
     shards = jax.device_count() if count % jax.device_count() == 0 else 1
     chunks = min(_number_of_chunks(count, size), count // shards)
     z = z.reshape(count, z.shape[-1]).astype(jnp.float32)
     if chunks <= 1:
-        return jax.tree.map(lambda found: found.reshape(leading), lookup(z))
+        return jax.tree.map(lambda found: found.reshape(leading), lookup(z, codewords))
     z = z.reshape(shards, count // shards, -1)
     z = jnp.pad(z, ((0, 0), (0, -z.shape[1] % chunks), (0, 0)))
     z = jnp.moveaxis(z.reshape(shards, -1, chunks, z.shape[-1]), 2, 0)
@@ -95,7 +105,7 @@ def by_chunks(lookup: Callable, z: jax.Array, size: int):
         found = jnp.moveaxis(found.reshape(chunks, shards, -1), 0, 2).reshape(shards, -1)
         return found[:, : count // shards].reshape(leading)
 
-    return jax.tree.map(joined, jax.lax.map(lambda z: lookup(z.reshape(-1, z.shape[-1])), z))
+    return jax.tree.map(joined, jax.lax.map(lambda z: lookup(z.reshape(-1, z.shape[-1]), codewords), z))
 
 
 def _number_of_chunks(count: int, size: int) -> int:
@@ -113,13 +123,38 @@ def batch_statistics(z: jax.Array, codes: jax.Array, size: int, mask: jax.Array 
       mask: optional bool [...]; where False, the vector is left out. So is a vector with a number that is not finite,
         for it would stay in the moving averages for ever.
     """
-    z = jax.lax.stop_gradient(z).reshape(-1, z.shape[-1]).astype(jnp.float32)
-    counted = jnp.all(jnp.isfinite(z), axis=-1)
-    if mask is not None:
-        counted &= mask.reshape(-1)
+    z = jax.lax.stop_gradient(z)
+    mask = jnp.ones_like(codes, bool) if mask is None else mask
+    return meshes.replicated(functools.partial(_batch_statistics, size), z, codes, mask)
+
+
+def _batch_statistics(size, z, codes, mask):
+    z = z.reshape(-1, z.shape[-1]).astype(jnp.float32)
+    counted = jnp.all(jnp.isfinite(z), axis=-1) & mask.reshape(-1)
     codes = jnp.where(counted, codes.reshape(-1), size)  # out of range: dropped by the sums below
     sums = jax.ops.segment_sum(z, codes, num_segments=size)
     return Statistics(sums, jax.ops.segment_sum(jnp.ones_like(codes, jnp.float32), codes, num_segments=size))
+
+
+def drawn_samples(z: jax.Array, size: int, step: jax.Array, mask: jax.Array | None = None) -> Statistics:
+    """A vector of the batch for each code, drawn at random by the number of the step.
+
+    Arguments are those of `batch_statistics`. A draw that `mask` or a number that is not finite leaves out counts 0.
+    """
+    count = z.size // z.shape[-1]
+    drawn = jax.random.randint(jax.random.fold_in(jax.random.key(0), step), (size,), 0, max(count, 1))
+
+    def draw(z, mask):
+        z, mask = z.reshape(count, -1), mask.reshape(-1)
+        return _batch_statistics(size, z[drawn], jnp.arange(size), mask[drawn])
+
+    mask = jnp.ones(z.shape[:-1], bool) if mask is None else mask
+    return meshes.replicated(draw, jax.lax.stop_gradient(z), mask)
+
+
+def codewords_of(codes: jax.Array, codewords: jax.Array) -> jax.Array:
+    """The codewords of codes, [..., d]."""
+    return meshes.along(codes[..., None], lambda codes, codewords: codewords[codes], codes, codewords)
 
 
 def update_codebook(
@@ -159,3 +194,28 @@ def update_codebook(
         counts = jnp.where(moves, counts, codebook.counts)
     codewords = jnp.where(moves[:, None], sums / jnp.where(moves, counts, 1.0)[:, None], codebook.codewords)
     return Codebook(codewords, sums, counts, codebook.step + 1)
+
+
+def restart(codebook: Codebook, samples: Statistics, lowest_count: float) -> Codebook:
+    """Places codes that are hardly used at vectors of the batch (Dhariwal et al., "Jukebox", 2020, Section 3.1).
+
+    Args:
+      codebook: after an update.
+      samples: `drawn_samples` of the batch.
+      lowest_count: a code whose averaged count N_k is below it starts anew, with this count.
+
+    Returns:
+      The codebook; codes without a sample stay.
+    """
+    starts = (codebook.counts < lowest_count) & (samples.counts > 0)
+    placed = samples.sums / jnp.maximum(samples.counts, 1)[:, None]
+    return codebook._replace(
+        codewords=jnp.where(starts[:, None], placed, codebook.codewords),
+        sums=jnp.where(starts[:, None], placed * lowest_count, codebook.sums),
+        counts=jnp.where(starts, lowest_count, codebook.counts),
+    )
+
+
+def unit(vectors: jax.Array) -> jax.Array:
+    """Vectors [..., d] at length 1; those near 0 stay there."""
+    return vectors / jnp.sqrt(jnp.sum(jnp.square(vectors), axis=-1, keepdims=True) + EPSILON**2)

@@ -133,15 +133,13 @@ def far_apart(codes: jax.Array, others: jax.Array, grid: Grid, adjacency: str | 
 @jax.jit
 def _two_nearest(z, codewords):
     """The nearest and the second nearest code, int32 [...] each."""
-    half_norms = 0.5 * jnp.sum(jnp.square(codewords), axis=-1)
 
-    def lookup(z):
-        scores = half_norms - jnp.matmul(z, codewords.T, precision=jax.lax.Precision.HIGHEST)
+    def lookup(scores):
         nearest = jnp.argmin(scores, axis=-1, keepdims=True)
         others = jnp.where(jnp.arange(len(codewords)) == nearest, jnp.inf, scores)
         return nearest[:, 0], jnp.argmin(others, axis=-1)
 
-    return by_chunks(lookup, z, len(codewords))
+    return by_chunks(lookup, z, codewords)
 
 
 def trustworthiness(codewords: jax.Array, grid: Grid, n_neighbors: int) -> jax.Array:

@@ -117,7 +117,7 @@ def hit_map(path, counts, title, unit="codes"):
     norm, colors = LogNorm(low, high), _slice_of_colors("YlGnBu", 0.12, 1.0)
     side = _cell_size(page.codes)
     tiles = np.empty((counts.size, side, side, 3), np.uint8)
-    tiles[:] = colors(norm(np.maximum(counts, low)), bytes=True).reshape(-1, 1, 1, 4)[..., :3]
+    tiles[:] = colors(norm(np.maximum(counts.ravel(), low)), bytes=True).reshape(-1, 1, 1, 4)[..., :3]
     stripes = (np.add.outer(np.arange(side), np.arange(side)) // max(1, side // 12)) % 3 > 0
     stripes &= side >= 24
     tiles[counts.ravel() == 0] = np.where(stripes[..., None], 255 - 0.15 * (255 - _ORANGE), _ORANGE)
@@ -152,7 +152,7 @@ def u_matrix(path, distances, title, counts=None):
     colors = colors.with_extremes(bad="#B0B0B0")
     side = _cell_size(page.codes)
     tiles = np.empty((distances.size, side, side, 3), np.uint8)
-    tiles[:] = colors(norm(np.ma.masked_invalid(distances)), bytes=True).reshape(-1, 1, 1, 4)[..., :3]
+    tiles[:] = colors(norm(np.ma.masked_invalid(distances.ravel())), bytes=True).reshape(-1, 1, 1, 4)[..., :3]
     note = "light: close to its neighbours; dark: a border between groups of codes"
     if counts is not None and np.any(unused := _unused(counts, distances.shape)):
         note += "; orange corner: a code that is never used"

@@ -113,38 +113,67 @@ class Quantizer(nn.Module):
           out: what `quantize` made of them.
           mask: bool [...], False where a position does not count.
         """
-        apart = z.astype(jnp.float32) - self.lookup(out.codes).astype(jnp.float32)
-        distance = jnp.sqrt(jnp.sum(jnp.square(apart), axis=-1))
-        tally = {"counts": out.counts, "quantization_error": jnp.sum(jnp.where(mask, distance, 0))}
-        for adjacency in self.layout.adjacency if self.layout else ():
-            errors = measures.topographic_errors(z, self.codewords(), self.layout, adjacency, mask)
-            tally[f"topographic_error_{adjacency}"] = errors
-        return tally
+        return tally_of(z, out, mask, self.lookup(out.codes), self.codewords(), self.layout)
 
 
-def lookup_and_statistics(z, codewords, mask):
-    """Vectors, 0 where they are masked, as they are and in float32; their codes, and the batch's statistics."""
-    if mask is not None:
-        # A masked vector that is not finite would make 0 times NaN of the gradient.
-        z = jnp.where(mask[..., None], z, 0)
-    z32 = z.astype(jnp.float32)
-    codes = kohonen.nearest_code(jax.lax.stop_gradient(z32), codewords)
-    return z, z32, codes, kohonen.batch_statistics(z32, codes, len(codewords), mask)
+def tally_of(z, out: Quantized, mask, nearest, codewords, layout: Grid | None) -> dict[str, jax.Array]:
+    """See `Quantizer.tally`; `nearest` are the codewords of the vectors."""
+    distance = jnp.sqrt(jnp.sum(jnp.square(z.astype(jnp.float32) - nearest.astype(jnp.float32)), axis=-1))
+    tally = {"counts": out.counts, "quantization_error": jnp.sum(jnp.where(mask, distance, 0))}
+    for adjacency in layout.adjacency if layout else ():
+        errors = measures.topographic_errors(z, codewords, layout, adjacency, mask)
+        tally[f"topographic_error_{adjacency}"] = errors
+    return tally
 
 
-def quantized_of(z: jax.Array, nearest: jax.Array, codes: jax.Array, loss: jax.Array, statistics) -> Quantized:
-    """The output of a layer with one codebook.
+def masked(z: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Vectors, 0 where they are masked: one that is not finite would make 0 times NaN of the gradient."""
+    return z if mask is None else jnp.where(mask[..., None], z, 0)
 
-    The nearest codewords have the gradient of z; adding z - sg(z), which is 0, leaves their values exact.
+
+def straight_through(z: jax.Array, nearest: jax.Array) -> jax.Array:
+    """The nearest codewords, with the gradient of z (van den Oord et al., 2017)."""
+    return _with_gradient_of(z, nearest)
+
+
+def rotation(z: jax.Array, nearest: jax.Array) -> jax.Array:
+    """The nearest codewords, as if z were turned and stretched to them (Fifty et al., "rotation trick", 2024).
+
+    With e = z / |z|, q = w / |w| and r the unit vector of e + q: (|w| / |z|) (z - 2 (r . z) r + 2 (e . z) q), whose
+    matrix and factor count as constants.
     """
-    quantized = jax.lax.stop_gradient(nearest).astype(z.dtype) + (z - jax.lax.stop_gradient(z))
+    stop, nearest = jax.lax.stop_gradient, jax.lax.stop_gradient(nearest)
+    e, q = kohonen.unit(stop(z)), kohonen.unit(nearest)
+    r, scale = kohonen.unit(e + q), _length(nearest) / jnp.maximum(_length(stop(z)), kohonen.EPSILON)
+
+    def along(direction):
+        return jnp.sum(direction * z, axis=-1, keepdims=True)
+
+    return _with_gradient_of(scale * (z - 2 * along(r) * r + 2 * along(e) * q), nearest)
+
+
+def _with_gradient_of(carrier, nearest):
+    # Adding x - sg(x), which is 0, leaves the values exact.
+    return jax.lax.stop_gradient(nearest) + (carrier - jax.lax.stop_gradient(carrier))
+
+
+def _length(vectors):
+    return jnp.sqrt(jnp.sum(jnp.square(vectors), axis=-1, keepdims=True))
+
+
+GRADIENTS = {"straight_through": straight_through, "rotation": rotation}
+"""By name, codewords that pass gradients to the encoder."""
+
+
+def quantized_of(quantized: jax.Array, codes: jax.Array, loss: jax.Array, statistics) -> Quantized:
+    """The output of a layer with one codebook."""
     return Quantized(quantized, codes, loss, measures.perplexity(statistics.counts), statistics.counts, statistics)
 
 
 def masked_mean(values: jax.Array, mask: jax.Array | None) -> jax.Array:
     """Mean over the elements of the positions where `mask` (values' shape but the last axis) holds; 0 if none does."""
     if mask is None:
-        return jnp.sum(values) / max(values.size, 1)
+        return jnp.sum(values) / jnp.maximum(values.size, 1)
     elements = jnp.maximum(jnp.sum(mask), 1) * values.shape[-1]
     return jnp.sum(jnp.where(mask[..., None], values, 0.0)) / elements
 

@@ -11,15 +11,20 @@ from kvae import kohonen
 from kvae.fields import Counts, NotNegative, OneOf, Positive, Share
 from kvae.kohonen import Codebook, Statistics
 from kvae.models.quantizer import (
+    GRADIENTS,
     Quantized,
     Quantizer,
     check_dimension,
     check_vectors,
-    lookup_and_statistics,
+    masked,
     masked_mean,
     quantized_of,
+    straight_through,
 )
 from kvae.topology import GRIDS, NEIGHBORHOODS, Grid, Neighborhood, make_grid, spread
+
+METRICS = {"euclidean": lambda vectors: vectors, "cosine": kohonen.unit}
+"""By name, how vectors and codewords are scaled before they are compared."""
 
 PULLS = {"encoder": "z, as Fortuin et al. write", "codeword": "the winning codeword, as the code of Irie et al. has it"}
 """By name, what the neighbours of a winner are pulled to."""
@@ -79,7 +84,7 @@ class MapVQ(Quantizer):
 
     def lookup(self, codes: jax.Array) -> jax.Array:
         """The codewords of codes."""
-        return self.codewords()[codes]
+        return kohonen.codewords_of(codes, self.codewords())
 
 
 @functools.lru_cache
@@ -113,33 +118,47 @@ class KohonenVQ(MapVQ):
       decay: 1 - beta of the moving averages.
       init_count: N^(0), the initial count of every code.
       update_empty: whether codes without members are updated, and the counts smoothed.
+      metric: "euclidean", or "cosine": vectors and codewords are scaled to length 1.
+      gradient: how it passes to the encoder, a name in `kvae.models.quantizer.GRADIENTS`.
+      restart_below: codes whose averaged count falls below it are placed at vectors of the batch; 0 never does.
       axis_name: of the mapped axis over which statistics are added up, under `shard_map` or `pmap` only.
     """
 
     decay: Share = 0.99
     init_count: NotNegative = 1.0
     update_empty: bool = True
+    metric: Annotated[str, OneOf(METRICS)] = "euclidean"
+    gradient: Annotated[str, OneOf(GRADIENTS)] = "straight_through"
+    restart_below: NotNegative = 0.0
     axis_name: str | None = None
 
     @nn.compact
     def quantize(self, z: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> Quantized:
         """As `Quantizer.quantize`; what is measured over `axis_name` in training is of this device in evaluation."""
         check_vectors(z, mask)
+        scaled = METRICS[self.metric]
         initial = None
         if self.is_initializing():
             initial = kohonen.initial_codebook(
                 self.make_rng("params"), self.codebook_size, z.shape[-1], self.init_count
             )
+            initial = initial._replace(codewords=scaled(initial.codewords))
         for leaf in Codebook._fields:
             self.variable("codebook", leaf, lambda leaf=leaf: getattr(initial, leaf))
         codewords = self.codewords()
         check_dimension(z, codewords)
-        z, z32, codes, statistics = lookup_and_statistics(z, codewords, mask)
+        z32 = scaled(masked(z, mask).astype(jnp.float32))
+        codes = kohonen.nearest_code(jax.lax.stop_gradient(z32), codewords)
+        statistics = kohonen.batch_statistics(z32, codes, len(codewords), mask)
+        if self.restart_below:
+            step = self.get_variable("codebook", "step")
+            statistics = statistics._replace(samples=kohonen.drawn_samples(z32, len(codewords), step, mask))
         if self.axis_name is not None and train and not self.is_initializing():
             statistics = jax.lax.psum(statistics, self.axis_name)
-        nearest = codewords[codes]
+        nearest = kohonen.codewords_of(codes, codewords)
         loss = self.commitment_weight * masked_mean(jnp.square(nearest - z32), mask)
-        return quantized_of(z, nearest, codes, loss, statistics)
+        quantized = GRADIENTS[self.gradient](z32, nearest).astype(z.dtype)
+        return quantized_of(quantized, codes, loss, statistics)
 
     def codewords(self) -> jax.Array:
         """The codewords, float32 [K, d]."""
@@ -154,6 +173,9 @@ class KohonenVQ(MapVQ):
         updated = kohonen.update_codebook(
             self.codebook(), statistics, self.spreading, decay=self.decay, update_empty=self.update_empty
         )
+        updated = updated._replace(codewords=METRICS[self.metric](updated.codewords))
+        if self.restart_below:
+            updated = kohonen.restart(updated, statistics.samples, self.restart_below)
         for leaf, value in updated._asdict().items():
             self.put_variable("codebook", leaf, value)
 
@@ -187,12 +209,14 @@ class GradientVQ(MapVQ):
             check_dimension(z, self.codewords())
         codewords = self.param("codewords", nn.initializers.normal(1.0), (self.codebook_size, z.shape[-1]), jnp.float32)
         stop = jax.lax.stop_gradient
-        z, z32, codes, statistics = lookup_and_statistics(z, stop(codewords), mask)
-        nearest = codewords[codes]
+        z32 = masked(z, mask).astype(jnp.float32)
+        codes = kohonen.nearest_code(stop(z32), stop(codewords))
+        statistics = kohonen.batch_statistics(z32, codes, len(codewords), mask)
+        nearest = kohonen.codewords_of(codes, codewords)
         loss = masked_mean(jnp.square(nearest - stop(z32)), mask)
         loss += self.commitment_weight * masked_mean(jnp.square(stop(nearest) - z32), mask)
         loss += self.neighbor_weight * self._neighbors_loss(codewords, stop(z32), codes, statistics, mask)
-        return quantized_of(z, nearest, codes, loss, statistics)
+        return quantized_of(straight_through(z32, nearest).astype(z.dtype), codes, loss, statistics)
 
     def _neighbors_loss(self, codewords, z, codes, statistics, mask):
         """Mean over positions of sum_{k != code} A[code, k] |w_k - target|^2.
@@ -226,7 +250,3 @@ class GradientVQ(MapVQ):
     def update(self, statistics: Statistics) -> None:
         """Counts an update in the (mutable) collection; the codewords themselves are moved by the optimiser."""
         self.put_variable("codebook", "step", self.get_variable("codebook", "step") + 1)
-
-
-QUANTIZERS: dict[str, type[Quantizer]] = {"kohonen": KohonenVQ, "gradient": GradientVQ}
-"""By name, the layers that `config.model.quantizer.name` may choose."""

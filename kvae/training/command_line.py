@@ -24,7 +24,8 @@ def config_of(chosen: str, arguments: list[str]) -> tuple[dict, str]:
     Args:
       chosen: a file, such as configs/photos_vqvae.py, and after a colon a variant of it, such as smoke.
       arguments: fields, such as --config.steps=100 or --config.model.quantizer.name=fsq. Another name for a section
-        keeps the fields that the new one has too; those it lacks take their defaults.
+        keeps the fields that the new one has too; those it lacks take their defaults. A stack, such as residual, is
+        made of the quantiser that stood there.
 
     Raises:
       InputError: no such file, variant or field, or something in the file is wrong.
@@ -116,9 +117,11 @@ def set_field(config: dict, path: str, text: str) -> None:
         # Imported here, for it loads every model.
         from kvae.training.config import fields_of_section
 
-        known = fields_of_section(sections, value)
+        known, before = fields_of_section(sections, value), dict(section)
         for name in [name for name in section if name not in known]:
             del section[name]
+        if "quantizer" in known - before.keys() and sections[-1].startswith("quantizer"):
+            section["quantizer"] = before  # what stood here becomes what the stack is made of
     elif last not in section:
         from kvae.training.config import fields_of_section
 
