@@ -18,7 +18,7 @@ _HOME = {
     "QUANTIZERS": "kvae.models",
 }
 
-_MODULES = ("classic", "data", "grids", "kohonen", "measures", "models", "topology")
+_MODULES = ("classic", "data", "grids", "kohonen", "measures", "models", "nnx", "testing", "topology")
 
 __all__ = sorted([*_HOME, *_MODULES])
 

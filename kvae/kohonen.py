@@ -141,15 +141,17 @@ def drawn_samples(z: jax.Array, size: int, step: jax.Array, mask: jax.Array | No
 
     Arguments are those of `batch_statistics`. A draw that `mask` or a number that is not finite leaves out counts 0.
     """
-    count = z.size // z.shape[-1]
-    drawn = jax.random.randint(jax.random.fold_in(jax.random.key(0), step), (size,), 0, max(count, 1))
 
-    def draw(z, mask):
-        z, mask = z.reshape(count, -1), mask.reshape(-1)
+    if z.shape[0] == 0:
+        return Statistics(jnp.zeros((size, z.shape[-1])), jnp.zeros(size))
+
+    def draw(z, mask, step):
+        z, mask = z.reshape(-1, z.shape[-1]), mask.reshape(-1)
+        drawn = jax.random.randint(jax.random.fold_in(jax.random.key(0), step), (size,), 0, jnp.maximum(len(z), 1))
         return _batch_statistics(size, z[drawn], jnp.arange(size), mask[drawn])
 
     mask = jnp.ones(z.shape[:-1], bool) if mask is None else mask
-    return meshes.replicated(draw, jax.lax.stop_gradient(z), mask)
+    return meshes.replicated(draw, jax.lax.stop_gradient(z), mask, step)
 
 
 def codewords_of(codes: jax.Array, codewords: jax.Array) -> jax.Array:

@@ -1,5 +1,7 @@
 """The contract of a quantiser: what a model, the program and `kvae.testing` need of it."""
 
+import sys
+import warnings
 from typing import Any
 
 import flax
@@ -64,6 +66,7 @@ class Quantizer(nn.Module):
                     "train=True updates the codebook, and its collection is not mutable: call "
                     'apply(..., mutable=["codebook"]), or train=False'
                 )
+            _warn_under_bridge(z)
             self.update(out.statistics)
         return out
 
@@ -116,6 +119,20 @@ class Quantizer(nn.Module):
         return tally_of(z, out, mask, self.lookup(out.codes), self.codewords(), self.layout)
 
 
+def _warn_under_bridge(z) -> None:
+    """Warns where Flax NNX wraps a linen layer inside a transformation: in tree mode what it learns there is lost."""
+    nnx = sys.modules.get("flax.nnx")
+    if nnx is None or not isinstance(z, jax.core.Tracer):
+        return
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code is nnx.bridge.ToNNX.__call__.__code__:
+            message = "nnx.bridge.ToNNX keeps what a codebook learns in graph mode only; use the layer of kvae.nnx"
+            warnings.warn(message, stacklevel=2)
+            return
+        frame = frame.f_back
+
+
 def tally_of(z, out: Quantized, mask, nearest, codewords, layout: Grid | None) -> dict[str, jax.Array]:
     """See `Quantizer.tally`; `nearest` are the codewords of the vectors."""
     distance = jnp.sqrt(jnp.sum(jnp.square(z.astype(jnp.float32) - nearest.astype(jnp.float32)), axis=-1))
@@ -128,7 +145,7 @@ def tally_of(z, out: Quantized, mask, nearest, codewords, layout: Grid | None) -
 
 def masked(z: jax.Array, mask: jax.Array | None) -> jax.Array:
     """Vectors, 0 where they are masked: one that is not finite would make 0 times NaN of the gradient."""
-    return z if mask is None else jnp.where(mask[..., None], z, 0)
+    return jnp.asarray(z) if mask is None else jnp.where(mask[..., None], z, 0)
 
 
 def straight_through(z: jax.Array, nearest: jax.Array) -> jax.Array:

@@ -1,0 +1,137 @@
+"""The kit: every quantiser of kvae passes it, and it finds what is wrong with others."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+import kvae
+from kvae import testing
+from kvae.testing import Output
+
+LAYERS = {
+    "map": lambda: kvae.KohonenVQ((4, 8)),
+    "EMA-VQ": lambda: kvae.KohonenVQ((4, 8), "none"),
+    "torus": lambda: kvae.KohonenVQ((4, 8), "gaussian", grid="torus"),
+    "cosine, rotation": lambda: kvae.KohonenVQ((4, 8), metric="cosine", gradient="rotation"),
+    "restarts": lambda: kvae.KohonenVQ((4, 8), "none", restart_below=0.5),
+    "gradient": lambda: kvae.GradientVQ((4, 8), "hard"),
+    "FSQ": lambda: kvae.FSQ((5, 3)),
+    "residual": lambda: kvae.ResidualVQ(kvae.KohonenVQ((4, 4)), depth=2),
+    "residual, dropout": lambda: kvae.ResidualVQ(kvae.KohonenVQ((4, 4)), depth=2, dropout=1.0),
+    "grouped": lambda: kvae.GroupedVQ(kvae.KohonenVQ((4, 4)), groups=2),
+    "NNX map": lambda: kvae.nnx.KohonenVQ(16, grid_shape=(4, 8), rngs=nnx.Rngs(0)),
+    "NNX gradient": lambda: kvae.nnx.GradientVQ(16, grid_shape=(4, 8), neighborhood="hard", rngs=nnx.Rngs(0)),
+    "NNX FSQ": lambda: kvae.nnx.FSQ(16, rngs=nnx.Rngs(0)),
+    "NNX residual": lambda: kvae.nnx.ResidualVQ(16, quantizer=kvae.KohonenVQ((4, 4)), depth=2, rngs=nnx.Rngs(0)),
+    "NNX grouped": lambda: kvae.nnx.GroupedVQ(16, quantizer=kvae.KohonenVQ((4, 4)), groups=2, rngs=nnx.Rngs(0)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_quantiser_conforms(name):
+    # What training drops is not dropped in evaluation.
+    dropped = ("evaluation_is_training_without_learning", "equal_codes_mean_equal_vectors") if "dropout" in name else ()
+    testing.check_quantizer(LAYERS[name], without=dropped)
+
+
+class Ordinary:
+    """EMA-VQ as it is often written; each method is one of the kit's ways to fail it."""
+
+    decay = 0.9
+
+    def init(self, key, z):
+        return {"codewords": jax.random.normal(key, (8, z.shape[-1])), "counts": jnp.ones(8)}
+
+    def lookup(self, state, z, dtype):
+        return jnp.argmin(jnp.sum((z[..., None, :] - state["codewords"]) ** 2, axis=-1), axis=-1)
+
+    def learns(self, train):
+        return train
+
+    def through(self, z, nearest):
+        return z + jax.lax.stop_gradient(nearest - z)
+
+    def members(self, z, codes, mask):
+        members = jax.nn.one_hot(codes, 8)
+        return members if mask is None else members * mask[..., None]
+
+    def apply(self, state, z, train, mask):
+        z32 = z.astype(jnp.float32) if mask is None else jnp.where(mask[..., None], z, 0.0)
+        z32 = jnp.where(jnp.isfinite(z32), z32, 0.0)
+        codes = self.lookup(state, z32, z.dtype)
+        nearest = state["codewords"][codes]
+        members = jnp.moveaxis(self.members(z, codes, mask), -1, 0)
+        sums = jnp.tensordot(members, z32, z32.ndim - 1)
+        counts = self.decay * state["counts"] + (1 - self.decay) * jnp.sum(members, axis=range(1, members.ndim))
+        sums = self.decay * state["codewords"] * state["counts"][:, None] + (1 - self.decay) * sums
+        new = {"codewords": sums / counts[:, None], "counts": counts}
+        weights = jnp.ones(z.shape[:-1]) if mask is None else mask
+        loss = jnp.sum(weights * jnp.mean((z32 - nearest) ** 2, axis=-1)) / jnp.sum(weights)
+        out = Output(self.through(z, nearest.astype(z.dtype)), codes, loss)
+        return out, new if self.learns(train) else state
+
+
+class LearnsInEvaluation(Ordinary):
+    def learns(self, train):
+        return True
+
+
+class NoGradient(Ordinary):
+    def through(self, z, nearest):
+        return jax.lax.stop_gradient(nearest)
+
+
+class ComparesInHalf(Ordinary):
+    def lookup(self, state, z, dtype):
+        return super().lookup({"codewords": state["codewords"].astype(dtype)}, z.astype(dtype), dtype)
+
+
+class IgnoresTheMask(Ordinary):
+    def members(self, z, codes, mask):
+        return jax.nn.one_hot(codes, 8)
+
+
+class KeepsNaN(Ordinary):
+    def members(self, z, codes, mask):
+        return super().members(z, codes, mask) * (1 + 0 * z[..., :1])
+
+
+class FloatCodes(Ordinary):
+    def apply(self, state, z, train, mask):
+        out, state = Ordinary().apply(state, z, train, mask)
+        return out._replace(codes=out.codes.astype(jnp.float32)), state
+
+
+UNSHARDED = {"one_device_is_many"}  # it gathers over a sharded batch, which Explicit axes refuse
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (LearnsInEvaluation, {"evaluation_moves_nothing"}),
+        (NoGradient, {"gradients_reach_the_encoder"}),
+        (IgnoresTheMask, {"masked_positions_do_not_count"}),
+        (KeepsNaN, {"a_nan_stays_where_it_is"}),
+        (FloatCodes, {"codes_are_integers_in_range"}),
+        (ComparesInHalf, {"half_precision_is_compared_in_single"}),
+    ],
+)
+def test_the_kit_finds_what_is_wrong(kind, expected):
+    assert set(testing.failures(kind)) - UNSHARDED == expected
+    with pytest.raises(AssertionError, match=next(iter(expected))):
+        testing.check_quantizer(kind)
+
+
+def test_a_flax_layer_of_another_form_needs_no_subject_if_it_is_called_alike():
+    class Nearest(nn.Module):
+        @nn.compact
+        def __call__(self, z, *, train=False, mask=None):
+            words = self.param("words", nn.initializers.normal(1.0), (8, z.shape[-1]))
+            codes = jnp.argmin(jnp.sum((z[..., None, :].astype(jnp.float32) - words) ** 2, axis=-1), axis=-1)
+            weights = jnp.ones(z.shape[:-1]) if mask is None else mask
+            loss = jnp.sum(weights * jnp.mean((z - words[codes]) ** 2, axis=-1)) / jnp.sum(weights)
+            return Output(z + jax.lax.stop_gradient(words[codes].astype(z.dtype) - z), codes, loss)
+
+    assert set(testing.failures(Nearest)) - UNSHARDED == set()

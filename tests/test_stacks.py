@@ -1,0 +1,109 @@
+"""Residual and grouped quantisers: sums and rows of the quantisers they are made of."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import kvae
+from kvae.errors import InputError
+
+Z = np.random.default_rng(0).standard_normal((40, 8)).astype(np.float32)
+MAP = kvae.KohonenVQ((3, 4))
+
+
+def start(layer, z=Z):
+    return layer.init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, z)
+
+
+def test_a_residual_quantiser_quantises_what_is_left():
+    layer = kvae.ResidualVQ(MAP, depth=3)
+    variables = start(layer)
+    out, updated = layer.apply(variables, Z, train=True, mutable=["codebook"])
+    left, total, loss = Z, 0, 0
+    for i in range(3):
+        own = {"codebook": variables["codebook"][f"parts_{i}"]}
+        part, expected = MAP.apply(own, left, train=True, mutable=["codebook"])
+        np.testing.assert_array_equal(out.codes[:, i], part.codes)
+        np.testing.assert_array_equal(out.counts[i], part.counts)
+        jax.tree.map(np.testing.assert_array_equal, updated["codebook"][f"parts_{i}"], expected["codebook"])
+        total, left, loss = total + part.quantized, left - part.quantized, loss + part.loss
+    np.testing.assert_allclose(out.quantized, total, rtol=1e-6)
+    np.testing.assert_allclose(out.loss, loss, rtol=1e-6)
+    np.testing.assert_allclose(layer.apply(variables, out.codes, method="lookup"), total, rtol=1e-6)
+    first_two = layer.apply(variables, out.codes[:, :2], method="lookup")
+    np.testing.assert_allclose(Z - first_two, left + part.quantized, rtol=1e-5, atol=1e-6)
+
+
+def test_a_residual_quantiser_of_depth_1_is_the_quantiser():
+    layer = kvae.ResidualVQ(MAP, depth=1)
+    variables = start(layer)
+    out = layer.apply(variables, Z)
+    alone = MAP.apply({"codebook": variables["codebook"]["parts_0"]}, Z)
+    np.testing.assert_array_equal(out.quantized, alone.quantized)
+    np.testing.assert_array_equal(out.codes[:, 0], alone.codes)
+
+
+def test_a_grouped_quantiser_has_a_quantiser_for_each_group():
+    layer = kvae.GroupedVQ(MAP, groups=2)
+    variables = start(layer)
+    out = layer.apply(variables, Z)
+    for i, group in enumerate(np.split(Z, 2, axis=1)):
+        alone = MAP.apply({"codebook": variables["codebook"][f"parts_{i}"]}, group)
+        np.testing.assert_array_equal(out.codes[:, i], alone.codes)
+        np.testing.assert_array_equal(out.quantized[:, 4 * i : 4 * i + 4], alone.quantized)
+    assert layer.apply(variables, method="codewords").shape == (2, 12, 4)
+
+
+def test_the_gradient_passes_straight_through():
+    for layer in (kvae.ResidualVQ(MAP, depth=2), kvae.GroupedVQ(MAP, groups=2)):
+        variables = start(layer)
+        _, pull_back = jax.vjp(lambda z, layer=layer, v=variables: layer.apply(v, z).quantized, Z)
+        np.testing.assert_array_equal(pull_back(jnp.asarray(Z[::-1]))[0], Z[::-1])
+
+
+def test_dropout_uses_the_first_codebooks_only_and_the_others_learn_nothing():
+    layer = kvae.ResidualVQ(kvae.KohonenVQ((3, 4), "none", update_empty=False), depth=3, dropout=1.0)
+    variables = start(layer)
+    depths = set()
+    for seed in range(12):
+        rngs = {"dropout": jax.random.key(seed)}
+        out, updated = layer.apply(variables, Z, train=True, mutable=["codebook"], rngs=rngs)
+        depth = int(np.count_nonzero(out.counts.sum(axis=1)))
+        assert np.all(out.counts[:depth].sum(axis=1) == len(Z))
+        cut = layer.apply(variables, out.codes[:, :depth], method="lookup")
+        np.testing.assert_allclose(out.quantized, cut, rtol=1e-5, atol=1e-6)
+        for i in range(depth, 3):
+            before, after = variables["codebook"][f"parts_{i}"], updated["codebook"][f"parts_{i}"]
+            np.testing.assert_array_equal(before["codewords"], after["codewords"])
+        depths.add(depth)
+    assert depths == {1, 2, 3}
+    whole = layer.apply(variables, Z)
+    assert np.all(whole.counts.sum(axis=1) == len(Z))  # evaluation uses all
+
+
+def test_more_codebooks_leave_less():
+    errors = []
+    for depth in (1, 2, 4):
+        layer = kvae.ResidualVQ(kvae.KohonenVQ((4, 4), decay=0.8), depth=depth)
+        variables = start(layer)
+        step = jax.jit(lambda v, layer=layer: layer.apply(v, Z, train=True, mutable=["codebook"])[1])
+        for _ in range(60):
+            variables = step(variables)
+        errors.append(float(np.mean((layer.apply(variables, Z).quantized - Z) ** 2)))
+    assert errors[0] > 1.5 * errors[1] > 2 * errors[2]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: kvae.ResidualVQ(kvae.FSQ((3, 3))), "quantizer is an FSQ"),
+        (lambda: kvae.GroupedVQ(kvae.ResidualVQ(MAP)), "quantizer is a ResidualVQ; it must have one codebook"),
+        (lambda: kvae.ResidualVQ(MAP, depth=0), "depth is 0"),
+        (lambda: kvae.ResidualVQ(MAP, dropout=1.5), "dropout is 1.5"),
+        (lambda: start(kvae.GroupedVQ(MAP, groups=3)), "z has vectors of 8 numbers; 3 groups do not divide them"),
+    ],
+)
+def test_impossible_stacks(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
