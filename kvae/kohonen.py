@@ -141,7 +141,6 @@ def drawn_samples(z: jax.Array, size: int, step: jax.Array, mask: jax.Array | No
 
     Arguments are those of `batch_statistics`. A draw that `mask` or a number that is not finite leaves out counts 0.
     """
-
     if z.shape[0] == 0:
         return Statistics(jnp.zeros((size, z.shape[-1])), jnp.zeros(size))
 

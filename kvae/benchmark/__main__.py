@@ -2,6 +2,7 @@
 
     python -m kvae.benchmark --config=configs/photos_vqvae.py [--compare=quantizer.neighborhood=none]
     python -m kvae.benchmark --scaling
+    python -m kvae.benchmark --quantizers
 
 The step is that of training, compiled in the same way. The quantiser (lookup, statistics, update) is also timed by
 itself, and so is a matrix product, for the rate that the device reaches. `--compare` puts the config beside itself with
@@ -27,9 +28,9 @@ import sys
 import jax
 
 from kvae import main, program
-from kvae.benchmark.quantizers import scaling
+from kvae.benchmark.quantizers import quantizers, scaling
 from kvae.benchmark.step import measure
-from kvae.benchmark.timing import say, table
+from kvae.benchmark.timing import say, table, transposed
 from kvae.errors import InputError, errors_of_writing
 from kvae.files import write_text
 from kvae.training.config import checked_config
@@ -42,9 +43,10 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, dict]]:
     parser.add_argument("--json", metavar="FILE", help="writes what was measured there, too")
     parser.add_argument("--seconds", type=float, default=20, help="how long steps are timed (20)")
     parser.add_argument("--random-images", type=int, metavar="SIDE", help="instead of the config's data set")
-    parser.add_argument("--scaling", action="store_true", help="the quantiser by itself against N and K; no config")
+    parser.add_argument("--scaling", action="store_true", help="the map by itself against N and K; no config")
+    parser.add_argument("--quantizers", action="store_true", help="every quantiser by itself; no config")
     options, rest = parser.parse_known_args(argv)
-    if options.scaling:
+    if options.scaling or options.quantizers:
         return options, {}
     config, workdir = main.parse(rest)
     configs = {pathlib.Path(workdir).name: config}
@@ -58,14 +60,15 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, dict]]:
 def benchmark(argv: list[str]) -> int:
     """Runs the program; returns its exit status."""
     options, configs = parse(argv)
-    rows = scaling() if options.scaling else measure(configs, options.seconds, options.random_images)
+    if options.scaling:
+        rows = scaling()
+    elif options.quantizers:
+        rows = quantizers(options.seconds / 10)
+    else:
+        rows = measure(configs, options.seconds, options.random_images)
     result = {"device": jax.devices()[0].device_kind, "devices": jax.device_count(), "jax": jax.__version__}
     result |= {"rows": rows}
-    if options.scaling:
-        measures = next(iter(rows.values()))
-        print(table({measure: {label: row[measure] for label, row in rows.items()} for measure in measures}))
-    else:
-        print(table(rows))
+    print(table(rows) if configs else table(transposed(rows)))
     if len(configs) == 2:
         one, other = (row["step_milliseconds"] for row in rows.values())
         result["ratio_of_medians"] = one / other

@@ -48,6 +48,12 @@ def table(rows: dict[str, dict]) -> str:
     )
 
 
+def transposed(rows: dict[str, dict]) -> dict[str, dict]:
+    """Columns as rows."""
+    names = dict.fromkeys(name for row in rows.values() for name in row)
+    return {name: {label: row.get(name) for label, row in rows.items()} for name in names}
+
+
 def shown(value) -> str:
     """A number in four digits, a range of numbers, or a dash where there is none."""
     if value is None:
