@@ -27,6 +27,8 @@ class Grid(abc.ABC):
       shape: nodes along each axis; K is their product.
       adjacency: what counts as a neighbour where a map is judged: by name, the distance that neighbours lie below.
         The first is the usual one.
+      cell: how a node is drawn, "square" or "hexagon".
+      border: what a picture says of the border; empty where nodes end there.
 
     Raises:
       InputError: an impossible shape.
@@ -35,6 +37,8 @@ class Grid(abc.ABC):
     shape: Counts
 
     adjacency: ClassVar[dict[str, float]] = {"8": 1.5, "4": 1.1}
+    cell: ClassVar[str] = "square"
+    border: ClassVar[str] = ""
 
     def __post_init__(self):
         check_attributes(self)
@@ -141,6 +145,7 @@ class Torus(Plane):
     """A rectangle without a border: the node after the last of a row or column is the first."""
 
     wraps: ClassVar = True
+    border: ClassVar = "opposite borders are neighbours"
 
     def axis_distances(self):
         """min(|i - j|, n - |i - j|) along each axis."""
@@ -163,6 +168,7 @@ class Hexagonal(_Lattice):
     """
 
     adjacency: ClassVar = {"6": 1.1}
+    cell: ClassVar = "hexagon"
 
     def __post_init__(self):
         super().__post_init__()

@@ -68,6 +68,8 @@ DRAWS = {
     "codebook_map, a line": lambda p: maps.codebook_map(p, photos(50, 8, 8), "t"),
     "codebook_map, four axes": lambda p: maps.codebook_map(p, photos(2, 3, 4, 4, 8, 8), "t"),
     "hit_map": lambda p: maps.hit_map(p, np.arange(24).reshape(4, 6), "t"),
+    "codebook_map, hexagons": lambda p: maps.codebook_map(p, photos(4, 6, 8, 8), "t", np.eye(4, 6), "hexagon"),
+    "u_matrix, hexagons": lambda p: maps.u_matrix(p, RANDOM.uniform(size=(4, 6)), "t", np.eye(4, 6), "hexagon"),
     "hit_map, three axes": lambda p: maps.hit_map(p, np.arange(24).reshape(2, 3, 4), "t"),
     "hit_map, one code": lambda p: maps.hit_map(p, [7], "t"),
     "hit_map, nothing used": lambda p: maps.hit_map(p, np.zeros((4, 6)), "t"),

@@ -3,9 +3,7 @@
 import functools
 import itertools
 import json
-import math
 import pathlib
-import re
 import time
 
 import jax
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 
 import kvae
+from compiled import collectives
 from kvae import kohonen, models, program
 from kvae.benchmark import __main__ as benchmark
 from kvae.data import pipeline
@@ -36,13 +35,6 @@ def prepare(config, count, batch_size):
     (state,) = replicas.program(init, run_once=True)([np.zeros(1, np.int32)])
     ((batch,),) = loop.on_devices(iter([batch]), replicas)
     return state, replicas.compiled(step, donate=True), batch
-
-
-def collectives(text):
-    """Of a compiled program: (operation, the number of elements of each of its results)."""
-    found = re.findall(r"= (.+?) (all-\w+|reduce-scatter|collective-\w+|ragged-\S+)(?:-start)?\(", text)
-    shapes = [(operation, re.findall(r"\w+\[([\d,]*)\]", result)) for result, operation in found]
-    return [(name, [math.prod(map(int, filter(None, s.split(",")))) for s in sizes]) for name, sizes in shapes]
 
 
 def test_the_quantiser_never_holds_half_of_an_n_by_k_array():

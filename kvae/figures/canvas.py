@@ -102,11 +102,11 @@ def place(figure, left, bottom, width, height):
     return figure.add_axes((left / across, bottom / up, width / across, height / up))
 
 
-def place_mosaic(figure, picture, left, bottom, numbers):
+def place_mosaic(figure, picture, left, bottom, numbers, extent=None):
     """Shows a `mosaic` pixel by pixel at inches from the lower left; its axes count tiles from the upper left."""
     rows, columns = numbers.shape
     axes = place(figure, left, bottom, picture.shape[1] / DPI, picture.shape[0] / DPI)
-    extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
+    extent = extent or (-0.5, columns - 0.5, rows - 0.5, -0.5)
     axes.imshow(picture, extent=extent, aspect="auto", interpolation="nearest")
     axes.spines[:].set_visible(False)
     axes.grid(False)
@@ -121,6 +121,29 @@ def mosaic(tiles, numbers, gap=2):
     padded[:n, :h, :w] = tiles
     rows, columns = numbers.shape
     return padded[numbers].swapaxes(1, 2).reshape(rows * (h + gap), columns * (w + gap), 3)
+
+
+def honeycomb(tiles, numbers, gap=2):
+    """Lays tiles uint8 [n, s, s, 3] out as hexagons, every second row half a tile to the right.
+
+    Returns:
+      The picture, and its extent (left, right, bottom, top) where rows and columns are counted.
+    """
+    rows, columns = numbers.shape
+    side = tiles.shape[1]
+    width, height = side + gap, round(2 * (side + gap) / math.sqrt(3))
+    pitch = round(0.75 * height)
+    across = np.abs(np.arange(width) - (width - 1) / 2) / (side / 2)
+    up = np.abs(np.arange(height) - (height - 1) / 2) / (side / math.sqrt(3))
+    inside = (across <= 1) & (up[:, None] <= 1 - across / 2)
+    # A tile is a little lower than its hexagon: it goes on as it begins, above and below.
+    tiles = tiles[:, (np.arange(height) - (height - side) // 2) % side][:, :, np.arange(width) % side]
+    picture = np.full(((rows - 1) * pitch + height, columns * width + width // 2, 3), 255, np.uint8)
+    for row, column in np.ndindex(rows, columns):
+        top, left = row * pitch, column * width + (row % 2) * (width // 2)
+        place = picture[top : top + height, left : left + width]
+        place[inside] = tiles[numbers[row, column]][inside]
+    return picture, (-0.5, columns, (len(picture) - height / 2) / pitch, -height / 2 / pitch)
 
 
 def rgb(color):

@@ -9,6 +9,7 @@ from kvae.figures.canvas import (
     checked_images,
     drawing,
     fitted,
+    honeycomb,
     mosaic,
     name_ticks,
     place,
@@ -21,22 +22,27 @@ from kvae.figures.canvas import (
 _ORANGE = rgb(PALETTE[1])
 """Marks codes that are never used."""
 
+_MARKS = {"square": "corner", "hexagon": "dot"}
+
 
 def _cell_size(codes):
     rows, columns = codes.shape
     return max(2, min(120, 1400 // columns, 1400 // rows))
 
 
-def _draw_tiles(path, tiles, page, title, note="", bar=None):
+def _draw_tiles(path, tiles, page, title, note="", bar=None, cell="square"):
     """Draws one tile uint8 [n, h, w, 3] per code on its page, with a colour bar if given (norm, colour map, label)."""
-    gap = min(2, max(tiles.shape[1:3]) // 8)
-    picture = mosaic(tiles, page.codes, gap)
+    gap, extent = min(2, max(tiles.shape[1:3]) // 8), None
+    if cell == "hexagon":
+        picture, extent = honeycomb(tiles, page.codes, gap)
+    else:
+        picture = mosaic(tiles, page.codes, gap)
     height, width = (side / DPI for side in picture.shape[:2])
     left, below, beside = 0.62, 0.42, 0.95 if bar else 0.2
     body = max(height, 1.2) if bar else height
     note = "; ".join(filter(None, (note, page.note)))
     with drawing(path, max(4.5, left + width + beside), below + body, title, note) as figure:
-        axes = place_mosaic(figure, picture, left, below + body - height, page.codes)
+        axes = place_mosaic(figure, picture, left, below + body - height, page.codes, extent)
         name_ticks(axes, page)
         if height < 0.7:
             axes.set_ylabel("")
@@ -57,7 +63,7 @@ def _place_bar(figure, left, bottom, height, norm, colors, label):
         axes.set_yticks([tick for tick in axes.get_yticks() if norm.vmin <= tick < 0.8 * norm.vmax] + [norm.vmax])
 
 
-def codebook_map(path, images, title, counts=None):
+def codebook_map(path, images, title, counts=None, cell="square"):
     """Draws, for each code, the image it decodes to, at the code's place on the grid (Figures 2 and 7).
 
     Args:
@@ -65,6 +71,7 @@ def codebook_map(path, images, title, counts=None):
       images: uint8 [*grid_shape, h, w, 3]. A line is wrapped; a higher grid is shown slice by slice.
       title: what one sees.
       counts: how often each code is used, [*grid_shape], if known; codes that never are turn pale.
+      cell: how a node is drawn, "square" or "hexagon".
     """
     images = checked_images("images", images, max(1, np.ndim(images) - 3))
     grid_shape = images.shape[:-3]
@@ -73,10 +80,10 @@ def codebook_map(path, images, title, counts=None):
     if counts is not None:
         unused = _unused(counts, grid_shape)
         note = f"{np.sum(~unused):,} of {unused.size:,} codes in use"
-        note += " (pale, with an orange corner: never used)" if unused.any() else ""
+        note += f" (pale, with an orange {_MARKS[cell]}: never used)" if unused.any() else ""
         tiles[unused] = 128 + tiles[unused] // 2
-        _mark(tiles, unused)
-    _draw_tiles(path, tiles, page, title, note)
+        _mark(tiles, unused, cell)
+    _draw_tiles(path, tiles, page, title, note, cell=cell)
 
 
 def _unused(counts, grid_shape):
@@ -86,14 +93,18 @@ def _unused(counts, grid_shape):
     return np.ravel(counts) == 0
 
 
-def _mark(tiles, marked):
-    """Gives the marked tiles an orange corner, in place."""
+def _mark(tiles, marked, cell):
+    """Gives the marked tiles an orange corner, or, where they have none, a dot in their middle, in place."""
     h, w = tiles.shape[1:3]
-    corner = np.add.outer(np.arange(h), np.arange(w)) < max(1, min(h, w) // 3)
-    tiles[marked] = np.where(corner[..., None], _ORANGE, tiles[marked])
+    rows, columns, size = np.arange(h), np.arange(w), max(1, min(h, w) // 3)
+    if cell == "hexagon":
+        place = np.hypot.outer(rows - (h - 1) / 2, columns - (w - 1) / 2) <= size / 2
+    else:
+        place = np.add.outer(rows, columns) < size
+    tiles[marked] = np.where(place[..., None], _ORANGE, tiles[marked])
 
 
-def hit_map(path, counts, title, unit="codes"):
+def hit_map(path, counts, title, unit="codes", cell="square"):
     """Draws how often each code is used, on a logarithmic scale; unused codes are orange, striped if there is room.
 
     Args:
@@ -101,6 +112,7 @@ def hit_map(path, counts, title, unit="codes"):
       counts: int or float [*grid_shape], at least 0.
       title: what one sees.
       unit: what the nodes of the grid are called.
+      cell: as in `codebook_map`.
     """
     from matplotlib.colors import LogNorm
 
@@ -123,7 +135,7 @@ def hit_map(path, counts, title, unit="codes"):
     tiles[counts.ravel() == 0] = np.where(stripes[..., None], 255 - 0.15 * (255 - _ORANGE), _ORANGE)
     if used.size < counts.size:
         note += " (orange: never used)"
-    _draw_tiles(path, tiles, page, title, note, (norm, colors, "times used (log scale)"))
+    _draw_tiles(path, tiles, page, title, note, (norm, colors, "times used (log scale)"), cell)
 
 
 def _slice_of_colors(name, low, high):
@@ -133,7 +145,7 @@ def _slice_of_colors(name, low, high):
     return ListedColormap(matplotlib.colormaps[name](np.linspace(low, high, 256)))
 
 
-def u_matrix(path, distances, title, counts=None):
+def u_matrix(path, distances, title, counts=None, cell="square"):
     """Draws the mean distance of each codeword to its neighbours on the grid: valleys are alike, ridges are borders.
 
     Args:
@@ -141,6 +153,7 @@ def u_matrix(path, distances, title, counts=None):
       distances: float [*grid_shape], Euclidean, in units of the codewords; NaN is left grey.
       title: what one sees.
       counts: how often each code is used, [*grid_shape], if known: codes that never are get an orange corner.
+      cell: as in `codebook_map`.
     """
     from matplotlib.colors import Normalize
 
@@ -155,6 +168,6 @@ def u_matrix(path, distances, title, counts=None):
     tiles[:] = colors(norm(np.ma.masked_invalid(distances.ravel())), bytes=True).reshape(-1, 1, 1, 4)[..., :3]
     note = "light: close to its neighbours; dark: a border between groups of codes"
     if counts is not None and np.any(unused := _unused(counts, distances.shape)):
-        note += "; orange corner: a code that is never used"
-        _mark(tiles, unused)
-    _draw_tiles(path, tiles, page, title, note, (norm, colors, "mean Euclidean distance to grid neighbours"))
+        note += f"; orange {_MARKS[cell]}: a code that is never used"
+        _mark(tiles, unused, cell)
+    _draw_tiles(path, tiles, page, title, note, (norm, colors, "mean Euclidean distance to grid neighbours"), cell)

@@ -77,7 +77,7 @@ def constant_code_images(model, variables, varied: str, held: Mapping[str, int])
         code = np.minimum(start + np.arange(min(CODES_PER_BATCH, size)), size - 1)
         codes = {}
         for name, stride in model.code_strides.items():
-            side, q = MAP_IMAGE_SIZE // stride, model.quantizers[name].n_codebooks
+            side, q = max(1, MAP_IMAGE_SIZE // stride), model.quantizers[name].n_codebooks
             parts = [name] if q == 1 else [f"{name}_{i}" for i in range(q)]
             columns = [code if part == varied else np.full_like(code, held[part]) for part in parts]
             column = columns[0] if q == 1 else np.stack(columns, axis=-1)
@@ -174,25 +174,28 @@ def _codebook_pictures(model, variables, name, counts, grid, codewords, most_use
 
     held = {other: code for other, code in most_used.items() if other != name}
     level = name.removeprefix("codebook").removeprefix("_").replace("_", " ")
-    which = f" of {level}" if level.isdigit() else f" of the {level} level" if level else ""
+    which = f" of codebook {level}" if level.isdigit() else f" of the {level} level" if level else ""
     beside = "".join(f", {other.replace('_', ' ')} held at its most used code, {code}" for other, code in held.items())
     owner = next(layer for own, layer in model.quantizers.items() if name == own or name.startswith(f"{own}_"))
     where = "on the map" if owner.is_map else "in order of number: without a neighbourhood there is no map"
-    shape = grid.shape if grid is not None else (len(counts),)
+    where += f" ({grid.border})" if grid is not None and grid.border else ""
+    shape, cell = (grid.shape, grid.cell) if grid is not None else ((len(counts),), "square")
     end = f"_{level.replace(' ', '_')}" if level else ""
 
     def codebook_map(path):
-        images = constant_code_images(model, variables, name, held).reshape(*shape, MAP_IMAGE_SIZE, MAP_IMAGE_SIZE, 3)
+        images = constant_code_images(model, variables, name, held)
+        images = images.reshape(*shape, *images.shape[1:])
         title = f"What each code{which} decodes to, {where}{beside} (step {step})"
-        maps.codebook_map(path, images, title, counts.reshape(shape))
+        maps.codebook_map(path, images, title, counts.reshape(shape), cell)
 
     def hit_map(path):
         title = f"How often each code{which} is used on the validation set (step {step})"
-        maps.hit_map(path, counts.reshape(shape), title)
+        maps.hit_map(path, counts.reshape(shape), title, cell=cell)
 
     def u_matrix(path):
         title = f"U-matrix: distance of each codeword{which} to its neighbours {where} (step {step})"
-        maps.u_matrix(path, np.asarray(measures.u_matrix(codewords, grid)), title, counts.reshape(shape))
+        distances = np.asarray(measures.u_matrix(codewords, grid))
+        maps.u_matrix(path, distances, title, counts.reshape(shape), cell)
 
     found = {f"codebook_map{end}": codebook_map, f"hit_map{end}": hit_map}
     return found | ({f"u_matrix{end}": u_matrix} if grid is not None else {})

@@ -1,0 +1,68 @@
+"""Meshes as users make them, and programs that leave JAX: what crosses the devices, and a batch of any size."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import kvae
+from compiled import collectives
+from kvae import kohonen, models
+
+SMALL = {"name": "vqvae", "channels": 8, "residual_channels": 4, "residual_blocks": 0, "codeword_size": 8}
+
+
+@pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto])
+def test_under_set_mesh_a_sharded_batch_costs_the_statistics_only(kind):
+    """`jax.make_mesh` gives Explicit axes by default; K (d + 1) floats and a few scalars go between the devices."""
+    layer, size, dimension = kvae.KohonenVQ((4, 8)), 32, 16
+    z = jax.random.normal(jax.random.key(0), (64, 5, 5, dimension))
+    variables = layer.init(jax.random.key(1), z)
+    expected, moved = layer.apply(variables, z, train=True, mutable=["codebook"])
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(kind,))
+    with jax.set_mesh(mesh):
+        sharded = jax.device_put(z, NamedSharding(mesh, PartitionSpec("data")))
+        everywhere = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
+        step = jax.jit(lambda v, z: layer.apply(v, z, train=True, mutable=["codebook"]))
+        out, updated = step(everywhere, sharded)
+        text = step.lower(everywhere, sharded).compile().as_text()
+        assert jax.typeof(out.quantized).sharding.spec[0] == ("data" if kind == AxisType.Explicit else None)
+    np.testing.assert_array_equal(out.codes, expected.codes)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), jax.device_get(updated), moved)
+    traffic = sum(sum(sizes) for _, sizes in collectives(text))
+    assert size * (dimension + 1) <= traffic <= size * (dimension + 1) + 2 * size + 64
+
+
+def test_a_lookup_in_chunks_works_with_explicit_axes(monkeypatch):
+    monkeypatch.setitem(kohonen.SCORES_PER_CHUNK, "cpu", 64 * 32)
+    z = np.random.default_rng(0).standard_normal((1024, 8)).astype(np.float32)
+    words = np.random.default_rng(1).standard_normal((32, 8)).astype(np.float32)
+    alone = kohonen.nearest_code(jnp.asarray(z), jnp.asarray(words))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        sharded = jax.device_put(z, NamedSharding(mesh, PartitionSpec("data")))
+        everywhere = jax.device_put(words, NamedSharding(mesh, PartitionSpec()))
+        np.testing.assert_array_equal(jax.jit(kohonen.nearest_code)(sharded, everywhere), alone)
+
+
+@pytest.mark.parametrize(
+    "quantizer",
+    [
+        {"name": "kohonen", "grid_shape": (4, 4)},
+        {"name": "fsq", "levels": (4, 3)},
+        {"name": "residual", "quantizer": {"name": "kohonen", "grid_shape": (4, 4)}, "depth": 2},
+    ],
+)
+def test_an_exported_encoder_takes_a_batch_of_any_size(quantizer):
+    model = models.build({**SMALL, "quantizer": quantizer})
+    images = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
+    variables = model.init(jax.random.key(0), images[:1])
+    (b,) = export.symbolic_shape("b")
+    encode = jax.jit(lambda images: model.apply(variables, images, method="encode"))
+    exported = export.export(encode, platforms=("cpu", "cuda", "tpu"))(jax.ShapeDtypeStruct((b, 16, 16, 3), jnp.uint8))
+    again = export.deserialize(exported.serialize())
+    for count in (1, 6):
+        expected = model.apply(variables, images[:count], method="encode")["codebook"]
+        np.testing.assert_array_equal(again.call(images[:count])["codebook"], expected)
