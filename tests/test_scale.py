@@ -107,7 +107,7 @@ def test_bfloat16_follows_float32(make_config):
     for dtype in ("float32", "bfloat16"):
         state, step, images = prepare(make_config(**{"model.dtype": dtype, "optimizer.learning_rate": 1e-2}), 1, 16)
         before, losses[dtype] = 0.0, []
-        for _ in range(20):
+        for _ in range(16):
             state = step(state, images)
             total = state.interval.metrics["reconstruction_loss"].item()
             losses[dtype].append(total - before)
