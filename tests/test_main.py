@@ -221,9 +221,10 @@ ABOVE = {
     "main": {"errors", "program", "training"},
     "run": {"errors", "models", "training"},
     "benchmark": {"errors", "files", "data", "models", "program", "main", "training"},
+    "results": {"errors", "models", "training"},
     "paper": {"errors", "files", "program", "topology", "kohonen", "classic", "measures", "data", "models", "figures"}
-    | {"training", "main", "run"},
-    "report": {"program", "paper"},
+    | {"training", "main", "run", "results"},
+    "report": {"errors", "files", "figures", "program", "results", "paper"},
 }
 """What each folder, or file beside the folders, may import of the others: downwards only."""
 

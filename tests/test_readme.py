@@ -10,8 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from kvae import main, program
-from kvae.paper import tables as report
+from kvae import main, program, report
 from kvae.training import loop as train
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -47,10 +47,12 @@ def _per_position(name: str) -> Callable:
 LOSSES = ("Losses", "mean squared error")
 
 METRICS = {
-    "loss": Metric(lambda totals: _mean("reconstruction_loss")(totals) + _mean("commitment_loss")(totals)),
+    "loss": Metric(lambda totals: _mean("reconstruction_loss")(totals) + _mean("commitment_loss")(totals), better=min),
     "reconstruction_loss": Metric(_mean("reconstruction_loss"), panel=LOSSES, label="reconstruction"),
     "commitment_loss": Metric(_mean("commitment_loss"), panel=LOSSES, label="commitment"),
-    "psnr": Metric(_mean("psnr"), panel=("Reconstruction quality", "PSNR (dB)"), column="PSNR (dB)", decimals=1),
+    "psnr": Metric(
+        _mean("psnr"), panel=("Reconstruction quality", "PSNR (dB)"), column="PSNR (dB)", decimals=1, better=max
+    ),
     "perturbation_psnr_1": Metric(column="PSNR, codes moved by 1 (dB)", decimals=1),
 }
 """Metrics of a whole model, from its totals. `perturbation_psnr_1` is measured by `inspection`."""

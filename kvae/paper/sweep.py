@@ -17,7 +17,7 @@ import sys
 from kvae import main as training
 from kvae import program
 from kvae.errors import choose
-from kvae.paper.results import load_experiments
+from kvae.paper.settings import load_experiments
 from kvae.paper.tables import report
 from kvae.training import journal
 
