@@ -93,10 +93,12 @@ class Autoencoder(Model):
     scale, as in the authors' release. Eq. 5's lambda acts on a mean over elements, also as in the release.
 
     Attributes:
-      mean, std: of each channel, on the 0-255 scale.
-      channels, residual_channels, residual_blocks: widths and depth of encoder and decoder.
-      codeword_size: d.
-      dtype: of the convolutions; parameters, codebooks and losses are float32.
+      mean, std: statistics of each channel, on the 0-255 scale.
+      channels: filters of the widest convolutions; the first ones have half as many.
+      residual_channels: filters inside a residual block.
+      residual_blocks: blocks in the encoder, and as many in the decoder.
+      codeword_size: d, the length of a codeword.
+      dtype: type of the convolutions; parameters, codebooks and losses are float32.
     """
 
     mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
