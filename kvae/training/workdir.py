@@ -27,7 +27,8 @@ def open_workdir(workdir: str, config: Mapping) -> None:
         differ = [f"{name} {before.get(name)} -> {now.get(name)}" for name in differ if name not in FREE_FIELDS]
         if differ:
             raise InputError(f"{workdir} was made by another config: {'; '.join(differ)}; choose another --workdir")
-        reached = max((int(step.name) for step in (path.parent / "checkpoints").glob("[0-9]*")), default=0)
+        steps = [int(entry.name) for entry in (path.parent / "checkpoints").iterdir() if entry.name.isdecimal()]
+        reached = max(steps, default=0)
         if reached > config["steps"]:
             raise InputError(
                 f"config.steps is {config['steps']}, and {workdir} has come to step {reached}; set it to that or more"
