@@ -58,7 +58,7 @@ def batch_map(dataset: data.Dataset, grid_shape: tuple[int, ...], seed: int) -> 
     return {
         "neural_selectivity_train": float(selectivity.neural_selectivity(table)),
         "neural_selectivity_held_out": float(selectivity.neural_selectivity(table, held_out)),
-        "dead_neurons_train": int(selectivity.dead_neurons(table)),
+        "dead_neurons_train": selectivity.dead_neurons(table.sum(axis=-1)),
     }
 
 
