@@ -192,7 +192,7 @@ def test_the_summary_is_the_loss_of_all_and_the_selectivity_by_both_labels():
         metrics["loss"], urlsom_measures.url_som_loss(urlsom_measures.terms(p[::2], p[1::2]), 1.0), rtol=1e-5
     )
     assert metrics["neural_selectivity_train"] == 1
-    assert metrics["neural_selectivity_held_out"] == pytest.approx(1 / 3)
+    assert metrics["neural_selectivity_transferred"] == pytest.approx(1 / 3)
     assert metrics["dead_neurons"] == 12 - len(
         set(apply(model, variables, examples["image"], method="winners").tolist())
     )
@@ -336,6 +336,6 @@ def test_the_baseline_is_judged_like_the_model(capsys, monkeypatch):
     assert baseline.run(["--config=configs/digits_urlsom.py:smoke"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in lines] == [
-        "neural_selectivity_train", "neural_selectivity_held_out", "dead_neurons_train"
+        "neural_selectivity_train", "neural_selectivity_transferred", "dead_neurons_train"
     ]  # fmt: skip
     assert 0.3 < float(lines[1].split()[1]) < 0.9  # 20 neurons

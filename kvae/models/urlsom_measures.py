@@ -131,8 +131,8 @@ METRICS = {
     "dead_neurons_train": Metric(_dead("train_counts"), pooled=True, panel=DEAD, label="training set"),
     "neural_selectivity": Metric(_selectivity("table"), pooled=True, panel=CLASSES),
     "neural_selectivity_train": Metric(_selectivity("train_table"), pooled=True, panel=CLASSES, label="training set"),
-    "neural_selectivity_held_out": Metric(
-        _selectivity("train_table", "table"), pooled=True, panel=CLASSES, label="held out, labels from training"
+    "neural_selectivity_transferred": Metric(
+        _selectivity("train_table", "table"), pooled=True, panel=CLASSES, label="labels from training"
     ),
 }
 """The metrics of URL-SOM; None where the totals do not tell."""
