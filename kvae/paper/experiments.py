@@ -50,6 +50,8 @@ NARROWING = quantizer(neighborhood="gaussian", initial_strength=16.0)
 FLIPS = {"model.augmentations": ("flip", "turn")}
 TUNED = FLIPS | quantizer(decay=0.8)
 RESTARTS = TUNED | NONE | quantizer(restart_below=1.0)
+ORDERED = TUNED | quantizer(lowest_strength=0.1, shrink_step=0.01)
+SHORT = {"model.codeword_size": 8}
 SLOW = quantizer(lowest_strength=0.3, shrink_step=0.003)
 
 SETTINGS = {
@@ -76,13 +78,15 @@ SETTINGS = {
     "hard_held": quantizer(shrink_step=0.0),
     "narrowing": NARROWING | quantizer(lowest_strength=0.25),
     "narrowing1": NARROWING | quantizer(lowest_strength=1.0),
+    "tuned_ema_restarts_8": RESTARTS | SHORT,
+    "tuned_map_8": ORDERED | SHORT,
     "tuned_ema": TUNED | NONE,
     "tuned_ema_restarts": RESTARTS,
     "tuned_cosine": RESTARTS | quantizer(metric="cosine"),
     "tuned_rotation": RESTARTS | quantizer(gradient="rotation"),
     "tuned_fsq": FLIPS | quantizer(name="fsq", levels=(8, 8, 8)),
     "tuned_hard": TUNED,
-    "tuned_map": TUNED | quantizer(lowest_strength=0.1, shrink_step=0.01),
+    "tuned_map": ORDERED,
 }
 
 TABLES = {
@@ -153,11 +157,13 @@ TABLES = {
         rows={
             "tuned_ema": "EMA-VQ",
             "tuned_ema_restarts": "EMA-VQ, unused codes restart at vectors of the batch",
-            "tuned_cosine": "the same, by cosine similarity",
-            "tuned_rotation": "the same, with the rotation trick",
+            "tuned_ema_restarts_8": "the same, codewords of 8 numbers",
+            "tuned_cosine": "restarts and cosine similarity",
+            "tuned_rotation": "restarts and the rotation trick",
             "tuned_fsq": "FSQ, 8 x 8 x 8",
             "tuned_hard": "map, hard, tau 0.1 (the paper's)",
             "tuned_map": "map, hard, tau 0.01, not below 0.1",
+            "tuned_map_8": "the same, codewords of 8 numbers",
         },
     ),
 }
