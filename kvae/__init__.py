@@ -9,6 +9,8 @@ _HOME = {
     "ResidualVQ": "kvae.models",
     "GroupedVQ": "kvae.models",
     "load": "kvae.run",
+    "from_pretrained": "kvae.run",
+    "from_torch": "kvae.torch_weights",
     "InputError": "kvae.errors",
     # What a program of the user's own may be added to, by assignment.
     "DATASETS": "kvae.data",

@@ -12,9 +12,9 @@ from typing import Annotated
 import numpy as np
 import tqdm
 from annotated_types import Gt, Lt
-from PIL import Image, ImageOps
 
 from kvae.data.dataset import ArrayExamples, Dataset, Example
+from kvae.data.images import Form, existing_folder, image_names, read_image
 from kvae.errors import InputError
 from kvae.fields import Count
 
@@ -22,9 +22,6 @@ log = logging.getLogger(__name__)
 
 MEMORY_BYTES = 2 * 2**30
 """A folder whose decoded images take no more than this is decoded once, before training; a larger one streams."""
-
-NOT_OUR_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-"""Formats that Pillow knows by name only, or hands to another program."""
 
 
 def folder(
@@ -54,11 +51,11 @@ def folder(
       InputError: there is no such folder, fewer than two images are in it, one cannot be read, or a field is out of
         range.
     """
-    root = _existing_folder(path)
-    names = np.array(_image_names(root), dtype=object)
+    if not path:
+        raise InputError("dataset.path is empty; name a folder of images with --config.dataset.path=DIR")
+    found, classes = whole_folder(existing_folder(path, "dataset.path"), Form(size, crop))
+    root, names, labels = found.root, found.names, found.labels
     _require_two(root, len(names))
-    labels, classes = _labels(names)
-    found = FolderExamples(root, names, size, crop, labels)
     in_memory = len(names) * size * size * 3 <= MEMORY_BYTES
     readable = np.ones(len(names), bool)
     if in_memory or skip_unreadable:
@@ -71,10 +68,18 @@ def folder(
         indices = np.flatnonzero(readable)[chosen]
         own = labels[indices] if classes else None
         if in_memory:
-            return ArrayExamples({"image": images[indices], **({"label": own} if classes else {})})
+            arrays = {"image": images[indices], **({"label": own} if classes else {})}
+            return ArrayExamples(arrays, names=names[indices])
         return dataclasses.replace(found, names=names[indices], labels=own)
 
     return Dataset(part(~validates), {"validation": part(validates)}, classes)
+
+
+def whole_folder(root: pathlib.Path, form: Form, **fields) -> tuple["FolderExamples", tuple[str, ...]]:
+    """All images below a folder, in the order of their paths, and the classes if they have labels; see `folder`."""
+    names = np.array(image_names(root), dtype=object)
+    labels, classes = _labels(names)
+    return FolderExamples(root, names, *form, labels, **fields), classes
 
 
 def _labels(names: Sequence[str]) -> tuple[np.ndarray | None, tuple[str, ...]]:
@@ -96,6 +101,7 @@ class FolderExamples:
       size: edge of the square that the images are made to fit, in pixels.
       crop: keep the aspect ratio and the middle, or give the aspect ratio up.
       labels: of the files, int32 [n], if they have any.
+      remedy: what the user is told to do about an image that cannot be read, apart from replacing it.
     """
 
     root: pathlib.Path
@@ -103,81 +109,17 @@ class FolderExamples:
     size: int
     crop: bool
     labels: np.ndarray | None = None
+    remedy: str = "set dataset.skip_unreadable=True"
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Example:
-        image = {"image": read_image(self.root / self.names[index], self.size, self.crop)}
+        try:
+            image = {"image": read_image(self.root / self.names[index], self.size, self.crop)}
+        except InputError as error:
+            raise InputError(f"{error}, or {self.remedy}") from error
         return image if self.labels is None else {**image, "label": self.labels[index]}
-
-
-def read_image(path: os.PathLike, size: int, crop: bool) -> np.ndarray:
-    """An image file as uint8 [size, size, 3]; of several frames, the first.
-
-    Turned upright as EXIF says; transparency lies over white; integer grey beyond 8 bits is taken to end at 65535,
-    floating-point grey at 1, or at 255 where it goes beyond 1.
-
-    Raises:
-      InputError: it cannot be read.
-    """
-    try:
-        with Image.open(path) as file:
-            file.draft(None, (2 * size, 2 * size))  # a JPEG much larger than that decodes at a fraction of its size
-            image = _rgb(ImageOps.exif_transpose(file))
-    except Exception as error:  # damaged files make Pillow raise nearly anything, struct.error and IndexError included
-        why = str(error).partition("\n")[0] or type(error).__name__
-        raise InputError(
-            f"{path}: not a readable image ({why}); replace or remove it, or set dataset.skip_unreadable=True"
-        ) from error
-    fit = ImageOps.fit if crop else Image.Image.resize
-    return np.asarray(fit(image, (size, size), Image.Resampling.BILINEAR))
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F" or image.mode.startswith("I"):  # Pillow would clip these at 255
-        values = np.nan_to_num(np.asarray(image, np.float64))
-        white = 65535 if image.mode != "F" else 1 if values.max() <= 1 else 255
-        image = Image.fromarray((values / white * 255).clip(0, 255).round().astype(np.uint8))
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image).convert("RGB")
-
-
-def _existing_folder(path: str) -> pathlib.Path:
-    if not path:
-        raise InputError("dataset.path is empty; name a folder of images with --config.dataset.path=DIR")
-    root = pathlib.Path(path).expanduser()
-    if not root.is_dir():
-        what = "is a file" if root.exists() else "does not exist"
-        raise InputError(f"dataset.path: {root} {what}; name a folder of images")
-    return root
-
-
-def _image_names(root: pathlib.Path) -> list[str]:
-    """The paths below `root` of the files that Pillow reads by their suffix, sorted."""
-    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
-    suffixes -= {suffix for suffix, name in Image.registered_extensions().items() if name in NOT_OUR_FORMATS}
-
-    def refuse(error):
-        raise InputError(f"{error.filename}: cannot be searched ({error.strerror}); make it readable or move it away")
-
-    names, seen = [], set()
-    for here, folders, files in os.walk(root, onerror=refuse, followlinks=True):
-        where = os.path.realpath(here)
-        folders[:] = [] if where in seen else sorted(name for name in folders if not name.startswith("."))
-        if where in seen:  # a link that leads back
-            continue
-        seen.add(where)
-        below = pathlib.Path(here).relative_to(root)
-        names += [
-            (below / name).as_posix()
-            for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
-        ]
-    return sorted(names)
 
 
 def _require_two(root: pathlib.Path, count: int, kind: str = "") -> None:
