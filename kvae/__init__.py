@@ -11,6 +11,8 @@ _HOME = {
     "load": "kvae.run",
     "from_pretrained": "kvae.run",
     "from_torch": "kvae.torch_weights",
+    "train": "kvae.run",
+    "read_config": "kvae.training.command_line",
     "InputError": "kvae.errors",
     # What a program of the user's own may be added to, by assignment.
     "DATASETS": "kvae.data",

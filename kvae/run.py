@@ -1,4 +1,4 @@
-"""Opens a finished, or still running, run in a notebook: `kvae.load(workdir)`, `kvae.from_pretrained(name)`."""
+"""Runs in a notebook: `kvae.train` makes one, `kvae.load` opens one, also while it trains, `kvae.from_pretrained` too."""
 
 import functools
 import os
@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from kvae import export, share
 from kvae.codes import between, checked_codes, checked_images, near
@@ -17,8 +18,8 @@ from kvae.errors import InputError
 from kvae.models.model import Model
 from kvae.training.checkpoint import Checkpoints
 from kvae.training.config import build_model, load_data
-from kvae.training.journal import read_metrics
-from kvae.training.workdir import read_config
+from kvae.training.journal import logged_to, read_metrics
+from kvae.training.workdir import config_of_run
 
 
 class Run:
@@ -235,7 +236,7 @@ def load(workdir: str, step: int | str | None = None, replica: int = 0) -> Run:
     Raises:
       InputError: there is no run, checkpoint or replica of that name.
     """
-    config = read_config(workdir)
+    config = config_of_run(workdir)
     checkpoints = Checkpoints(workdir, read_only=True)
     try:
         steps = checkpoints.steps()
@@ -275,3 +276,27 @@ def from_pretrained(name: os.PathLike | str, **options) -> Run:
     model = build_model(config)
     share.check_variables(model, variables, str(folder / share.WEIGHTS))
     return Run(str(folder), config, step, model, variables, replica)
+
+
+def train(config: Mapping | ConfigDict, workdir: str) -> Run:
+    """Trains the run of a folder as `python -m kvae.main` does, or goes on training it, and opens it.
+
+    Example:
+      config = kvae.read_config("configs/photos_vqvae.py")
+      config.steps = 200
+      run = kvae.train(config, "runs/short")
+
+    Args:
+      config: such as `kvae.read_config` gives; what is left out takes its default.
+      workdir: the run's folder. Interrupted, the run is saved, and the same call goes on.
+
+    Raises:
+      InputError: something that you can mend: a field, the data, the folder.
+    """
+    # Imported here: opening a run needs none of it.
+    from kvae.training import loop
+
+    config = config.to_dict() if isinstance(config, ConfigDict) else config
+    with logged_to(workdir):
+        loop.train(config, workdir)
+    return load(workdir)

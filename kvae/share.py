@@ -19,7 +19,7 @@ from kvae.errors import InputError, errors_of_writing
 from kvae.files import replaced, write_text
 from kvae.models.model import Model
 from kvae.training.checkpoint import digests
-from kvae.training.workdir import read_config
+from kvae.training.workdir import config_of_run
 
 WEIGHTS = "model.safetensors"
 
@@ -73,7 +73,7 @@ def read(folder: os.PathLike | str) -> tuple[dict, int, int, dict[str, Any]]:
     if not path.exists():
         hint = "; it is the folder of a run, which kvae.load opens" if (folder / "checkpoints").exists() else ""
         raise InputError(f"{folder} has no {WEIGHTS}{hint}")
-    config = read_config(str(folder))
+    config = config_of_run(str(folder))
     flat, said = read_weights(path)
     saved = json.loads(said.get("digests", "{}"))
     if differ := [name for name, digest in digests(flat).items() if saved.get(name, digest) != digest]:

@@ -99,3 +99,13 @@ def test_the_table_is_printed_once_all_is_trained(capsys, tmp_path, monkeypatch)
 def test_a_mistake_is_one_line_before_anything_is_trained(capsys, arguments, message):
     assert program.run(sweep.main, arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_smoke_form_trains_a_table_in_seconds(capfd, tmp_path, data_dir):
+    arguments = ["--table=5", "--dataset=photos", "--smoke", "--seeds=1", f"--runs={tmp_path}"]
+    narrow = ["--config.model.channels=8", "--config.model.residual_blocks=0", f"--config.dataset.data_dir={data_dir}"]
+    assert program.run(sweep.main, [*arguments, *narrow]) == 0
+    shown = capfd.readouterr().out
+    assert shown.startswith("### Table 5, photos")
+    assert shown.count("| 1 | ") == 4
+    assert (tmp_path / "smoke" / "photos" / "som_vae" / "checkpoints").is_dir()
