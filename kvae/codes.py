@@ -23,6 +23,8 @@ def checked_images(images) -> np.ndarray:
         hint = "; run.read_images makes that of files and of Pillow's images"
     elif found.dtype == np.uint8 and found.ndim == 3 and found.shape[-1] == 3:
         hint = "; a single image is images[None]"
+    elif found.dtype == np.uint8 and found.ndim == 4 and found.shape[1] == 3:
+        hint = "; channels come last: images.transpose(0, 2, 3, 1)"
     elif found.dtype.kind == "f":
         hint = ", from 0 to 255: of floats from 0 to 1, np.uint8(np.round(255 * images))"
     raise InputError(f"images are {found.dtype}{list(found.shape)}; they must be uint8[b, h, w, 3]{hint}")

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from kvae import export, share
 from kvae.codes import between, checked_codes, checked_images, near
 from kvae.data import Dataset
-from kvae.data.images import Form, form_of, read_images
+from kvae.data.forms import Form, form_of, read_images
 from kvae.errors import InputError
 from kvae.models.model import Model
 from kvae.training.checkpoint import Checkpoints
@@ -32,7 +32,6 @@ class Run:
       model: the Flax module.
       variables: what `model.apply` takes, as NumPy arrays.
       replica: which one, where several seeds were trained at once.
-      metrics: the rows of metrics.jsonl.
     """
 
     def __init__(self, workdir: str, config: dict, step: int, model: Model, variables: dict, replica: int = 0):
@@ -73,8 +72,6 @@ class Run:
     def read_images(self, source, *, size: int | None = None, crop: bool | None = None) -> np.ndarray:
         """Images as the run's data set has them, uint8 [n, size, size, 3], for `encode`.
 
-        Upright, RGB over white, resized with antialiased bilinear: as `config.dataset` of name "folder" reads files.
-
         Args:
           source: a folder, whose images come in the order of their paths; a file; an image of Pillow's; or a sequence
             of files and images. All are held in memory: `python -m kvae.tokenize` goes through folders of any size.
@@ -88,8 +85,8 @@ class Run:
     def encode(self, images) -> dict[str, np.ndarray]:
         """Codes of images uint8 [b, h, w, 3], by codebook: int32 [b, h', w'], [b, h', w', q] of q codebooks.
 
-        Whatever else may hold images is refused, in one line that says what would do: a single image, floats, files
-        and images of Pillow's (see `read_images`).
+        Raises:
+          InputError: images are anything else; it says what would do, such as `read_images`.
         """
         return self.apply("encode", checked_images(images))
 
@@ -123,15 +120,11 @@ class Run:
     def interpolate(self, codes_a, codes_b, steps: int) -> list[dict[str, np.ndarray]]:
         """Codes on the way from some to others, along the grid: each position takes the shortest way on its own.
 
-        On a torus that may lead over the border. Codes near on a map decode to similar patches, so that the images
-        change smoothly: `[run.decode(codes) for codes in run.interpolate(a, b, 8)]`.
+        Near codes of a map decode to similar patches: `[run.decode(codes) for codes in run.interpolate(a, b, 8)]`.
 
         Args:
           codes_a, codes_b: by codebook, as `encode` gives them, of the same shapes.
           steps: how many, both ends among them.
-
-        Returns:
-          Codes by codebook for each step, the first of them `codes_a` and the last `codes_b`.
 
         Raises:
           InputError: codes do not fit the model or each other, or a codebook has no grid.
@@ -175,11 +168,7 @@ class Run:
         return _hub().push(self, name, **options)
 
     def export(self, folder: os.PathLike | str, batch: str | int = "b", size: int | None = None) -> None:
-        """Writes encode and decode as `jax.export` artefacts, which run without kvae and Flax.
-
-        One file serves CPUs, CUDA and TPUs: `jax.export.deserialize(file.read()).call(images)`, of `encode.jax_export`.
-        `export.json` says the shapes, and mean and std, by which the programs normalise themselves. JAX keeps such
-        files readable for six months of its releases: they serve, and do not archive.
+        """Writes encode and decode as `jax.export` artefacts, which run without kvae and Flax: see `kvae.export`.
 
         Args:
           folder: made if it does not exist.

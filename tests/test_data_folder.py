@@ -7,8 +7,7 @@ from PIL import Image
 from kvae import data
 from kvae.data import ArrayExamples
 from kvae.data import folder as module
-from kvae.data.folder import FolderExamples, folder
-from kvae.data.images import read_image
+from kvae.data.folder import FolderExamples, folder, read_image
 from kvae.data.pipeline import train_batches
 from kvae.errors import InputError
 

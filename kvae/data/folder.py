@@ -12,9 +12,10 @@ from typing import Annotated
 import numpy as np
 import tqdm
 from annotated_types import Gt, Lt
+from PIL import Image, ImageOps
 
 from kvae.data.dataset import ArrayExamples, Dataset, Example
-from kvae.data.images import Form, existing_folder, image_names, read_image
+from kvae.data.images import opened_image, suffixes
 from kvae.errors import InputError
 from kvae.fields import Count
 
@@ -53,7 +54,7 @@ def folder(
     """
     if not path:
         raise InputError("dataset.path is empty; name a folder of images with --config.dataset.path=DIR")
-    found, classes = whole_folder(existing_folder(path, "dataset.path"), Form(size, crop))
+    found, classes = whole_folder(existing_folder(path, "dataset.path"), size, crop)
     root, names, labels = found.root, found.names, found.labels
     _require_two(root, len(names))
     in_memory = len(names) * size * size * 3 <= MEMORY_BYTES
@@ -75,11 +76,11 @@ def folder(
     return Dataset(part(~validates), {"validation": part(validates)}, classes)
 
 
-def whole_folder(root: pathlib.Path, form: Form, **fields) -> tuple["FolderExamples", tuple[str, ...]]:
+def whole_folder(root: pathlib.Path, size: int, crop: bool) -> tuple["FolderExamples", tuple[str, ...]]:
     """All images below a folder, in the order of their paths, and the classes if they have labels; see `folder`."""
     names = np.array(image_names(root), dtype=object)
     labels, classes = _labels(names)
-    return FolderExamples(root, names, *form, labels, **fields), classes
+    return FolderExamples(root, names, size, crop, labels), classes
 
 
 def _labels(names: Sequence[str]) -> tuple[np.ndarray | None, tuple[str, ...]]:
@@ -101,7 +102,6 @@ class FolderExamples:
       size: edge of the square that the images are made to fit, in pixels.
       crop: keep the aspect ratio and the middle, or give the aspect ratio up.
       labels: of the files, int32 [n], if they have any.
-      remedy: what the user is told to do about an image that cannot be read, apart from replacing it.
     """
 
     root: pathlib.Path
@@ -109,17 +109,83 @@ class FolderExamples:
     size: int
     crop: bool
     labels: np.ndarray | None = None
-    remedy: str = "set dataset.skip_unreadable=True"
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Example:
-        try:
-            image = {"image": read_image(self.root / self.names[index], self.size, self.crop)}
-        except InputError as error:
-            raise InputError(f"{error}, or {self.remedy}") from error
+        image = {"image": read_image(self.root / self.names[index], self.size, self.crop)}
         return image if self.labels is None else {**image, "label": self.labels[index]}
+
+
+SKIP = "replace or remove it, or set dataset.skip_unreadable=True"
+
+
+def read_image(path: os.PathLike, size: int, crop: bool, remedy: str = SKIP) -> np.ndarray:
+    """An image file as uint8 [size, size, 3]; of several frames, the first.
+
+    Turned upright as EXIF says; transparency lies over white; integer grey beyond 8 bits is taken to end at 65535,
+    floating-point grey at 1, or at 255 where it goes beyond 1.
+
+    Raises:
+      InputError: it cannot be read.
+    """
+    with opened_image(path, str(path), remedy) as file:
+        file.draft(None, (2 * size, 2 * size))  # a JPEG much larger than that decodes at a fraction of its size
+        return fitted(file, size, crop)
+
+
+def fitted(image: Image.Image, size: int, crop: bool) -> np.ndarray:
+    """An image of Pillow's as `read_image` gives it."""
+    fit = ImageOps.fit if crop else Image.Image.resize
+    return np.asarray(fit(_rgb(ImageOps.exif_transpose(image)), (size, size), Image.Resampling.BILINEAR))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F" or image.mode.startswith("I"):  # Pillow would clip these at 255
+        values = np.nan_to_num(np.asarray(image, np.float64))
+        white = 65535 if image.mode != "F" else 1 if values.max() <= 1 else 255
+        image = Image.fromarray((values / white * 255).clip(0, 255).round().astype(np.uint8))
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def existing_folder(path: os.PathLike | str, where: str) -> pathlib.Path:
+    """The folder at a path, `~` understood; an InputError that opens with `where` if there is none."""
+    root = pathlib.Path(path).expanduser()
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "does not exist"
+        raise InputError(f"{where}: {root} {what}; name a folder of images")
+    return root
+
+
+def image_names(root: pathlib.Path) -> list[str]:
+    """The paths below `root` of the files that Pillow reads by their suffix, sorted."""
+
+    def refuse(error):
+        raise InputError(f"{error.filename}: cannot be searched ({error.strerror}); make it readable or move it away")
+
+    names, seen = [], set()
+    for here, folders, files in os.walk(root, onerror=refuse, followlinks=True):
+        where = os.path.realpath(here)
+        folders[:] = [] if where in seen else sorted(name for name in folders if not name.startswith("."))
+        if where in seen:  # a link that leads back
+            continue
+        seen.add(where)
+        if "config.json" in files and "checkpoints" in folders:
+            log.info("%s is a run of kvae: its figures are no images of yours", here)
+            folders.clear()
+            continue
+        below = pathlib.Path(here).relative_to(root)
+        names += [
+            (below / name).as_posix()
+            for name in files
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes()
+        ]
+    return sorted(names)
 
 
 def _require_two(root: pathlib.Path, count: int, kind: str = "") -> None:
