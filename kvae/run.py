@@ -1,4 +1,4 @@
-"""Runs in a notebook: `kvae.train` makes one, `kvae.load` opens one, also while it trains, `kvae.from_pretrained` too."""
+"""Runs in a notebook: `kvae.train` makes one, `kvae.load` opens one, `kvae.from_pretrained` one that is shared."""
 
 import functools
 import os
@@ -12,12 +12,11 @@ from ml_collections import ConfigDict
 
 from kvae import export, share
 from kvae.codes import between, checked_codes, checked_images, near
-from kvae.data import Dataset
 from kvae.data.forms import Form, form_of, read_images
 from kvae.errors import InputError
 from kvae.models.model import Model
 from kvae.training.checkpoint import Checkpoints
-from kvae.training.config import build_model, load_data
+from kvae.training.config import build_model
 from kvae.training.journal import logged_to, read_metrics
 from kvae.training.workdir import config_of_run
 
@@ -59,10 +58,6 @@ class Run:
                 parts = {f"{name}_{i}": part for i, part in enumerate(codewords)}
             found |= {part: words.reshape(*shape, -1) for part, words in parts.items()}
         return found
-
-    def dataset(self) -> Dataset:
-        """The data set of the run, both splits; an InputError where it is not on this machine."""
-        return load_data(self.config)[0]
 
     @property
     def form(self) -> Form:

@@ -21,6 +21,8 @@ from kvae.fields import Count
 
 log = logging.getLogger(__name__)
 
+SKIP = "replace or remove it, or set dataset.skip_unreadable=True"
+
 MEMORY_BYTES = 2 * 2**30
 """A folder whose decoded images take no more than this is decoded once, before training; a larger one streams."""
 
@@ -76,11 +78,11 @@ def folder(
     return Dataset(part(~validates), {"validation": part(validates)}, classes)
 
 
-def whole_folder(root: pathlib.Path, size: int, crop: bool) -> tuple["FolderExamples", tuple[str, ...]]:
+def whole_folder(root: pathlib.Path, size: int, crop: bool, **fields) -> tuple["FolderExamples", tuple[str, ...]]:
     """All images below a folder, in the order of their paths, and the classes if they have labels; see `folder`."""
     names = np.array(image_names(root), dtype=object)
     labels, classes = _labels(names)
-    return FolderExamples(root, names, size, crop, labels), classes
+    return FolderExamples(root, names, size, crop, labels, **fields), classes
 
 
 def _labels(names: Sequence[str]) -> tuple[np.ndarray | None, tuple[str, ...]]:
@@ -102,6 +104,7 @@ class FolderExamples:
       size: edge of the square that the images are made to fit, in pixels.
       crop: keep the aspect ratio and the middle, or give the aspect ratio up.
       labels: of the files, int32 [n], if they have any.
+      remedy: what would do where an image cannot be read.
     """
 
     root: pathlib.Path
@@ -109,16 +112,14 @@ class FolderExamples:
     size: int
     crop: bool
     labels: np.ndarray | None = None
+    remedy: str = SKIP
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Example:
-        image = {"image": read_image(self.root / self.names[index], self.size, self.crop)}
+        image = {"image": read_image(self.root / self.names[index], self.size, self.crop, self.remedy)}
         return image if self.labels is None else {**image, "label": self.labels[index]}
-
-
-SKIP = "replace or remove it, or set dataset.skip_unreadable=True"
 
 
 def read_image(path: os.PathLike, size: int, crop: bool, remedy: str = SKIP) -> np.ndarray:

@@ -62,7 +62,8 @@ def little_endian(dtype: str) -> np.dtype:
 
 def record_of(row: Mapping[str, Any], columns: Columns) -> bytes:
     """A row as a tf.Example, its codes as bytes: what tfds reads as a `Tensor` of that encoding."""
-    from tensorflow_datasets.proto import tf_example_pb2 as proto
+    from tensorflow_datasets.proto import tf_example_pb2
+    from tensorflow_datasets.proto import tf_feature_pb2 as proto
 
     feature = {}
     for name, value in row.items():
@@ -74,14 +75,14 @@ def record_of(row: Mapping[str, Any], columns: Columns) -> bytes:
         else:
             feature[name] = proto.Feature(int64_list=proto.Int64List(value=[int(value)]))
     # A map of protocol buffers has no order of its own: without this its bytes differ from process to process.
-    return proto.Example(features=proto.Features(feature=feature)).SerializeToString(deterministic=True)
+    return tf_example_pb2.Example(features=proto.Features(feature=feature)).SerializeToString(deterministic=True)
 
 
 def row_of(record: bytes, columns: Columns) -> dict[str, Any]:
     """The row that `record_of` made a record of."""
-    from tensorflow_datasets.proto import tf_example_pb2 as proto
+    from tensorflow_datasets.proto import tf_example_pb2
 
-    feature = proto.Example.FromString(record).features.feature
+    feature = tf_example_pb2.Example.FromString(record).features.feature
     row = {"index": feature["index"].int64_list.value[0]}
     if columns.names:
         row["name"] = feature["name"].bytes_list.value[0].decode()
