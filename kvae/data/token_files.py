@@ -119,7 +119,7 @@ def _array_record_reader(path) -> Iterator[Any]:
 
 def _read_array_record(path, columns):
     with _array_record_reader(path) as reader:
-        parsed = [row_of(record, columns) for record in reader.read()] if reader.num_records() else []
+        parsed = [row_of(record, columns) for record in reader.read_all()] if reader.num_records() else []
     types = {"index": np.int64, "label": np.int32, **columns.dtypes}
     names = ["index", *["name"] * columns.names, *["label"] * columns.labels]
     rows: Rows = {name: [row[name] for row in parsed] for name in [*names, *columns.shapes]}

@@ -18,7 +18,7 @@ import tqdm
 from jax.sharding import NamedSharding, PartitionSpec
 
 from kvae.data.pipeline import prefetch
-from kvae.data.token_files import FORMATS, Columns, Format, Rows
+from kvae.data.token_files import FORMATS, Columns, Format, Rows, errors_of_reading
 from kvae.data.tokens import MANIFEST, UNFINISHED, columns_of
 from kvae.errors import InputError, choose, errors_of_writing
 from kvae.files import replaced, write_text
@@ -114,33 +114,29 @@ def described(run: Run, source: Source, codes: Mapping[str, jax.ShapeDtypeStruct
 
 
 def open_folder(folder: pathlib.Path, manifest: Mapping[str, Any]) -> bool:
-    """Makes the folder, or checks that an equal call has begun it; whether that has come to its end.
+    """Makes the folder, or checks that an equal call has begun it; whether all its files are there.
 
     Raises:
       InputError: the folder holds anything else.
     """
     for name in (MANIFEST, UNFINISHED):
-        if (path := folder / name).exists():
-            _check_same(path, manifest)
-            for left in folder.glob(".*"):  # by a kill
-                left.unlink()
-            return name == MANIFEST
+        if not (path := folder / name).exists():
+            continue
+        with errors_of_reading(path):
+            before = json.loads(path.read_text())
+        flat, now = flatten(before), flatten(manifest)
+        # What is known in the end only stands beside what is known from the start.
+        differ = [f"{field} {flat.get(field)} -> {value}" for field, value in now.items() if flat.get(field) != value]
+        if differ:
+            raise InputError(f"--out={folder} was made by another call: {'; '.join(differ[:3])}; choose another --out")
+        for left in folder.glob(".*.*[0-9]") if jax.process_index() == 0 else ():  # by a kill
+            left.unlink()
+        files = [file for said in before["splits"].values() for file in said.get("files", ())]
+        return name == MANIFEST and all((folder / file).exists() for file in files)
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"--out={folder} holds other files; choose an empty or a new folder")
     write_text(folder / UNFINISHED, json.dumps(manifest, indent=2) + "\n")
     return False
-
-
-def _check_same(path, manifest):
-    try:
-        before = flatten(json.loads(path.read_text()))
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({error}); choose another --out") from error
-    now = flatten(manifest)
-    # What is known in the end only stands beside what is known from the start.
-    differ = [f"{name} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]
-    if differ:
-        raise InputError(f"--out={path.parent} was made by another call: {'; '.join(differ[:3])}; choose another --out")
 
 
 def _write_split(encode, source, split, folder, kind: Format, columns, manifest):
@@ -213,4 +209,4 @@ def _finish(folder: pathlib.Path, kind: Format, columns: Columns, manifest: dict
         log.info("%s: %d rows in %d files%s", split, rows, len(names), left_out)
     kind.finish(folder, counts, columns)
     write_text(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
-    (folder / UNFINISHED).unlink()
+    (folder / UNFINISHED).unlink(missing_ok=True)
