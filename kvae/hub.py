@@ -13,6 +13,9 @@ from kvae.errors import InputError
 FILES = (share.WEIGHTS, "config.json", "metrics.jsonl", "figures/*.png", "README.md")
 """What is fetched: whatever else a repository holds stays there."""
 
+HTTP_ERRORS = HfHubHTTPError.__bases__
+"""Of the library by which the client speaks HTTP, which has changed from version to version; and OSError."""
+
 
 class Pushed(ModelHubMixin):
     """A run as the hub's mixin sees it.
@@ -40,7 +43,7 @@ def push(run, name: str, **options) -> str:
     Raises:
       InputError: the hub cannot be reached or refuses.
     """
-    with _errors_of_the_hub(name):
+    with _errors_of_the_hub(f"{name}: the hub refuses"):
         return str(Pushed(run, name).push_to_hub(name, **options))
 
 
@@ -54,14 +57,14 @@ def fetch(name: str, **options) -> pathlib.Path:
     Raises:
       InputError: there is none, or the hub cannot be reached.
     """
-    with _errors_of_the_hub(name):
+    with _errors_of_the_hub(f"{name} is no folder here, and the hub does not have it or does not answer"):
         return pathlib.Path(snapshot_download(name, allow_patterns=list(FILES), **options))
 
 
 @contextlib.contextmanager
-def _errors_of_the_hub(name: str) -> Iterator[None]:
+def _errors_of_the_hub(what: str) -> Iterator[None]:
     try:
         yield
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except (*HTTP_ERRORS, HFValidationError, LocalEntryNotFoundError) as error:
         why = " ".join(str(error).split())[:200]
-        raise InputError(f"{name}: no such folder here, and the hub does not answer as it should: {why}") from error
+        raise InputError(f"{what}: {why}") from error

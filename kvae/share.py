@@ -42,12 +42,16 @@ def write(run, folder: os.PathLike | str, name: str) -> None:
         path: np.asarray(leaf, order="C")
         for path, leaf in flax.traverse_util.flatten_dict(run.variables, sep=".").items()
     }
-    said = {"library": "kvae", "step": str(run.step), "replica": str(run.replica), "digests": json.dumps(digests(flat))}
+    # One entry, for safetensors writes several in any order.
+    said = {"kvae": json.dumps({"step": run.step, "replica": run.replica, "digests": digests(flat)})}
     figures = []
     with errors_of_writing(folder):
         with replaced(folder / WEIGHTS) as incomplete:
             safetensors.numpy.save_file(flat, incomplete, metadata=said)
-        write_text(folder / "config.json", json.dumps(run.config, indent=2) + "\n")
+        # Where the images lay is nobody's business.
+        places = {field: "" for field in ("data_dir", "path") if field in run.config["dataset"]}
+        config = {**run.config, "dataset": {**run.config["dataset"], **places}}
+        write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
         # The pictures in a run's folder are those of its first replica.
         for file in sorted((pathlib.Path(run.workdir) / "figures").glob("*.png")) if run.replica == 0 else ():
             _copy(file, folder / "figures" / file.name)
@@ -75,11 +79,12 @@ def read(folder: os.PathLike | str) -> tuple[dict, int, int, dict[str, Any]]:
         raise InputError(f"{folder} has no {WEIGHTS}{hint}")
     config = config_of_run(str(folder))
     flat, said = read_weights(path)
-    saved = json.loads(said.get("digests", "{}"))
+    about = json.loads(said.get("kvae", "{}"))
+    saved = about.get("digests", {})
     if differ := [name for name, digest in digests(flat).items() if saved.get(name, digest) != digest]:
         raise InputError(f"{path} is damaged: {differ[0]} has not the digest that was saved; get it again")
     variables = flax.traverse_util.unflatten_dict(flat, sep=".")
-    return config, int(said.get("step", 0)), int(said.get("replica", 0)), variables
+    return config, about.get("step", 0), about.get("replica", 0), variables
 
 
 def read_weights(path: os.PathLike | str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
