@@ -52,7 +52,12 @@ def _torch_load(path: pathlib.Path):
     try:
         with torch.serialization.safe_globals(harmless):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} is no file of weights, or holds objects beside them, which could run code as they are loaded: "
+            "give what torch.save(model.state_dict(), FILE) writes"
+        ) from error
+    except (OSError, EOFError, RuntimeError, ValueError) as error:
         why = str(error).strip().partition("\n")[0][:200]
         raise InputError(f"{path} is not readable as weights of PyTorch ({why}); get it again") from error
 
