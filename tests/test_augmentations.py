@@ -7,7 +7,7 @@ import pytest
 
 from kvae.errors import InputError
 from kvae.models.augmentations import AUGMENTATIONS, augment
-from tests.runs import images, rows, run
+from runs import images, rows, run
 
 COUNT = 64
 

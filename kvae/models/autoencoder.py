@@ -170,10 +170,9 @@ class Autoencoder(Model):
         metrics = {"loss": loss, "reconstruction_loss": reconstruction_loss, "commitment_loss": commitment_loss}
         for name, quantized in out.quantized.items():
             metrics[f"perplexity{suffix(name)}"] = quantized.perplexity
-        counts = {name: quantized.counts.reshape(-1) for name, quantized in out.quantized.items()}
-        return Objective(
-            loss, metrics, counts, {name: quantized.statistics for name, quantized in out.quantized.items()}
-        )
+        counts = {name: quantized.counts for name, quantized in out.quantized.items()}
+        statistics = {name: quantized.statistics for name, quantized in out.quantized.items()}
+        return Objective(loss, metrics, counts, statistics)
 
     def update_codebooks(self, statistics: Mapping[str, Any]) -> None:
         """Updates the (mutable) codebooks with a batch's statistics."""

@@ -22,7 +22,7 @@ class Interval:
 
     steps: jax.Array  # [] int32
     metrics: dict[str, jax.Array]  # float32 []
-    counts: dict[str, jax.Array]  # float32 [K]: how often each code won
+    counts: dict[str, jax.Array]  # float32 [K] or [q, K]: how often each code won
 
 
 @flax.struct.dataclass
