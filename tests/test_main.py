@@ -231,7 +231,7 @@ ABOVE = {
     "export": {"errors", "files"},
     "run": {"errors", "data", "models", "training", "codes", "share", "hub", "export"},
     "torch_weights": {"errors", "fields", "models", "training", "share", "run"},
-    "tokenize": {"errors", "fields", "files", "data", "models", "program", "training", "run"},
+    "tokenize": {"errors", "fields", "files", "data", "models", "program", "training", "share", "run"},
     "benchmark": {"errors", "files", "data", "models", "program", "main", "training"},
     "results": {"errors", "models", "training"},
     "paper": {"errors", "files", "program", "topology", "kohonen", "classic", "measures", "data", "models", "figures"}
