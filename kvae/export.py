@@ -3,8 +3,8 @@
     encode = jax.export.deserialize(pathlib.Path("encode.jax_export").read_bytes())
     codes = encode.call(images)
 
-One file serves CPUs, CUDA and TPUs. `export.json` says the shapes; the programs normalise images themselves. JAX
-promises to read such files for six months: they serve, and do not archive.
+Besides JAX that takes flatbuffers. One file serves CPUs, CUDA and TPUs. `export.json` says the shapes; the programs
+normalise images themselves. JAX promises to read such files for six months: they serve, and do not archive.
 """
 
 import functools

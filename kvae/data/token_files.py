@@ -220,10 +220,10 @@ FORMATS: dict[str, Format] = {
 
 
 @contextlib.contextmanager
-def errors_of_reading(path: os.PathLike | str) -> Iterator[None]:
+def errors_of_reading(path: os.PathLike | str, remove: str = "it") -> Iterator[None]:
     """What the libraries raise for a file that is missing or damaged, in one line."""
     try:
         yield
     except Exception as error:  # RuntimeError, ValueError, IndexError, OSError, DecodeError: each has its own
         why = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise InputError(f"{path}: not readable ({why}); remove it and run kvae.tokenize again") from error
+        raise InputError(f"{path}: not readable ({why}); remove {remove} and run kvae.tokenize again") from error

@@ -67,7 +67,7 @@ def read_manifest(root: os.PathLike | str) -> dict[str, Any]:
         if path.with_name(UNFINISHED).exists():
             raise InputError(f"{root} is not finished; run the same command of kvae.tokenize again, and it goes on")
         raise InputError(f"{root} holds no tokens: it has no {MANIFEST}; python -m kvae.tokenize makes such folders")
-    with errors_of_reading(path):
+    with errors_of_reading(path, "its folder"):
         manifest = json.loads(path.read_text())
         columns_of(manifest)
         return manifest

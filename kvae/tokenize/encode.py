@@ -122,7 +122,7 @@ def open_folder(folder: pathlib.Path, manifest: Mapping[str, Any]) -> bool:
     for name in (MANIFEST, UNFINISHED):
         if not (path := folder / name).exists():
             continue
-        with errors_of_reading(path):
+        with errors_of_reading(path, "its folder"):
             before = json.loads(path.read_text())
         flat, now = flatten(before), flatten(manifest)
         # What is known in the end only stands beside what is known from the start.
