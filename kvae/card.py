@@ -28,7 +28,7 @@ USE = """```python
 import kvae
 
 run = kvae.from_pretrained({name})
-images = run.read_images("a_folder")  # or files: uint8 [n, {size}, {size}, 3]
+images = run.read_images("a_folder")  # or files: uint8 [n, h, w, 3]
 codes = run.encode(images)  # {codes}
 same = run.decode(codes)  # uint8 again
 ```
@@ -66,14 +66,13 @@ def _what_it_is(run) -> str:
     lines = [
         f"An image tokeniser in JAX (`{model}` of kvae, after {run.step:,} steps): it turns images into discrete codes "
         f"and codes into images{learned}. The method is that of {PAPER}.\n",
-        "| codebook | codes | grid | codes of an image |",
+        "| codebook | codes | grid | a code stands for |",
         "|---|---|---|---|",
     ]
-    size = run.form.size
     for name, layer in run.model.quantizers.items():
         grid = " x ".join(map(str, layer.layout.shape)) if layer.layout is not None else "none"
-        side, several = size // run.model.code_strides[name], f" x {layer.n_codebooks}" * (layer.n_codebooks > 1)
-        lines.append(f"| {name} | {layer.codebook_size:,} | {grid} | {side} x {side}{several} of {size} x {size} px |")
+        stride, several = run.model.code_strides[name], f"{layer.n_codebooks} codes: " * (layer.n_codebooks > 1)
+        lines.append(f"| {name} | {layer.codebook_size:,} | {grid} | {several}{stride} x {stride} px |")
     return "\n".join(lines) + "\n"
 
 
@@ -82,9 +81,9 @@ def _use(run, name: str) -> str:
         return OPENING.format(name=json.dumps(name))
     shapes = []
     for codebook, layer in run.model.quantizers.items():
-        side = run.form.size // run.model.code_strides[codebook]
-        shapes.append(f'"{codebook}": int32 [n, {side}, {side}{f", {layer.n_codebooks}" * (layer.n_codebooks > 1)}]')
-    return USE.format(name=json.dumps(name), size=run.form.size, codes=f"{{{', '.join(shapes)}}}")
+        stride, several = run.model.code_strides[codebook], f", {layer.n_codebooks}" * (layer.n_codebooks > 1)
+        shapes.append(f'"{codebook}": int32 [n, h/{stride}, w/{stride}{several}]')
+    return USE.format(name=json.dumps(name), codes=f"{{{', '.join(shapes)}}}")
 
 
 def _metrics(run) -> list[str]:

@@ -68,7 +68,7 @@ def test_the_files_are_safetensors_json_and_text_and_hold_no_path_of_this_machin
 def test_the_card_says_what_it_is_how_good_and_how_to_open_it(run, shared, tmp_path):
     card = (shared / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: kvae\n")
-    assert "| codebook | 32 | 4 x 8 | 8 x 8 of 32 x 32 px |" in card
+    assert "| codebook | 32 | 4 x 8 | 4 x 4 px |" in card
     psnr = run.metrics[-1]["valid/psnr"][1]
     assert f"| PSNR (dB) | {psnr:.1f} |" in card
     # Its lines of Python run.
