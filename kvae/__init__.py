@@ -9,6 +9,8 @@ _HOME = {
     "ResidualVQ": "kvae.models",
     "GroupedVQ": "kvae.models",
     "load": "kvae.run",
+    "from_pretrained": "kvae.run",
+    "from_torch": "kvae.torch_weights",
     "train": "kvae.run",
     "read_config": "kvae.training.command_line",
     "InputError": "kvae.errors",

@@ -97,6 +97,25 @@ class Grid(abc.ABC):
         """
         return self._moved(codes, offset, "clip")
 
+    def between(self, codes, others, share: float) -> jax.Array:
+        """The node that is nearest to where a share of the shortest way from codes to others has been gone.
+
+        Among all nodes k the one with the least (d(code, k) - share D)^2 + (d(k, other) - (1 - share) D)^2, D being the
+        distance between the two.
+
+        Args:
+          codes, others: int arrays that broadcast.
+          share: of the way, from 0 to 1.
+
+        Returns:
+          int32, of their common shape.
+        """
+        codes, others = jnp.broadcast_arrays(jnp.asarray(codes), jnp.asarray(others))
+        apart, nodes = self.distance(codes, others)[..., None], jnp.arange(self.size)
+        before, after = self.distance(codes[..., None], nodes), self.distance(nodes, others[..., None])
+        misses = jnp.square(before - share * apart) + jnp.square(after - (1 - share) * apart)
+        return jnp.argmin(misses, axis=-1).astype(jnp.int32)
+
     def _moved(self, codes, offset, mode):
         offsets = jnp.broadcast_to(jnp.asarray(offset), (len(self.shape),))
         moved = [axis + step for axis, step in zip(jnp.unravel_index(codes, self.shape), offsets, strict=True)]
@@ -136,9 +155,22 @@ class Plane(_Lattice):
         """|i - j| along each axis."""
         return [jnp.abs(i[:, None] - i[None, :]) for i in (jnp.arange(n, dtype=jnp.float32) for n in self.shape)]
 
+    def between(self, codes, others, share):
+        """The node nearest to a share of the way, axis by axis."""
+        starts = jnp.unravel_index(jnp.asarray(codes), self.shape)
+        moved = [
+            start + jnp.round(share * steps).astype(jnp.int32)
+            for start, steps in zip(starts, self._steps(codes, others), strict=True)
+        ]
+        return jnp.ravel_multi_index(moved, self.shape, mode="wrap").astype(jnp.int32)
+
     def _apart(self, codes, others):
+        return [jnp.abs(steps) for steps in self._steps(codes, others)]
+
+    def _steps(self, codes, others):
+        """How far others lie from codes along each axis, with a sign."""
         points = jnp.asarray(self.coordinates, jnp.float32).T
-        return [jnp.abs(axis[jnp.asarray(codes)] - axis[jnp.asarray(others)]) for axis in points]
+        return [axis[jnp.asarray(others)] - axis[jnp.asarray(codes)] for axis in points]
 
 
 class Torus(Plane):
@@ -151,9 +183,9 @@ class Torus(Plane):
         """min(|i - j|, n - |i - j|) along each axis."""
         return [jnp.minimum(apart, len(apart) - apart) for apart in super().axis_distances()]
 
-    def _apart(self, codes, others):
-        straight = super()._apart(codes, others)
-        return [jnp.minimum(apart, n - apart) for apart, n in zip(straight, self.shape, strict=True)]
+    def _steps(self, codes, others):
+        straight = super()._steps(codes, others)
+        return [steps - n * jnp.round(steps / n) for steps, n in zip(straight, self.shape, strict=True)]
 
     def shift(self, codes, offset):
         """Codes moved over the grid, and around it."""

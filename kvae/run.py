@@ -1,6 +1,8 @@
-"""Runs in a notebook: `kvae.train(config, workdir)` makes one, `kvae.load(workdir)` opens one, also while it trains."""
+"""Runs in a notebook: `kvae.train` makes one, `kvae.load` opens one, `kvae.from_pretrained` one that is shared."""
 
 import functools
+import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +10,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from kvae.errors import InputError, check_names
+from kvae import export, share
+from kvae.codes import between, checked_codes, checked_images, near
+from kvae.data.forms import Form, form_of, read_images
+from kvae.errors import InputError
 from kvae.models.model import Model
 from kvae.training.checkpoint import Checkpoints
 from kvae.training.config import build_model
@@ -25,11 +30,12 @@ class Run:
       step: the step of the checkpoint.
       model: the Flax module.
       variables: what `model.apply` takes, as NumPy arrays.
-      metrics: the rows of metrics.jsonl.
+      replica: which one, where several seeds were trained at once.
     """
 
-    def __init__(self, workdir: str, config: dict, step: int, model: Model, variables: dict):
+    def __init__(self, workdir: str, config: dict, step: int, model: Model, variables: dict, replica: int = 0):
         self.workdir, self.config, self.step, self.model, self.variables = workdir, config, step, model, variables
+        self.replica = replica
 
     @property
     def metrics(self) -> list[dict]:
@@ -53,9 +59,31 @@ class Run:
             found |= {part: words.reshape(*shape, -1) for part, words in parts.items()}
         return found
 
+    @property
+    def form(self) -> Form:
+        """Size and crop of the images of the run's data set; raises InputError where its config has no size."""
+        return form_of(self.config["dataset"])
+
+    def read_images(self, source, *, size: int | None = None, crop: bool | None = None) -> np.ndarray:
+        """Images as the run's data set has them, uint8 [n, size, size, 3], for `encode`.
+
+        Args:
+          source: a folder, whose images come in the order of their paths; a file; an image of Pillow's; or a sequence
+            of files and images. All are held in memory: `python -m kvae.tokenize` goes through folders of any size.
+          size, crop: instead of the data set's: the edge in pixels; whether the aspect ratio is kept and the middle.
+
+        Raises:
+          InputError: there is no image, or one that cannot be read; or the data set has no size, and none is given.
+        """
+        return read_images(source, form_of(self.config["dataset"], size, crop))
+
     def encode(self, images) -> dict[str, np.ndarray]:
-        """Codes of images uint8 [b, h, w, 3], by codebook: int32 [b, h', w'], [b, h', w', q] of q codebooks."""
-        return self.apply("encode", _images(images))
+        """Codes of images uint8 [b, h, w, 3], by codebook: int32 [b, h', w'], [b, h', w', q] of q codebooks.
+
+        Raises:
+          InputError: images are anything else; it says what would do, such as `read_images`.
+        """
+        return self.apply("encode", checked_images(images))
 
     def decode(self, codes: Mapping[str, np.ndarray]) -> np.ndarray:
         """Images uint8 [b, h, w, 3] from codes, by codebook.
@@ -64,19 +92,90 @@ class Run:
           InputError: a codebook is missing, codes are no integers of a fitting shape, or one is not on its grid.
         """
         self._expect("decode")
-        return self.apply("decode", _checked_codes(self.model, codes))
+        return self.apply("decode", checked_codes(self.model, codes))
 
     def reconstruct(self, images) -> np.ndarray:
         """Images uint8 [b, h, w, 3], encoded and decoded."""
-        return self.apply("reconstruct", _images(images))
+        return self.apply("reconstruct", checked_images(images))
+
+    def codes_near(self, code: int, radius: float = 1.5, codebook: str | None = None) -> np.ndarray:
+        """The codes at a distance on the grid below `radius` from one, int32 [n]: itself, then the nearest first.
+
+        Args:
+          code: of which the neighbours are asked.
+          radius: in nodes of the grid; 1.5 gives the eight neighbours on a plane.
+          codebook: its name, where the model has several.
+
+        Raises:
+          InputError: there is no such code or codebook, or it has no grid.
+        """
+        self._expect("decode")
+        return near(self.model, code, radius, codebook)
+
+    def interpolate(self, codes_a, codes_b, steps: int) -> list[dict[str, np.ndarray]]:
+        """Codes on the way from some to others, along the grid: each position takes the shortest way on its own.
+
+        Near codes of a map decode to similar patches: `[run.decode(codes) for codes in run.interpolate(a, b, 8)]`.
+
+        Args:
+          codes_a, codes_b: by codebook, as `encode` gives them, of the same shapes.
+          steps: how many, both ends among them.
+
+        Raises:
+          InputError: codes do not fit the model or each other, or a codebook has no grid.
+        """
+        self._expect("decode")
+        return between(self.model, codes_a, codes_b, steps)
 
     def winners(self, images) -> np.ndarray:
         """The winning neuron (URL-SOM) of images uint8 [b, h, w, 3]: int32 [b], counted row by row on the map."""
-        return self.apply("winners", _images(images))
+        return self.apply("winners", checked_images(images))
 
     def map(self, images) -> np.ndarray:
         """How strongly each neuron answers (URL-SOM) to images uint8 [b, h, w, 3]: float32 [b, *grid_shape], sum 1."""
-        return self.apply("map", _images(images))
+        return self.apply("map", checked_images(images))
+
+    def save_pretrained(self, folder: os.PathLike | str) -> None:
+        """Writes the run for others: model.safetensors, config.json, and README.md with its metrics and figures.
+
+        `kvae.from_pretrained(folder)` opens it, with weights that are equal bit for bit.
+
+        Raises:
+          InputError: the folder is that of a run, or cannot be written.
+        """
+        share.write(self, folder, pathlib.Path(folder).name)
+
+    def push_to_hub(self, name: str, **options) -> str:
+        """Puts what `save_pretrained` writes into the repository "user/name" of Hugging Face's hub.
+
+        Needs `pip install -e '.[hub]'`, and a token, as `hf auth login` keeps it.
+
+        Args:
+          name: of the repository, made where there is none.
+          **options: of `huggingface_hub.ModelHubMixin.push_to_hub`, such as private=True, branch and token.
+
+        Returns:
+          The address of the commit.
+
+        Raises:
+          InputError: the hub cannot be reached, or refuses.
+        """
+        return _hub().push(self, name, **options)
+
+    def export(self, folder: os.PathLike | str, batch: str | int = "b", size: int | None = None) -> None:
+        """Writes encode and decode as `jax.export` artefacts, which run without kvae and Flax: see `kvae.export`.
+
+        Args:
+          folder: made if it does not exist.
+          batch: a name, for a batch of any size, or the one size.
+          size: edge of the images in pixels; by default the data set's.
+
+        Raises:
+          InputError: the model does not encode and decode, or the folder cannot be written.
+        """
+        self._expect("encode")
+        self._expect("decode")
+        export.write(self, folder, batch, self.form.size if size is None else size)
 
     def apply(self, method: str, *arguments) -> Any:
         """A method of the model that it names among its `abilities`, of arrays; NumPy arrays come back.
@@ -85,7 +184,7 @@ class Run:
           InputError: the model cannot do that, or an argument does not fit.
         """
         self._expect(method)
-        return jax.device_get(_jitted(self.model, method)(self.variables, *arguments))
+        return jax.device_get(program_of(self.model, method)(self.variables, *arguments))
 
     def _expect(self, method):
         if method not in self.model.abilities:
@@ -96,46 +195,18 @@ class Run:
         return f"Run({self.workdir!r}, step={self.step}, model={type(self.model).__name__})"
 
 
-def _images(images) -> np.ndarray:
-    try:
-        found = np.asarray(images)
-    except ValueError as error:
-        raise InputError(f"images are not of one shape ({error}); they must be uint8[b, h, w, 3]") from error
-    if found.dtype != np.uint8 or found.ndim != 4 or found.shape[-1] != 3:
-        raise InputError(f"images are {found.dtype}{list(found.shape)}; they must be uint8[b, h, w, 3]")
-    return found
-
-
-def _checked_codes(model: Model, codes: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Codes by codebook, int32, that fit the model and each other."""
-    if not isinstance(codes, Mapping):
-        found = type(codes).__name__
-        raise InputError(f"codes are a {found}; they must be a dict of arrays by codebook, as `encode` gives them")
-    check_names("codes", codes, model.quantizers)
-    found, sizes = {}, {}
-    for name, layer in model.quantizers.items():
-        if name not in codes:
-            raise InputError(f"codes lack the codebook {name!r}")
-        array = np.asarray(codes[name])
-        wanted = "int [b, h, w]" if layer.n_codebooks == 1 else f"int [b, h, w, {layer.n_codebooks}]"
-        fits = array.ndim == 3 if layer.n_codebooks == 1 else array.ndim == 4 and array.shape[3] == layer.n_codebooks
-        if array.dtype.kind not in "iu" or not fits:
-            raise InputError(f"codes of {name!r} are {array.dtype}{list(array.shape)}; they must be {wanted}")
-        if array.size and (array.min() < 0 or array.max() >= layer.codebook_size):
-            run = f"{array.min()} to {array.max()}"
-            raise InputError(f"codes of {name!r} run from {run}; they must be in 0 to {layer.codebook_size - 1}")
-        found[name] = array.astype(np.int32)
-        stride = model.code_strides[name]
-        sizes[name] = (array.shape[0], array.shape[1] * stride, array.shape[2] * stride)
-    if len(set(sizes.values())) > 1:
-        shapes = ", ".join(f"{name!r} {list(array.shape)}" for name, array in found.items())
-        raise InputError(f"codes are of different images: {shapes}")
-    return found
-
-
 @functools.lru_cache
-def _jitted(model, method):
+def program_of(model: Model, method: str):
+    """A method of a model as a compiled function of variables and arguments."""
     return jax.jit(functools.partial(model.apply, method=method))
+
+
+def _hub():
+    try:
+        from kvae import hub
+    except ImportError as error:
+        raise InputError(f"the hub needs huggingface_hub ({error}): pip install -e '.[hub]'") from error
+    return hub
 
 
 def load(workdir: str, step: int | str | None = None, replica: int = 0) -> Run:
@@ -169,7 +240,26 @@ def load(workdir: str, step: int | str | None = None, replica: int = 0) -> Run:
     # Runs of version 0.1 with a single replica have no replica axis.
     if np.ndim(state["step"]):
         variables = jax.tree.map(lambda leaf: leaf[replica], variables)
-    return Run(str(workdir), config, step, build_model(config), variables)
+    return Run(str(workdir), config, step, build_model(config), variables, replica)
+
+
+def from_pretrained(name: os.PathLike | str, **options) -> Run:
+    """Opens a run that was shared with `Run.save_pretrained` or `Run.push_to_hub`.
+
+    Args:
+      name: a folder, or "user/name" of Hugging Face's hub, which needs `pip install -e '.[hub]'`.
+      **options: of `huggingface_hub.snapshot_download`, such as revision, token and cache_dir.
+
+    Raises:
+      InputError: there is no such folder or repository, or its weights are damaged or of another model.
+    """
+    folder = pathlib.Path(name).expanduser()
+    if not folder.is_dir():
+        folder = _hub().fetch(str(name), **options)
+    config, step, replica, variables = share.read(folder)
+    model = build_model(config)
+    share.check_variables(model, variables, str(folder / share.WEIGHTS))
+    return Run(str(folder), config, step, model, variables, replica)
 
 
 def train(config: Mapping | ConfigDict, workdir: str) -> Run:

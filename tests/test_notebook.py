@@ -19,13 +19,13 @@ def pictures(notebook):
 
 
 def test_it_runs_from_top_to_bottom(make_config, tmp_path, monkeypatch):
-    train(make_config(steps=2, evaluate_every_steps=2), str(tmp_path / "run"), jax.devices()[:1])
+    train(make_config(steps=2, log_every_steps=2, evaluate_every_steps=2), str(tmp_path / "run"), jax.devices()[:1])
     monkeypatch.setenv("KVAE_RUN", str(tmp_path / "run"))
     stored = nbformat.read(NOTEBOOK, as_version=4)
     resources = {"metadata": {"path": str(ROOT)}}
     ran = NotebookClient(nbformat.from_dict(stored), timeout=300, resources=resources).execute()
     assert pictures(ran) == pictures(stored)
-    assert sum(pictures(ran)) == 5
+    assert sum(pictures(ran)) == 7
 
 
 def test_it_is_small_and_holds_no_path_of_a_machine():

@@ -30,6 +30,7 @@ DATASETS: dict[str, str | Callable[..., Dataset]] = {
     "imagenet": "kvae.data.imagenet:imagenet",
     "faces": "kvae.data.faces:faces",
     "digits": "kvae.data.digits:digits",
+    "tokens": "kvae.data.tokens:tokens",
 }
 """By name, the function that makes a data set, or where it stands: that module is imported when it is asked for."""
 

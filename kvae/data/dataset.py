@@ -11,7 +11,10 @@ Example = Mapping[str, np.ndarray]
 
 
 class Examples(Protocol):
-    """Random access to decoded examples, all of one shape."""
+    """Random access to decoded examples, all of one shape.
+
+    Examples that have names, such as files, list them in an attribute `names`.
+    """
 
     def __len__(self) -> int: ...
 
@@ -20,9 +23,15 @@ class Examples(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class ArrayExamples:
-    """Examples held in memory: arrays [n, ...] by name, such as `image` uint8 [n, h, w, 3] and `label` int32 [n]."""
+    """Examples held in memory.
+
+    Attributes:
+      arrays: [n, ...] by name, such as `image` uint8 [n, h, w, 3] and `label` int32 [n].
+      names: of the examples, if they have any.
+    """
 
     arrays: Mapping[str, np.ndarray]
+    names: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values())))

@@ -15,16 +15,16 @@ from annotated_types import Gt, Lt
 from PIL import Image, ImageOps
 
 from kvae.data.dataset import ArrayExamples, Dataset, Example
+from kvae.data.images import opened_image, suffixes
 from kvae.errors import InputError
 from kvae.fields import Count
 
 log = logging.getLogger(__name__)
 
+SKIP = "replace or remove it, or set dataset.skip_unreadable=True"
+
 MEMORY_BYTES = 2 * 2**30
 """A folder whose decoded images take no more than this is decoded once, before training; a larger one streams."""
-
-NOT_OUR_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-"""Formats that Pillow knows by name only, or hands to another program."""
 
 
 def folder(
@@ -54,11 +54,11 @@ def folder(
       InputError: there is no such folder, fewer than two images are in it, one cannot be read, or a field is out of
         range.
     """
-    root = _existing_folder(path)
-    names = np.array(_image_names(root), dtype=object)
+    if not path:
+        raise InputError("dataset.path is empty; name a folder of images with --config.dataset.path=DIR")
+    found, classes = whole_folder(existing_folder(path, "dataset.path"), size, crop)
+    root, names, labels = found.root, found.names, found.labels
     _require_two(root, len(names))
-    labels, classes = _labels(names)
-    found = FolderExamples(root, names, size, crop, labels)
     in_memory = len(names) * size * size * 3 <= MEMORY_BYTES
     readable = np.ones(len(names), bool)
     if in_memory or skip_unreadable:
@@ -71,10 +71,18 @@ def folder(
         indices = np.flatnonzero(readable)[chosen]
         own = labels[indices] if classes else None
         if in_memory:
-            return ArrayExamples({"image": images[indices], **({"label": own} if classes else {})})
+            arrays = {"image": images[indices], **({"label": own} if classes else {})}
+            return ArrayExamples(arrays, names=names[indices])
         return dataclasses.replace(found, names=names[indices], labels=own)
 
     return Dataset(part(~validates), {"validation": part(validates)}, classes)
+
+
+def whole_folder(root: pathlib.Path, size: int, crop: bool, **fields) -> tuple["FolderExamples", tuple[str, ...]]:
+    """All images below a folder, in the order of their paths, and the classes if they have labels; see `folder`."""
+    names = np.array(image_names(root), dtype=object)
+    labels, classes = _labels(names)
+    return FolderExamples(root, names, size, crop, labels, **fields), classes
 
 
 def _labels(names: Sequence[str]) -> tuple[np.ndarray | None, tuple[str, ...]]:
@@ -96,6 +104,7 @@ class FolderExamples:
       size: edge of the square that the images are made to fit, in pixels.
       crop: keep the aspect ratio and the middle, or give the aspect ratio up.
       labels: of the files, int32 [n], if they have any.
+      remedy: what would do where an image cannot be read.
     """
 
     root: pathlib.Path
@@ -103,16 +112,17 @@ class FolderExamples:
     size: int
     crop: bool
     labels: np.ndarray | None = None
+    remedy: str = SKIP
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Example:
-        image = {"image": read_image(self.root / self.names[index], self.size, self.crop)}
+        image = {"image": read_image(self.root / self.names[index], self.size, self.crop, self.remedy)}
         return image if self.labels is None else {**image, "label": self.labels[index]}
 
 
-def read_image(path: os.PathLike, size: int, crop: bool) -> np.ndarray:
+def read_image(path: os.PathLike, size: int, crop: bool, remedy: str = SKIP) -> np.ndarray:
     """An image file as uint8 [size, size, 3]; of several frames, the first.
 
     Turned upright as EXIF says; transparency lies over white; integer grey beyond 8 bits is taken to end at 65535,
@@ -121,17 +131,15 @@ def read_image(path: os.PathLike, size: int, crop: bool) -> np.ndarray:
     Raises:
       InputError: it cannot be read.
     """
-    try:
-        with Image.open(path) as file:
-            file.draft(None, (2 * size, 2 * size))  # a JPEG much larger than that decodes at a fraction of its size
-            image = _rgb(ImageOps.exif_transpose(file))
-    except Exception as error:  # damaged files make Pillow raise nearly anything, struct.error and IndexError included
-        why = str(error).partition("\n")[0] or type(error).__name__
-        raise InputError(
-            f"{path}: not a readable image ({why}); replace or remove it, or set dataset.skip_unreadable=True"
-        ) from error
+    with opened_image(path, str(path), remedy) as file:
+        file.draft(None, (2 * size, 2 * size))  # a JPEG much larger than that decodes at a fraction of its size
+        return fitted(file, size, crop)
+
+
+def fitted(image: Image.Image, size: int, crop: bool) -> np.ndarray:
+    """An image of Pillow's as `read_image` gives it."""
     fit = ImageOps.fit if crop else Image.Image.resize
-    return np.asarray(fit(image, (size, size), Image.Resampling.BILINEAR))
+    return np.asarray(fit(_rgb(ImageOps.exif_transpose(image)), (size, size), Image.Resampling.BILINEAR))
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -146,20 +154,17 @@ def _rgb(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, image).convert("RGB")
 
 
-def _existing_folder(path: str) -> pathlib.Path:
-    if not path:
-        raise InputError("dataset.path is empty; name a folder of images with --config.dataset.path=DIR")
+def existing_folder(path: os.PathLike | str, where: str) -> pathlib.Path:
+    """The folder at a path, `~` understood; an InputError that opens with `where` if there is none."""
     root = pathlib.Path(path).expanduser()
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
-        raise InputError(f"dataset.path: {root} {what}; name a folder of images")
+        raise InputError(f"{where}: {root} {what}; name a folder of images")
     return root
 
 
-def _image_names(root: pathlib.Path) -> list[str]:
+def image_names(root: pathlib.Path) -> list[str]:
     """The paths below `root` of the files that Pillow reads by their suffix, sorted."""
-    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
-    suffixes -= {suffix for suffix, name in Image.registered_extensions().items() if name in NOT_OUR_FORMATS}
 
     def refuse(error):
         raise InputError(f"{error.filename}: cannot be searched ({error.strerror}); make it readable or move it away")
@@ -171,11 +176,15 @@ def _image_names(root: pathlib.Path) -> list[str]:
         if where in seen:  # a link that leads back
             continue
         seen.add(where)
+        if "config.json" in files and "checkpoints" in folders:
+            log.info("%s is a run of kvae: its figures are no images of yours", here)
+            folders.clear()
+            continue
         below = pathlib.Path(here).relative_to(root)
         names += [
             (below / name).as_posix()
             for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes()
         ]
     return sorted(names)
 

@@ -161,18 +161,25 @@ def logged_to(workdir: str, *, first_process: bool = True):
     except OSError as error:
         raise InputError(f"--workdir={workdir} cannot be written: {error.strerror}") from error
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    terminal = _Terminal(logging.INFO if first_process else logging.WARNING)
+    with shown_on_terminal(file, first_process=first_process):
+        yield
+
+
+@contextlib.contextmanager
+def shown_on_terminal(*others: logging.Handler, first_process: bool = True):
+    """Sends what kvae logs to the terminal, and to other handlers; of processes but the first, only warnings."""
+    handlers = (_Terminal(logging.INFO if first_process else logging.WARNING), *others)
     logger = logging.getLogger("kvae")
     level, propagate = logger.level, logger.propagate
     logger.setLevel(logging.DEBUG)
     logger.propagate = False  # absl's own handler would say everything twice
-    for handler in (file, terminal):
+    for handler in handlers:
         logger.addHandler(handler)
     try:
         yield
     finally:
         logger.setLevel(level)
         logger.propagate = propagate
-        for handler in (file, terminal):
+        for handler in handlers:
             logger.removeHandler(handler)
             handler.close()

@@ -1,0 +1,110 @@
+"""A run as files that others can open without pickle: weights as safetensors, its config, and a model card."""
+
+import functools
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from kvae.card import card
+from kvae.errors import InputError, errors_of_writing
+from kvae.files import replaced, write_text
+from kvae.models.model import Model
+from kvae.training.checkpoint import digests
+from kvae.training.workdir import config_of_run
+
+WEIGHTS = "model.safetensors"
+
+
+def write(run, folder: os.PathLike | str, name: str) -> None:
+    """Writes what `read` reads, and beside it the model card README.md, figures and metrics.jsonl.
+
+    Args:
+      run: a `kvae.run.Run`.
+      folder: made if it does not exist; files of an earlier call are replaced.
+      name: what `kvae.from_pretrained` is to be given, for the card.
+
+    Raises:
+      InputError: the folder is that of a run, or cannot be written.
+    """
+    folder = pathlib.Path(folder)
+    if (folder / "checkpoints").exists():
+        raise InputError(f"{folder} is the folder of a run; choose another one to share it from")
+    flat = {
+        path: np.asarray(leaf, order="C")
+        for path, leaf in flax.traverse_util.flatten_dict(run.variables, sep=".").items()
+    }
+    # One entry, for safetensors writes several in any order.
+    said = {"kvae": json.dumps({"step": run.step, "replica": run.replica, "digests": digests(flat)})}
+    figures = []
+    with errors_of_writing(folder):
+        with replaced(folder / WEIGHTS) as incomplete:
+            safetensors.numpy.save_file(flat, incomplete, metadata=said)
+        # Where the images lay is nobody's business.
+        places = {field: "" for field in ("data_dir", "path") if field in run.config["dataset"]}
+        config = {**run.config, "dataset": {**run.config["dataset"], **places}}
+        write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+        # The pictures in a run's folder are those of its first replica.
+        for file in sorted((pathlib.Path(run.workdir) / "figures").glob("*.png")) if run.replica == 0 else ():
+            _copy(file, folder / "figures" / file.name)
+            figures.append(f"figures/{file.name}")
+        if (metrics := pathlib.Path(run.workdir) / "metrics.jsonl").exists():
+            _copy(metrics, folder / metrics.name)
+        write_text(folder / "README.md", card(run, name, figures))
+
+
+def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
+    with replaced(target) as incomplete:
+        shutil.copyfile(source, incomplete)
+
+
+def read(folder: os.PathLike | str) -> tuple[dict, int, int, dict[str, Any]]:
+    """Config, step, replica and variables of a run that `write` wrote.
+
+    Raises:
+      InputError: there is none, or its weights are damaged.
+    """
+    folder = pathlib.Path(folder)
+    path = folder / WEIGHTS
+    if not path.exists():
+        hint = "; it is the folder of a run, which kvae.load opens" if (folder / "checkpoints").exists() else ""
+        raise InputError(f"{folder} has no {WEIGHTS}{hint}")
+    config = config_of_run(str(folder))
+    flat, said = read_weights(path)
+    about = json.loads(said.get("kvae", "{}"))
+    saved = about.get("digests", {})
+    if differ := [name for name, digest in digests(flat).items() if saved.get(name, digest) != digest]:
+        raise InputError(f"{path} is damaged: {differ[0]} has not the digest that was saved; get it again")
+    variables = flax.traverse_util.unflatten_dict(flat, sep=".")
+    return config, about.get("step", 0), about.get("replica", 0), variables
+
+
+def read_weights(path: os.PathLike | str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Arrays by name of a safetensors file, and what its header says; an InputError if it is damaged."""
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(f"{path} is not readable as safetensors ({error}); get it again") from error
+
+
+def check_variables(model: Model, variables: dict[str, Any], where: str) -> None:
+    """Raises InputError where the variables are not those of a model that encodes and decodes."""
+    if not {"encode", "decode"} <= {*model.abilities}:
+        return
+    side = max(model.code_strides.values())
+    images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8)
+    expected = jax.eval_shape(functools.partial(model.init, jax.random.key(0)), images)
+    wanted, found = (flax.traverse_util.flatten_dict(tree, sep=".") for tree in (expected, variables))
+    for name in sorted(wanted.keys() | found.keys()):
+        shapes = [list(tree[name].shape) if name in tree else "nothing" for tree in (wanted, found)]
+        if shapes[0] != shapes[1]:
+            raise InputError(f"{where}: {name} is {shapes[1]}; the model takes {shapes[0]} there")

@@ -1,0 +1,1 @@
+"""The codes of whole data sets, as files; `python -m kvae.tokenize` is the program."""

@@ -1,0 +1,133 @@
+"""What a user hands to a model, and what can be done with codes on their grid."""
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import kvae
+from kvae.data.folder import read_image
+from kvae.errors import InputError
+from kvae.grids import GRIDS
+from kvae.training.loop import train
+
+NOISE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def run(make_config, data_dir):
+    folder = pathlib.Path(data_dir) / "run_of_codes"
+    if not folder.exists():
+        train(make_config(steps=2, log_every_steps=2, evaluate_every_steps=2), str(folder), jax.devices()[:1])
+    return kvae.load(str(folder))
+
+
+@pytest.fixture
+def files(tmp_path):
+    paths = [tmp_path / "b.png", tmp_path / "a.jpg"]
+    for path in paths:
+        Image.fromarray(NOISE).save(path)
+    Image.fromarray(NOISE[..., 0]).save(tmp_path / "c.tiff")
+    return paths
+
+
+def test_images_come_as_the_data_set_has_them(run, files, tmp_path):
+    """Of the size and crop of the run: a folder in the order of paths, files in theirs, images of Pillow's."""
+    size, expected = run.config["dataset"]["size"], {path.name: read_image(path, 32, crop=True) for path in files}
+    assert size == 32
+    whole = run.read_images(tmp_path)
+    assert whole.shape == (3, 32, 32, 3)
+    np.testing.assert_array_equal(whole[:2], [expected["a.jpg"], expected["b.png"]])
+    np.testing.assert_array_equal(run.read_images(files), [expected["b.png"], expected["a.jpg"]])
+    np.testing.assert_array_equal(run.read_images(str(files[0])), [expected["b.png"]])
+    np.testing.assert_array_equal(run.read_images(Image.fromarray(NOISE)), [expected["b.png"]])
+    squeezed = run.read_images(files[0], size=16, crop=False)
+    np.testing.assert_array_equal(squeezed[0], read_image(files[0], 16, crop=False))
+    assert run.encode(whole)["codebook"].shape == (3, 8, 8)
+
+
+def test_images_that_are_none_are_told_in_one_line(run, files, tmp_path):
+    (tmp_path / "empty").mkdir()
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(files[0].read_bytes()[:500])
+    with Image.open(broken) as lazy:
+        for source, message in [
+            (tmp_path / "empty", "holds no images"),
+            (tmp_path / "none", "does not exist; name a folder of images"),
+            ([], "there are none; give a folder, files, or images of Pillow's"),
+            ([NOISE], "found a ndarray; give a folder, files, or images of Pillow's"),
+            ([files[0], broken], r"broken\.png: not a readable image .*; replace or remove it$"),
+            (lazy, "an image of Pillow's is not readable"),
+        ]:
+            with pytest.raises(InputError, match=message):
+                run.read_images(source)
+
+
+@pytest.mark.parametrize(
+    ("images", "hint"),
+    [
+        (np.zeros((32, 32, 3), np.uint8), "a single image is images[None]"),
+        (Image.fromarray(NOISE), "a single image is images[None]"),
+        (np.zeros((2, 3, 32, 32), np.uint8), "channels come last"),
+        (np.zeros((2, 32, 32, 3)), "np.uint8(np.round(255 * images))"),
+        (["a.png", "b.png"], "run.read_images makes that"),
+        ([NOISE, NOISE[1:]], "not of one shape"),
+    ],
+)
+def test_what_is_no_batch_of_images_is_told_what_would_do(run, images, hint):
+    with pytest.raises(InputError) as error:
+        run.encode(images)
+    assert hint in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_near_codes_are_those_of_the_grid_nearest_first(run):
+    """The map is [4, 8]: code 9 is at (1, 1)."""
+    near = run.codes_near(9)
+    assert near.dtype == np.int32
+    assert near[0] == 9
+    assert {*near[1:5]} == {1, 8, 10, 17}
+    assert {*near[5:]} == {0, 2, 16, 18}
+    assert {*run.codes_near(0)} == {0, 1, 8, 9}
+    assert len(run.codes_near(9, radius=100)) == 32
+    with pytest.raises(InputError, match="run from 32 to 32; they must be in 0 to 31"):
+        run.codes_near(32)
+    with pytest.raises(InputError, match="codebook is 'cdebook'; did you mean 'codebook'"):
+        run.codes_near(0, codebook="cdebook")
+
+
+def test_interpolation_walks_the_grid_from_end_to_end(run):
+    ends = [run.encode(NOISE[None, :32, i : i + 32]) for i in (0, 20)]
+    way = run.interpolate(*ends, steps=5)
+    assert len(way) == 5
+    np.testing.assert_array_equal(way[0]["codebook"], ends[0]["codebook"])
+    np.testing.assert_array_equal(way[-1]["codebook"], ends[1]["codebook"])
+    at = np.array([np.unravel_index(codes["codebook"], (4, 8)) for codes in way])
+    longest = np.abs(at[-1] - at[0])
+    assert np.all(np.abs(np.diff(at, axis=0)) <= np.ceil(longest / 4))
+    assert run.decode(way[2]).shape == (1, 32, 32, 3)
+    with pytest.raises(InputError, match="steps is 1; it must be 2 or larger"):
+        run.interpolate(*ends, steps=1)
+    with pytest.raises(InputError, match=r"are of different shapes: \[1, 8, 8\] and \[1, 4, 4\]"):
+        run.interpolate(ends[0], {"codebook": np.zeros((1, 4, 4), int)}, steps=3)
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_between_is_on_a_shortest_way(name):
+    """d(a, m) + d(m, b) is d(a, b) but for rounding to a node, and the share of the way is kept."""
+    grid = GRIDS[name]((5, 6))
+    a, b = np.random.default_rng(1).integers(0, 30, (2, 200))
+    for share in (0.0, 0.25, 0.5, 1.0):
+        between = grid.between(a, b, share)
+        whole, before, after = (np.asarray(grid.distance(*pair)) for pair in ((a, b), (a, between), (between, b)))
+        assert np.max(np.abs(before - share * whole)) <= 1.5
+        assert np.max(before + after - whole) <= 2.01
+        if share in (0.0, 1.0):
+            np.testing.assert_array_equal(between, b if share else a)
+
+
+def test_the_way_on_a_torus_may_lead_over_the_border():
+    assert int(GRIDS["torus"]((1, 8)).between(7, 1, 0.5)) == 0
+    assert int(GRIDS["plane"]((1, 8)).between(7, 1, 0.5)) == 4

@@ -1,0 +1,104 @@
+"""A run as programs of `jax.export`: they run where there is neither kvae nor Flax, for a batch of any size."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import kvae
+from kvae.errors import InputError
+from kvae.training.loop import train
+
+ALONE = """
+import json, pathlib, sys
+import jax.export
+import numpy as np
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("kvae", "flax", "orbax"):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Missing())
+folder = pathlib.Path(sys.argv[1])
+said = json.loads((folder / "export.json").read_text())
+encode, decode = (
+    jax.export.deserialize((folder / said["programs"][name]["file"]).read_bytes()) for name in ("encode", "decode")
+)
+images = np.load(folder / "images.npy")
+found = {}
+for count in (1, 3):
+    codes = encode.call(images[:count])
+    found |= {f"{name}_{count}": array for name, array in codes.items()}
+    found[f"images_{count}"] = decode.call(codes)
+np.savez(folder / "found.npz", **found)
+assert not {"kvae", "flax", "orbax"} & {name.partition(".")[0] for name in sys.modules}
+print(*encode.platforms)
+"""
+
+
+@pytest.fixture(scope="module")
+def run(make_config, data_dir):
+    folder = pathlib.Path(data_dir) / "run_to_export"
+    if not folder.exists():
+        config = make_config("vqvae2", steps=2, log_every_steps=2, evaluate_every_steps=2)
+        train(config, str(folder), jax.devices()[:1])
+    return kvae.load(str(folder))
+
+
+def test_they_run_without_kvae_and_flax_as_the_run_does(run, tmp_path):
+    run.export(tmp_path)
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, str(tmp_path)], capture_output=True, text=True, cwd=tmp_path, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["cpu", "cuda", "tpu"]
+    found = np.load(tmp_path / "found.npz")
+    for count in (1, 3):
+        codes = run.encode(images[:count])
+        assert {f"{name}_{count}" for name in codes} <= set(found)
+        for name, expected in codes.items():
+            assert found[f"{name}_{count}"].dtype == np.int32
+            assert np.mean(found[f"{name}_{count}"] == expected) > 0.99  # compiled anew: a near tie may fall otherwise
+        decoded = run.decode({name: found[f"{name}_{count}"] for name in codes}).astype(int)
+        assert np.max(np.abs(found[f"images_{count}"] - decoded)) <= 1
+
+
+def test_a_description_says_the_shapes(run, tmp_path):
+    run.export(tmp_path, batch=4, size=64)
+    said = json.loads((tmp_path / "export.json").read_text())
+    assert said["programs"]["encode"] == {
+        "file": "encode.jax_export",
+        "inputs": {"images": {"dtype": "uint8", "shape": [4, 64, 64, 3]}},
+        "outputs": {
+            "bottom": {"dtype": "int32", "shape": [4, 16, 16]}, "top": {"dtype": "int32", "shape": [4, 8, 8]}
+        },
+    }  # fmt: skip
+    assert said["programs"]["decode"]["outputs"] == said["programs"]["encode"]["inputs"]
+    assert said["platforms"] == ["cpu", "cuda", "tpu"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch": 0}, "batch is 0; it must be a name such as 'b', for any size, or a size such as 64"),
+        ({"batch": "2b"}, "batch is '2b'; it must be a name"),
+        ({"size": 30}, "images are 30 x 30; height and width must be multiples of 8"),
+    ],
+)
+def test_what_cannot_be_exported_is_told(run, tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        run.export(tmp_path, **options)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_a_file_is_told(run, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="cannot be written"):
+        run.export(tmp_path / "file")

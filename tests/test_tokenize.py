@@ -1,0 +1,314 @@
+"""A data set as files of codes: what stands in them, that nothing can stop them, and what is said to a mistake."""
+
+import json
+import os
+import pathlib
+import random
+import socket
+import subprocess
+import sys
+import time
+from typing import Annotated
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pyarrow.parquet
+import pytest
+import tensorflow_datasets as tfds
+from annotated_types import Ge
+from PIL import Image
+
+import kvae
+from kvae import program
+from kvae.data import tokens as module
+from kvae.models.model import Metric, Model, Objective
+from kvae.tokenize import __main__ as tokenize
+from kvae.training.config import load_data
+from kvae.training.loop import train
+
+ROOT = pathlib.Path(__file__).parents[1]
+COUNT = 21
+
+
+@pytest.fixture(scope="module")
+def run(make_config, data_dir):
+    folder = pathlib.Path(data_dir) / "run_to_tokenize"
+    if not folder.exists():
+        train(make_config(steps=4, evaluate_every_steps=4), str(folder), jax.devices()[:1])
+    return kvae.load(str(folder))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """21 images in two folders."""
+    rng, root = np.random.default_rng(0), tmp_path_factory.mktemp("images")
+    for i in range(COUNT):
+        path = root / ("cats" if i % 3 else "dogs") / f"{i:02}.png"
+        path.parent.mkdir(exist_ok=True)
+        colours = rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)
+        Image.fromarray(colours).resize((50, 40), Image.Resampling.BICUBIC).save(path)
+    return root
+
+
+def start(*arguments):
+    return program.run(tokenize.main, [str(argument) for argument in arguments])
+
+
+def of_images(run, images, out, *more):
+    """The command's arguments."""
+    return [run.workdir, f"--images={images}", f"--out={out}", "--batch-size=8", "--shard-size=10", *more]
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in pathlib.Path(folder).iterdir()}
+
+
+@pytest.fixture(scope="module")
+def tokens(run, images, tmp_path_factory):
+    """What a call that nothing disturbs writes."""
+    out = tmp_path_factory.mktemp("tokens") / "out"
+    assert start(*of_images(run, images, out)) == 0
+    return out
+
+
+def test_rows_are_the_codes_of_the_images_in_their_order(run, images, tokens):
+    """As tfds reads them without kvae; a last batch and a last shard are smaller."""
+    names = sorted(path.relative_to(images).as_posix() for path in images.rglob("*.png"))
+    codes = run.encode(run.read_images(images))["codebook"]
+    rows = list(tfds.builder_from_directory(str(tokens)).as_data_source("train"))
+    assert [row["index"] for row in rows] == list(range(COUNT))
+    assert [row["name"].decode() for row in rows] == names
+    assert [row["label"] for row in rows] == [int(name.startswith("dogs")) for name in names]
+    np.testing.assert_array_equal([row["codebook"] for row in rows], codes)
+    assert rows[0]["codebook"].dtype == np.int16
+    said = json.loads((tokens / "tokens.json").read_text())
+    assert said["codebooks"]["codebook"] == {
+        "shape": [8, 8], "dtype": "int16", "codebook_size": 32, "grid_shape": [4, 8], "stride": 4
+    }  # fmt: skip
+    assert (said["step"], said["label_names"], list(said["digests"])) == (4, ["cats", "dogs"], ["codebook"])
+    assert sum(said["splits"]["train"]["files"].values()) == said["splits"]["train"]["rows"] == COUNT
+    assert list(said["splits"]["train"]["files"].values()) == [10, 10, 1]
+
+
+def test_parquet_holds_the_same_rows(run, images, tokens, tmp_path):
+    assert start(*of_images(run, images, tmp_path / "out", "--format=parquet")) == 0
+    table = pyarrow.parquet.read_table(sorted((tmp_path / "out").glob("train-*.parquet")))
+    rows = list(tfds.builder_from_directory(str(tokens)).as_data_source("train"))
+    assert table.column_names == ["index", "name", "label", "codebook"]
+    assert table["codebook"].type == pyarrow.list_(pyarrow.list_(pyarrow.int16(), 8), 8)
+    np.testing.assert_array_equal(table["codebook"].to_pylist(), [row["codebook"] for row in rows])
+    assert table["name"].to_pylist() == [row["name"].decode() for row in rows]
+    both = [module.tokens(str(folder)) for folder in (tokens, tmp_path / "out")]
+    for split in ("train", "validation"):
+        examples = [dataset.train if split == "train" else dataset.validation[split] for dataset in both]
+        jax.tree.map(np.testing.assert_array_equal, *[examples_of.arrays for examples_of in examples])
+
+
+def test_the_run_s_own_data_set_has_both_splits(run, tmp_path):
+    assert start(run.workdir, f"--out={tmp_path / 'out'}", "--dataset.size=128", "--batch-size=8") == 0
+    dataset, _ = load_data({**run.config, "dataset": {**run.config["dataset"], "size": 128}})
+    read = module.tokens(str(tmp_path / "out"))
+    for tokens, images in (
+        (read.train, dataset.train),
+        (read.validation["validation"], dataset.validation["validation"]),
+    ):
+        assert len(tokens) == len(images)
+        codes = run.encode(images[np.arange(8)]["image"])["codebook"]
+        np.testing.assert_array_equal(tokens[np.arange(8)]["codebook"], codes)
+
+
+def test_many_tokens_stay_on_disk(run, images, tokens, monkeypatch):
+    held = module.tokens(str(tokens))
+    monkeypatch.setattr(module, "MEMORY_BYTES", 0)
+    streamed = module.tokens(str(tokens))
+    assert isinstance(streamed.train, module.TokenExamples)
+    for i in range(len(held.train)):
+        jax.tree.map(np.testing.assert_array_equal, streamed.train[i], held.train[i])
+
+
+def test_shards_that_are_there_stay_and_the_others_are_made_again(run, images, tokens, tmp_path, capsys):
+    """Whatever is missing; a file half-written by a kill goes."""
+    whole, out = contents(tokens), tmp_path / "out"
+    assert start(*of_images(run, images, out)) == 0
+    assert contents(out) == whole
+    kept = next(out.glob("*00001-of-00003"))
+    before = kept.stat().st_mtime_ns
+    next(out.glob("*00000-of-00003")).rename(out / f".{kept.name}.4711")
+    assert start(*of_images(run, images, out)) == 0
+    assert contents(out) == whole
+    assert kept.stat().st_mtime_ns == before
+    assert start(*of_images(run, images, out)) == 0
+    assert f"{out} is complete already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file_format", ["array_record", "parquet"])
+def test_sigkill_at_random_moments_changes_no_byte(run, images, tmp_path, file_format):
+    more = [f"--format={file_format}", "--shard-size=1", "--batch-size=8"]
+    whole, killed = (of_images(run, images, tmp_path / name, *more) for name in ("whole", "killed"))
+    assert start(*whole) == 0
+    out, chance = tmp_path / "killed", random.Random(0)
+    command = [sys.executable, "-m", "kvae.tokenize", *killed]
+    for shards in sorted(chance.sample(range(1, COUNT), 1)):
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+        while process.poll() is None and (not out.exists() or len(os.listdir(out)) <= shards):
+            time.sleep(0.0005)
+        process.kill()
+        process.wait()
+    assert start(*killed) == 0
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_of_two_processes_each_writes_its_share(run, images, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = {
+        **os.environ, "JAX_NUM_CPU_DEVICES": "8", "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"
+    }  # fmt: skip
+    arguments = of_images(run, images, tmp_path / "two", "--shard-size=2")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "kvae.tokenize", *arguments],
+            cwd=ROOT, env={**environment, "JAX_PROCESS_ID": str(i)}, stderr=subprocess.PIPE, text=True,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert start(*of_images(run, images, tmp_path / "one", "--shard-size=2")) == 0
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+def test_a_damaged_image_is_named_and_left_out_only_if_that_is_asked(run, images, tokens, tmp_path, capsys):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i, path in enumerate(sorted(images.rglob("*.png"))):
+        (folder / path.name).write_bytes(path.read_bytes()[: 60 if i == 4 else None])
+    assert start(*of_images(run, folder, tmp_path / "out")) == 2
+    said = capsys.readouterr().err
+    assert said.count("kvae: ") == 1
+    assert "not a readable image" in said and "or give --skip-unreadable" in said
+    assert start(*of_images(run, folder, tmp_path / "skipped", "--skip-unreadable")) == 0
+    assert "; 1 images left out" in capsys.readouterr().err
+    rows = list(tfds.builder_from_directory(str(tmp_path / "skipped")).as_data_source("train"))
+    names = sorted(path.name for path in folder.iterdir())
+    damaged = next(path.name for path in folder.iterdir() if path.stat().st_size == 60)
+    assert [row["name"].decode() for row in rows] == [name for name in names if name != damaged]
+    assert [names[row["index"]] for row in rows] == [row["name"].decode() for row in rows]
+
+
+def test_images_come_back(run, images, tokens, tmp_path):
+    assert start(run.workdir, f"--decode={tokens}", f"--out={tmp_path}", "--batch-size=8") == 0
+    names = sorted(path.relative_to(images) for path in images.rglob("*.png"))
+    expected = run.decode(run.encode(run.read_images(images)))
+    for name, image in zip(names, expected, strict=True):
+        found = np.asarray(Image.open(tmp_path / "train" / f"{name}.png")).astype(int)
+        assert np.max(np.abs(found - image)) <= 1
+
+
+class Prior(Model):
+    """A model of the second stage: how likely each code is at each position."""
+
+    codes: Annotated[int, Ge(2)] = 32
+    positions: Annotated[int, Ge(1)] = 64
+
+    def setup(self):
+        self.logits = self.param("logits", nn.initializers.zeros, (self.positions, self.codes))
+
+    def objective(self, batch, *, train=True):
+        codes = batch["codebook"].reshape(-1, self.positions)
+        losses = optax.softmax_cross_entropy_with_integer_labels(self.logits[None], codes).mean(axis=1)
+        loss = jnp.mean(losses, where=batch["mask"]) if "mask" in batch else jnp.mean(losses)
+        return Objective(loss, {"loss": loss})
+
+    @property
+    def metrics(self):
+        return {"loss": Metric(panel=("Loss", "nats a code"))}
+
+
+def test_a_model_of_the_second_stage_trains_on_them(tokens, tmp_path, monkeypatch):
+    monkeypatch.setitem(kvae.MODELS, "prior", Prior)
+    config = {
+        "steps": 40, "batch_size": 8, "log_every_steps": 20, "evaluate_every_steps": 20, "checkpoint_every_steps": 20,
+        "dataset": {"name": "tokens", "path": str(tokens)}, "model": {"name": "prior"},
+        "optimizer": {"learning_rate": 0.1},
+    }  # fmt: skip
+    rows = kvae.train(config, str(tmp_path / "run")).metrics
+    assert rows[-1]["train/loss"] < rows[-1]["valid/loss"] < np.log(32)  # better than chance, also on others
+
+
+def refusals(run, images, tokens, tmp_path):
+    """Mistakes, and what is said to them."""
+    unfinished, empty, no_run = tmp_path / "unfinished", tmp_path / "empty", tmp_path / "no_run"
+    for folder in (unfinished, empty, no_run):
+        folder.mkdir()
+    (unfinished / "tokens.unfinished.json").write_text("{}")
+    (no_run / "config.json").write_text((pathlib.Path(run.workdir) / "config.json").read_text())
+    here = [run.workdir, f"--out={tmp_path / 'out'}"]
+    yield [tmp_path / "none", here[1]], "is no run: it has no config.json"
+    yield [no_run, here[1]], "has no checkpoint yet"
+    yield [*here, f"--images={empty}"], "holds no images"
+    yield [*here, f"--images={tmp_path / 'none'}"], "does not exist; name a folder of images"
+    yield [*here, f"--images={images}", "--size=30"], "images are 30 x 30; height and width must be multiples of 4"
+    yield [*here, f"--images={images}", "--batch-size=7"], "it must be a multiple of 8 (8 devices)"
+    yield [*here, f"--images={images}", "--format=parket"], "did you mean 'parquet'?"
+    yield [*here, "--dataset=foto"], "dataset.name is 'foto'"
+    yield [*here, "--dataset.path=x"], "has no field 'path'"
+    yield [*here, "--data_dir=x"], "'--data_dir=x' is not an option"
+    yield [*here, "--dataset=tokens", f"--dataset.path={tokens}"], "has no images; it has codebook, label"
+    yield [run.workdir, f"--images={images}", f"--out={images}"], "holds other files; choose an empty or a new folder"
+    yield of_images(run, images, tokens, "--shard-size=5"), "was made by another call: shard_size 10 -> 5"
+    yield [*here, f"--decode={unfinished}"], "is not finished; run the same command of kvae.tokenize again"
+    yield [*here, f"--decode={empty}"], "holds no tokens: it has no tokens.json"
+
+
+def test_a_mistake_is_one_line(run, images, tokens, tmp_path, capsys):
+    for arguments, message in refusals(run, images, tokens, tmp_path):
+        assert start(*arguments) == 2, message
+        said = capsys.readouterr().err
+        assert message in said
+        assert said.count("\n") == 1 and said.startswith("kvae: "), said
+        assert not (tmp_path / "out").exists()
+
+
+def test_codes_of_another_run_are_refused(run, images, tokens, make_config, tmp_path, capsys):
+    train(make_config(steps=2, log_every_steps=2, evaluate_every_steps=2), str(tmp_path / "run"), jax.devices()[:1])
+    other = kvae.load(str(tmp_path / "run"))
+    assert start(*of_images(other, images, tokens)) == 2
+    assert f"was made by another call: run {run.workdir} -> {other.workdir}; step 4 -> 2" in capsys.readouterr().err
+    assert start(other.workdir, f"--decode={tokens}", f"--out={tmp_path / 'out'}") == 2
+    assert "at step 2 has another codebook" in capsys.readouterr().err
+
+
+def test_damaged_files_are_named(tokens, tmp_path):
+    for damage, file in ((lambda data: data[: len(data) // 2], "*00000-of-00003"), (lambda _: b"{", "tokens.json")):
+        folder = tmp_path / file.strip("*")
+        folder.mkdir()
+        for name, data in contents(tokens).items():
+            (folder / name).write_bytes(data)
+        path = next(folder.glob(file))
+        path.write_bytes(damage(path.read_bytes()))
+        with pytest.raises(kvae.InputError, match=f"{path.name}: not readable"):
+            module.tokens(str(folder))
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(run, images, tokens, tmp_path):
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "from kvae import program; from kvae.tokenize.__main__ import main;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (70_000, 70_000));"
+        "sys.exit(program.run(main, sys.argv[1:]))"
+    )
+    arguments = of_images(run, images, tmp_path / "out")
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=120
+    )
+    assert done.returncode == 2, done.stderr
+    assert "cannot be written: " in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert start(*arguments) == 0
+    assert contents(tmp_path / "out") == contents(tokens)
