@@ -50,6 +50,9 @@ def get_config(variant=""):
     config.model.quantizer.init_count = 1.0
     config.model.quantizer.update_empty = True
     config.model.quantizer.commitment_weight = 0.25
+    config.model.quantizer.metric = "euclidean"
+    config.model.quantizer.gradient = "straight_through"
+    config.model.quantizer.restart_below = 0.0  # never
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.learning_rate = 1e-3

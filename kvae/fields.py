@@ -78,8 +78,12 @@ def fields_of(owner: Callable) -> dict[str, Field]:
 
 
 def _section(annotation) -> type | None:
-    candidates = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    candidates = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
     return next((kind for kind in candidates if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None)
+
+
+def _is_union(annotation) -> bool:
+    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
 
 
 def checked(where: str, given: Mapping, owner: Callable, *, without: Collection[str] = ()) -> dict[str, Any]:
@@ -172,7 +176,7 @@ def words(annotation, value=None) -> str:
         return choices[0]
     if typing.get_origin(kind) is tuple:
         return _tuple(*typing.get_args(kind), least=any(isinstance(c, annotated_types.MinLen) for c in constraints))
-    if isinstance(kind, types.UnionType):
+    if _is_union(kind):
         return " or ".join(words(part) for part in typing.get_args(kind))
     ranges = " and ".join(text for constraint in constraints if (text := _range(constraint, value)))
     return ", ".join(filter(None, (KINDS.get(kind, getattr(kind, "__name__", str(kind))), ranges)))
@@ -183,7 +187,7 @@ KINDS = {int: "an integer", float: "a number", bool: "True or False", str: "a st
 
 def _tuple(*elements, least: bool) -> str:
     if elements[-1] is not Ellipsis:
-        return f"({', '.join(words(element) for element in elements)})"
+        return f"({'; '.join(words(element) for element in elements)})"
     head, element = "a tuple of one or more" if least else "a tuple of", words(elements[0])
     if element.startswith("("):
         return f"{head} {element}"

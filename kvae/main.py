@@ -2,8 +2,9 @@
 
     python -m kvae.main --config=configs/photos_vqvae.py [--workdir=DIR] [--config.FIELD=VALUE ...] [--debug]
 
-Any field of the file can be set: --config.steps=100. Run the same command again and it goes on where it stopped. The
-exit status is 0, 2 after an error that you can mend, and 75 where the run was asked to stop before its last step.
+Any field of the file can be set: --config.steps=100. `--config=FILE --help` lists them. Run the same command again and
+it goes on where it stopped. The exit status is 0, 2 after an error that you can mend, and 75 where the run was asked to
+stop before its last step.
 """
 
 import sys
@@ -32,6 +33,8 @@ def parse(argv: list[str]) -> tuple[dict, str]:
 
 def main(argv: list[str]) -> int:
     """Trains the run that the arguments describe; returns the exit status."""
+    if {"-h", "--help"} & {*argv} and any(argument.startswith("--config=") for argument in argv):
+        return show_fields([argument for argument in argv if argument not in ("-h", "--help")])
     config, workdir = parse(argv)
     # Imported here, so that a typo is told at once.
     from kvae.training.cluster import joined_cluster
@@ -43,6 +46,15 @@ def main(argv: list[str]) -> int:
         keep_compiled_programs()
         reached = train(config, workdir)
     return 0 if reached == config["steps"] else program.STOPPED
+
+
+def show_fields(argv: list[str]) -> int:
+    """Prints every field of the config that the arguments describe; returns 0."""
+    from kvae.training.config import checked_config
+    from kvae.training.reference import as_text
+
+    print(as_text(checked_config(parse(argv)[0])), end="")
+    return 0
 
 
 if __name__ == "__main__":

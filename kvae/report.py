@@ -1,9 +1,51 @@
-"""`python -m kvae.report`: see `kvae.paper.tables`."""
+"""Runs side by side, in Markdown: a line for each config, and the fields that differ as columns.
+
+    python -m kvae.report runs/one runs/two [--out=FILE]
+    python -m kvae.report runs/one runs/two --curves=curves.png
+    python -m kvae.report runs/paper/photos --table=3
+
+RUNS are run folders, or folders with runs somewhere below them. `--table` prints a table of the paper, or `all`, from
+the runs that have its settings.
+"""
 
 import sys
 
 from kvae import program
-from kvae.paper.tables import main
+from kvae.errors import choose, errors_of_writing
+from kvae.figures import run as figures
+from kvae.files import write_text
+from kvae.paper import tables
+from kvae.paper.settings import load_experiments
+from kvae.results.comparison import comparison, curves
+from kvae.results.seeds import read_seeds
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program; returns its exit status."""
+    parser = program.Parser("python -m kvae.report", __doc__)
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help="run folders, or folders above them")
+    parser.add_argument("--table", metavar="NAME", help="a table of the paper, such as 3 or schedules, or all")
+    parser.add_argument("--out", metavar="FILE", help="a file for the tables; by default they are printed")
+    parser.add_argument("--curves", metavar="PNG", help="a file for the curves of the runs")
+    parser.add_argument("--experiments", metavar="FILE", help="what is compared, instead of kvae/paper/experiments.py")
+    chosen = parser.parse_args(argv)
+    experiments = load_experiments(chosen.experiments)
+    if chosen.table is None:
+        text = comparison(read_seeds(chosen.runs))
+    else:
+        if chosen.table != "all":
+            choose("--table", chosen.table, experiments["TABLES"])
+        text = tables.report(chosen.runs, experiments, None if chosen.table == "all" else chosen.table)
+    if chosen.curves:
+        with errors_of_writing(chosen.curves):
+            figures.comparison(chosen.curves, curves(read_seeds(chosen.runs)), "Validation, run beside run")
+    if chosen.out:
+        with errors_of_writing(chosen.out):
+            write_text(chosen.out, text)
+    else:
+        print(text, end="")
+    return 0
+
 
 if __name__ == "__main__":
     sys.exit(program.run(main, sys.argv[1:]))

@@ -256,8 +256,11 @@ def test_a_thousand_unreadable_images_are_still_one_line(tmp_path):
         ({"path": "{}/a.png"}, "dataset.path: {}/a.png is a file; name a folder of images"),
         ({"path": "{}/none_here"}, "dataset.path: {}/none_here holds no images; it takes two, "),
         ({"path": "{}"}, "dataset.path: {} holds 1 image; it takes two, one to train and one to validate"),
-        ({"path": "{}", "size": 0}, "dataset.size is 0; it must be 1 or larger"),
-        ({"path": "{}", "validation_fraction": 1.0}, "dataset.validation_fraction is 1.0; it must lie between 0 and 1"),
+        ({"path": "{}", "size": 0}, "dataset.size is 0; it must be an integer, 1 or larger"),
+        (
+            {"path": "{}", "validation_fraction": 1.0},
+            "dataset.validation_fraction is 1.0; it must be a number, larger than 0 and below 1",
+        ),
     ],
 )
 def test_what_cannot_be_is_named(tmp_path, fields, message):
@@ -286,3 +289,22 @@ def test_a_log_file_gets_no_progress_bar(tmp_path, capfd):
     shades(tmp_path, ["a.png", "b.png"])
     folder(str(tmp_path), size=8)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("memory_bytes", [2**31, 0], ids=["in memory", "streamed"])
+def test_the_first_folder_of_an_image_is_its_label_where_all_have_one(tmp_path, monkeypatch, memory_bytes):
+    monkeypatch.setattr(module, "MEMORY_BYTES", memory_bytes)
+    names = [f"{kind}/{more}{i}.png" for kind in ("cats", "dogs") for more in ("", "deeper/") for i in range(6)]
+    shade = shades(tmp_path, names)
+    kinds = {level: name.partition("/")[0] for name, level in shade.items()}
+    dataset = folder(str(tmp_path), size=4, validation_fraction=0.3)
+    assert dataset.label_names == ("cats", "dogs")
+    for examples in (dataset.train, dataset.validation["validation"]):
+        for i in range(len(examples)):
+            example = examples[i]
+            assert example["label"].dtype == np.int32
+            assert dataset.label_names[example["label"]] == kinds[int(example["image"][0, 0, 0])]
+    save(tmp_path / "loose.png")
+    unlabelled = folder(str(tmp_path), size=4)
+    assert unlabelled.label_names == ()
+    assert unlabelled.train[0].keys() == {"image"}

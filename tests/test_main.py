@@ -209,21 +209,25 @@ ABOVE = {
     "files": set(),
     "fields": {"errors"},
     "grids": {"errors", "fields"},
+    "meshes": set(),
     "topology": {"errors", "fields", "grids"},
-    "kohonen": {"topology"},
+    "kohonen": {"meshes", "topology"},
     "classic": {"errors", "kohonen", "topology"},
     "measures": {"errors", "kohonen", "topology"},
     "data": {"errors", "fields", "files"},
     "figures": {"errors", "files"},
     "models": {"errors", "fields", "topology", "kohonen", "measures", "figures"},
+    "nnx": {"errors", "fields", "kohonen", "models", "topology"},
+    "testing": {"models"},
     "program": {"errors"},
     "training": {"errors", "fields", "files", "data", "models", "figures"},
     "main": {"errors", "program", "training"},
     "run": {"errors", "models", "training"},
     "benchmark": {"errors", "files", "data", "models", "program", "main", "training"},
+    "results": {"errors", "models", "training"},
     "paper": {"errors", "files", "program", "topology", "kohonen", "classic", "measures", "data", "models", "figures"}
-    | {"training", "main", "run"},
-    "report": {"program", "paper"},
+    | {"training", "main", "run", "results"},
+    "report": {"errors", "files", "figures", "program", "results", "paper"},
 }
 """What each folder, or file beside the folders, may import of the others: downwards only."""
 

@@ -103,6 +103,6 @@ def test_the_effect_of_sigma(make_config, tmp_path, capsys, monkeypatch):
 )
 def test_a_figure_without_its_runs_says_what_it_needs(make_config, tmp_path, capsys, figure, fields, message):
     (tmp_path / "config.json").write_text(json.dumps(make_config(steps=2, **fields)))
-    (tmp_path / "metrics.jsonl").write_text('{"step": 2, "valid/reconstruction_loss": 0.1}\n')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 2, "valid/loss": 0.1, "valid/reconstruction_loss": 0.1}\n')
     assert program.run(paper.main, [f"--figure={figure}", str(tmp_path), f"--out={tmp_path}"]) == 2
     assert capsys.readouterr().err == f"kvae: {message}\n"

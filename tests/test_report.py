@@ -5,14 +5,14 @@ import pathlib
 
 import pytest
 
-from kvae import main, program
+from kvae import main, program, report
 from kvae.errors import InputError
-from kvae.paper import results
-from kvae.paper import tables as report
+from kvae.paper import settings, tables
+from kvae.results.seeds import read_seeds
 from kvae.training.config import flatten
 
 ROOT = pathlib.Path(__file__).parents[1]
-EXPERIMENTS = results.load_experiments(None)
+EXPERIMENTS = settings.load_experiments(None)
 BASE = {name.removeprefix("model.quantizer."): value for name, value in EXPERIMENTS["BASE"].items()}
 
 
@@ -36,7 +36,8 @@ def make_run(
         },
         "optimizer": {"schedule": "constant"},
     }
-    rows = [{"step": 100 * (i + 1), "valid/reconstruction_loss": loss} for i, loss in enumerate(losses)]
+    names = ("valid/loss", "valid/reconstruction_loss")
+    rows = [{"step": 100 * (i + 1), **dict.fromkeys(names, loss)} for i, loss in enumerate(losses)]
     if rows:
         rows[-1] |= dict(last)
     folder.mkdir(parents=True)
@@ -46,7 +47,7 @@ def make_run(
 
 
 def table(*folders, name="2", dataset="photos"):
-    return results.collect(results.read_seeds(folders), EXPERIMENTS, name, dataset)
+    return settings.collect(read_seeds(folders), EXPERIMENTS, name, dataset)
 
 
 def row_of(text, label):
@@ -72,7 +73,7 @@ def measured(text, label, heading):
     ],
 )
 def test_steps_to_a_share_of_the_run_s_own_lowest_loss(tmp_path, losses, ten, twenty):
-    measures = results.measures_of(results.read_seeds([make_run(tmp_path / "run", losses)])[0])
+    measures = settings.measures_of(read_seeds([make_run(tmp_path / "run", losses)])[0])
     assert (measures["steps_10"], measures["steps_20"]) == (ten, twenty)
     assert measures["loss"] == min(losses)
 
@@ -82,7 +83,7 @@ def test_seeds_are_averaged_with_the_sample_s_deviation_whether_replicas_or_runs
     two = make_run(tmp_path / "two", [[0.5, 0.6], [0.05, 0.06]], replicas=2, last=metrics)
     metrics = {"valid/perplexity": 220.0, "valid/topographic_error_8": 0.6}
     one = make_run(tmp_path / "one", [0.7, 0.07], seed=2, last=metrics)
-    text = report.report([two, one], EXPERIMENTS, "2")
+    text = tables.report([two, one], EXPERIMENTS, "2")
     cells = row_of(text, "hard, 2D")
     assert cells[1:5] == ["3", "60.0 ± 10.0 (+0.0%)", "200 ± 0", "200 ± 0"]
     assert measured(text, "hard, 2D", "perplexity") == "210 ± 10"
@@ -93,7 +94,7 @@ def test_seeds_are_averaged_with_the_sample_s_deviation_whether_replicas_or_runs
 def test_one_seed_has_no_deviation_and_the_distance_to_the_best_is_said(tmp_path):
     make_run(tmp_path / "hard", [0.5, 0.05])
     make_run(tmp_path / "ema", [0.5, 0.055], quantizer={"neighborhood": "none"})
-    text = report.report([str(tmp_path)], EXPERIMENTS, "2")
+    text = tables.report([str(tmp_path)], EXPERIMENTS, "2")
     assert row_of(text, "hard, 2D")[1:3] == ["1", "50.0 (+0.0%)"]
     assert row_of(text, "none (EMA-VQ)")[1:3] == ["1", "55.0 (+10.0%)"]
     assert "- missing: Gaussian, 2D (gaussian)" in text
@@ -105,7 +106,7 @@ def test_the_paper_s_figures_stand_beside_ours_only_where_the_data_set_is_the_pa
         f"valid/perplexity_{level}": value for level, value in (("top", 300.0), ("bottom", 280.0))
     })  # fmt: skip
     make_run(tmp_path / "photos", [0.5, 0.05])
-    text = report.report([str(tmp_path)], EXPERIMENTS, "2")
+    text = tables.report([str(tmp_path)], EXPERIMENTS, "2")
     cifar10, faces, photos = text.split("### ")[1:]
     assert row_of(cifar10, "hard, 2D")[2:8] == [
         "51.9 (+0.0%)", "52.1 ± 0.2", "200", "5,200 ± 600", "200", "2,500 ± 500"
@@ -158,9 +159,9 @@ def test_a_seed_counts_once(tmp_path):
 def test_runs_of_no_setting_are_named(tmp_path):
     run = make_run(tmp_path / "hard", [0.5, 0.05])
     wide = make_run(tmp_path / "wide", [0.5, 0.05], quantizer={"radius": 3.0})
-    assert f"- left out: {wide}: it has no setting" in report.report([run, wide], EXPERIMENTS, "2")
+    assert f"- left out: {wide}: it has no setting" in tables.report([run, wide], EXPERIMENTS, "2")
     with pytest.raises(InputError, match="no run has a setting of table 2"):
-        report.report([wide], EXPERIMENTS, "2")
+        tables.report([wide], EXPERIMENTS, "2")
 
 
 def test_every_setting_is_told_from_the_others_and_fits_its_configs(monkeypatch):
@@ -170,7 +171,7 @@ def test_every_setting_is_told_from_the_others_and_fits_its_configs(monkeypatch)
             config, _ = main.parse(
                 [f"--config={file}", *(f"--config.{name}={value}" for name, value in fields.items())]
             )
-            assert results.setting_of(json.loads(json.dumps(flatten(config))), EXPERIMENTS) == setting
+            assert settings.setting_of(json.loads(json.dumps(flatten(config))), EXPERIMENTS) == setting
 
 
 def test_tables_speak_of_settings_that_exist():

@@ -7,11 +7,11 @@ import shlex
 import pytest
 
 from kvae import main, program
-from kvae.paper import results, sweep
+from kvae.paper import settings, sweep
 from kvae.training.config import flatten
 
 ROOT = pathlib.Path(__file__).parents[1]
-EXPERIMENTS = results.load_experiments(None)
+EXPERIMENTS = settings.load_experiments(None)
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ def test_every_command_makes_the_run_that_the_report_takes_for_its_setting(capsy
     assert list(commands) == list(EXPERIMENTS["TABLES"][table]["rows"])
     for setting, command in commands.items():
         config, workdir = main.parse(command)
-        assert results.setting_of(json.loads(json.dumps(flatten(config))), EXPERIMENTS) == setting
+        assert settings.setting_of(json.loads(json.dumps(flatten(config))), EXPERIMENTS) == setting
         assert workdir == f"{tmp_path}/{dataset}/{setting}"
         assert config["replicas"] == EXPERIMENTS["DATASETS"][dataset]["seeds"]
         assert config["dataset"]["name"] == dataset
@@ -71,7 +71,10 @@ def test_the_table_is_printed_once_all_is_trained(capsys, tmp_path, monkeypatch)
         folder = pathlib.Path(workdir)
         folder.mkdir(parents=True)
         (folder / "config.json").write_text(json.dumps(config))
-        rows = [{"step": step, "valid/reconstruction_loss": [100 / step] * 3} for step in (400, 800)]
+        rows = [
+            {"step": step, "valid/loss": [100 / step] * 3, "valid/reconstruction_loss": [100 / step] * 3}
+            for step in (400, 800)
+        ]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         return True
 
@@ -96,3 +99,13 @@ def test_the_table_is_printed_once_all_is_trained(capsys, tmp_path, monkeypatch)
 def test_a_mistake_is_one_line_before_anything_is_trained(capsys, arguments, message):
     assert program.run(sweep.main, arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_smoke_form_trains_a_table_in_seconds(capfd, tmp_path, data_dir):
+    arguments = ["--table=5", "--dataset=photos", "--smoke", "--seeds=1", f"--runs={tmp_path}"]
+    narrow = ["--config.model.channels=8", "--config.model.residual_blocks=0", f"--config.dataset.data_dir={data_dir}"]
+    assert program.run(sweep.main, [*arguments, *narrow]) == 0
+    shown = capfd.readouterr().out
+    assert shown.startswith("### Table 5, photos")
+    assert shown.count("| 1 | ") == 4
+    assert (tmp_path / "smoke" / "photos" / "som_vae" / "checkpoints").is_dir()

@@ -1,9 +1,11 @@
 """The training loop: devices, resumption, replicas, what a run leaves, and how it stops."""
 
+import contextlib
 import functools
 import json
 import logging
 import pathlib
+import types
 
 import flax.linen as nn
 import jax
@@ -14,11 +16,13 @@ import pytest
 import kvae
 from kvae import data, models
 from kvae.errors import InputError
+from kvae.figures import maps
+from kvae.models.autoencoder import Autoencoder
 from kvae.models.model import Model, Objective
 from kvae.training import devices as devices_module
-from kvae.training import loop
+from kvae.training import journal, loop
 from kvae.training.evaluate import Evaluator
-from kvae.training.journal import read_metrics
+from kvae.training.journal import Journal, read_metrics
 from kvae.training.replicas import one_of, over_axis
 from kvae.training.step import initial_state, make_optimizer, train_step
 from runs import RATES, assert_same_run, final_state, images, rows, run, states_and_step
@@ -337,3 +341,35 @@ def test_another_number_of_devices_goes_on_where_it_stopped(make_config, tmp_pat
     run(config, tmp_path / "changed", devices=2)
     for one, other in zip(rows(whole), rows(tmp_path / "changed"), strict=True):
         np.testing.assert_allclose(one["train/loss"], other["train/loss"], rtol=1e-3)
+
+
+def test_fewer_steps_than_a_run_has_taken_are_refused_and_its_config_stays(make_config, tmp_path):
+    run(make_config(steps=8), tmp_path)
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(InputError, match=r"config.steps is 4, and .* has come to step 8; set it to that or more"):
+        run(make_config(steps=4), tmp_path)
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_a_picture_that_fails_is_a_warning_and_the_checkpoint_is_there(make_config, tmp_path, monkeypatch, caplog):
+    def broken(*arguments, **options):
+        raise RuntimeError("no fonts\nat all")
+
+    monkeypatch.setattr(maps, "hit_map", broken)
+    monkeypatch.setattr(Autoencoder, "metrics", property(lambda self: {}))  # no curves either
+    with caplog.at_level(logging.WARNING, "kvae"):
+        assert run(make_config(steps=4, evaluate_every_steps=4), tmp_path) == 4
+    assert (tmp_path / "checkpoints" / "4").is_dir()
+    assert (tmp_path / "figures" / "codebook_map.png").exists()
+    assert "hit_map.png was not drawn: no fonts at all" in caplog.text
+
+
+def test_the_time_that_is_left_does_not_count_the_compilation(tmp_path, monkeypatch):
+    clock = iter([1000.0, 1002.0, 1004.0])  # a long first step is over at 1000; then one second a step
+    monkeypatch.setattr(journal, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    with contextlib.closing(Journal(str(tmp_path), first_step=0, steps=11, writes=True)) as of_run:
+        assert of_run._time_left(0) == ""
+        of_run.advance()
+        for _ in range(2):
+            of_run.advance()
+        assert of_run._time_left(3) == "0:00:08"

@@ -17,6 +17,10 @@ def faces(size: int = 256, data_dir: str = "") -> Dataset:
     data<size>x<size>.tar of tfds's celeb_a_hq. The latter has no validation split, so its last fifteenth (2,000 of
     30,000) is held out. Images have no labels here: the two sets' classes have nothing in common.
 
+    Args:
+      size: the images' side in pixels.
+      data_dir: tfds's folder; empty for its default.
+
     Raises:
       InputError: an archive is missing or damaged.
     """

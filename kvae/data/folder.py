@@ -7,13 +7,16 @@ import logging
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 import tqdm
+from annotated_types import Gt, Lt
 from PIL import Image, ImageOps
 
 from kvae.data.dataset import ArrayExamples, Dataset, Example
 from kvae.errors import InputError
+from kvae.fields import Count
 
 log = logging.getLogger(__name__)
 
@@ -26,15 +29,16 @@ NOT_OUR_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 
 def folder(
     path: str,
-    size: int = 64,
+    size: Count = 64,
     crop: bool = True,
-    validation_fraction: float = 0.1,
+    validation_fraction: Annotated[float, Gt(0), Lt(1)] = 0.1,
     skip_unreadable: bool = False,
 ) -> Dataset:
     """The images below a folder, of any format and mode that Pillow reads, as size x size x 3.
 
     Files with other suffixes and hidden files are ignored. An image validates if the hash of its path below the folder
-    says so: a file that is added does not move the others.
+    says so: a file that is added does not move the others. If every image lies in a folder below `path`, the first of
+    its folders is its label.
 
     Args:
       path: the folder; its folders are searched too.
@@ -50,14 +54,11 @@ def folder(
       InputError: there is no such folder, fewer than two images are in it, one cannot be read, or a field is out of
         range.
     """
-    if size < 1:
-        raise InputError(f"dataset.size is {size}; it must be 1 or larger")
-    if not 0 < validation_fraction < 1:
-        raise InputError(f"dataset.validation_fraction is {validation_fraction}; it must lie between 0 and 1")
     root = _existing_folder(path)
     names = np.array(_image_names(root), dtype=object)
     _require_two(root, len(names))
-    found = FolderExamples(root, names, size, crop)
+    labels, classes = _labels(names)
+    found = FolderExamples(root, names, size, crop, labels)
     in_memory = len(names) * size * size * 3 <= MEMORY_BYTES
     readable = np.ones(len(names), bool)
     if in_memory or skip_unreadable:
@@ -68,11 +69,21 @@ def folder(
 
     def part(chosen: np.ndarray):
         indices = np.flatnonzero(readable)[chosen]
+        own = labels[indices] if classes else None
         if in_memory:
-            return ArrayExamples({"image": images[indices]})
-        return dataclasses.replace(found, names=names[indices])
+            return ArrayExamples({"image": images[indices], **({"label": own} if classes else {})})
+        return dataclasses.replace(found, names=names[indices], labels=own)
 
-    return Dataset(train=part(~validates), validation={"validation": part(validates)})
+    return Dataset(part(~validates), {"validation": part(validates)}, classes)
+
+
+def _labels(names: Sequence[str]) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """The label of each image, int32 [n], and the classes: the first folder of each path, where all have one."""
+    folders = [name.partition("/")[0] if "/" in name else None for name in names]
+    if None in folders:
+        return None, ()
+    classes, labels = np.unique(folders, return_inverse=True)
+    return labels.astype(np.int32), tuple(map(str, classes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,18 +95,21 @@ class FolderExamples:
       names: the files' paths below it.
       size: edge of the square that the images are made to fit, in pixels.
       crop: keep the aspect ratio and the middle, or give the aspect ratio up.
+      labels: of the files, int32 [n], if they have any.
     """
 
     root: pathlib.Path
     names: Sequence[str]
     size: int
     crop: bool
+    labels: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Example:
-        return {"image": read_image(self.root / self.names[index], self.size, self.crop)}
+        image = {"image": read_image(self.root / self.names[index], self.size, self.crop)}
+        return image if self.labels is None else {**image, "label": self.labels[index]}
 
 
 def read_image(path: os.PathLike, size: int, crop: bool) -> np.ndarray:

@@ -29,6 +29,10 @@ def imagenet(size: int = 256, data_dir: str = "") -> Dataset:
     `<data_dir>/downloads/manual`, without TensorFlow (at 256 about 45 GB); `tfds.builder_from_directory` reads it too.
     Labels index the 1,000 WordNet ids in tfds's order.
 
+    Args:
+      size: the images' side in pixels.
+      data_dir: tfds's folder; empty for its default.
+
     Raises:
       InputError: an archive is missing or truncated, or an image in it is broken.
     """

@@ -37,7 +37,13 @@ def cifar10(data_dir: str = "", train_split: str = "train[:80%]", validation_spl
 def svhn(data_dir: str = "", train_split: str = "train", validation_split: str = "test") -> Dataset:
     """The cropped Street View House Numbers: 73,257 train, 26,032 test, 531,131 extra digits of 32 x 32.
 
-    Arguments and errors are those of `cifar10`.
+    Args:
+      data_dir: tfds's folder; empty for its default.
+      train_split: what to train on, in tfds's split language: "train", "train+extra", ...
+      validation_split: what to validate on.
+
+    Raises:
+      InputError: as `cifar10`.
     """
     return _standard("svhn_cropped", data_dir, train_split, validation_split)
 

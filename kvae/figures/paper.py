@@ -84,7 +84,7 @@ def neighborhoods(path, weights, title, winner=None):
 
     Args:
       path: the PNG file.
-      weights: {label: float [rows, columns]} from 0 to 1; the origin lies lower left, as in the paper.
+      weights: {label: float [rows, columns]} from 0 to 1; row 0 is at the top, as on the maps.
       title: what one sees.
       winner: (row, column); by default the middle of the largest weights, which is right away from the border.
     """
@@ -126,6 +126,7 @@ def _draw_weights(axes, grid, winner, writes):
             words = "1" if weight == 1 else f"{weight:.2f}"
             axes.text(x + 0.5, y + 0.5, words, ha="center", va="center", size=6.5, color=color)
     axes.set_aspect("equal")
+    axes.invert_yaxis()
     axes.grid(False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)

@@ -92,6 +92,35 @@ def curves(path, rows, panels, title):
             axes.remove()
 
 
+def comparison(path, panels, title):
+    """Draws the metrics of several runs, a panel for each metric.
+
+    Args:
+      path: the PNG file.
+      panels: {(title, unit): {label: (steps [n], values [n] or [seeds, n])}}.
+      title: what one sees.
+    """
+    refuse_empty("panels", panels)
+    labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
+    colors = dict(zip(labels, itertools.cycle(PALETTE), strict=False))
+    columns = min(2, len(panels))
+    several = any(np.ndim(values) > 1 and len(values) > 1 for lines in panels.values() for _, values in lines.values())
+    note = "line: mean over seeds; band: one standard deviation" if several else ""
+    height = 2.2 * -(-len(panels) // columns) + 0.2 * len(labels)
+    with drawing(path, 3.6 * columns + 0.2, height, title, note) as figure:
+        grid = figure.subplots(-(-len(panels) // columns), columns, squeeze=False).ravel()
+        for axes, ((heading, unit), lines) in zip(grid, panels.items(), strict=False):
+            axes.set(title=heading, ylabel=unit)
+            for label, (steps, values) in lines.items():
+                marker = {"marker": "o", "markersize": 3} if len(steps) == 1 else {}
+                mean_and_band(axes, steps, by_seed(label, values, len(steps)), colors[label], label, **marker)
+            steps_axis(axes)
+        for axes in grid[len(panels) :]:
+            axes.remove()
+        handles, names = grid[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=1)
+
+
 def _draw_curves(axes, rows, found):
     names = list(dict.fromkeys(name for _, name, _ in found))
     last, lowest = max(row["step"] for row in rows), np.inf

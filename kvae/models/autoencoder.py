@@ -47,10 +47,12 @@ def _per_position(name: str) -> Callable:
 LOSSES = ("Losses", "mean squared error")
 
 METRICS = {
-    "loss": Metric(lambda totals: _mean("reconstruction_loss")(totals) + _mean("commitment_loss")(totals)),
+    "loss": Metric(lambda totals: _mean("reconstruction_loss")(totals) + _mean("commitment_loss")(totals), better=min),
     "reconstruction_loss": Metric(_mean("reconstruction_loss"), panel=LOSSES, label="reconstruction"),
     "commitment_loss": Metric(_mean("commitment_loss"), panel=LOSSES, label="commitment"),
-    "psnr": Metric(_mean("psnr"), panel=("Reconstruction quality", "PSNR (dB)"), column="PSNR (dB)", decimals=1),
+    "psnr": Metric(
+        _mean("psnr"), panel=("Reconstruction quality", "PSNR (dB)"), column="PSNR (dB)", decimals=1, better=max
+    ),
     "perturbation_psnr_1": Metric(column="PSNR, codes moved by 1 (dB)", decimals=1),
 }
 """Metrics of a whole model, from its totals. `perturbation_psnr_1` is measured by `inspection`."""
@@ -91,10 +93,12 @@ class Autoencoder(Model):
     scale, as in the authors' release. Eq. 5's lambda acts on a mean over elements, also as in the release.
 
     Attributes:
-      mean, std: of each channel, on the 0-255 scale.
-      channels, residual_channels, residual_blocks: widths and depth of encoder and decoder.
-      codeword_size: d.
-      dtype: of the convolutions; parameters, codebooks and losses are float32.
+      mean, std: statistics of each channel, on the 0-255 scale.
+      channels: filters of the widest convolutions; the first ones have half as many.
+      residual_channels: filters inside a residual block.
+      residual_blocks: blocks in the encoder, and as many in the decoder.
+      codeword_size: d, the length of a codeword.
+      dtype: type of the convolutions; parameters, codebooks and losses are float32.
     """
 
     mean: tuple[float, float, float] = (127.5, 127.5, 127.5)

@@ -44,6 +44,7 @@ class Metric:
       label: of its line, where a panel shows several metrics.
       column: heading in a table, None where tables leave it out.
       decimals: in a table.
+      better: picks the best of several values, `min` or `max`; None where neither end is better.
     """
 
     value: Callable[[Mapping[str, Any]], float] | None = None
@@ -52,6 +53,7 @@ class Metric:
     label: str = ""
     column: str | None = None
     decimals: int = 2
+    better: Callable | None = None
 
 
 class Model(nn.Module):
@@ -100,7 +102,7 @@ class Model(nn.Module):
     @property
     def metrics(self) -> dict[str, Metric]:
         """What is to be said of the metrics by name; one that is not named is a mean over sets, and is not drawn."""
-        return {"loss": Metric(panel=("Loss", "loss"))}
+        return {"loss": Metric(panel=("Loss", "loss"), better=min)}
 
     def inspect(self, variables: Mapping[str, Any], samples: Mapping[str, np.ndarray]) -> dict[str, float]:
         """What can be measured of a trained model apart from totals, by name; `samples` are validation examples."""

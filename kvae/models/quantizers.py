@@ -35,13 +35,14 @@ class MapVQ(Quantizer):
 
     Attributes:
       grid_shape: nodes of the map along each axis; K is their product.
-      neighborhood: "none" (EMA-VQ), "hard", "gaussian", "exponential": a name in `kvae.topology.NEIGHBORHOODS`.
-      shrink_step: tau; the strength of the neighbourhood is max(lowest, initial / (1 + t tau)) after t updates.
+      neighborhood: how nodes pull their neighbours along, a name in `kvae.topology.NEIGHBORHOODS`; "none" is EMA-VQ.
+      shrink_step: tau, how fast the neighbourhood shrinks; after t updates its strength is
+        max(lowest_strength, initial_strength / (1 + t tau)).
       radius: reach of the hard neighbourhood, in nodes of the grid.
       commitment_weight: lambda of the commitment loss.
-      grid: "plane", "torus" or "hexagonal": a name in `kvae.topology.GRIDS`.
-      initial_strength: of the neighbourhood; None takes the kernel's. The paper's is 1.
-      lowest_strength: of the neighbourhood; None takes the kernel's. The paper's is 0.
+      grid: how the nodes lie, a name in `kvae.topology.GRIDS`.
+      initial_strength: strength of the neighbourhood at first; None takes the kernel's own. The paper's is 1.
+      lowest_strength: strength that the neighbourhood keeps; None takes the kernel's own. The paper's is 0.
       train: what `train` of a call is where that is not given.
     """
 
@@ -118,9 +119,9 @@ class KohonenVQ(MapVQ):
       decay: 1 - beta of the moving averages.
       init_count: N^(0), the initial count of every code.
       update_empty: whether codes without members are updated, and the counts smoothed.
-      metric: "euclidean", or "cosine": vectors and codewords are scaled to length 1.
-      gradient: how it passes to the encoder, a name in `kvae.models.quantizer.GRADIENTS`.
-      restart_below: codes whose averaged count falls below it are placed at vectors of the batch; 0 never does.
+      metric: how vectors are compared; for "cosine" they and the codewords are scaled to length 1.
+      gradient: how gradients pass to the encoder, a name in `kvae.models.quantizer.GRADIENTS`.
+      restart_below: averaged count below which a code is placed at a vector of the batch; 0 is never.
       axis_name: of the mapped axis over which statistics are added up, under `shard_map` or `pmap` only.
     """
 
@@ -192,7 +193,7 @@ class GradientVQ(MapVQ):
     Attributes:
       grid_shape, neighborhood, shrink_step, radius, commitment_weight, grid, initial_strength, lowest_strength, train:
         see `MapVQ`.
-      pull: the target of the neighbours, a name in `PULLS`.
+      pull: what the neighbours of a winner are pulled to, a name in `PULLS`.
       neighbor_weight: weight of the neighbours' term.
     """
 

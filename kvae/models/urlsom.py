@@ -64,18 +64,23 @@ class URLSOM(Model):
     non-linearity stands between the linear layer and the convolution.
 
     Attributes:
-      mean, std: of each channel, on the 0-255 scale.
-      grid_shape: of the map; neuron k sits at `np.unravel_index(k, grid_shape)`.
+      mean, std: statistics of each channel, on the 0-255 scale.
+      grid_shape: rows and columns of the map; neuron k sits at `np.unravel_index(k, grid_shape)`.
       kernel: the radial filter, a name in `FILTERS`.
-      sigma: its width, in neurons.
-      similarity_weight: gamma of Eq. 8.
-      collapse_weight: of the collapse term: 1 in the paper; 0 leaves the term out.
+      sigma: width of the radial filter, in neurons.
+      similarity_weight: gamma, weight of the similarity term in Eq. 8.
+      collapse_weight: weight of the collapse term, 1 in the paper; 0 leaves the term out.
       dropout: share of the features left out before the projection, in training.
       projection_decay: weight of the sum of squares of the projection's kernel, added to the loss (L2 regularisation).
-      channels, blocks: filters of each stage of the ResNet, and residual blocks in each.
-      crop_sizes, flip_probability, jitter, jitter_probability, greyscale_probability: see `Augmentation`.
+      channels: filters of each stage of the ResNet.
+      blocks: residual blocks in each stage of the ResNet.
+      crop_sizes: smallest and largest side of the square that a view shows, in pixels.
+      flip_probability: how often a view swaps left and right.
+      jitter: how far brightness, contrast, saturation and hue of a view may move.
+      jitter_probability: how often a view's colours are changed at all.
+      greyscale_probability: how often a view has no colours.
       label_names: the classes, by which neurons are judged and never trained; without names labels are not read.
-      dtype: of the convolutions; parameters, statistics, map and losses are float32.
+      dtype: type of the convolutions; parameters, statistics, map and losses are float32.
     """
 
     mean: tuple[float, float, float] = (127.5, 127.5, 127.5)

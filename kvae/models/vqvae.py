@@ -16,7 +16,7 @@ class VQVAE(Autoencoder):
     """Images [b, h, w, 3] -> codes [b, h/4, w/4] of one codebook -> images.
 
     Attributes:
-      halvings: how many times height and width are halved: 2 makes codes of a quarter of each, as above.
+      halvings: how many times height and width are halved; 2 makes codes of a quarter of each, as above.
       quantizer: the quantiser layer; its codebook is named `codebook`.
     """
 

@@ -21,16 +21,8 @@ from kvae.figures import run as figures
 from kvae.models import inspection
 from kvae.models.autoencoder import parts_of, suffix
 from kvae.paper import urlsom
-from kvae.paper.results import (
-    Seed,
-    Table,
-    collect,
-    load_experiments,
-    measures_of,
-    read_seeds,
-    setting_of,
-    spread,
-)
+from kvae.paper.settings import Table, collect, load_experiments, measures_of, setting_of
+from kvae.results.seeds import Seed, read_seeds, spread
 from kvae.run import Run, load
 from kvae.training.config import load_data
 from kvae.training.devices import make_mesh

@@ -1,6 +1,7 @@
 """Makes a table of the paper: trains what it compares, all seeds of a setting at once, then prints it.
 
     python launch/sweep.py --table=3 --dataset=photos
+    python launch/sweep.py --table=3 --dataset=photos --smoke    # a try of some seconds a setting
     python launch/sweep.py --table=3 --dataset=cifar10 --print   # the commands only, one a line, for a job array
 
 Run the same command again and it goes on: what is finished is skipped, what was interrupted continues where it stopped.
@@ -17,12 +18,14 @@ import sys
 from kvae import main as training
 from kvae import program
 from kvae.errors import choose
-from kvae.paper.results import load_experiments
+from kvae.paper.settings import load_experiments
 from kvae.paper.tables import report
 from kvae.training import journal
 
 
-def commands(experiments: dict, table: str, dataset: str, seeds: int | None, runs: str, extra: list[str]) -> dict:
+def commands(
+    experiments: dict, table: str, dataset: str, seeds: int | None, runs: str, extra: list[str], smoke: bool = False
+) -> dict:
     """For each setting of a table, the arguments of `kvae.main` that train it.
 
     Args:
@@ -32,13 +35,14 @@ def commands(experiments: dict, table: str, dataset: str, seeds: int | None, run
       seeds: how many, 0, 1, 2 and so on; None for as many as the data set's entry says.
       runs: the folder of all runs: a setting's is RUNS/DATASET/SETTING.
       extra: further arguments.
+      smoke: whether it is the smoke form of the config that is trained, for a try of seconds a setting.
     """
     source = choose("--dataset", dataset, experiments["DATASETS"])
     found = {}
     for setting in choose("--table", table, experiments["TABLES"])["rows"]:
         fields = experiments["SETTINGS"][setting]
         found[setting] = [
-            f"--config={source['config']}",
+            f"--config={source['config']}{':smoke' if smoke else ''}",
             f"--workdir={pathlib.Path(runs) / dataset / setting}",
             f"--config.replicas={seeds or source['seeds']}",
             *(f"--config.{name}={value}" for name, value in fields.items()),
@@ -77,10 +81,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seeds", type=int, help="how many; by default what the experiments file says")
     parser.add_argument("--runs", default="runs/paper", help="the folder of all runs (%(default)s)")
     parser.add_argument("--experiments", metavar="FILE", help="what is compared, instead of kvae/paper/experiments.py")
+    parser.add_argument("--smoke", action="store_true", help="a try: four steps a setting, in RUNS/smoke")
     parser.add_argument("--print", action="store_true", help="print the commands of what is not finished")
     chosen, extra = parser.parse_known_args(argv)
     experiments = load_experiments(chosen.experiments)
-    todo = commands(experiments, chosen.table, chosen.dataset, chosen.seeds, chosen.runs, extra)
+    folder = pathlib.Path(chosen.runs, "smoke") if chosen.smoke else pathlib.Path(chosen.runs)
+    todo = commands(experiments, chosen.table, chosen.dataset, chosen.seeds, str(folder), extra, chosen.smoke)
     todo = {setting: arguments for setting, arguments in todo.items() if not is_finished(arguments)}
     if chosen.print:
         for arguments in todo.values():
@@ -99,5 +105,5 @@ def main(argv: list[str]) -> int:
     if failed:
         print(f"kvae: not finished: {', '.join(failed)}; what they said stands above", file=sys.stderr)
         return program.FAILED
-    print(report([str(pathlib.Path(chosen.runs) / chosen.dataset)], experiments, chosen.table), end="")
+    print(report([str(folder / chosen.dataset)], experiments, chosen.table), end="")
     return 0

@@ -1,18 +1,17 @@
-"""The paper's tables from finished runs: `python -m kvae.report RUNS… [--table=3] [--out=FILE]`, in Markdown.
+"""The paper's tables from finished runs, in Markdown.
 
-RUNS are run folders, or folders with runs somewhere below them. What is missing, unfinished or made by another config
-than the rest of its table is named under the table, and never averaged in.
+What is missing, unfinished or made by another config than the rest of its table is named under the table, and never
+averaged in.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from kvae import program
-from kvae.errors import InputError, choose, errors_of_writing
-from kvae.files import write_text
-from kvae.paper.results import Table, collect, load_experiments, measures_of, read_seeds, setting_of, spread
+from kvae.errors import InputError
+from kvae.paper.settings import Table, collect, measures_of, setting_of
+from kvae.results.seeds import read_seeds, spread
 from kvae.training.config import build_model
-from kvae.training.workdir import read_config
+from kvae.training.workdir import config_of_run
 
 LEGEND = """\
 Mean ± standard deviation over seeds. Loss: the lowest validation reconstruction loss of a run, on the normalised scale;
@@ -46,7 +45,7 @@ def columns(table: Table, unit: str) -> list[Column]:
         "steps to +20%": Column("steps to +20%", 0, ["steps_20"]),
     }
     for workdir in dict.fromkeys(own[0].workdir for own in table.seeds.values() if own):
-        for name, metric in build_model(read_config(workdir)).metrics.items():
+        for name, metric in build_model(config_of_run(workdir)).metrics.items():
             if metric.column is not None:
                 column = found.setdefault(metric.column, Column(metric.column, metric.decimals, []))
                 column.measures.extend({name} - {*column.measures})
@@ -118,23 +117,3 @@ def report(folders: Sequence[str], experiments: Mapping, table: str | None = Non
     others = dict.fromkeys(seed.workdir for seed in seeds if setting_of(seed.config, experiments) is None)
     parts += [f"- left out: {workdir}: it has no setting of {experiments['__file__']}\n" for workdir in others]
     return "\n".join(parts)
-
-
-def main(argv: list[str]) -> int:
-    """Runs the program; returns its exit status."""
-    parser = program.Parser("python -m kvae.report", __doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUNS", help="run folders, or folders above them")
-    parser.add_argument("--table", help="one table only, such as 3 or schedules")
-    parser.add_argument("--out", metavar="FILE", help="a file for the tables; by default they are printed")
-    parser.add_argument("--experiments", metavar="FILE", help="what is compared, instead of kvae/paper/experiments.py")
-    chosen = parser.parse_args(argv)
-    experiments = load_experiments(chosen.experiments)
-    if chosen.table is not None:
-        choose("--table", chosen.table, experiments["TABLES"])
-    text = report(chosen.runs, experiments, chosen.table)
-    if chosen.out:
-        with errors_of_writing(chosen.out):
-            write_text(chosen.out, text)
-    else:
-        print(text, end="")
-    return 0

@@ -11,7 +11,8 @@ import numpy as np
 from kvae.errors import InputError
 from kvae.figures import urlsom as figures
 from kvae.models.urlsom_measures import collapse_loss, winner_take_all_loss
-from kvae.paper.results import FREE_FIELDS, read_seeds
+from kvae.paper.settings import FREE_FIELDS
+from kvae.results.seeds import read_seeds
 from kvae.training.journal import is_finished
 
 

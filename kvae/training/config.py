@@ -22,8 +22,8 @@ class Run:
     Attributes:
       steps: updates in all.
       batch_size: examples in the global batch, over all devices.
-      seed: of initialisation, data order and random streams; replica i is the run with seed + i.
-      replicas: seeds that are trained at once.
+      seed: number from which initialisation, data order and random streams are drawn.
+      replicas: how many seeds are trained at once; replica i is the run with seed + i.
       micro_batches: parts of a batch that are gone through one after the other, to save memory.
       log_every_steps: updates between two rows of metrics.jsonl.
       evaluate_every_steps: updates between two evaluations; a multiple of `log_every_steps`.
@@ -47,8 +47,8 @@ class Statistics:
     """What a section `dataset` holds beside the fields of the data set, for a model that normalises by it.
 
     Attributes:
-      mean: of each channel, on the 0-255 scale; () measures it over the training set.
-      std: as `mean`; both are given, or none.
+      mean: mean of each channel, on the 0-255 scale; () measures it over the training set.
+      std: standard deviation of each channel; given with `mean`, or () with it.
     """
 
     mean: tuple[float, ...] = ()

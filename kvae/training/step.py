@@ -75,11 +75,11 @@ def make_optimizer(
 
     Args:
       steps: of the whole run.
-      learning_rate: after the warm-up.
-      schedule: of the learning rate, a name in `SCHEDULES`.
+      learning_rate: the rate after the warm-up.
+      schedule: how the rate runs after the warm-up, a name in `SCHEDULES`.
       warmup: pairs of a step and the rate that holds until it: ((1000, 1e-4), (2000, 5e-4)).
-      weight_decay: decoupled, as in AdamW (Loshchilov and Hutter, 2019).
-      clip_norm: the largest norm; 0 leaves the gradients as they are.
+      weight_decay: decoupled weight decay, as in AdamW (Loshchilov and Hutter, 2019).
+      clip_norm: the largest global norm of the gradients; 0 leaves them as they are.
 
     Raises:
       InputError: the steps of the warm-up do not rise.

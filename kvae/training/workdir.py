@@ -22,11 +22,17 @@ def open_workdir(workdir: str, config: Mapping) -> None:
             raise InputError(
                 f"{workdir} is a run of kvae 0.1: kvae.load opens it, but it cannot go on; choose another --workdir"
             )
-        before, now = flatten(read_config(workdir)), flatten(config)
+        before, now = flatten(config_of_run(workdir)), flatten(config)
         differ = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
         differ = [f"{name} {before.get(name)} -> {now.get(name)}" for name in differ if name not in FREE_FIELDS]
         if differ:
             raise InputError(f"{workdir} was made by another config: {'; '.join(differ)}; choose another --workdir")
+        steps = [int(entry.name) for entry in (path.parent / "checkpoints").iterdir() if entry.name.isdecimal()]
+        reached = max(steps, default=0)
+        if reached > config["steps"]:
+            raise InputError(
+                f"config.steps is {config['steps']}, and {workdir} has come to step {reached}; set it to that or more"
+            )
     if jax.process_index() == 0:
         try:
             write_text(path, json.dumps(config, indent=2) + "\n")
@@ -34,7 +40,7 @@ def open_workdir(workdir: str, config: Mapping) -> None:
             raise InputError(f"--workdir={workdir} cannot be written: {error.strerror}") from error
 
 
-def read_config(workdir: str) -> dict:
+def config_of_run(workdir: str) -> dict:
     """The config of a run, from its folder, in today's form.
 
     Raises:

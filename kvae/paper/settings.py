@@ -1,4 +1,4 @@
-"""What finished runs say of the settings of `kvae.paper.experiments`: which seeds may be averaged, and their measures.
+"""Which seeds belong to the settings of `kvae.paper.experiments` and may be averaged, and their measures.
 
 A run is known by its config, not by its folder's name: it belongs to the setting whose fields it has.
 """
@@ -8,48 +8,17 @@ import json
 import math
 import pathlib
 import runpy
-import statistics
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from kvae.errors import InputError
 from kvae.paper import experiments
-from kvae.training.config import flatten
-from kvae.training.journal import is_finished, read_metrics
-from kvae.training.workdir import read_config
+from kvae.results.seeds import Seed
 
 QUANTIZER, GRID_SHAPE = "model.quantizer.name", "model.quantizer.grid_shape"
 
 FREE_FIELDS = {*("seed", "replicas", "micro_batches", "log_every_steps", "checkpoint_every_steps", "dataset.data_dir")}
 """Fields in which the runs of a table may differ, besides those that its settings are about."""
-
-
-class Seed(NamedTuple):
-    """One seed of a run.
-
-    Attributes:
-      workdir: the run's folder.
-      number: the seed.
-      config: its config, flat: {"model.quantizer.grid_shape": [16, 32], ...}.
-      rows: of metrics.jsonl, with this seed's values only.
-      problem: why it may not be averaged in; empty where nothing is wrong.
-    """
-
-    workdir: str
-    number: int
-    config: dict
-    rows: list[dict]
-    problem: str
-
-    @property
-    def name(self) -> str:
-        """The run and the seed, for a message."""
-        return f"{self.workdir}, seed {self.number}"
-
-    @property
-    def evaluations(self) -> list[dict]:
-        """The rows that hold an evaluation."""
-        return [row for row in self.rows if "valid/reconstruction_loss" in row]
 
 
 class Table(NamedTuple):
@@ -81,42 +50,6 @@ def load_experiments(path: str | None) -> dict:
     if not pathlib.Path(path).is_file():
         raise InputError(f"--experiments={path}: there is no such file; kvae/paper/experiments.py shows what it holds")
     return runpy.run_path(path)
-
-
-def read_seeds(folders: Iterable[str]) -> list[Seed]:
-    """Every seed of every run in, or below, the folders, in the order of their paths.
-
-    Raises:
-      InputError: a folder has no run, or a config.json is damaged.
-    """
-    seeds = []
-    for folder in folders:
-        paths = sorted(pathlib.Path(folder).rglob("config.json"))
-        if not paths:
-            raise InputError(f"{folder} has no run: there is no config.json in it or below")
-        for path in paths:
-            seeds += _seeds_of(path.parent)
-    return list({(seed.workdir, seed.number): seed for seed in seeds}.values())
-
-
-def _seeds_of(run: pathlib.Path) -> list[Seed]:
-    config = flatten(read_config(str(run)))
-    replicas, steps, first = config["replicas"], config["steps"], config["seed"]
-    rows, seeds = read_metrics(str(run)), []
-    for replica in range(replicas):
-        own = [{k: v[replica] if isinstance(v, list) else v for k, v in row.items()} for row in rows]
-        seed = Seed(str(run), first + replica, config, own, "")
-        reached = rows[-1]["step"] if rows else 0
-        lost = [row["step"] for row in own if row.get("valid/reconstruction_loss", 0) is None]
-        problem = ""
-        if lost:
-            problem = f"its loss is not finite at step {lost[0]}"
-        elif not is_finished(config, rows):
-            problem = f"unfinished, at step {reached} of {steps}"
-        elif not seed.evaluations:
-            problem = "it was never evaluated"
-        seeds.append(seed._replace(problem=problem))
-    return seeds
 
 
 def setting_of(config: Mapping, of: Mapping) -> str | None:
@@ -180,8 +113,3 @@ def measures_of(seed: Seed) -> dict[str, float]:
         near = (row["step"] for row in rows if row["valid/reconstruction_loss"] <= (1 + percent / 100) * lowest)
         measures[f"steps_{percent}"] = next(near)
     return measures
-
-
-def spread(values: list[float]) -> tuple[float, float | None]:
-    """Mean and sample standard deviation; None where there is one value only."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None

@@ -1,0 +1,1 @@
+"""What runs have found, seed by seed, and side by side."""

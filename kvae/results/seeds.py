@@ -1,0 +1,83 @@
+"""The seeds of runs: what each has measured, and whether it has come to its end."""
+
+import pathlib
+import statistics
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from kvae.errors import InputError
+from kvae.training.config import flatten
+from kvae.training.journal import is_finished, read_metrics
+from kvae.training.workdir import config_of_run
+
+LOSS = "valid/loss"
+"""A row that has it holds an evaluation."""
+
+
+class Seed(NamedTuple):
+    """One seed of a run.
+
+    Attributes:
+      workdir: the run's folder.
+      number: the seed.
+      config: its config, flat: {"model.quantizer.grid_shape": [16, 32], ...}.
+      rows: of metrics.jsonl, with this seed's values only.
+      problem: why it may not be averaged in; empty where nothing is wrong.
+    """
+
+    workdir: str
+    number: int
+    config: dict
+    rows: list[dict]
+    problem: str
+
+    @property
+    def name(self) -> str:
+        """The run and the seed, for a message."""
+        return f"{self.workdir}, seed {self.number}"
+
+    @property
+    def evaluations(self) -> list[dict]:
+        """The rows that hold an evaluation."""
+        return [row for row in self.rows if LOSS in row]
+
+
+def read_seeds(folders: Iterable[str]) -> list[Seed]:
+    """Every seed of every run in, or below, the folders, in the order of their paths.
+
+    Raises:
+      InputError: a folder has no run, or a config.json is damaged.
+    """
+    seeds = []
+    for folder in folders:
+        paths = sorted(pathlib.Path(folder).rglob("config.json"))
+        if not paths:
+            raise InputError(f"{folder} has no run: there is no config.json in it or below")
+        for path in paths:
+            seeds += _seeds_of(path.parent)
+    return list({(seed.workdir, seed.number): seed for seed in seeds}.values())
+
+
+def _seeds_of(run: pathlib.Path) -> list[Seed]:
+    config = flatten(config_of_run(str(run)))
+    replicas, steps, first = config["replicas"], config["steps"], config["seed"]
+    rows, seeds = read_metrics(str(run)), []
+    for replica in range(replicas):
+        own = [{k: v[replica] if isinstance(v, list) else v for k, v in row.items()} for row in rows]
+        seed = Seed(str(run), first + replica, config, own, "")
+        reached = rows[-1]["step"] if rows else 0
+        lost = [row["step"] for row in own if row.get(LOSS, 0) is None]
+        problem = ""
+        if lost:
+            problem = f"its loss is not finite at step {lost[0]}"
+        elif not is_finished(config, rows):
+            problem = f"unfinished, at step {reached} of {steps}"
+        elif not seed.evaluations:
+            problem = "it was never evaluated"
+        seeds.append(seed._replace(problem=problem))
+    return seeds
+
+
+def spread(values: list[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation; None where there is one value only."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
