@@ -24,7 +24,6 @@ EPSILON = 1e-5
 SCORES_PER_CHUNK = {"cpu": 2**19}
 """How many of the N x K scores the lookup holds at once: on a CPU what fits its cache (measured), else 2^25."""
 
-
 SLICES, LANES = 8, 16
 """In how many slices a CPU compares the scores, and how many numbers its vectors hold."""
 
@@ -72,7 +71,7 @@ def nearest_code(z: jax.Array, codewords: jax.Array) -> jax.Array:
 def lowest(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The code of the lowest score and that score; the lowest code where several scores are equal.
 
-    A number that is not a number counts as the lowest, as it does for `jnp.argmin`.
+    Of scores that are all not numbers, the code is 0.
 
     Args:
       scores: float32 [n, K].
@@ -103,30 +102,23 @@ def _lowest_by_slices(scores):
     return jnp.min(codes, axis=-1), score[:, 0]
 
 
-def half_distances(z: jax.Array, codewords: jax.Array) -> jax.Array:
-    """|w_k|^2 / 2 - z . w_k, which orders codewords as their distance from z does: float32 [n, K].
-
-    Twice that, plus |z|^2, is the squared distance.
-    """
-    half_norms = 0.5 * jnp.sum(jnp.square(codewords), axis=-1)
-    return half_norms - jnp.matmul(z, codewords.T, precision=jax.lax.Precision.HIGHEST)
-
-
-def by_chunks(lookup: Callable, z: jax.Array, codewords: jax.Array, scores: Callable = half_distances):
+def by_chunks(lookup: Callable, z: jax.Array, codewords: jax.Array):
     """`lookup` of the scores of vectors, in chunks: few of the N x K scores are held at once.
+
+    The score of a codeword is |w_k|^2 / 2 - z . w_k, which orders codewords as their distance from z does.
 
     Args:
       lookup: from scores float32 [n, K] to a tree of arrays [n].
       z: vectors, float [..., d].
-      codewords: float32 [K, ...].
-      scores: from vectors [n, d] and the codewords to their scores [n, K], the lower the nearer.
+      codewords: float32 [K, d].
 
     Returns:
       The tree, of arrays [...].
     """
 
     def of_vectors(z, codewords):
-        return lookup(scores(z, codewords))
+        half_norms = 0.5 * jnp.sum(jnp.square(codewords), axis=-1)
+        return lookup(half_norms - jnp.matmul(z, codewords.T, precision=jax.lax.Precision.HIGHEST))
 
     return meshes.along(z, functools.partial(_by_chunks, of_vectors), z, codewords)
 
@@ -167,7 +159,10 @@ def batch_statistics(z: jax.Array, codes: jax.Array, size: int, mask: jax.Array 
       codes: int32 [...].
       size: K.
       mask: optional bool [...]; where False, the vector is left out. So is a vector with a number that is not finite,
-        for it would stay in the moving averages for ever.
+        for it would stay in the moving averages for ever. If it is float, it says how often a vector counts.
+
+    Returns:
+      float32; float64 where the vectors are.
     """
     z = jax.lax.stop_gradient(z)
     mask = jnp.ones_like(codes, bool) if mask is None else mask
@@ -175,11 +170,13 @@ def batch_statistics(z: jax.Array, codes: jax.Array, size: int, mask: jax.Array 
 
 
 def _batch_statistics(size, z, codes, mask):
-    z = z.reshape(-1, z.shape[-1]).astype(jnp.float32)
-    counted = jnp.all(jnp.isfinite(z), axis=-1) & mask.reshape(-1)
+    z = z.reshape(-1, z.shape[-1]).astype(jnp.promote_types(z.dtype, jnp.float32))
+    weights = mask.reshape(-1).astype(z.dtype)
+    counted = jnp.all(jnp.isfinite(z), axis=-1) & (weights > 0)
     codes = jnp.where(counted, codes.reshape(-1), size)  # out of range: dropped by the sums below
-    sums = jax.ops.segment_sum(z, codes, num_segments=size)
-    return Statistics(sums, jax.ops.segment_sum(jnp.ones_like(codes, jnp.float32), codes, num_segments=size))
+    weighted = z if mask.dtype == bool else z * weights[:, None]
+    sums = jax.ops.segment_sum(weighted, codes, num_segments=size)
+    return Statistics(sums, jax.ops.segment_sum(weights, codes, num_segments=size))
 
 
 def drawn_samples(z: jax.Array, size: int, step: jax.Array, mask: jax.Array | None = None) -> Statistics:

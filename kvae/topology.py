@@ -117,8 +117,9 @@ NEIGHBORHOODS = {
 }
 """The kernels by name.
 
-A Gaussian is sqrt(strength) nodes wide: at that distance it has fallen to 1/e. Where a layer is not told otherwise, its Gaussian starts 4 nodes wide and ends
-at half a node, as maps do that have to unfold; the paper's (Eq. 16) has strengths of 1 and 0, and starts 1 node wide.
+A Gaussian is sqrt(strength) nodes wide: at that distance it has fallen to 1/e. Where a layer is not told otherwise, its
+Gaussian starts 4 nodes wide and ends at half a node, as maps do that have to unfold; the paper's (Eq. 16) has strengths
+of 1 and 0, and starts 1 node wide.
 """
 
 
