@@ -8,6 +8,7 @@ _HOME = {
     "FSQ": "kvae.models",
     "ResidualVQ": "kvae.models",
     "GroupedVQ": "kvae.models",
+    "SOM": "kvae.som",
     "load": "kvae.run",
     "train": "kvae.run",
     "read_config": "kvae.training.command_line",
