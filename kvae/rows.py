@@ -46,7 +46,7 @@ def rows_of(estimator, X, sample_weight, batch_size: int | None, *, reset: bool)
 
     Raises:
       ValueError: what scikit-learn refuses. InputError: an iterable without batches, that cannot be run through
-        twice, or that has `sample_weight`; weights that are all 0.
+        twice, or that has `sample_weight`.
     """
     if is_batches(X):
         return _rows_of_batches(estimator, X, sample_weight, batch_size, reset)
@@ -60,8 +60,6 @@ def rows_of(estimator, X, sample_weight, batch_size: int | None, *, reset: bool)
     else:
         X = first = checked(X, reset)
     weights = _check_sample_weight(sample_weight, X, dtype=first.dtype, ensure_non_negative=True)
-    if not np.any(weights > 0):
-        raise InputError("sample_weight is 0 for all rows; some must count")
     batch_size = batch_size or max(1, BATCH_ELEMENTS // first.shape[1])
     batch_size = -(-len(X) // -(-len(X) // batch_size))  # even ones
 
