@@ -102,8 +102,14 @@ def judged(batch: Batch, codewords: jax.Array, grid: Grid, metric: str) -> Judge
 
 def summary_of(batches: Iterable[Batch], codewords: jax.Array, metric: str) -> Summary:
     """`summarized` of all batches, added up."""
-    summaries = (summarized(batch, codewords, metric) for batch in batches)
-    return functools.reduce(functools.partial(jax.tree.map, jnp.add), summaries)
+    total = before = None
+    for batch in batches:
+        summary = summarized(batch, codewords, metric)
+        total = summary if total is None else jax.tree.map(jnp.add, total, summary)
+        # The next batch is read while this one is worked on; more of them would wait in memory.
+        jax.block_until_ready(before)
+        before = summary
+    return total
 
 
 def principal_plane(vectors: np.ndarray, weights: np.ndarray, grid: Grid) -> np.ndarray:

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
-from sklearn.utils import check_array
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from kvae.errors import InputError
@@ -102,7 +101,7 @@ def _rows_of_batches(estimator, X, sample_weight, batch_size, reset) -> Rows:
 
     def read():
         for batch in X:
-            batch = validate_data(estimator, check_array(batch, dtype=first.dtype), skip_check_array=True, reset=False)
+            batch = validate_data(estimator, batch, dtype=first.dtype, reset=False)
             size = min(batch_size or len(first), max(1, BATCH_ELEMENTS // batch.shape[1]))
             for start in range(0, len(batch), size):
                 part = batch[start : start + size]

@@ -280,10 +280,13 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
     def _judged(self, placed: Iterable) -> tuple[np.ndarray, float, float]:
         """Codes int32 [n], quantisation error and topographic error."""
         codewords = jnp.asarray(self._codewords())
-        found = [(batches.judged(batch, codewords, self.grid_, self.metric), count) for batch, count in placed]
-        codes = np.concatenate([np.asarray(judgement.codes)[:count] for judgement, count in found])
-        error, disordered, weight = np.sum([judgement[1:] for judgement, _ in found], axis=0)
-        return codes, float(error / weight), float(disordered / weight)
+        codes, sums = [], []
+        for batch, count in placed:
+            found = batches.judged(batch, codewords, self.grid_, self.metric)
+            codes.append(np.asarray(found.codes)[:count])
+            sums.append(found[1:])
+        error, disordered, weight = np.sum(sums, axis=0)
+        return np.concatenate(codes), float(error / weight), float(disordered / weight)
 
     def _judge(self, placed):
         self.labels_, self.quantization_error_, self.topographic_error_ = self._judged(placed)
