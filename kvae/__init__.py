@@ -21,7 +21,7 @@ _HOME = {
     "QUANTIZERS": "kvae.models",
 }
 
-_MODULES = ("classic", "data", "grids", "kohonen", "measures", "models", "nnx", "testing", "topology")
+_MODULES = ("classic", "data", "grids", "kohonen", "measures", "models", "nnx", "plots", "testing", "topology")
 
 __all__ = sorted([*_HOME, *_MODULES])
 

@@ -204,6 +204,13 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
         ward = AgglomerativeClustering(n_clusters, linkage="ward", connectivity=links.tocsr())
         return ward.fit_predict(self.cluster_centers_)
 
+    def plot(self, X=None, y=None):
+        """A page of pictures, a matplotlib figure: `kvae.plots.page`; that module has them one by one."""
+        from kvae import plots
+
+        check_is_fitted(self)
+        return plots.page(self, X, y)
+
     @property
     def _n_features_out(self) -> int:
         return len(self.cluster_centers_)
