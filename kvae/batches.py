@@ -140,3 +140,16 @@ def principal_plane(vectors: np.ndarray, weights: np.ndarray, grid: Grid) -> np.
         points = grid.points[:, axis] - grid.points[:, axis].mean()
         codewords += np.outer(2 * points / max(np.abs(points).max(), 1e-30), deviation)
     return codewords.astype(vectors.dtype)
+
+
+def random_rows(vectors: np.ndarray, weights: np.ndarray, grid: Grid, random: np.random.RandomState) -> np.ndarray:
+    """Codewords at rows, different ones as long as there are enough; those that count more are drawn more often."""
+    is_short = np.count_nonzero(weights) < grid.size
+    return vectors[random.choice(len(vectors), grid.size, replace=is_short, p=weights / weights.sum())]
+
+
+INITIAL = {
+    "pca": lambda vectors, weights, grid, random: principal_plane(vectors, weights, grid),
+    "random": random_rows,
+}
+"""By name, where codewords start: from a sample [n, d], its weights [n], the grid and a RandomState to [K, d]."""

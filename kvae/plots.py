@@ -55,7 +55,7 @@ def components(som, features: Sequence[int | str] | None = None):
     features = range(min(64, som.n_features_in_)) if features is None else features
     columns = math.ceil(math.sqrt(1.5 * len(features)))
     rows = math.ceil(len(features) / columns)
-    with _page(rows, columns) as figure:
+    with _page(som, rows, columns) as figure:
         for place, feature in enumerate(features):
             component(som, feature, figure.add_subplot(rows, columns, place + 1))
     return figure
@@ -124,19 +124,22 @@ def page(som, X=None, y=None):
     features = np.sort(np.argsort(-np.var(som.cluster_centers_, axis=0), kind="stable")[:MOST_PLANES])
     parts += [lambda ax, feature=feature: component(som, int(feature), ax) for feature in features]
     rows = math.ceil(len(parts) / columns)
-    with _page(rows, columns) as figure:
+    with _page(som, rows, columns) as figure:
         for place, part in enumerate(parts):
             part(figure.add_subplot(rows, columns, place + 1))
     return figure
 
 
 @contextlib.contextmanager
-def _page(rows, columns):
+def _page(som, rows, columns):
+    """A figure with room for so many maps."""
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE | {"axes.grid": False, "figure.dpi": DPI / 2}):
-        yield Figure(figsize=(3.2 * columns + 0.6, 2.7 * rows), layout="constrained")
+        down, across = np.ptp(_points(som), axis=0) + 1.2
+        height = min(max(0.5 + 2.5 * down / across, 2.0), 5.0)
+        yield Figure(figsize=(3.2 * columns + 0.6, height * rows), layout="constrained")
 
 
 @contextlib.contextmanager
@@ -145,7 +148,7 @@ def _axes(som, ax):
     if len(som.grid_.shape) > 2:
         raise InputError(f"grid_shape is {som.grid_.shape}; a map of one or two axes can be drawn")
     if ax is None:
-        with _page(1, 1) as figure, _axes(som, figure.add_subplot()) as ax:
+        with _page(som, 1, 1) as figure, _axes(som, figure.add_subplot()) as ax:
             yield ax
         return
     rows, columns = _points(som).T

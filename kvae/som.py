@@ -231,26 +231,27 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
     def _start(self, rows):
         """The first centres, by which the type of all others is set."""
         self.grid_ = self._neighborhood().grid
-        vectors, weights = rows.sample(max(SAMPLE_ROWS, self.grid_.size), check_random_state(self.random_state))
+        random = check_random_state(self.random_state)
+        vectors, weights = rows.sample(max(SAMPLE_ROWS, self.grid_.size), random)
         is_cosine = self.metric == "cosine"
         vectors = normalize(vectors) if is_cosine else vectors
         # Distances are found by squares, which lose their digits far from the origin.
         self._offset = np.zeros_like(vectors[0]) if is_cosine else np.average(vectors, axis=0, weights=weights)
         self._offset = self._offset.astype(vectors.dtype)
-        centers = self._first_centers(vectors, weights).astype(vectors.dtype)
+        centers = self._first_centers(vectors, weights, random).astype(vectors.dtype)
         self.cluster_centers_ = normalize(centers) if is_cosine else centers
         self.n_iter_ = 0
         zeros = np.zeros_like(centers)
         self._remembered = batches.Summary(Statistics(zeros, zeros[:, 0]), zeros[0, 0])
 
-    def _first_centers(self, vectors, weights):
+    def _first_centers(self, vectors, weights, random):
         shape = (self.grid_.size, vectors.shape[1])
         if not isinstance(self.init, str):
             centers = check_array(self.init, dtype=vectors.dtype)
             if centers.shape != shape:
                 raise InputError(f"init has the shape {centers.shape}; this grid and these data need {shape}")
             return centers
-        return choose("init", self.init, INITIAL)(vectors, weights, self.grid_, check_random_state(self.random_state))
+        return choose("init", self.init, batches.INITIAL)(vectors, weights, self.grid_, random)
 
     def _codewords(self):
         return self.cluster_centers_ - self._offset
@@ -297,16 +298,3 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
 
     def _judge(self, placed):
         self.labels_, self.quantization_error_, self.topographic_error_ = self._judged(placed)
-
-
-def _random_rows(vectors, weights, grid, random):
-    """Different rows, as long as there are enough; those that count more are drawn more often."""
-    is_short = np.count_nonzero(weights) < grid.size
-    return vectors[random.choice(len(vectors), grid.size, replace=is_short, p=weights / weights.sum())]
-
-
-INITIAL = {
-    "pca": lambda vectors, weights, grid, random: batches.principal_plane(vectors, weights, grid),
-    "random": _random_rows,
-}
-"""By name, where the centres start: from a sample [n, d], its weights [n], the grid and a RandomState to [K, d]."""

@@ -227,9 +227,9 @@ ABOVE = {
     "training": {"errors", "fields", "files", "data", "models", "figures"},
     "main": {"errors", "program", "training"},
     "run": {"errors", "models", "training"},
-    "benchmark": {"errors", "files", "data", "models", "program", "main", "training"},
+    "benchmark": {"errors", "files", "data", "models", "program", "main", "training"} | {"grids", "measures", "som"},
     "results": {"errors", "models", "training"},
-    "paper": {"errors", "files", "program", "topology", "kohonen", "classic", "measures", "data", "models", "figures"}
+    "paper": {"errors", "files", "program", "measures", "data", "models", "figures", "som"}
     | {"training", "main", "run", "results"},
     "report": {"errors", "files", "figures", "program", "results", "paper"},
 }
