@@ -109,10 +109,9 @@ def fit_minisom(data, start, grid, epochs):
     import minisom
 
     sigmas = widths(grid, epochs) / np.sqrt(2)
-    som = minisom.MiniSom(
-        *grid, data.shape[1], sigma=sigmas[0], learning_rate=1.0,
-        decay_function=lambda rate, epoch, epochs: rate, sigma_decay_function=lambda sigma, epoch, epochs: sigmas[epoch],
-    )  # fmt: skip
+    som = minisom.MiniSom(*grid, data.shape[1], sigma=sigmas[0], learning_rate=1.0)
+    som._learning_rate_decay_function = lambda rate, epoch, epochs: rate
+    som._sigma_decay_function = lambda sigma, epoch, epochs: sigmas[epoch]
     som._weights = start.reshape(*grid, -1).astype(float)
     som.train_batch_offline(data, epochs)
     return som.get_weights().reshape(start.shape).astype(np.float32)
