@@ -4,7 +4,7 @@ Nothing here holds more than a batch, its N x K scores not even of that. A batch
 """
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
@@ -54,20 +54,28 @@ METRICS = {"euclidean": _euclidean, "cosine": _cosine}
 """Distances between vectors and codewords [n, d], which are all of length 1 where the metric is cosine: [n]."""
 
 
-def placed(vectors: np.ndarray, weights: np.ndarray, devices: Sequence[jax.Device] | None = None) -> Batch:
-    """A batch on the devices, all by default.
+def _sharding(*axes) -> NamedSharding:
+    return NamedSharding(Mesh(np.asarray(jax.local_devices()), ("rows",)), PartitionSpec(*axes))
+
+
+def everywhere(codewords: np.ndarray) -> jax.Array:
+    """Codewords on every device."""
+    return jax.device_put(codewords, _sharding())
+
+
+def placed(vectors: np.ndarray, weights: np.ndarray) -> Batch:
+    """A batch on the devices of this process.
 
     It is filled up to one of a few lengths, so that batches of many lengths share programs: on a device to 32 rows or
     a multiple, and above 1,024 to one of 32 lengths for each power of two.
     """
-    devices = jax.devices() if devices is None else devices
-    step = len(devices) * 2 ** max(5, (len(vectors) // len(devices)).bit_length() - 6)
+    devices = jax.local_device_count()
+    step = devices * 2 ** max(5, (len(vectors) // devices).bit_length() - 6)
     missing = -len(vectors) % step
     if missing:
         vectors = np.concatenate([vectors, np.zeros((missing, vectors.shape[1]), vectors.dtype)])
         weights = np.concatenate([weights, np.zeros(missing, weights.dtype)])
-    rows = NamedSharding(Mesh(np.asarray(devices), ("rows",)), PartitionSpec("rows"))
-    return Batch(*jax.device_put((vectors, weights.astype(vectors.dtype, copy=False)), rows))
+    return Batch(*jax.device_put((vectors, weights.astype(vectors.dtype, copy=False)), _sharding("rows")))
 
 
 @functools.partial(jax.jit, static_argnames="metric")

@@ -132,7 +132,7 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
         with self._precision():
             is_kept = rows.bytes is not None and rows.bytes <= KEPT_BYTES.get(jax.default_backend(), 2**34)
             kept = list(self._placed(rows)) if is_kept else None
-            codewords, errors = jnp.asarray(self._codewords()), []
+            codewords, errors = self._codewords(), []
             with tqdm(range(self.n_epochs), disable=not self.verbose, desc="SOM", unit="epoch") as epochs:
                 for epoch in epochs:
                     summary = self._summary(kept or self._placed(rows), codewords)
@@ -158,7 +158,7 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
         if is_first:
             self._start(rows)
         with self._precision():
-            codewords = jnp.asarray(self._codewords())
+            codewords = self._codewords()
             summary = self._summary(self._placed(rows), codewords)
             self._remembered = jax.tree.map(
                 lambda old, new: self.decay * old + np.asarray(new), self._remembered, summary
@@ -254,7 +254,7 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
         return choose("init", self.init, batches.INITIAL)(vectors, weights, self.grid_, random)
 
     def _codewords(self):
-        return self.cluster_centers_ - self._offset
+        return batches.everywhere(self.cluster_centers_ - self._offset)
 
     def _keep(self, codewords, n_iter):
         self.cluster_centers_ = np.asarray(codewords) + self._offset
@@ -287,7 +287,7 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
 
     def _judged(self, placed: Iterable) -> tuple[np.ndarray, float, float]:
         """Codes int32 [n], quantisation error and topographic error."""
-        codewords = jnp.asarray(self._codewords())
+        codewords = self._codewords()
         codes, sums = [], []
         for batch, count in placed:
             found = batches.judged(batch, codewords, self.grid_, self.metric)
