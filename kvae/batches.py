@@ -46,8 +46,8 @@ def _euclidean(vectors, codewords):
 
 
 def _cosine(vectors, codewords):
-    """1 - cos of vectors of length 1."""
-    return 0.5 * jnp.sum(jnp.square(vectors - codewords), axis=-1)
+    """1 - cos of vectors of length 1; 1 for one of length 0, which has no direction."""
+    return 1 - jnp.sum(vectors * codewords, axis=-1)
 
 
 METRICS = {"euclidean": _euclidean, "cosine": _cosine}

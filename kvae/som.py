@@ -10,6 +10,7 @@ import scipy.sparse
 from scipy.spatial.distance import cdist
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
 from sklearn.cluster import AgglomerativeClustering
+from sklearn.metrics.pairwise import cosine_distances
 from sklearn.preprocessing import normalize
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -178,11 +179,8 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
         """Distances of every row from every centre, [n, K], of the type of X."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=FLOATS, reset=False)
-        # By differences, not by a product of matrices: a row on its centre is at 0.
-        if self.metric == "cosine":
-            distances = 0.5 * cdist(normalize(X), self.cluster_centers_, "sqeuclidean")
-        else:
-            distances = cdist(X, self.cluster_centers_)
+        # Euclidean ones by differences, not by a product of matrices: a row on its centre is at 0.
+        distances = {"euclidean": cdist, "cosine": cosine_distances}[self.metric](X, self.cluster_centers_)
         return distances.astype(X.dtype, copy=False)
 
     def score(self, X, y=None, sample_weight=None):

@@ -255,3 +255,29 @@ def test_a_way_around_a_torus_leaves_on_one_side_and_comes_in_on_the_other():
     first, last = som.cluster_centers_[[0, 3]]  # the two ends of the first row: neighbours
     path = plots.trajectory(som, np.stack([first, last])).axes[0].collections[1]
     np.testing.assert_allclose([line[:, 0] for line in path.get_segments()], [[0, -1], [4, 3]])
+
+
+@pytest.mark.parametrize(("grid", "beside"), [("plane", 18), ("hexagonal", 13)])
+def test_what_users_of_minisom_expect_of_a_map_that_they_know(grid, beside):
+    """On a 5 x 5 map of known codewords; node 12 is the middle one."""
+    codewords = np.zeros((25, 1))
+    codewords[[12, beside, 24, 0], 0] = 5, 6, 15, 14
+    som = kvae.SOM((5, 5), grid=grid, n_epochs=0, init=codewords).fit([[5.0], [15.0]])
+    np.testing.assert_array_equal(som.cluster_centers_, codewords)
+    np.testing.assert_array_equal(som.labels_, [12, 24])
+    assert som.score([[5.0], [15.0]]) == 0
+    assert som.score([[4.0], [16.0]]) == -1
+    # The nearest two of 5 are neighbours, those of 15 lie in opposite corners.
+    assert som.topographic_error_ == 0.5
+    X = np.arange(-5.0, 5)[:, None]
+    np.testing.assert_array_equal(som.transform(X), np.abs(X - codewords[:, 0]))
+
+
+def test_training_lowers_the_error_and_starts_from_rows():
+    for X in ([[4.0, 2], [3, 1]], [[1.0, 5], [6, 7]]):
+        som = kvae.SOM((5, 5), init="random", random_state=1, initial_width=1.0).fit(X)
+        assert som.quantization_error_ < kvae.SOM((5, 5), init=np.zeros((25, 2)), n_epochs=0).fit(X).quantization_error_
+    np.testing.assert_array_equal(
+        kvae.SOM((2, 2), init="random", n_epochs=0).fit([[1.0, 0]]).cluster_centers_, [[1, 0]] * 4
+    )
+    assert np.all(kvae.SOM((2, 2), metric="cosine").fit(DATA).transform(np.zeros((1, 5))) == 1)
