@@ -44,7 +44,7 @@ def batch_map(dataset: data.Dataset, grid_shape: tuple[int, ...], seed: int) -> 
     """Trains a batch map on the pixels of a data set, and judges it.
 
     Returns:
-      `neural_selectivity_train`, `neural_selectivity_held_out` and `dead_neurons_train`, as URL-SOM has them.
+      `neural_selectivity_train`, `neural_selectivity_transferred` and `dead_neurons_train`, as URL-SOM has them.
     """
     pixels, labels = pixels_and_labels(dataset.train)
     widths = {"initial_width": INITIAL_WIDTH, "final_width": FINAL_WIDTH}
@@ -55,8 +55,8 @@ def batch_map(dataset: data.Dataset, grid_shape: tuple[int, ...], seed: int) -> 
     held_out = win_table(som.predict(others), other_labels, *shape)
     return {
         "neural_selectivity_train": float(selectivity.neural_selectivity(table)),
-        "neural_selectivity_held_out": float(selectivity.neural_selectivity(table, held_out)),
-        "dead_neurons_train": int(selectivity.dead_neurons(table)),
+        "neural_selectivity_transferred": float(selectivity.neural_selectivity(table, held_out)),
+        "dead_neurons_train": selectivity.dead_neurons(table.sum(axis=-1)),
     }
 
 
