@@ -231,7 +231,7 @@ ABOVE = {
     "run": {"errors", "models", "training"},
     "benchmark": {"errors", "files", "data", "models", "program", "main", "training"} | {"grids", "measures", "som"},
     "results": {"errors", "models", "training"},
-    "paper": {"errors", "files", "program", "measures", "data", "models", "figures", "som"}
+    "paper": {"errors", "files", "program", "topology", "kohonen", "measures", "data", "models", "figures", "som"}
     | {"training", "main", "run", "results"},
     "report": {"errors", "files", "figures", "program", "results", "paper"},
 }

@@ -133,6 +133,16 @@ def test_partial_fit_remembers_and_goes_on_after_a_pickle():
     np.testing.assert_allclose(som.cluster_centers_, A @ DATA / A.sum(axis=1, keepdims=True), rtol=1e-4, atol=1e-5)
 
 
+def test_partial_fit_goes_on_from_a_fit():
+    once = kvae.SOM(**SMALL | {"n_epochs": 1}, initial_width=1.0, final_width=1.0)
+    som = clone(once).set_params(decay=0.5).fit(DATA).partial_fit(DATA[:50])
+    weights = np.r_[np.full(200, 0.5), np.ones(50)]
+    rows = np.concatenate([DATA, DATA[:50]])
+    members = np.r_[np.argmin(np.sum((DATA[:, None] - START) ** 2, axis=-1), axis=1), once.fit(DATA).predict(DATA[:50])]
+    A = np.asarray(matrix(Neighborhood(Plane((3, 4)), "gaussian"), 0))[:, members] * weights
+    np.testing.assert_allclose(som.cluster_centers_, A @ rows / A.sum(axis=1, keepdims=True), rtol=1e-4, atol=1e-5)
+
+
 def test_a_plane_starts_unfolded_and_stays_so():
     square = RNG.random((2000, 2))
     for grid in ("plane", "hexagonal"):
