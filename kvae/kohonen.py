@@ -65,25 +65,14 @@ def nearest_code(z: jax.Array, codewords: jax.Array) -> jax.Array:
     Returns:
       int32 [...].
     """
-    return by_chunks(lambda scores: lowest(scores)[0], z, codewords)
+    return by_chunks(lowest, z, codewords)
 
 
-def lowest(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The code of the lowest score and that score; the lowest code where several scores are equal.
-
-    Of scores that are all not numbers, the code is 0.
-
-    Args:
-      scores: float32 [n, K].
-
-    Returns:
-      int32 [n] and float32 [n].
-    """
-    return jax.lax.platform_dependent(scores, cpu=_lowest_by_slices, default=_lowest)
-
-
-def _lowest(scores):
-    return jnp.argmin(scores, axis=-1).astype(jnp.int32), jnp.min(scores, axis=-1)
+def lowest(scores: jax.Array) -> jax.Array:
+    """The code of the lowest score, the first of equal ones; 0 where none is a number: float32 [n, K] -> int32 [n]."""
+    return jax.lax.platform_dependent(
+        scores, cpu=_lowest_by_slices, default=lambda scores: jnp.argmin(scores, axis=-1).astype(jnp.int32)
+    )
 
 
 def _lowest_by_slices(scores):
@@ -97,9 +86,8 @@ def _lowest_by_slices(scores):
         others = scores[:, first : first + width]
         is_lower = others < best
         best, start = jnp.where(is_lower, others, best), jnp.where(is_lower, first, start)
-    score = jnp.min(best, axis=-1, keepdims=True)
-    codes = jnp.where(best > score, size, start + jnp.arange(width, dtype=jnp.int32))
-    return jnp.min(codes, axis=-1), score[:, 0]
+    is_above = best > jnp.min(best, axis=-1, keepdims=True)
+    return jnp.min(jnp.where(is_above, size, start + jnp.arange(width, dtype=jnp.int32)), axis=-1)
 
 
 def by_chunks(lookup: Callable, z: jax.Array, codewords: jax.Array):

@@ -138,9 +138,8 @@ def _two_nearest(z, codewords):
 
 def two_lowest(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The codes of the lowest and of the second lowest score: int32 [n] each, equal where there is but one code."""
-    nearest, _ = lowest(scores)
-    second, _ = lowest(jnp.where(jnp.arange(scores.shape[-1]) == nearest[:, None], jnp.inf, scores))
-    return nearest, second
+    nearest = lowest(scores)
+    return nearest, lowest(jnp.where(jnp.arange(scores.shape[-1]) == nearest[:, None], jnp.inf, scores))
 
 
 def trustworthiness(codewords: jax.Array, grid: Grid, n_neighbors: int) -> jax.Array:

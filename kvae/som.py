@@ -51,8 +51,8 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
     from epoch to epoch by a constant factor. The sums are exact however the data are cut into batches.
 
     Wherever `X` stands it may be an array, a data frame, a memory-mapped array, which is read in batches, or, but for
-    `transform`, an iterable of batches [n, d], such as a list of arrays or a data loader: `fit` looks at the first ones,
-    and runs through all once for each epoch and once more.
+    `transform`, an iterable of batches [n, d], such as a list of arrays or a data loader: `fit` looks at the first
+    ones, and runs through all once for each epoch and once more.
 
         >>> from sklearn.datasets import load_digits
         >>> X, y = load_digits(return_X_y=True)
@@ -152,8 +152,8 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
     def partial_fit(self, X, y=None, sample_weight=None):
         """One update, by the statistics of these rows and, `decay` times for each call, of those before.
 
-        After `fit`, those before are its last epoch's. The width falls over the first `n_epochs` calls, as it does over the epochs of `fit`, and stays. With `decay` 0
-        and all data at each call, `n_epochs` calls are a `fit`.
+        After `fit`, those before are its last epoch's. The width falls over the first `n_epochs` calls, as it does over
+        the epochs of `fit`, and stays. With `decay` 0 and all data at each call, `n_epochs` calls are a `fit`.
         """
         self._neighborhood()
         is_first = not hasattr(self, "cluster_centers_")

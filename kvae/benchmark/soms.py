@@ -18,8 +18,8 @@ CASES = [(100_000, 64, (30, 30)), (10_000, 784, (20, 20)), (100_000, 64, (100, 1
 
 EPOCHS, TURNS = 10, 3
 
-SLOW = {"MiniSom"}
-"""Takes minutes where others take seconds: one turn, of the smaller maps."""
+SLOW = {"MiniSom", "somoclu"}
+"""They take minutes where others take seconds: one turn, of the smaller maps."""
 
 INITIAL_WIDTH, FINAL_WIDTH = 0.5, 0.5
 """Of the grid's side, and in nodes; a width is sqrt(2) sigma."""
