@@ -2,6 +2,7 @@
 
 import pickle
 
+import grain
 import jax
 import jax.numpy as jnp
 import matplotlib.figure
@@ -96,7 +97,7 @@ def test_however_the_rows_are_cut_the_map_is_the_same(metric, tmp_path):
     for X, options in [
         (DATA, dict(batch_size=64)),
         (np.load(tmp_path / "rows.npy", mmap_mode="r"), dict(batch_size=77)),
-        ([DATA[:150], DATA[150:]], {}),
+        (grain.MapDataset.source(DATA).batch(64), {}),
         ([DATA[:150].tolist(), DATA[150:]][::-1], dict(batch_size=41)),
     ]:
         som = kvae.SOM((3, 4), init=START, metric=metric, **options).fit(X)

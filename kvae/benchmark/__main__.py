@@ -50,6 +50,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, dict]]:
     parser.add_argument("--soms", action="store_true", help="kvae.SOM beside other maps; no config")
     parser.add_argument("--share", type=float, default=1, help="with --soms, share of the rows, for a first look (1)")
     options, rest = parser.parse_known_args(argv)
+    if not 0 < options.share <= 1:
+        raise InputError(f"--share={options.share}; it must be above 0 and at most 1")
     if options.scaling or options.quantizers or options.soms:
         return options, {}
     config, workdir = main.parse(rest)
