@@ -8,6 +8,7 @@ _HOME = {
     "FSQ": "kvae.models",
     "ResidualVQ": "kvae.models",
     "GroupedVQ": "kvae.models",
+    "SOM": "kvae.som",
     "load": "kvae.run",
     "from_pretrained": "kvae.run",
     "from_torch": "kvae.torch_weights",
@@ -22,7 +23,7 @@ _HOME = {
     "QUANTIZERS": "kvae.models",
 }
 
-_MODULES = ("classic", "data", "grids", "kohonen", "measures", "models", "nnx", "testing", "topology")
+_MODULES = ("classic", "data", "grids", "kohonen", "measures", "models", "nnx", "plots", "testing", "topology")
 
 __all__ = sorted([*_HOME, *_MODULES])
 

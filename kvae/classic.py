@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from kvae.errors import InputError
-from kvae.kohonen import batch_statistics, nearest_code
-from kvae.topology import Neighborhood, spread
+from kvae.kohonen import Statistics, batch_statistics, nearest_code
+from kvae.topology import Neighborhood, spread, spread_at
 
 
 @functools.partial(jax.jit, static_argnames="neighborhood")
@@ -66,8 +66,25 @@ def batch_update(codewords: jax.Array, data: jax.Array, neighborhood: Neighborho
       The new codewords, float32 [K, d]. One whose weighted count N_k is 0 stays.
     """
     statistics = batch_statistics(data, nearest_code(data, codewords), neighborhood.grid.size)
-    sums = spread(neighborhood, statistics.sums, step)
-    counts = spread(neighborhood, statistics.counts, step)
+    return weighted_means(statistics, neighborhood, neighborhood.strength(step), codewords)
+
+
+def weighted_means(
+    statistics: Statistics, neighborhood: Neighborhood, strength: jax.Array, codewords: jax.Array
+) -> jax.Array:
+    """The mean of each code's and its neighbours' members, by their sums and numbers (Eqs. 19-21).
+
+    Args:
+      statistics: of all vectors; those of parts of the data add up.
+      neighborhood: A, taken at this strength, float32 [].
+      strength: see `kvae.topology.Kernel`.
+      codewords: float [K, d], what a code keeps whose weighted count N_k is 0.
+
+    Returns:
+      The new codewords, [K, d].
+    """
+    sums = spread_at(neighborhood, statistics.sums, strength)
+    counts = spread_at(neighborhood, statistics.counts, strength)
     # Below 1e-30, in the far tail of a Gaussian, the sums lose their digits to float32's smallest number.
     moves = counts > 1e-30
     return jnp.where(moves[:, None], sums / jnp.where(moves, counts, 1.0)[:, None], codewords)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kvae.errors import InputError
-from kvae.kohonen import by_chunks, nearest_code
+from kvae.kohonen import by_chunks, lowest, nearest_code
 from kvae.topology import Grid
 
 # Reconstruction.
@@ -133,13 +133,13 @@ def far_apart(codes: jax.Array, others: jax.Array, grid: Grid, adjacency: str | 
 @jax.jit
 def _two_nearest(z, codewords):
     """The nearest and the second nearest code, int32 [...] each."""
+    return by_chunks(two_lowest, z, codewords)
 
-    def lookup(scores):
-        nearest = jnp.argmin(scores, axis=-1, keepdims=True)
-        others = jnp.where(jnp.arange(len(codewords)) == nearest, jnp.inf, scores)
-        return nearest[:, 0], jnp.argmin(others, axis=-1)
 
-    return by_chunks(lookup, z, codewords)
+def two_lowest(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The codes of the lowest and of the second lowest score: int32 [n] each, equal where there is but one code."""
+    nearest = lowest(scores)
+    return nearest, lowest(jnp.where(jnp.arange(scores.shape[-1]) == nearest[:, None], jnp.inf, scores))
 
 
 def trustworthiness(codewords: jax.Array, grid: Grid, n_neighbors: int) -> jax.Array:

@@ -31,6 +31,7 @@ __all__ = [
     "make_grid",
     "matrix",
     "spread",
+    "spread_at",
 ]
 
 LARGEST_DENSE_SIZE = 16_384
@@ -50,12 +51,14 @@ class Kernel:
       fast: from a neighbourhood, a function of (values on the nodes [K, ...], strength) that spreads them without the
         K x K matrix; or None where there is no such way.
       initial_strength, lowest_strength: what a layer takes where the user names only the kernel.
+      strength_of_width: from a width in nodes, the strength at which the kernel is that wide.
     """
 
     weight: Callable
     fast: Callable[["Neighborhood"], Callable | None] = lambda neighborhood: None
     initial_strength: float = 1.0
     lowest_strength: float = 0.0
+    strength_of_width: Callable = lambda width: width**2
 
 
 def _hard(distance, strength, radius):
@@ -107,12 +110,16 @@ NEIGHBORHOODS = {
     "hard": Kernel(_hard, _by_window),
     "gaussian": Kernel(_gaussian, _by_axes, initial_strength=16.0, lowest_strength=0.25),
     # The kernel that the authors' release runs under the name Gaussian.
-    "exponential": Kernel(lambda distance, strength, radius: jnp.exp(-distance / (10.0 * strength))),
+    "exponential": Kernel(
+        lambda distance, strength, radius: jnp.exp(-distance / (10.0 * strength)),
+        strength_of_width=lambda width: width / 10,
+    ),
 }
 """The kernels by name.
 
-A Gaussian is sqrt(strength) nodes wide. Where a layer is not told otherwise, its Gaussian starts 4 nodes wide and ends
-at half a node, as maps do that have to unfold; the paper's (Eq. 16) has strengths of 1 and 0, and starts 1 node wide.
+A Gaussian is sqrt(strength) nodes wide: at that distance it has fallen to 1/e. Where a layer is not told otherwise, its
+Gaussian starts 4 nodes wide and ends at half a node, as maps do that have to unfold; the paper's (Eq. 16) has strengths
+of 1 and 0, and starts 1 node wide.
 """
 
 
@@ -176,8 +183,12 @@ def matrix(neighborhood: Neighborhood, step) -> jax.Array:
       neighborhood: the grid and the kernel.
       step: t, updates done so far, integer [].
     """
+    return _matrix(neighborhood, neighborhood.strength(step))
+
+
+def _matrix(neighborhood, strength):
     kernel = NEIGHBORHOODS[neighborhood.kernel]
-    weights = kernel.weight(neighborhood.grid.distances(), neighborhood.strength(step), neighborhood.radius)
+    weights = kernel.weight(neighborhood.grid.distances(), strength, neighborhood.radius)
     return jnp.fill_diagonal(weights, 1.0, inplace=False)
 
 
@@ -192,6 +203,11 @@ def spread(neighborhood: Neighborhood, values: jax.Array, step) -> jax.Array:
     Returns:
       float32, the shape of `values`.
     """
+    return spread_at(neighborhood, values, neighborhood.strength(step))
+
+
+def spread_at(neighborhood: Neighborhood, values: jax.Array, strength) -> jax.Array:
+    """`spread` at a strength, float32 [], that another schedule than the neighbourhood's own has."""
     if neighborhood.fast is not None:
-        return neighborhood.fast(values, neighborhood.strength(step))
-    return jnp.matmul(matrix(neighborhood, step), values, precision=jax.lax.Precision.HIGHEST)
+        return neighborhood.fast(values, strength)
+    return jnp.matmul(_matrix(neighborhood, strength), values, precision=jax.lax.Precision.HIGHEST)

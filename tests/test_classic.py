@@ -30,6 +30,13 @@ def winner_of(x, codewords):
     return np.argmin(np.sum((codewords - x) ** 2, axis=1))
 
 
+@pytest.mark.parametrize("size", [1, 2, 15, 16, 17, 128, 129, 900])
+def test_the_lowest_score_is_numpy_s_argmin_the_first_of_equal_ones(size):
+    scores = RNG.integers(0, 1 + size // 3, (50, size)).astype(np.float32)
+    np.testing.assert_array_equal(kohonen.lowest(scores), np.argmin(scores, axis=1))
+    assert kohonen.lowest(np.full((1, size), np.nan, np.float32)) == 0
+
+
 @pytest.mark.parametrize("kernel", NEIGHBORHOODS)
 def test_online_update_is_equations_12_and_13(kernel):
     neighborhood = Neighborhood(Plane(GRID), kernel)

@@ -221,6 +221,10 @@ ABOVE = {
     "models": {"errors", "fields", "topology", "kohonen", "measures", "figures"},
     "nnx": {"errors", "fields", "kohonen", "models", "topology"},
     "testing": {"models"},
+    "plots": {"errors", "figures", "measures"},
+    "rows": {"errors"},
+    "batches": {"classic", "kohonen", "measures", "topology"},
+    "som": {"batches", "errors", "fields", "grids", "kohonen", "plots", "rows", "topology"},
     "program": {"errors"},
     "training": {"errors", "fields", "files", "data", "models", "figures"},
     "main": {"errors", "program", "training"},
@@ -232,9 +236,9 @@ ABOVE = {
     "run": {"errors", "data", "models", "training", "codes", "share", "hub", "export"},
     "torch_weights": {"errors", "fields", "models", "training", "share", "run"},
     "tokenize": {"errors", "fields", "files", "data", "models", "program", "training", "share", "run"},
-    "benchmark": {"errors", "files", "data", "models", "program", "main", "training"},
+    "benchmark": {"errors", "files", "data", "models", "program", "main", "training"} | {"grids", "measures", "som"},
     "results": {"errors", "models", "training"},
-    "paper": {"errors", "files", "program", "topology", "kohonen", "classic", "measures", "data", "models", "figures"}
+    "paper": {"errors", "files", "program", "topology", "kohonen", "measures", "data", "models", "figures", "som"}
     | {"training", "main", "run", "results"},
     "report": {"errors", "files", "figures", "program", "results", "paper"},
 }

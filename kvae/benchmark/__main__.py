@@ -3,6 +3,7 @@
     python -m kvae.benchmark --config=configs/photos_vqvae.py [--compare=quantizer.neighborhood=none]
     python -m kvae.benchmark --scaling
     python -m kvae.benchmark --quantizers
+    python -m kvae.benchmark --soms [--share=0.1]
 
 The step is that of training, compiled in the same way. The quantiser (lookup, statistics, update) is also timed by
 itself, and so is a matrix product, for the rate that the device reaches. `--compare` puts the config beside itself with
@@ -29,6 +30,7 @@ import jax
 
 from kvae import main, program
 from kvae.benchmark.quantizers import quantizers, scaling
+from kvae.benchmark.soms import soms
 from kvae.benchmark.step import measure
 from kvae.benchmark.timing import say, table, transposed
 from kvae.errors import InputError, errors_of_writing
@@ -45,8 +47,12 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, dict]]:
     parser.add_argument("--random-images", type=int, metavar="SIDE", help="instead of the config's data set")
     parser.add_argument("--scaling", action="store_true", help="the map by itself against N and K; no config")
     parser.add_argument("--quantizers", action="store_true", help="every quantiser by itself; no config")
+    parser.add_argument("--soms", action="store_true", help="kvae.SOM beside other maps; no config")
+    parser.add_argument("--share", type=float, default=1, help="with --soms, share of the rows, for a first look (1)")
     options, rest = parser.parse_known_args(argv)
-    if options.scaling or options.quantizers:
+    if not 0 < options.share <= 1:
+        raise InputError(f"--share={options.share}; it must be above 0 and at most 1")
+    if options.scaling or options.quantizers or options.soms:
         return options, {}
     config, workdir = main.parse(rest)
     configs = {pathlib.Path(workdir).name: config}
@@ -64,6 +70,8 @@ def benchmark(argv: list[str]) -> int:
         rows = scaling()
     elif options.quantizers:
         rows = quantizers(options.seconds / 10)
+    elif options.soms:
+        rows = soms(options.share)
     else:
         rows = measure(configs, options.seconds, options.random_images)
     result = {"device": jax.devices()[0].device_kind, "devices": jax.device_count(), "jax": jax.__version__}

@@ -1,0 +1,294 @@
+"""`kvae.SOM` as scikit-learn's users meet it: its checks, the map that it fits, and data of every kind."""
+
+import pickle
+
+import grain
+import jax
+import jax.numpy as jnp
+import matplotlib.figure
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse
+from sklearn.base import clone
+from sklearn.cluster import KMeans
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator
+
+import kvae
+from kvae import classic, measures, plots
+from kvae.errors import InputError
+from kvae.topology import Neighborhood, Plane, matrix
+
+RNG = np.random.default_rng(0)
+DATA = RNG.normal(size=(200, 5)).astype(np.float32)
+START = DATA[:12] + 0.01
+SMALL = dict(grid_shape=(3, 4), init=START, n_epochs=4)
+
+
+def test_it_is_a_scikit_learn_estimator():
+    # Of three nodes, for one check asks that fifty rows in three blobs are three clusters.
+    results = check_estimator(kvae.SOM((3,)), on_skip=None)
+    assert len(results) > 50
+    # Runs only where an environment variable asks SciPy for arrays of other libraries.
+    assert {r["check_name"] for r in results if r["status"] != "passed"} <= {"check_array_api_input"}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_without_neighbours_it_is_k_means(dtype):
+    som = kvae.SOM((12,), kernel="none", init=START, n_epochs=3).fit(DATA.astype(dtype))
+    k_means = KMeans(12, init=START.astype(dtype), n_init=1, algorithm="lloyd", max_iter=3, tol=0).fit(
+        DATA.astype(dtype)
+    )
+    np.testing.assert_allclose(som.cluster_centers_, k_means.cluster_centers_, rtol=1e-4, atol=2e-5)
+    np.testing.assert_allclose(som.transform(DATA), k_means.transform(DATA), rtol=1e-4, atol=2e-4)
+    assert som.cluster_centers_.dtype == som.transform(DATA.astype(dtype)).dtype == dtype
+
+
+@pytest.mark.parametrize("grid", kvae.GRIDS)
+def test_an_epoch_is_equations_19_to_21(grid):
+    som = kvae.SOM((3, 4), grid=grid, init=START, n_epochs=1, initial_width=2.0).fit(DATA.astype(float))
+    members = np.argmin(np.sum((DATA[:, None] - START) ** 2, axis=-1), axis=1)
+    A = np.exp(-(np.asarray(som.grid_.distances(), float)[:, members] ** 2) / 4)
+    np.testing.assert_allclose(som.cluster_centers_, A @ DATA / A.sum(axis=1, keepdims=True), rtol=1e-5, atol=1e-6)
+
+
+def test_it_is_fit_batch_at_a_width_that_stays():
+    som = kvae.SOM(**SMALL, initial_width=1.0, final_width=1.0).fit(DATA)
+    neighborhood = Neighborhood(Plane((3, 4)), "gaussian", shrink_step=0.0)
+    expected = classic.fit_batch(DATA, neighborhood, 4, jax.random.key(0), START)
+    np.testing.assert_allclose(som.cluster_centers_, expected, rtol=1e-4, atol=2e-5)
+    codewords = jnp.asarray(som.cluster_centers_)
+    assert som.quantization_error_ == pytest.approx(float(measures.quantization_error(DATA, codewords)), rel=1e-5)
+    assert som.topographic_error_ == pytest.approx(float(measures.topographic_error(DATA, codewords, Plane((3, 4)))))
+    assert som.score(DATA) == pytest.approx(-som.quantization_error_)
+
+
+def test_the_width_falls_by_a_constant_factor():
+    som = kvae.SOM(**SMALL, initial_width=4.0, final_width=0.5).fit(DATA)
+    np.testing.assert_allclose(som.history_["width"], [4, 2, 1, 0.5])
+    assert som.history_["quantization_error"].shape == (4,)
+    assert som.quantization_error_ < som.history_["quantization_error"][-1]
+
+
+def test_far_from_the_origin_it_is_the_same_map():
+    near = kvae.SOM((3, 4)).fit(DATA.astype(float))
+    far = kvae.SOM((3, 4)).fit(DATA.astype(float) + 1e7)
+    np.testing.assert_array_equal(near.labels_, far.labels_)
+
+
+def test_cosine_does_not_see_lengths():
+    lengths = np.exp(RNG.normal(size=(200, 1)))
+    som = kvae.SOM((3, 4), metric="cosine").fit(DATA.astype(float))
+    other = kvae.SOM((3, 4), metric="cosine").fit(DATA * lengths)
+    np.testing.assert_allclose(som.cluster_centers_, other.cluster_centers_, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(som.cluster_centers_, axis=1), 1, atol=1e-5)
+    np.testing.assert_array_equal(som.labels_, som.transform(DATA).argmin(axis=1))
+    assert som.quantization_error_ == pytest.approx(som.transform(DATA).min(axis=1).mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_however_the_rows_are_cut_the_map_is_the_same(metric, tmp_path):
+    np.save(tmp_path / "rows.npy", DATA)
+    whole = kvae.SOM((3, 4), init=START, metric=metric).fit(DATA)
+    for X, options in [
+        (DATA, dict(batch_size=64)),
+        (np.load(tmp_path / "rows.npy", mmap_mode="r"), dict(batch_size=77)),
+        (grain.MapDataset.source(DATA).batch(64), {}),
+        ([DATA[:150].tolist(), DATA[150:]][::-1], dict(batch_size=41)),
+    ]:
+        som = kvae.SOM((3, 4), init=START, metric=metric, **options).fit(X)
+        np.testing.assert_allclose(som.cluster_centers_, whole.cluster_centers_, atol=1e-5)
+        assert som.topographic_error_ == pytest.approx(whole.topographic_error_)
+        np.testing.assert_array_equal(som.predict(X), som.labels_)
+
+
+def test_one_device_or_eight_the_map_is_the_same(monkeypatch):
+    eight = kvae.SOM((3, 4)).fit(DATA)
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
+    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+    one = kvae.SOM((3, 4)).fit(DATA)
+    np.testing.assert_allclose(one.cluster_centers_, eight.cluster_centers_, atol=1e-5)
+    np.testing.assert_array_equal(one.labels_, eight.labels_)
+
+
+def test_as_many_calls_of_partial_fit_as_epochs_are_a_fit():
+    whole, parts = kvae.SOM(**SMALL).fit(DATA), kvae.SOM(**SMALL, decay=0.0)
+    for _ in range(4):
+        parts.partial_fit(DATA)
+    np.testing.assert_allclose(parts.cluster_centers_, whole.cluster_centers_, atol=1e-6)
+    assert parts.n_iter_ == 4
+
+
+def test_partial_fit_remembers_and_goes_on_after_a_pickle():
+    som = kvae.SOM(**SMALL, decay=0.5, initial_width=1.0, final_width=1.0)
+    som.partial_fit(DATA[:100])
+    som = pickle.loads(pickle.dumps(som)).partial_fit(DATA[100:])
+    weights = np.r_[np.full(100, 0.5), np.ones(100)]
+    first = kvae.SOM(**SMALL | {"n_epochs": 1}, initial_width=1.0, final_width=1.0).fit(DATA[:100])
+    members = np.r_[np.argmin(np.sum((DATA[:100, None] - START) ** 2, axis=-1), axis=1), first.predict(DATA[100:])]
+    A = np.asarray(matrix(Neighborhood(Plane((3, 4)), "gaussian"), 0))[:, members] * weights
+    np.testing.assert_allclose(som.cluster_centers_, A @ DATA / A.sum(axis=1, keepdims=True), rtol=1e-4, atol=1e-5)
+
+
+def test_partial_fit_goes_on_from_a_fit():
+    once = kvae.SOM(**SMALL | {"n_epochs": 1}, initial_width=1.0, final_width=1.0)
+    som = clone(once).set_params(decay=0.5).fit(DATA).partial_fit(DATA[:50])
+    weights = np.r_[np.full(200, 0.5), np.ones(50)]
+    rows = np.concatenate([DATA, DATA[:50]])
+    members = np.r_[np.argmin(np.sum((DATA[:, None] - START) ** 2, axis=-1), axis=1), once.fit(DATA).predict(DATA[:50])]
+    A = np.asarray(matrix(Neighborhood(Plane((3, 4)), "gaussian"), 0))[:, members] * weights
+    np.testing.assert_allclose(som.cluster_centers_, A @ rows / A.sum(axis=1, keepdims=True), rtol=1e-4, atol=1e-5)
+
+
+def test_a_plane_starts_unfolded_and_stays_so():
+    square = RNG.random((2000, 2))
+    for grid in ("plane", "hexagonal"):
+        som = kvae.SOM((10, 10), grid=grid).fit(square)
+        assert som.topographic_error_ < 0.1
+        assert som.quantization_error_ < 0.05
+        assert len(np.unique(som.labels_)) == 100
+
+
+def test_random_starts_depend_on_the_seed_alone():
+    one, same, other = (kvae.SOM((3, 4), init="random", random_state=seed).fit(DATA) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one.cluster_centers_, same.cluster_centers_)
+    assert np.any(one.cluster_centers_ != other.cluster_centers_)
+
+
+def test_clusters_hang_together_on_the_grid():
+    blobs = np.concatenate([RNG.normal(center, 0.1, size=(100, 2)) for center in ((0, 0), (5, 0), (0, 5))])
+    som = kvae.SOM((6, 6)).fit(blobs)
+    groups = som.clusters(3)
+    assert groups.shape == (36,)
+    distances = np.asarray(som.grid_.distances())
+    of_rows = groups[som.labels_].reshape(3, 100)
+    assert np.all(of_rows == of_rows[:, :1]) and len(np.unique(of_rows[:, 0])) == 3
+    for group in range(3):
+        nodes = np.flatnonzero(groups == group)
+        reached = {nodes[0]}
+        while grown := {n for n in nodes if n not in reached and any(distances[n, m] < 1.5 for m in reached)}:
+            reached |= grown
+        assert len(reached) == len(nodes)
+
+
+def test_it_works_among_other_estimators():
+    frame = pd.DataFrame(DATA, columns=list("abcde"))
+    pipeline = make_pipeline(StandardScaler(), kvae.SOM((2, 3), n_epochs=2)).set_output(transform="pandas")
+    found = pipeline.fit_transform(frame)
+    assert list(found.columns) == [f"som{k}" for k in range(6)]
+    search = GridSearchCV(kvae.SOM(n_epochs=3), {"grid_shape": [(1, 2), (3, 4)]}, cv=2).fit(frame)
+    assert search.best_params_ == {"grid_shape": (3, 4)}
+    som = search.best_estimator_
+    assert not hasattr(clone(som), "cluster_centers_")
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(som)).predict(frame), som.predict(frame))
+
+
+@pytest.mark.parametrize(
+    ("options", "X", "message"),
+    [
+        (dict(grid_shape=(0, 3)), DATA, r"grid_shape is \(0, 3\); it must be"),
+        (dict(grid="toros"), DATA, "grid is 'toros'; did you mean 'torus'"),
+        (dict(kernel="gausian"), DATA, "kernel is 'gausian'; did you mean 'gaussian'"),
+        (dict(metric="manhattan"), DATA, "metric is 'manhattan'; it must be one of euclidean, cosine"),
+        (dict(init="pcs"), DATA, "init is 'pcs'; did you mean 'pca'"),
+        (dict(init=START[:5]), DATA, r"init has the shape \(5, 5\).*need \(100, 5\)"),
+        (dict(final_width=0.0), DATA, "final_width is 0.0; it must be a number, larger than 0"),
+        ({}, (DATA[:10] for _ in range(3)), "X is an iterator, which runs once"),
+        ({}, [DATA[:10], DATA[:10, :3]], "X has 3 features, but SOM is expecting 5 features as input"),
+        ({}, np.where(DATA > 2, np.nan, DATA), "Input X contains NaN"),
+        ({}, [DATA[:10], DATA[:10] * np.nan], "Input X contains NaN"),
+    ],
+)  # fmt: skip
+def test_what_it_refuses(options, X, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        kvae.SOM(**options).fit(X)
+    assert "\n" not in str(raised.value) or not isinstance(raised.value, InputError)
+
+
+def test_weights_and_sparse_matrices_that_it_refuses():
+    with pytest.raises(TypeError, match="Sparse data was passed"):
+        kvae.SOM().fit(scipy.sparse.csr_array(DATA))
+    with pytest.raises(ValueError, match="at least one non-zero number"):
+        kvae.SOM().fit(DATA, sample_weight=np.zeros(200))
+    with pytest.raises(ValueError, match="Negative values"):
+        kvae.SOM().fit(DATA, sample_weight=-np.ones(200))
+    with pytest.raises(InputError, match="with an iterable of batches"):
+        kvae.SOM().fit([DATA], sample_weight=np.ones(200))
+    with pytest.raises(NotFittedError):
+        kvae.SOM().predict(DATA)
+
+
+def test_every_picture_draws_every_grid_on_axes_of_the_user_s():
+    labels = np.where(DATA[:, 0] > 0, "right", "left")
+    for grid, shape, corners in (
+        ("plane", (3, 4), 4),
+        ("torus", (3, 4), 4),
+        ("hexagonal", (3, 4), 6),
+        ("plane", (12,), 4),
+    ):
+        som = kvae.SOM(shape, grid=grid, n_epochs=0, init=START).fit(DATA)
+        figure = matplotlib.figure.Figure()
+        for draw in (
+            plots.u_matrix,
+            lambda som, ax: plots.hits(som, DATA, ax),
+            lambda som, ax: plots.component(som, "x1", ax),
+            lambda som, ax: plots.classes(som, DATA, labels, ax),
+            lambda som, ax: plots.clusters(som, 3, ax),
+            lambda som, ax: plots.trajectory(som, DATA, ax),
+        ):
+            ax = figure.add_subplot()
+            assert draw(som, ax=ax) is figure
+            nodes = ax.collections[0]
+            assert len(nodes.get_paths()) == 12
+            assert len(nodes.get_paths()[0].vertices) == corners + 1
+            ax.remove()
+
+
+def test_pictures_show_what_the_map_has():
+    som = kvae.SOM((3, 4), n_epochs=0, init=START).fit(DATA)
+    counts = plots.hits(som, DATA).axes[0].collections[0].get_array()
+    np.testing.assert_array_equal(np.ma.filled(counts, 0), np.bincount(som.labels_, minlength=12))
+    plane = plots.component(som, 2).axes[0].collections[0].get_array()
+    np.testing.assert_array_equal(plane, som.cluster_centers_[:, 2])
+    titles = [ax.get_title(loc="left") for ax in som.plot(DATA, DATA[:, 0] > 0).axes if ax.get_title(loc="left")]
+    assert titles[0] == "U-matrix" and titles[1].startswith("Hits") and titles[2].startswith("Classes")
+    assert titles[3:] == ["x0", "x1", "x2", "x3", "x4"]
+    with pytest.raises(InputError, match="feature is 'y'; it must be a number below 5"):
+        plots.component(som, "y")
+
+
+def test_a_way_around_a_torus_leaves_on_one_side_and_comes_in_on_the_other():
+    som = kvae.SOM((3, 4), grid="torus", n_epochs=0, init=START).fit(DATA)
+    first, last = som.cluster_centers_[[0, 3]]  # the two ends of the first row: neighbours
+    path = plots.trajectory(som, np.stack([first, last])).axes[0].collections[1]
+    np.testing.assert_allclose([line[:, 0] for line in path.get_segments()], [[0, -1], [4, 3]])
+
+
+@pytest.mark.parametrize(("grid", "beside"), [("plane", 18), ("hexagonal", 13)])
+def test_what_users_of_minisom_expect_of_a_map_that_they_know(grid, beside):
+    """On a 5 x 5 map of known codewords; node 12 is the middle one."""
+    codewords = np.zeros((25, 1))
+    codewords[[12, beside, 24, 0], 0] = 5, 6, 15, 14
+    som = kvae.SOM((5, 5), grid=grid, n_epochs=0, init=codewords).fit([[5.0], [15.0]])
+    np.testing.assert_array_equal(som.cluster_centers_, codewords)
+    np.testing.assert_array_equal(som.labels_, [12, 24])
+    assert som.score([[5.0], [15.0]]) == 0
+    assert som.score([[4.0], [16.0]]) == -1
+    # The nearest two of 5 are neighbours, those of 15 lie in opposite corners.
+    assert som.topographic_error_ == 0.5
+    X = np.arange(-5.0, 5)[:, None]
+    np.testing.assert_array_equal(som.transform(X), np.abs(X - codewords[:, 0]))
+
+
+def test_training_lowers_the_error_and_starts_from_rows():
+    for X in ([[4.0, 2], [3, 1]], [[1.0, 5], [6, 7]]):
+        som = kvae.SOM((5, 5), init="random", random_state=1, initial_width=1.0).fit(X)
+        assert som.quantization_error_ < kvae.SOM((5, 5), init=np.zeros((25, 2)), n_epochs=0).fit(X).quantization_error_
+    np.testing.assert_array_equal(
+        kvae.SOM((2, 2), init="random", n_epochs=0).fit([[1.0, 0]]).cluster_centers_, [[1, 0]] * 4
+    )
+    assert np.all(kvae.SOM((2, 2), metric="cosine").fit(DATA).transform(np.zeros((1, 5))) == 1)
