@@ -3,21 +3,28 @@
     python -m kvae.report runs/one runs/two [--out=FILE]
     python -m kvae.report runs/one runs/two --curves=curves.png
     python -m kvae.report runs/paper/photos --table=3
+    python -m kvae.report runs/one runs/two --html [--out=FILE]
 
 RUNS are run folders, or folders with runs somewhere below them. `--table` prints a table of the paper, or `all`, from
-the runs that have its settings.
+the runs that have its settings. `--html` makes a page of it, to be opened in a browser, offline: the table, and the
+maps of the runs' codes side by side, to walk about in.
 """
 
+import pathlib
 import sys
 
 from kvae import program
-from kvae.errors import choose, errors_of_writing
+from kvae.errors import InputError, choose, errors_of_writing
 from kvae.figures import run as figures
 from kvae.files import write_text
 from kvae.paper import tables
 from kvae.paper.settings import load_experiments
+from kvae.report_page import write_page
 from kvae.results.comparison import comparison, curves
 from kvae.results.seeds import read_seeds
+from kvae.run import load
+
+PAGE = "report.html"
 
 
 def main(argv: list[str]) -> int:
@@ -25,6 +32,7 @@ def main(argv: list[str]) -> int:
     parser = program.Parser("python -m kvae.report", __doc__)
     parser.add_argument("runs", nargs="+", metavar="RUNS", help="run folders, or folders above them")
     parser.add_argument("--table", metavar="NAME", help="a table of the paper, such as 3 or schedules, or all")
+    parser.add_argument("--html", action="store_true", help=f"a page for a browser, {PAGE} unless --out names a file")
     parser.add_argument("--out", metavar="FILE", help="a file for the tables; by default they are printed")
     parser.add_argument("--curves", metavar="PNG", help="a file for the curves of the runs")
     parser.add_argument("--experiments", metavar="FILE", help="what is compared, instead of kvae/paper/experiments.py")
@@ -39,12 +47,33 @@ def main(argv: list[str]) -> int:
     if chosen.curves:
         with errors_of_writing(chosen.curves):
             figures.comparison(chosen.curves, curves(read_seeds(chosen.runs)), "Validation, run beside run")
-    if chosen.out:
+    if chosen.html:
+        print(_write_page(chosen.out or PAGE, chosen.runs, text))
+    elif chosen.out:
         with errors_of_writing(chosen.out):
             write_text(chosen.out, text)
     else:
         print(text, end="")
     return 0
+
+
+def _write_page(path: str, folders: list[str], text: str) -> str:
+    """Writes a page of all runs in, or below, the folders; what was done, in words.
+
+    Raises:
+      InputError: a run cannot be opened; one that was found below a folder is then left out, and named on the page.
+    """
+    runs, left_out = [], []
+    for workdir in dict.fromkeys(seed.workdir for seed in read_seeds(folders)):
+        try:
+            runs.append(load(workdir))
+        except InputError as error:
+            if workdir in map(str, map(pathlib.Path, folders)):
+                raise
+            left_out.append(f"- left out: {error}")
+    write_page(path, runs, "\n".join([text, *left_out]), f"Codes of {', '.join(folders)}")
+    size = f"{pathlib.Path(path).stat().st_size / 1e6:.1f} MB"
+    return "\n".join([f"{path}: {size}, with the codes of {', '.join(run.workdir for run in runs)}", *left_out])
 
 
 if __name__ == "__main__":

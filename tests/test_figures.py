@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from kvae.errors import InputError
-from kvae.figures import canvas, maps
+from kvae.figures import canvas, maps, page
 from kvae.figures import paper as paper_figures
 from kvae.figures import run as figures
 from kvae.figures import urlsom as urlsom_figures
@@ -32,7 +33,7 @@ def pixels(path):
 def drawn(monkeypatch):
     """The figures that would have been written, to be asked what they show."""
     caught = []
-    monkeypatch.setattr(canvas, "_write", lambda figure, path: caught.append(figure))
+    monkeypatch.setattr(canvas, "_write", lambda figure, path, words: caught.append(figure))
     return caught
 
 
@@ -63,8 +64,11 @@ POINT = {"label": "shrink step 0.1", "loss": 0.05, "topographic_error": 0.3, "ps
 SERIES = {"a": (STEPS, RANDOM.uniform(1, 9, (3, 5))), "b": (STEPS, RANDOM.uniform(1, 9, 5))}
 DRAWS = {
     "reconstructions": lambda p: figures.reconstructions(p, photos(9, 8, 8), photos(9, 8, 8), "t"),
+    "reconstructions, PSNR": lambda p: figures.reconstructions(p, photos(9, 8, 8), photos(9, 8, 8), "t", np.arange(9)),
     "codebook_map": lambda p: maps.codebook_map(p, photos(4, 6, 8, 8), "t"),
     "codebook_map, unused codes": lambda p: maps.codebook_map(p, photos(4, 6, 8, 8), "t", np.eye(4, 6)),
+    "codebook_map, patches": lambda p: maps.codebook_map(p, photos(4, 6, 8, 8), "t", patches=photos(4, 6, 6, 6)),
+    "codebook_map, patches beside": lambda p: maps.codebook_map(p, photos(4, 4, 8, 8), "t", patches=photos(4, 4, 6, 6)),
     "codebook_map, a line": lambda p: maps.codebook_map(p, photos(50, 8, 8), "t"),
     "codebook_map, four axes": lambda p: maps.codebook_map(p, photos(2, 3, 4, 4, 8, 8), "t"),
     "hit_map": lambda p: maps.hit_map(p, np.arange(24).reshape(4, 6), "t"),
@@ -95,6 +99,8 @@ REFUSED = {
     "unlike": lambda p: figures.reconstructions(p, photos(2, 8, 8), photos(3, 8, 8), "t"),
     "too many": lambda p: figures.reconstructions(p, photos(33, 8, 8), photos(33, 8, 8), "t"),
     "no images": lambda p: figures.reconstructions(p, photos(0, 8, 8), photos(0, 8, 8), "t"),
+    "PSNR of others": lambda p: figures.reconstructions(p, photos(2, 8, 8), photos(2, 8, 8), "t", [30.0]),
+    "patches of another grid": lambda p: maps.codebook_map(p, photos(2, 3, 8, 8), "t", patches=photos(3, 2, 8, 8)),
     "no grid": lambda p: maps.codebook_map(p, photos(8, 8), "t"),
     "four channels": lambda p: maps.codebook_map(p, np.zeros((2, 3, 8, 8, 4), np.uint8), "t"),
     "counts of another grid": lambda p: maps.codebook_map(p, photos(2, 3, 8, 8), "t", np.ones((3, 2))),
@@ -181,6 +187,32 @@ def test_a_codebook_map_shows_the_images_pixel_by_pixel(tmp_path):
     h, w, _ = expected.shape
     bottom, left = len(page) - round(0.42 * canvas.DPI), round(0.62 * canvas.DPI)
     np.testing.assert_array_equal(page[bottom - h : bottom, left : left + w], expected)
+
+
+def test_each_pair_has_its_psnr_below_and_each_code_its_real_patch_in_the_same_place(drawn):
+    figures.reconstructions("", photos(9, 8, 8), photos(9, 8, 8), "t", 20 + np.arange(9) / 2)
+    below = [[label.get_text() for label in axes.get_xticklabels()] for axes in drawn[0].axes]
+    assert below == [[f"{20 + i / 2:.1f} dB" for i in range(8)], ["24.0 dB"]]
+    maps.codebook_map("", photos(2, 6, 8, 8), "t", patches=np.full((2, 6, 5, 5, 3), 7, np.uint8))
+    decoded, patches = (axes.images[0].get_array() for axes in drawn[1].axes)
+    assert decoded.shape == patches.shape
+    assert [axes.get_title("left") for axes in drawn[1].axes] == ["decoded alone", "in real images (grey: never)"]
+    assert set(np.unique(patches)) == {7, 255}  # patches, and the gaps between
+
+
+def test_a_page_shows_what_is_there_with_the_words_of_each_picture(tmp_path):
+    maps.hit_map(tmp_path / "hits.png", [[3, 1], [0, 1]], "How <often>")
+    Image.new("RGB", (10, 10)).save(tmp_path / "of_another.png")
+    page.write_index(tmp_path, ["hits", "missing", "of_another"], "a & b, step 4")
+    text = (tmp_path / "index.html").read_text()
+    assert "<h1>a &amp; b, step 4</h1>" in text
+    assert re.findall(r'<img src="(.*?)" alt="(.*?)"', text) == [
+        ("hits.png", "How &lt;often&gt;"), ("of_another.png", "of another")
+    ]  # fmt: skip
+    captions = re.findall("<figcaption>(.*)</figcaption>", text)
+    assert captions[0].startswith("3 of 4 codes in use, perplexity 2.6 (orange: never used). Dark: used often.")
+    assert captions[1] == ""
+    assert "http" not in text
 
 
 def test_unused_codes_are_pale_with_an_orange_corner_on_the_map(drawn):

@@ -240,7 +240,8 @@ ABOVE = {
     "results": {"errors", "models", "training"},
     "paper": {"errors", "files", "program", "topology", "kohonen", "measures", "data", "models", "figures", "som"}
     | {"training", "main", "run", "results"},
-    "report": {"errors", "files", "figures", "program", "results", "paper"},
+    "report_page": {"errors", "files", "models", "figures", "training", "run"},
+    "report": {"errors", "files", "figures", "program", "results", "paper", "report_page", "run"},
 }
 """What each folder, or file beside the folders, may import of the others: downwards only."""
 

@@ -16,7 +16,7 @@ import pytest
 from annotated_types import Ge
 
 import kvae
-from kvae import main, measures, program
+from kvae import main, measures, program, report
 from kvae.data import ArrayExamples, Dataset
 from kvae.models.model import Metric, Model, Objective
 from kvae.models.quantizer import Quantized, Quantizer
@@ -51,7 +51,9 @@ def story(tmp_path, data_dir):
                 assert program.run(main.main, run) == 0
         assert_same_run(tmp_path / "whole", tmp_path / "parts")
         assert [row["step"] for row in rows(tmp_path / "parts")] == [2, 4]
-        return kvae.load(str(tmp_path / "parts")), {path.stem for path in (tmp_path / "parts" / "figures").iterdir()}
+        return kvae.load(str(tmp_path / "parts")), {
+            path.stem for path in (tmp_path / "parts" / "figures").glob("*.png")
+        }
 
     return tell
 
@@ -90,6 +92,7 @@ def test_a_quantiser_that_is_no_codebook(story):
     assert codes.shape == (2, 8, 8)
     assert run.decode({"codebook": codes}).shape == IMAGES.shape
     assert figures == {"reconstructions", "codebook_map", "hit_map", "curves"}  # no U-matrix: there is no grid
+    assert program.run(report.main, [run.workdir, "--html", f"--out={run.workdir}/page.html"]) == 0
     assert 1 <= rows(run.workdir)[-1]["valid/codes_used"] <= 16
     assert "valid/topographic_error_8" not in rows(run.workdir)[-1]
 
@@ -137,6 +140,8 @@ def test_a_model_of_integers_with_another_objective_and_its_data_set(story, caps
     assert figures == {"curves"}
     with pytest.raises(kvae.InputError, match="is a run of Bigram: no 'encode'; it can probabilities"):
         run.encode(IMAGES)
+    assert program.run(report.main, [run.workdir, "--html"]) == 2
+    assert "is a run of Bigram, which has no codes of images" in capsys.readouterr().err
     few = ["--config=configs/photos_vqvae.py", "--config.dataset.name=words", "--config.dataset.count=3"]
     assert program.run(main.main, [*few, f"--workdir={run.workdir}"]) == 2
     assert "dataset.count is 3; it must be an integer, 4 or larger" in capsys.readouterr().err

@@ -137,7 +137,7 @@ def test_a_run_leaves_what_the_contract_says(make_config, tmp_path):
     assert names - events == {"config.json", "checkpoints", "metrics.jsonl", "figures"}
     assert events
     assert {path.name for path in (tmp_path / "run" / "figures").iterdir()} == {
-        "reconstructions.png", "curves.png",
+        "reconstructions.png", "curves.png", "index.html",
         *(f"{kind}_{level}.png" for kind in ("codebook_map", "hit_map", "u_matrix") for level in ("top", "bottom")),
     }  # fmt: skip
     metrics = read_metrics(str(tmp_path / "run"))

@@ -283,7 +283,8 @@ def test_a_run_leaves_its_pictures_and_opens_in_a_notebook(make_config, tmp_path
     config = make_config("urlsom", steps=4, evaluate_every_steps=4)
     assert run(config, tmp_path) == 4
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
-        "curves.png", "hit_map.png", "winners.png", "train_hit_map.png", "train_winners.png"
+        "curves.png", "index.html", "mean_images.png",
+        "hit_map.png", "winners.png", "train_hit_map.png", "train_winners.png",
     }  # fmt: skip
     opened = kvae.load(str(tmp_path))
     pictures = data.load(**{"name": "digits", "size": 16}).validation["validation"].arrays["image"][:5]

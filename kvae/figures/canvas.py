@@ -52,8 +52,11 @@ MARGIN, _TITLE_LINE, _NOTE_LINE = 0.13, 0.19, 0.15  # inches
 
 
 @contextlib.contextmanager
-def drawing(path, width, height, title, note=""):
+def drawing(path, width, height, title, note="", reading=""):
     """Gives an empty figure in kvae's style; when the block ends well, it is the PNG file at `path`.
+
+    The file carries its words as PNG texts, for pages and for readers who do not see it: `Title`, and `Description`,
+    which is the note and the reading.
 
     Args:
       path: the PNG file, replaced in one step: a reader, or a draw that fails, finds the old one whole.
@@ -61,6 +64,7 @@ def drawing(path, width, height, title, note=""):
       height: inches of the drawing; the header adds its own.
       title: what one sees, in a sentence.
       note: a quieter second line: numbers, or how to read the figure.
+      reading: how to read the figure, in a sentence or two that are not drawn.
 
     Yields:
       A `matplotlib.figure.Figure`, whose subplots are laid out below the header; `place` puts axes at exact places.
@@ -80,7 +84,8 @@ def drawing(path, width, height, title, note=""):
         top -= (_TITLE_LINE * len(titles) + 0.03) / total
         figure.text(MARGIN / width, top, "\n".join(notes), size=7.5, color=QUIET, **place_text)
         yield figure
-        _write(figure, path)
+        description = "".join(f"{words[0].upper()}{words[1:]}. " for words in (note, reading) if words).strip()
+        _write(figure, path, {"Title": title, "Description": description})
 
 
 def _balanced(text, limit):
@@ -90,9 +95,9 @@ def _balanced(text, limit):
     return textwrap.wrap(text, limit)
 
 
-def _write(figure, path):
+def _write(figure, path, words):
     with replaced(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+        figure.savefig(temporary, format="png", metadata={"Software": None, **words})
 
 
 def place(figure, left, bottom, width, height):

@@ -24,14 +24,15 @@ from kvae.figures.canvas import (
 )
 
 
-def reconstructions(path, originals, reconstructions, title):
-    """Draws images above what the model makes of them.
+def reconstructions(path, originals, reconstructions, title, psnr=None):
+    """Draws images above what the model makes of them, and how close that is.
 
     Args:
       path: the PNG file.
       originals: uint8 [n, h, w, 3], n at most 32.
       reconstructions: uint8 [n, h, w, 3].
       title: what one sees.
+      psnr: of each pair, float [n], in dB, if it is to be shown.
     """
     originals = checked_images("originals", originals, 1)
     reconstructions = checked_images("reconstructions", reconstructions, 1)
@@ -39,6 +40,8 @@ def reconstructions(path, originals, reconstructions, title):
     if originals.shape != reconstructions.shape or n > 32:
         shapes = f"{list(originals.shape)} and {list(reconstructions.shape)}"
         raise InputError(f"reconstructions: want two equal shapes of at most 32 images, found {shapes}")
+    if psnr is not None and np.shape(psnr) != (n,):
+        raise InputError(f"psnr: want one for each of {n} images, found {list(np.shape(psnr))}")
     columns = min(n, 8)
     tiles = fitted(np.concatenate([originals, reconstructions]), 256 if max(h, w) > 128 else 192)
     numbers = np.full((-(-n // columns), 2, columns), -1)
@@ -46,13 +49,19 @@ def reconstructions(path, originals, reconstructions, title):
         numbers[i // columns, :, i % columns] = i, n + i
     pictures = [mosaic(tiles, pair, gap=4) for pair in numbers]
     height, width = (side / DPI for side in pictures[0].shape[:2])
-    left, space = 1.05, 0.12
+    left, space = 1.05, 0.12 if psnr is None else 0.26
     total = len(numbers) * (height + space)
-    with drawing(path, max(4.5, left + width + MARGIN), total, title) as figure:
+    note = "" if psnr is None else "below each pair: PSNR, higher is closer"
+    reading = "The model turns an image into codes, a number for each small square, and those back into an image"
+    reading += "" if psnr is None else ". PSNR compares pixel by pixel: 6 dB more is half the error"
+    with drawing(path, max(4.5, left + width + MARGIN), total, title, note, reading) as figure:
         for i, (picture, pair) in enumerate(zip(pictures, numbers, strict=True)):
             axes = place_mosaic(figure, picture, left, total - (i + 1) * (height + space) + space, pair)
             axes.set_yticks([0, 1], ["original", "reconstruction"])
             axes.set_xticks([])
+            if psnr is not None:
+                shown = pair[0][pair[0] >= 0]
+                axes.set_xticks(range(len(shown)), [f"{psnr[image]:.1f} dB" for image in shown])
 
 
 def curves(path, rows, panels, title):
@@ -83,7 +92,8 @@ def curves(path, rows, panels, title):
     several = [value for row in rows for value in row.values() if isinstance(value, list)]
     note = "bold: validation; pale: training" + "; thin: single seeds" * bool(several)
     note += ", whose mean breaks off where one has no value" if any(None in values for values in several) else ""
-    with drawing(path, 3.6 * columns + 0.2, height, title, note) as figure:
+    reading = "One panel for each measure, over the steps of training"
+    with drawing(path, 3.6 * columns + 0.2, height, title, note, reading) as figure:
         grid = figure.subplots(-(-len(shown) // columns), columns, squeeze=False).ravel()
         for axes, (heading, unit, found) in zip(grid, shown, strict=False):
             axes.set(title=heading, ylabel=unit)

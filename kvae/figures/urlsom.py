@@ -1,4 +1,4 @@
-"""Figures of URL-SOM: arrays in, a PNG file out, drawn on `kvae.canvas`."""
+"""Figures of URL-SOM: arrays in, a PNG file out, drawn on `kvae.figures.canvas`."""
 
 import itertools
 import math
@@ -35,7 +35,8 @@ def winners(path, winners, labels, label_names, grid_shape, title):
     beside = 0.15 if labels is None else 1.15
     active = np.unique(winners).size
     note = f"{len(winners):,} samples, each scattered about its winner; {active:,} of {size:,} neurons in use"
-    with drawing(path, max(4.5, 0.55 + cell * columns + beside), 0.45 + cell * rows, title, note) as figure:
+    reading = "A map in order has each label in one region, though no label was seen in training"
+    with drawing(path, max(4.5, 0.55 + cell * columns + beside), 0.45 + cell * rows, title, note, reading) as figure:
         axes = place(figure, 0.55, 0.45, cell * columns, cell * rows)
         _scatter(axes, row, column, kinds, names)
         axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))

@@ -226,6 +226,10 @@ class Autoencoder(Model):
         """Trustworthiness and neighbourhood preservation of each map, and PSNR in dB after a shift of all codes."""
         return inspection.measure(self, variables, samples["image"])
 
+    def codings(self, variables, samples):
+        """One for each codebook."""
+        return inspection.codings(self, variables, samples["image"])
+
     def pictures(self, variables, samples, totals, step):
         """Reconstructions, and of each codebook its map, how often codes are used, and the U-matrix."""
         return inspection.pictures(self, variables, samples["image"], parts_of(totals["codebooks"]), step)

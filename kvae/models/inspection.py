@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kvae import measures
+from kvae.models.coding import Coding
 from kvae.topology import Grid, Plane
 
 MAP_IMAGE_SIZE = 32
@@ -19,6 +20,7 @@ MAP_IMAGE_SIZE = 32
 
 CODES_PER_BATCH = 256
 OFFSETS = (1, 2, 3)
+IMAGES_PER_BATCH = 32
 SHOWN = 16
 """How many images are shown beside their reconstructions."""
 
@@ -138,6 +140,42 @@ def measure(model, variables, images: np.ndarray) -> dict[str, float]:
     return metrics
 
 
+def in_batches(model, variables, images: np.ndarray, method: str) -> Any:
+    """A method of the model, of any number of images uint8 [n, h, w, 3]: a tree of NumPy arrays [n, ...]."""
+    found, count = [], len(images)
+    # Always whole batches, so that one program does for them all.
+    for start in range(0, count, IMAGES_PER_BATCH):
+        batch = images[np.minimum(np.arange(start, start + IMAGES_PER_BATCH), count - 1)]
+        found.append(jax.device_get(apply(model, variables, batch, method)))
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found)
+
+
+def codings(model, variables, images: np.ndarray) -> dict[str, Coding]:
+    """See `Model.codings`: one for each codebook, `<name>_<i>` for the i-th of a quantiser with several."""
+    codes, layers = {}, {}
+    for name, of_images in in_batches(model, variables, images, "encode").items():
+        layer, parts = model.quantizers[name], {name: of_images}
+        if layer.n_codebooks > 1:
+            parts = {f"{name}_{i}": part for i, part in enumerate(np.moveaxis(of_images, -1, 0))}
+        codes, layers = codes | parts, layers | dict.fromkeys(parts, layer)
+    most_used = {name: int(np.bincount(of_images.ravel()).argmax()) for name, of_images in codes.items()}
+    mapped, found = maps(model, variables), {}
+    for name, layer in layers.items():
+        held = {other: code for other, code in most_used.items() if other != name}
+        level = name.removeprefix("codebook").removeprefix("_").replace("_", " ")
+        found[name] = Coding(
+            codes[name],
+            layer.codebook_size,
+            layer.layout,
+            layer.is_map,
+            codewords=mapped[name][1] if name in mapped else None,
+            decoded=functools.partial(constant_code_images, model, variables, name, held),
+            held=held,
+            level=f"codebook {level}" if level.isdigit() else f"{level} level" if level else "",
+        )
+    return found
+
+
 def pictures(
     model, variables, images: np.ndarray, tallies: Mapping[str, Mapping[str, np.ndarray]], step: int
 ) -> dict[str, Callable[[Any], None]]:
@@ -153,49 +191,40 @@ def pictures(
     from kvae.figures import run as figures
 
     def reconstructions(path):
-        shown = images[:SHOWN]
+        shown = images[np.linspace(0, len(images) - 1, min(SHOWN, len(images))).round().astype(int)]
         found = np.asarray(apply(model, variables, shown, "reconstruct"))
-        figures.reconstructions(path, shown, found, f"Validation images and their reconstructions after {step} steps")
+        title = f"Validation images and their reconstructions after {step} steps"
+        figures.reconstructions(path, shown, found, title, np.asarray(measures.psnr(shown, found)))
 
     found = {"reconstructions": reconstructions}
-    drawable = maps(model, variables)
-    most_used = {name: int(np.argmax(tally["counts"])) for name, tally in tallies.items()}
-    for name, tally in tallies.items():
-        grid, codewords = drawable.get(name, (None, None))
-        found |= _codebook_pictures(
-            model, variables, name, np.asarray(tally["counts"]), grid, codewords, most_used, step
-        )
+    for name, coding in codings(model, variables, images).items():
+        found |= _codebook_pictures(name, coding, images, np.asarray(tallies[name]["counts"]), step)
     return found
 
 
-def _codebook_pictures(model, variables, name, counts, grid, codewords, most_used, step):
+def _codebook_pictures(name, coding, images, counts, step):
     """Codebook map, hit map and, where there is a grid, U-matrix of one codebook."""
     from kvae.figures import maps
 
-    held = {other: code for other, code in most_used.items() if other != name}
-    level = name.removeprefix("codebook").removeprefix("_").replace("_", " ")
-    which = f" of codebook {level}" if level.isdigit() else f" of the {level} level" if level else ""
-    beside = "".join(f", {other.replace('_', ' ')} held at its most used code, {code}" for other, code in held.items())
-    owner = next(layer for own, layer in model.quantizers.items() if name == own or name.startswith(f"{own}_"))
-    where = "on the map" if owner.is_map else "in order of number: without a neighbourhood there is no map"
-    where += f" ({grid.border})" if grid is not None and grid.border else ""
-    shape, cell = (grid.shape, grid.cell) if grid is not None else ((len(counts),), "square")
-    end = f"_{level.replace(' ', '_')}" if level else ""
+    level = coding.level if coding.level.startswith("codebook") else f"the {coding.level}"
+    which = f" of {level}" if coding.level else ""
+    end = name.removeprefix("codebook").removeprefix("_")
+    end = f"_{end}" if end else ""
+    counts = counts.reshape(coding.shape)
 
     def codebook_map(path):
-        images = constant_code_images(model, variables, name, held)
-        images = images.reshape(*shape, *images.shape[1:])
-        title = f"What each code{which} decodes to, {where}{beside} (step {step})"
-        maps.codebook_map(path, images, title, counts.reshape(shape), cell)
+        decoded = coding.decoded()
+        decoded = decoded.reshape(*coding.shape, *decoded.shape[1:])
+        title = f"What each code{which} decodes to, {coding.where}{coding.beside} (step {step})"
+        maps.codebook_map(path, decoded, title, counts, coding.cell, coding.mean_patches(images))
 
     def hit_map(path):
         title = f"How often each code{which} is used on the validation set (step {step})"
-        maps.hit_map(path, counts.reshape(shape), title, cell=cell)
+        maps.hit_map(path, counts, title, cell=coding.cell)
 
     def u_matrix(path):
-        title = f"U-matrix: distance of each codeword{which} to its neighbours {where} (step {step})"
-        distances = np.asarray(measures.u_matrix(codewords, grid))
-        maps.u_matrix(path, distances, title, counts.reshape(shape), cell)
+        title = f"U-matrix: distance of each codeword{which} to its neighbours {coding.where} (step {step})"
+        maps.u_matrix(path, coding.u_matrix, title, counts, coding.cell)
 
     found = {f"codebook_map{end}": codebook_map, f"hit_map{end}": hit_map}
-    return found | ({f"u_matrix{end}": u_matrix} if grid is not None else {})
+    return found | ({f"u_matrix{end}": u_matrix} if coding.layout is not None else {})

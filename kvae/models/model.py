@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kvae.fields import check_attributes
+from kvae.models.coding import Coding
 
 Batch = Mapping[str, jax.Array]
 """Arrays by name, such as `image` uint8 [b, h, w, 3], and `mask` bool [b], False where an example only fills up."""
@@ -110,6 +111,10 @@ class Model(nn.Module):
 
     def inspect(self, variables: Mapping[str, Any], samples: Mapping[str, np.ndarray]) -> dict[str, float]:
         """What can be measured of a trained model apart from totals, by name; `samples` are validation examples."""
+        return {}
+
+    def codings(self, variables: Mapping[str, Any], samples: Mapping[str, np.ndarray]) -> dict[str, Coding]:
+        """By codebook, the images among the samples in its codes, to be shown; empty where there are none."""
         return {}
 
     def pictures(

@@ -13,6 +13,7 @@ from kvae import measures
 from kvae.errors import InputError
 from kvae.fields import Count, Counts, NotNegative, OneOf, Positive, Probability, Share
 from kvae.models import inspection, urlsom_measures
+from kvae.models.coding import Coding
 from kvae.models.layers import DTYPES, check_images
 from kvae.models.model import Batch, Metric, Model, Objective
 from kvae.models.resnet import ResNet
@@ -233,14 +234,26 @@ class URLSOM(Model):
         """Trustworthiness and neighbourhood preservation of the vectors that the neurons answer to."""
         return inspection.order(self.bind(variables).neuron_vectors(), Plane(self.grid_shape))
 
+    def codings(self, variables, samples):
+        """The winner of each image."""
+        winners = inspection.in_batches(self, variables, samples["image"], "winners")[:, None, None]
+        grid = Plane(self.grid_shape)
+        return {"map": Coding(winners, self.neurons, grid, True, unit="neuron", event="winning", context=1)}
+
     def pictures(self, variables, samples, totals, step):
-        """How often neurons win, on the validation and the training set, and, where there are labels, for which."""
+        """What neurons win and how often, on the validation and the training set, and, with labels, for which."""
         from kvae.figures import maps
         from kvae.figures import urlsom as urlsom_figures
 
+        def mean_images(path):
+            images, coding = samples["image"], self.codings(variables, samples)["map"]
+            title = f"Mean of the images that each neuron wins, of {len(images):,} validation images (step {step})"
+            means = coding.mean_patches(images)
+            maps.codebook_map(path, means, title, coding.counts, unit="neurons", event="winning")
+
         def hit_map(counts, which, path):
             title = f"How often each neuron wins on the {which} set (step {step})"
-            maps.hit_map(path, counts.reshape(self.grid_shape), title, unit="neurons")
+            maps.hit_map(path, counts.reshape(self.grid_shape), title, unit="neurons", event="winning")
 
         def winners(table, which, path):
             # The scatter is random within a neuron: who won what for which label is all that there is to know.
@@ -248,7 +261,7 @@ class URLSOM(Model):
             title = f"Winners on the {which} set, by label (step {step})"
             urlsom_figures.winners(path, won, labels, self.label_names, self.grid_shape, title)
 
-        found = {}
+        found = {"mean_images": mean_images}
         for prefix, which in (("", "validation"), ("train_", "training")):
             found[f"{prefix}hit_map"] = functools.partial(hit_map, np.asarray(totals[f"{prefix}counts"]), which)
             if f"{prefix}table" in totals:

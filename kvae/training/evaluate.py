@@ -17,7 +17,10 @@ from kvae.training import devices
 from kvae.training.replicas import Groups, Replicas, in_a_row, one_of
 
 SAMPLES = 32
-"""How many validation examples are looked at one by one, and shown."""
+"""How many validation examples a model inspects."""
+
+PICTURED_BYTES = 2**20
+"""How large the validation examples are, all together, of which pictures are drawn."""
 
 
 class Evaluation(NamedTuple):
@@ -52,6 +55,7 @@ class Evaluator:
 
     def __init__(self, model: Model, replicas: Replicas, dataset: Dataset, batch_size: int):
         self.model, self.dataset, self.samples = model, dataset, samples(dataset.validation, SAMPLES)
+        self.pictured = samples(dataset.validation, pictured(dataset.validation))
         self._replicas, self._batch_size = replicas, batch_size
 
     def evaluate(self, groups: Groups, finite: np.ndarray) -> Evaluation:
@@ -112,6 +116,12 @@ def joined_metrics(model: Model, pooled: Mapping[str, float], by_set: Mapping[st
     if len(by_set) > 1:
         row |= {f"valid/{of}/{name}": value for of, metrics in by_set.items() for name, value in metrics.items()}
     return row
+
+
+def pictured(sets: Mapping[str, Examples]) -> int:
+    """How many validation examples pictures are drawn of: at least `SAMPLES` where there are so many."""
+    size = sum(np.asarray(value).nbytes for value in next(iter(sets.values()))[0].values())
+    return min(max(SAMPLES, PICTURED_BYTES // size), sum(map(len, sets.values())))
 
 
 def samples(sets: Mapping[str, Examples], count: int) -> dict[str, np.ndarray]:

@@ -194,7 +194,7 @@ class Loop:
         self.save(groups, done, evaluation)
         # Pictures take longer than an evaluation, so they come with the checkpoints only.
         if evaluation is not None and jax.process_index() == 0:
-            pictures.draw(self.evaluator.model, evaluation, self.evaluator.samples, self.journal.rows, self.figures)
+            pictures.draw(self.evaluator.model, evaluation, self.evaluator.pictured, self.journal.rows, self.figures)
         wait_for_all("drawn")  # collectives on a CPU do not wait for longer than half a minute
 
     def save(self, groups: Groups, done: int, evaluation: Evaluation | None) -> None:

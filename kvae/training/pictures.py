@@ -20,7 +20,7 @@ def draw(
     rows: Sequence[Mapping],
     folder: pathlib.Path,
 ) -> None:
-    """Draws the pictures of the first replica into `folder`, and curves of all.
+    """Draws the pictures of the first replica into `folder`, curves of all, and `index.html`, which shows them.
 
     A picture that cannot be drawn is a warning: a run does not end for it.
 
@@ -29,8 +29,9 @@ def draw(
       evaluation: of the step that is shown.
       samples: validation examples.
       rows: of metrics.jsonl.
-      folder: where the PNG files go.
+      folder: where the files go.
     """
+    from kvae.figures import page
     from kvae.figures import run as figures
 
     step = rows[-1]["step"]
@@ -41,12 +42,15 @@ def draw(
     except Exception as error:
         log.warning("the pictures of step %d were not drawn: %s", step, _reason(error))
         return
-    for name, picture in pictures.items():
+    title = f"{folder.absolute().parent.name}, step {step:,}"
+    files = {f"{name}.png": picture for name, picture in pictures.items()}
+    files["index.html"] = lambda path: page.write_index(path.parent, pictures, title)
+    for name, draw_at in files.items():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            picture(folder / f"{name}.png")
+            draw_at(folder / name)
         except Exception as error:
-            log.warning("%s was not drawn: %s", folder / f"{name}.png", _reason(error))
+            log.warning("%s was not drawn: %s", folder / name, _reason(error))
 
 
 def _reason(error):

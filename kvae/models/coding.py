@@ -1,0 +1,106 @@
+"""Images in the codes of one codebook, and what each code stands for in them."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from kvae import measures
+from kvae.topology import Grid
+
+CONTEXT = 3
+"""How many squares of codes a patch is wide: the code's own, and one on each side."""
+
+NOTHING = 235
+"""The grey of a patch that there is none of."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Coding:
+    """Images in codes of one codebook, or by the neurons of one map that they are won by, and what those stand for.
+
+    Attributes:
+      codes: of each image, int32 [n, h', w'].
+      size: K, the number of codes.
+      layout: where they lie; None where they have no neighbours.
+      is_map: whether training makes codes that are near on the layout alike.
+      codewords: float32 [K, d], where they have a layout.
+      decoded: gives the image that each code decodes to by itself, uint8 [K, h, w, 3]; None where nothing is decoded.
+      held: the codes of other codebooks beside it in those images, by name.
+      level: which codebook it is, such as "top level"; empty where there is only one.
+      unit: what a code is called.
+      event: what it is in an image: used, or winning.
+      context: how many squares of codes a patch of an image is wide, to show one; odd.
+    """
+
+    codes: np.ndarray
+    size: int
+    layout: Grid | None
+    is_map: bool
+    codewords: np.ndarray | None = None
+    decoded: Callable[[], np.ndarray] | None = None
+    held: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    level: str = ""
+    unit: str = "code"
+    event: str = "used"
+    context: int = CONTEXT
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the grid; (K,) where there is none."""
+        return (self.size,) if self.layout is None else tuple(self.layout.shape)
+
+    @property
+    def cell(self) -> str:
+        """How a node is drawn, "square" or "hexagon"."""
+        return "square" if self.layout is None else self.layout.cell
+
+    @property
+    def where(self) -> str:
+        """Where its codes lie, in words."""
+        words = "on the map" if self.is_map else "in order of number: without a neighbourhood there is no map"
+        border = self.layout.border if self.layout is not None else ""
+        return f"{words} ({border})" if border else words
+
+    @property
+    def beside(self) -> str:
+        """What its codes are decoded beside, in words; empty where that is nothing."""
+        held = (f", {name.replace('_', ' ')} held at its most used code, {code}" for name, code in self.held.items())
+        return "".join(held)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """How often these images use each code, int of the grid's shape."""
+        return np.bincount(self.codes.ravel(), minlength=self.size).reshape(self.shape)
+
+    @property
+    def u_matrix(self) -> np.ndarray | None:
+        """Mean distance of each codeword to its neighbours, float32 of the grid's shape; None without neighbours."""
+        if self.layout is None or self.codewords is None:
+            return None
+        return np.asarray(measures.u_matrix(self.codewords, self.layout))
+
+    def mean_patches(self, images: np.ndarray) -> np.ndarray:
+        """The mean of the patches around each place where a code was chosen.
+
+        A patch that reaches beyond its image goes on with the pixels of the border.
+
+        Args:
+          images: those of the codes, uint8 [n, h, w, 3].
+
+        Returns:
+          uint8 [*shape, p, q, 3], p and q being `context` times the height and width of a code's square; `NOTHING`
+          where a code was never chosen.
+        """
+        _, rows, columns = self.codes.shape
+        high, wide = images.shape[1] // rows, images.shape[2] // columns
+        around = [(0, 0), *(((self.context - 1) // 2 * side,) * 2 for side in (high, wide)), (0, 0)]
+        padded, flat = np.pad(images, around, mode="edge"), self.codes.ravel()
+        sums = np.empty((self.size, self.context * high, self.context * wide, 3))
+        for y, x, channel in np.ndindex(sums.shape[1:]):
+            # The value at (y, x) of every patch at once.
+            values = padded[:, y : y + rows * high : high, x : x + columns * wide : wide, channel]
+            sums[:, y, x, channel] = np.bincount(flat, values.ravel(), self.size)
+        counts = self.counts.reshape(-1, 1, 1, 1)
+        means = np.where(counts, np.round(sums / np.maximum(counts, 1)), NOTHING).astype(np.uint8)
+        return means.reshape(*self.shape, *means.shape[1:])
