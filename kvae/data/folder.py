@@ -15,6 +15,7 @@ from annotated_types import Gt, Lt
 from PIL import Image, ImageOps
 
 from kvae.data.dataset import ArrayExamples, Dataset, Example
+from kvae.data.images import opened_image, suffixes
 from kvae.errors import InputError
 from kvae.fields import Count
 
@@ -22,9 +23,6 @@ log = logging.getLogger(__name__)
 
 MEMORY_BYTES = 2 * 2**30
 """A folder whose decoded images take no more than this is decoded once, before training; a larger one streams."""
-
-NOT_OUR_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-"""Formats that Pillow knows by name only, or hands to another program."""
 
 
 def folder(
@@ -121,15 +119,10 @@ def read_image(path: os.PathLike, size: int, crop: bool) -> np.ndarray:
     Raises:
       InputError: it cannot be read.
     """
-    try:
-        with Image.open(path) as file:
-            file.draft(None, (2 * size, 2 * size))  # a JPEG much larger than that decodes at a fraction of its size
-            image = _rgb(ImageOps.exif_transpose(file))
-    except Exception as error:  # damaged files make Pillow raise nearly anything, struct.error and IndexError included
-        why = str(error).partition("\n")[0] or type(error).__name__
-        raise InputError(
-            f"{path}: not a readable image ({why}); replace or remove it, or set dataset.skip_unreadable=True"
-        ) from error
+    remedy = "replace or remove it, or set dataset.skip_unreadable=True"
+    with opened_image(path, str(path), remedy) as file:
+        file.draft(None, (2 * size, 2 * size))  # a JPEG much larger than that decodes at a fraction of its size
+        image = _rgb(ImageOps.exif_transpose(file))
     fit = ImageOps.fit if crop else Image.Image.resize
     return np.asarray(fit(image, (size, size), Image.Resampling.BILINEAR))
 
@@ -158,8 +151,6 @@ def _existing_folder(path: str) -> pathlib.Path:
 
 def _image_names(root: pathlib.Path) -> list[str]:
     """The paths below `root` of the files that Pillow reads by their suffix, sorted."""
-    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
-    suffixes -= {suffix for suffix, name in Image.registered_extensions().items() if name in NOT_OUR_FORMATS}
 
     def refuse(error):
         raise InputError(f"{error.filename}: cannot be searched ({error.strerror}); make it readable or move it away")
@@ -171,11 +162,15 @@ def _image_names(root: pathlib.Path) -> list[str]:
         if where in seen:  # a link that leads back
             continue
         seen.add(where)
+        if "config.json" in files and "checkpoints" in folders:
+            log.info("%s is a run of kvae: its figures are no images of yours", here)
+            folders.clear()
+            continue
         below = pathlib.Path(here).relative_to(root)
         names += [
             (below / name).as_posix()
             for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes()
         ]
     return sorted(names)
 
