@@ -9,6 +9,8 @@ _HOME = {
     "ResidualVQ": "kvae.models",
     "GroupedVQ": "kvae.models",
     "load": "kvae.run",
+    "train": "kvae.run",
+    "read_config": "kvae.training.command_line",
     "InputError": "kvae.errors",
     # What a program of the user's own may be added to, by assignment.
     "DATASETS": "kvae.data",

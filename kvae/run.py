@@ -1,4 +1,4 @@
-"""Opens a finished, or still running, run in a notebook: `kvae.load(workdir)`."""
+"""Runs in a notebook: `kvae.train(config, workdir)` makes one, `kvae.load(workdir)` opens one, also while it trains."""
 
 import functools
 from collections.abc import Mapping
@@ -6,13 +6,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from kvae.errors import InputError, check_names
 from kvae.models.model import Model
 from kvae.training.checkpoint import Checkpoints
 from kvae.training.config import build_model
-from kvae.training.journal import read_metrics
-from kvae.training.workdir import read_config
+from kvae.training.journal import logged_to, read_metrics
+from kvae.training.workdir import config_of_run
 
 
 class Run:
@@ -148,7 +149,7 @@ def load(workdir: str, step: int | str | None = None, replica: int = 0) -> Run:
     Raises:
       InputError: there is no run, checkpoint or replica of that name.
     """
-    config = read_config(workdir)
+    config = config_of_run(workdir)
     checkpoints = Checkpoints(workdir, read_only=True)
     try:
         steps = checkpoints.steps()
@@ -169,3 +170,27 @@ def load(workdir: str, step: int | str | None = None, replica: int = 0) -> Run:
     if np.ndim(state["step"]):
         variables = jax.tree.map(lambda leaf: leaf[replica], variables)
     return Run(str(workdir), config, step, build_model(config), variables)
+
+
+def train(config: Mapping | ConfigDict, workdir: str) -> Run:
+    """Trains the run of a folder as `python -m kvae.main` does, or goes on training it, and opens it.
+
+    Example:
+      config = kvae.read_config("configs/photos_vqvae.py")
+      config.steps = 200
+      run = kvae.train(config, "runs/short")
+
+    Args:
+      config: such as `kvae.read_config` gives; what is left out takes its default.
+      workdir: the run's folder. Interrupted, the run is saved, and the same call goes on.
+
+    Raises:
+      InputError: something that you can mend: a field, the data, the folder.
+    """
+    # Imported here: opening a run needs none of it.
+    from kvae.training import loop
+
+    config = config.to_dict() if isinstance(config, ConfigDict) else config
+    with logged_to(workdir):
+        loop.train(config, workdir)
+    return load(workdir)

@@ -2,10 +2,13 @@
 
 import doctest
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from sklearn.datasets import load_digits
 
 import kvae
 from kvae import kohonen, topology
@@ -254,3 +257,45 @@ def test_shape_errors_name_what_was_found():
 def test_impossible_fields_fail_at_once(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+class Autoencoder(nn.Module):
+    """Rows of 64 numbers to one of 64 codes, and back."""
+
+    fields: dict
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        z = nn.Dense(16)(nn.gelu(nn.Dense(64)(x)))
+        out = kvae.KohonenVQ((8, 8), "gaussian", **self.fields)(z, train=train)
+        return nn.Dense(64)(nn.gelu(nn.Dense(64)(out.quantized))), out
+
+
+@pytest.mark.parametrize(
+    ("fields", "fewest", "most"),
+    [({}, 48, 64), ({"initial_strength": 1.0, "lowest_strength": 0.0}, 1, 16)],
+    ids=["kvae's strengths", "the paper's strengths"],
+)
+def test_a_gaussian_that_is_named_and_nothing_else_uses_its_codes(fields, fewest, most):
+    """The paper's Eq. 16 starts one node wide, which is too narrow for digits and few steps."""
+    x, key, optimizer = jnp.asarray(load_digits().data / 16, jnp.float32), jax.random.key(0), optax.adam(1e-3)
+    model = Autoencoder(fields)
+
+    def step(t, state):
+        params, codebook, moments = state
+        batch = x[jax.random.randint(jax.random.fold_in(key, t), (64,), 0, len(x))]
+
+        def loss(params):
+            variables = {"params": params, "codebook": codebook}
+            (y, out), updated = model.apply(variables, batch, train=True, mutable=["codebook"])
+            return jnp.mean(jnp.square(y - batch)) + out.loss, updated["codebook"]
+
+        gradients, codebook = jax.grad(loss, has_aux=True)(params)
+        updates, moments = optimizer.update(gradients, moments)
+        return optax.apply_updates(params, updates), codebook, moments
+
+    variables = model.init(key, x[:1])
+    start = variables["params"], variables["codebook"], optimizer.init(variables["params"])
+    params, codebook, _ = jax.jit(lambda start: jax.lax.fori_loop(0, 400, step, start))(start)
+    _, out = model.apply({"params": params, "codebook": codebook}, x)
+    assert fewest <= np.count_nonzero(out.counts) <= most

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+import kvae
 from kvae import main, program, report
 from kvae.training import loop as train
 
@@ -23,20 +24,27 @@ def test_no_kind_of_block_is_left_out():
     assert {language for language, _ in BLOCKS} <= {"bash", "python", "bibtex"}
 
 
-def test_python_blocks(make_config, tmp_path, monkeypatch):
+def test_python_blocks(make_config, tmp_path, monkeypatch, data_dir):
     config = make_config(
         steps=4, evaluate_every_steps=4, **{"model.quantizer.grid_shape": (16, 32), "model.codeword_size": 64}
     )
     train.train(config, str(tmp_path / "runs" / "photos"), jax.devices()[:1])
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TFDS_DATA_DIR", data_dir)
+    monkeypatch.setitem(kvae.NEIGHBORHOODS, "tent", None)  # taken away after the test
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     names = {"images": images}
     for language, block in BLOCKS:
         if language == "python":
+            block = block.replace("configs/photos_vqvae.py", f"{ROOT}/configs/photos_vqvae.py:smoke").replace(
+                "200", "4"
+            )
             exec(compile(block, "README.md", "exec"), names)
     assert names["same"].shape == images.shape
     assert names["codewords"].shape == (16, 32, 64)
     assert names["variables"]["codebook"]["step"] == 1
+    assert names["run"].step == 4
+    assert names["layer"].spreading.kernel == "tent"
 
 
 def test_the_other_commands_parse(monkeypatch, capsys, tmp_path):
@@ -46,7 +54,7 @@ def test_the_other_commands_parse(monkeypatch, capsys, tmp_path):
     assert len(run.stdout.splitlines()) == 8, run.stderr
     report_arguments = shlex.split(re.search(r"python -m kvae\.report ([^\n`]*)", TEXT)[1])
     assert program.run(report.main, report_arguments) == 2  # no runs here yet: said in one line
-    assert "runs/paper" in capsys.readouterr().err
+    assert "runs/photos" in capsys.readouterr().err
 
 
 def test_commands_name_files_and_fields_that_exist(monkeypatch):

@@ -1,5 +1,6 @@
 """A finished run in a notebook: what `kvae.load` promises, and what it says to a mistake."""
 
+import concurrent.futures
 import json
 import pathlib
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 import kvae
+from kvae import main, program
 from kvae.errors import InputError
 from kvae.training import loop
 from kvae.training.checkpoint import Checkpoints
@@ -17,7 +19,9 @@ from kvae.training.evaluate import Evaluator
 from kvae.training.journal import read_metrics
 from kvae.training.loop import train
 from kvae.training.replicas import Replicas
+from runs import assert_same_run
 
+ROOT = pathlib.Path(__file__).parents[1]
 REPLICAS = 2
 
 
@@ -146,3 +150,19 @@ def test_the_best_checkpoint_is_that_of_the_mean_over_finite_replicas(make_confi
     assert checkpoints.best() == 4
     checkpoints.close()
     assert kvae.load(str(tmp_path), step="best").step == 4
+
+
+def test_training_in_a_program_is_training_by_the_command(data_dir, tmp_path):
+    """In a thread, as a server would, and in two parts; fields that are not given take their defaults."""
+    fields = [f"--config.dataset.data_dir={data_dir}", "--config.evaluate_every_steps=2"]
+    chosen = f"{ROOT}/configs/photos_vqvae.py:smoke"
+    assert program.run(main.main, [f"--config={chosen}", f"--workdir={tmp_path / 'command'}", *fields]) == 0
+    config = kvae.read_config(chosen)
+    config.dataset.data_dir, config.evaluate_every_steps, config.steps = data_dir, 2, 2
+    del config.seed
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        assert thread.submit(kvae.train, config, str(tmp_path / "program")).result().step == 2
+    config.steps = 4
+    run = kvae.train(config.to_dict(), str(tmp_path / "program"))
+    assert (run.step, run.workdir) == (4, str(tmp_path / "program"))
+    assert_same_run(tmp_path / "command", tmp_path / "program")

@@ -81,7 +81,7 @@ TABLES = {
     ),
     "2": dict(
         title="Neighbourhoods",
-        rows={"ema": "none (EMA-VQ)", "hard": "hard, 2D", "gaussian": "Gaussian, 2D"},
+        rows={"ema": "none (EMA-VQ)", "hard": "hard, 2D", "gaussian": "exponential (the paper: Gaussian), 2D"},
     ),
     "3": dict(
         title="Robustness of the map where EMA-VQ is sensitive; N is the initial count",
@@ -103,10 +103,10 @@ TABLES = {
             "hard_tau1": "hard, 2D, tau 1",
             "hard": "hard, 2D, tau 0.1",
             "hard_tau0.01": "hard, 2D, tau 0.01",
-            "gaussian_line": "Gaussian, 1D, tau 0.1",
-            "gaussian_tau1": "Gaussian, 2D, tau 1",
-            "gaussian": "Gaussian, 2D, tau 0.1",
-            "gaussian_tau0.01": "Gaussian, 2D, tau 0.01",
+            "gaussian_line": "exponential, 1D, tau 0.1",
+            "gaussian_tau1": "exponential, 2D, tau 1",
+            "gaussian": "exponential, 2D, tau 0.1",
+            "gaussian_tau0.01": "exponential, 2D, tau 0.01",
         },
     ),
     "5": dict(

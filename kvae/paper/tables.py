@@ -11,7 +11,7 @@ from kvae.errors import InputError
 from kvae.paper.settings import Table, collect, measures_of, setting_of
 from kvae.results.seeds import read_seeds, spread
 from kvae.training.config import build_model
-from kvae.training.workdir import read_config
+from kvae.training.workdir import config_of_run
 
 LEGEND = """\
 Mean ± standard deviation over seeds. Loss: the lowest validation reconstruction loss of a run, on the normalised scale;
@@ -45,7 +45,7 @@ def columns(table: Table, unit: str) -> list[Column]:
         "steps to +20%": Column("steps to +20%", 0, ["steps_20"]),
     }
     for workdir in dict.fromkeys(own[0].workdir for own in table.seeds.values() if own):
-        for name, metric in build_model(read_config(workdir)).metrics.items():
+        for name, metric in build_model(config_of_run(workdir)).metrics.items():
             if metric.column is not None:
                 column = found.setdefault(metric.column, Column(metric.column, metric.decimals, []))
                 column.measures.extend({name} - {*column.measures})

@@ -9,7 +9,7 @@ import numpy as np
 from kvae.models.model import Metric
 from kvae.results.seeds import Seed, spread
 from kvae.training.config import FREE_FIELDS, build_model
-from kvae.training.workdir import read_config
+from kvae.training.workdir import config_of_run
 
 SEEDS_MAY_DIFFER = {"seed", "replicas", "micro_batches", "dataset.data_dir", *FREE_FIELDS} - {"steps"}
 """Fields that do not make another config of what a seed learns."""
@@ -31,7 +31,7 @@ class Line(NamedTuple):
     @property
     def metrics(self) -> dict[str, Metric]:
         """What their model says of its metrics."""
-        return build_model(read_config(self.seeds[0].workdir)).metrics
+        return build_model(config_of_run(self.seeds[0].workdir)).metrics
 
 
 def lines_of(seeds: Iterable[Seed]) -> list[Line]:

@@ -6,6 +6,7 @@ import glob
 import importlib.util
 import os
 import signal
+import threading
 import urllib.request
 from collections.abc import Iterator
 
@@ -110,7 +111,8 @@ class StopSignal:
         self._before = {}
         # Among several processes JAX listens to SIGTERM itself, and lets all of them agree on a step.
         names = (signal.SIGINT,) if jax.process_count() > 1 else (signal.SIGTERM, signal.SIGINT)
-        for name in names:
+        in_main_thread = threading.current_thread() is threading.main_thread()  # no other can listen
+        for name in names if in_main_thread else ():
             self._before[name] = signal.signal(name, self._ask)
         return self
 

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from kvae.errors import InputError, check_names
 from kvae.fields import shown
 
@@ -30,20 +32,24 @@ def config_of(chosen: str, arguments: list[str]) -> tuple[dict, str]:
     Raises:
       InputError: no such file, variant or field, or something in the file is wrong.
     """
-    file, _, variant = chosen.partition(":")
-    config = read_file(file, variant)
+    config = read_config(chosen).to_dict()
     settings = list(_settings(arguments))
     for path, text in sorted(settings, key=lambda setting: not setting[0].endswith(".name")):
         set_field(config, path, text)
+    file, _, variant = chosen.partition(":")
     return config, pathlib.Path(file).stem + (f"_{variant}" if variant else "")
 
 
-def read_file(file: str, variant: str = "") -> dict:
-    """What `get_config` of a config file returns, as nested dicts.
+def read_config(chosen: str) -> ConfigDict:
+    """The config that a file describes, to be changed and given to `kvae.train`.
+
+    Args:
+      chosen: a file, such as configs/photos_vqvae.py, and after a colon a variant of it, such as smoke.
 
     Raises:
-      InputError: there is no such file, or it fails.
+      InputError: there is no such file or variant, or the file fails.
     """
+    file, _, variant = chosen.partition(":")
     path = pathlib.Path(file)
     if not path.is_file():
         known = ", ".join(sorted(str(path) for path in pathlib.Path("configs").glob("*_*.py"))) or "none here"
@@ -54,13 +60,13 @@ def read_file(file: str, variant: str = "") -> dict:
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
             config = module.get_config(variant) if variant else module.get_config()
+        if isinstance(config, (Mapping, ConfigDict)):
+            return ConfigDict(config)
     except InputError:
         raise
     except Exception as error:
         raise InputError(f"--config={file}: {_reason(error, path)}") from error
-    if not isinstance(config, Mapping) and not hasattr(config, "to_dict"):
-        raise InputError(f"--config={file}: get_config returns {shown(config)}; it must return a ConfigDict")
-    return config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    raise InputError(f"--config={file}: get_config returns {shown(config)}; it must return a ConfigDict")
 
 
 @contextlib.contextmanager

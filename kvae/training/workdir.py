@@ -22,7 +22,7 @@ def open_workdir(workdir: str, config: Mapping) -> None:
             raise InputError(
                 f"{workdir} is a run of kvae 0.1: kvae.load opens it, but it cannot go on; choose another --workdir"
             )
-        before, now = flatten(read_config(workdir)), flatten(config)
+        before, now = flatten(config_of_run(workdir)), flatten(config)
         differ = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
         differ = [f"{name} {before.get(name)} -> {now.get(name)}" for name in differ if name not in FREE_FIELDS]
         if differ:
@@ -40,7 +40,7 @@ def open_workdir(workdir: str, config: Mapping) -> None:
             raise InputError(f"--workdir={workdir} cannot be written: {error.strerror}") from error
 
 
-def read_config(workdir: str) -> dict:
+def config_of_run(workdir: str) -> dict:
     """The config of a run, from its folder, in today's form.
 
     Raises:
