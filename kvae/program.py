@@ -50,7 +50,7 @@ def run(program: Callable[[list[str]], int], argv: list[str]) -> int:
     except InputError as error:
         if "--debug" in argv:
             traceback.print_exc()
-        print(f"kvae: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"kvae: {error}", file=sys.stderr)
         return MISTAKE
     except SystemExit as done:  # after --help
         return int(done.code or 0)

@@ -14,6 +14,7 @@ from absl import logging
 from PIL import Image
 
 from kvae.data.dataset import ArrayExamples, Dataset
+from kvae.data.images import opened_image
 from kvae.data.manifest import write_manifest
 from kvae.data.records import data_folder, decoded_once, errors_of_preparing, errors_of_reading, is_prepared
 from kvae.errors import InputError
@@ -98,8 +99,9 @@ def _crops(split: str, size: int) -> Iterator[tuple[str, Image.Image]]:
     for scene in SCENES[split]:
         most = MOST_PIXELS_HIGH // size // (len(scene) if split == "train" else 2)
         for photograph in scene:
-            with importlib.resources.files("skimage").joinpath("data", photograph).open("rb") as file:
-                image = Image.open(file, formats=("JPEG", "PNG")).convert("RGB")
+            source = importlib.resources.files("skimage").joinpath("data", photograph).read_bytes()
+            with opened_image(source, photograph, "install scikit-image again") as file:
+                image = file.convert("RGB")
             if size == 32:
                 image = image.reduce(2)
             for left, top in grid_of_crops(image.width, image.height, size, most):
