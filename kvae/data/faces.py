@@ -9,9 +9,9 @@ from kvae.data.dataset import Dataset, Example, Examples
 from kvae.data.records import (
     RecordExamples,
     data_folder,
-    errors_of_reading,
     is_prepared,
     manual_folder,
+    opened_builder,
     prepare,
     read_split,
 )
@@ -63,8 +63,9 @@ def _celeba_hq(size: int, data_dir: str):
     folder = data_folder(data_dir)
     candidates = {StarganCelebaHq.ARCHIVE: stargan_builder(StarganCelebaHq, size, folder)}
     if str(size) in tfds.builder_cls("celeb_a_hq").builder_configs:  # powers of two
-        with errors_of_reading(folder / "celeb_a_hq" / str(size)):
-            candidates[f"data{size}x{size}.tar"] = tfds.builder(f"celeb_a_hq/{size}", data_dir=folder)
+        candidates[f"data{size}x{size}.tar"] = opened_builder(
+            folder / "celeb_a_hq" / str(size), lambda: tfds.builder(f"celeb_a_hq/{size}", data_dir=folder)
+        )
     prepared = [builder for builder in candidates.values() if is_prepared(builder)]
     possible = [builder for archive, builder in candidates.items() if (manual_folder(data_dir) / archive).exists()]
     return next(iter(prepared + possible), None)

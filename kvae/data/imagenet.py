@@ -20,6 +20,7 @@ from kvae.data.records import (
     errors_of_reading,
     fit_all,
     manual_folder,
+    opened_builder,
     read_split,
 )
 from kvae.errors import InputError
@@ -52,13 +53,12 @@ def imagenet(size: int = 256, data_dir: str = "") -> Dataset:
     if not folder.exists():
         with errors_of_preparing(folder):
             _prepare(folder, size, manual_folder(data_dir))
-    with errors_of_reading(folder):
-        builder = tfds.builder_from_directory(folder)
-        return Dataset(
-            train=read_split(builder, "train"),
-            validation={"validation": read_split(builder, "validation")},
-            label_names=tuple(builder.info.features["label"].names),
-        )
+    builder = opened_builder(folder.parent, lambda: tfds.builder_from_directory(folder))
+    return Dataset(
+        train=read_split(builder, "train"),
+        validation={"validation": read_split(builder, "validation")},
+        label_names=tuple(builder.info.features["label"].names),
+    )
 
 
 def _prepare(folder: pathlib.Path, size: int, manual: pathlib.Path) -> None:
@@ -188,7 +188,9 @@ def _members(tar: tarfile.TarFile, name: str) -> Iterator[tarfile.TarInfo]:
             if member.isfile():
                 yield member
         tar.fileobj.seek(tar.offset)
-        whole = tar.fileobj.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
+        rest = tar.fileobj.read(tarfile.BLOCKSIZE)
+        # The end mark, filled up to a record; more zeros are room that a broken download had reserved.
+        whole = rest == bytes(tarfile.BLOCKSIZE) and tar.fileobj.seek(0, 2) - tar.offset < 3 * tarfile.RECORDSIZE
     except Exception:
         whole = False
     if not whole:

@@ -49,9 +49,12 @@ def check_manifest(folder: os.PathLike | str, read_whole_bytes: int = READ_WHOLE
       InputError: a file is missing, or is not what was prepared.
     """
     folder = pathlib.Path(folder)
+    remedy = f"remove {folder}, and it is prepared anew"
+    for path in folder.iterdir():
+        if not path.is_file():  # a pipe would be waited for
+            raise InputError(f"{path} is damaged: it is no file; {remedy}")
     if not (folder / NAME).exists():  # prepared by another program, or by kvae 0.1
         return 0
-    remedy = f"remove {folder}, and it is prepared anew"
     try:
         entries = json.loads(files.read_text(folder / NAME))
         expected = {name: (int(entry["bytes"]), str(entry["blake2b"])) for name, entry in entries.items()}

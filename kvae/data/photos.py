@@ -16,7 +16,7 @@ from PIL import Image
 from kvae.data.dataset import ArrayExamples, Dataset
 from kvae.data.images import opened_image
 from kvae.data.manifest import write_manifest
-from kvae.data.records import data_folder, decoded_once, errors_of_preparing, errors_of_reading, is_prepared
+from kvae.data.records import data_folder, decoded_once, errors_of_preparing, is_prepared, opened_builder
 from kvae.errors import InputError
 
 SIZES = (32, 64, 128, 256)
@@ -56,11 +56,12 @@ def photos(size: int = 32, data_dir: str = "") -> Dataset:
     """
     if size not in SIZES:
         raise InputError(f"dataset.size is {size}; the photographs are there at {', '.join(map(str, SIZES))} pixels")
-    with _quiet(), errors_of_reading(data_folder(data_dir) / "photos" / str(size) / str(Photos.VERSION)):
-        builder = Photos(config=str(size), data_dir=data_folder(data_dir))
+    root = data_folder(data_dir)
+    with _quiet():
+        builder = opened_builder(root / "photos" / str(size), lambda: Photos(config=str(size), data_dir=root))
         if not is_prepared(builder):
             _prepare(builder)
-            builder = Photos(config=str(size), data_dir=data_folder(data_dir))
+            builder = Photos(config=str(size), data_dir=root)
         return Dataset(train=_in_memory(builder, "train"), validation={"validation": _in_memory(builder, "validation")})
 
 

@@ -10,7 +10,7 @@ import os
 import pathlib
 import sys
 import urllib.parse
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from PIL.Image import Resampling
@@ -76,6 +76,18 @@ def errors_of_reading(folder: os.PathLike) -> Iterator[None]:
         raise InputError(f"{folder} is damaged ({why}); remove it, and it is prepared anew") from error
 
 
+def opened_builder(folder: pathlib.Path, make: Callable):
+    """The tfds builder that `make` gives, whose data may lie in a folder of their version below `folder`.
+
+    Raises:
+      InputError: what lies there is not what was prepared.
+    """
+    with errors_of_reading(folder):
+        for version in folder.glob("*.*.*"):
+            check_manifest(version)
+        return make()
+
+
 @contextlib.contextmanager
 def errors_of_preparing(folder: os.PathLike) -> Iterator[None]:
     """Turns a disk that is full, read-only or broken, or a lost connection, into one line that names the folder."""
@@ -96,7 +108,6 @@ def read_split(builder, split: str, fields: Sequence[str] = ("image", "label")) 
     import tensorflow_datasets as tfds
 
     with errors_of_reading(builder.data_path):
-        check_manifest(builder.data_path)
         sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
         try:
             source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})

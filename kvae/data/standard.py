@@ -10,9 +10,9 @@ from kvae.data.dataset import ArrayExamples, Dataset
 from kvae.data.records import (
     data_folder,
     decoded_once,
-    errors_of_reading,
     is_prepared,
     manual_folder,
+    opened_builder,
     prepare,
 )
 from kvae.errors import InputError
@@ -56,8 +56,8 @@ def svhn(data_dir: str = "", train_split: str = "train", validation_split: str =
 def _standard(name: str, data_dir: str, train_split: str, validation_split: str) -> Dataset:
     import tensorflow_datasets as tfds
 
-    with errors_of_reading(data_folder(data_dir) / name):
-        builder = tfds.builder(name, data_dir=data_folder(data_dir))
+    root = data_folder(data_dir)
+    builder = opened_builder(root / name, lambda: tfds.builder(name, data_dir=root))
     if not is_prepared(builder) and importlib.util.find_spec("tensorflow") is not None:
         _require_archives(name, data_dir)
     prepare(builder, needs_tensorflow=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 
-from kvae.data.records import errors_of_reading, fit_all
+from kvae.data.records import fit_all, opened_builder
 from kvae.errors import InputError
 from kvae.files import opened
 
@@ -30,8 +30,7 @@ def stargan_builder(builder_class: type["_StarganZip"], size: int, folder: pathl
     """The builder of one size in tfds's data folder; one that reads only, if it has been prepared."""
     prepared = folder / builder_class.name / str(size) / str(builder_class.VERSION)
     if prepared.exists():
-        with errors_of_reading(prepared):
-            return tfds.builder_from_directory(prepared)
+        return opened_builder(prepared.parent, lambda: tfds.builder_from_directory(prepared))
     return builder_class(data_dir=folder, config=SizeConfig(name=str(size), size=size))
 
 
