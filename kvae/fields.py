@@ -158,10 +158,13 @@ def _adapter(annotation) -> pydantic.TypeAdapter:
     return pydantic.TypeAdapter(annotation, config=config)
 
 
-def shown(value, longest: int = 60) -> str:
-    """A value in a message, on one line and not too long."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+def shown(value, longest: int = 60, text: Callable = repr) -> str:
+    """A value in a message, on one line and not too long; an object that cannot say what it is, by its type."""
+    try:
+        words = " ".join(text(value).split())
+    except Exception:
+        words = type(value).__name__
+    return words if len(words) <= longest else f"{words[: longest - 3]}..."
 
 
 def _constraints(annotation) -> tuple:

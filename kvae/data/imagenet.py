@@ -190,7 +190,7 @@ def _members(tar: tarfile.TarFile, name: str) -> Iterator[tarfile.TarInfo]:
         tar.fileobj.seek(tar.offset)
         rest = tar.fileobj.read(tarfile.BLOCKSIZE)
         # The end mark, filled up to a record; more zeros are room that a broken download had reserved.
-        whole = rest == bytes(tarfile.BLOCKSIZE) and tar.fileobj.seek(0, 2) - tar.offset < 3 * tarfile.RECORDSIZE
+        whole = rest == bytes(tarfile.BLOCKSIZE) and tar.fileobj.seek(0, 2) - tar.offset <= 2 * tarfile.RECORDSIZE
     except Exception:
         whole = False
     if not whole:
