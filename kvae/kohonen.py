@@ -120,8 +120,8 @@ def batch_statistics(z: jax.Array, codes: jax.Array, size: int, mask: jax.Array 
       z: vectors, float [..., d]; no gradient flows through them.
       codes: int32 [...].
       size: K.
-      mask: optional bool [...]; where False, the vector is left out. So is a vector with a number that is not finite,
-        for it would stay in the moving averages for ever.
+      mask: optional bool [...]; where False, the vector is left out. So is a vector whose squared length is not
+        finite, for it would stay in the moving averages for ever.
     """
     z = jax.lax.stop_gradient(z)
     mask = jnp.ones_like(codes, bool) if mask is None else mask
@@ -130,7 +130,7 @@ def batch_statistics(z: jax.Array, codes: jax.Array, size: int, mask: jax.Array 
 
 def _batch_statistics(size, z, codes, mask):
     z = z.reshape(-1, z.shape[-1]).astype(jnp.float32)
-    counted = jnp.all(jnp.isfinite(z), axis=-1) & mask.reshape(-1)
+    counted = jnp.isfinite(jnp.sum(jnp.square(z), axis=-1)) & mask.reshape(-1)
     codes = jnp.where(counted, codes.reshape(-1), size)  # out of range: dropped by the sums below
     sums = jax.ops.segment_sum(z, codes, num_segments=size)
     return Statistics(sums, jax.ops.segment_sum(jnp.ones_like(codes, jnp.float32), codes, num_segments=size))

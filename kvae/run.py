@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from kvae.errors import InputError, check_names
+from kvae.fields import shown
 from kvae.models.model import Model
 from kvae.training.checkpoint import Checkpoints
 from kvae.training.config import build_model
@@ -96,12 +97,16 @@ class Run:
         return f"Run({self.workdir!r}, step={self.step}, model={type(self.model).__name__})"
 
 
-def _images(images) -> np.ndarray:
+def _array(what: str, value) -> np.ndarray:
     try:
-        found = np.asarray(images)
-    except ValueError as error:
-        raise InputError(f"images are not of one shape ({error}); they must be uint8[b, h, w, 3]") from error
-    if found.dtype != np.uint8 or found.ndim != 4 or found.shape[-1] != 3:
+        return np.asarray(value)
+    except Exception as error:  # NumPy raises several kinds, and an object's own __array__ any
+        raise InputError(f"{what} are {shown(value)}, which is no array") from error
+
+
+def _images(images) -> np.ndarray:
+    found = _array("images", images)
+    if found.dtype != np.uint8 or found.ndim != 4 or found.shape[-1] != 3 or not found.size:
         raise InputError(f"images are {found.dtype}{list(found.shape)}; they must be uint8[b, h, w, 3]")
     return found
 
@@ -116,12 +121,12 @@ def _checked_codes(model: Model, codes: Mapping[str, Any]) -> dict[str, np.ndarr
     for name, layer in model.quantizers.items():
         if name not in codes:
             raise InputError(f"codes lack the codebook {name!r}")
-        array = np.asarray(codes[name])
+        array = _array(f"codes of {name!r}", codes[name])
         wanted = "int [b, h, w]" if layer.n_codebooks == 1 else f"int [b, h, w, {layer.n_codebooks}]"
         fits = array.ndim == 3 if layer.n_codebooks == 1 else array.ndim == 4 and array.shape[3] == layer.n_codebooks
-        if array.dtype.kind not in "iu" or not fits:
+        if array.dtype.kind not in "iu" or not fits or not array.size:
             raise InputError(f"codes of {name!r} are {array.dtype}{list(array.shape)}; they must be {wanted}")
-        if array.size and (array.min() < 0 or array.max() >= layer.codebook_size):
+        if array.min() < 0 or array.max() >= layer.codebook_size:
             run = f"{array.min()} to {array.max()}"
             raise InputError(f"codes of {name!r} run from {run}; they must be in 0 to {layer.codebook_size - 1}")
         found[name] = array.astype(np.int32)

@@ -222,7 +222,7 @@ ABOVE = {
     "program": {"errors"},
     "training": {"errors", "fields", "files", "data", "models", "figures"},
     "main": {"errors", "program", "training"},
-    "run": {"errors", "models", "training"},
+    "run": {"errors", "fields", "models", "training"},
     "benchmark": {"errors", "files", "data", "models", "program", "main", "training"},
     "results": {"errors", "models", "training"},
     "paper": {"errors", "files", "program", "topology", "kohonen", "classic", "measures", "data", "models", "figures"}

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from annotated_types import Ge
 
 from kvae.errors import InputError
-from kvae.fields import Probability
+from kvae.fields import Probability, shown
 from kvae.models.finite_scalar import FSQ
-from kvae.models.quantizer import Quantized, Quantizer, check_vectors, masked, straight_through
+from kvae.models.quantizer import Quantized, Quantizer, check_codes, check_vectors, masked, straight_through
 from kvae.topology import Grid
 
 
@@ -28,8 +28,8 @@ class Stack(Quantizer):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.quantizer is not None and self.quantizer.n_codebooks > 1:
-            raise InputError(f"quantizer is a {type(self.quantizer).__name__}; it must have one codebook")
+        if not isinstance(self.quantizer, Quantizer) or self.quantizer.n_codebooks > 1:
+            raise InputError(f"quantizer is {shown(self.quantizer)}; it must be a layer with one codebook")
 
     def setup(self):
         self.parts = [self.quantizer.clone(name=None, parent=None) for _ in range(self.n_codebooks)]
@@ -120,6 +120,7 @@ class ResidualVQ(Stack):
 
     def lookup(self, codes: jax.Array) -> jax.Array:
         """The sum of the codewords of codes [..., q]; [..., fewer] takes the first codebooks only."""
+        check_codes(codes, self.depth)
         return sum(part.lookup(codes[..., i]) for i, part in enumerate(self.parts[: codes.shape[-1]]))
 
     def tally(self, z: jax.Array, out: Quantized, mask: jax.Array) -> dict[str, jax.Array]:
@@ -157,6 +158,7 @@ class GroupedVQ(Stack):
 
     def lookup(self, codes: jax.Array) -> jax.Array:
         """The codewords of codes [..., q], side by side."""
+        check_codes(codes, self.groups)
         return jnp.concatenate([part.lookup(codes[..., i]) for i, part in enumerate(self.parts)], axis=-1)
 
     def tally(self, z: jax.Array, out: Quantized, mask: jax.Array) -> dict[str, jax.Array]:
