@@ -18,7 +18,7 @@ import numpy as np
 from kvae.errors import InputError, choose
 from kvae.fields import Counts, check_attributes
 
-LARGEST_SIZE = 2**22
+LARGEST_SIZE = 2**20
 """Nodes of a grid, at most: what is known of each node is listed."""
 
 LARGEST_PAIRS = 2**27

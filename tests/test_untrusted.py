@@ -34,7 +34,7 @@ IPTC = b"\x1c\x03\x3c\x00\x02\x00\x03\x1c\x03\x41\x00\x01\x00\x1c\x03\x14\x00\x0
 def two_images(root: pathlib.Path) -> pathlib.Path:
     root.mkdir(exist_ok=True)
     for name in ("one.png", "two.png"):
-        Image.new("RGB", (8, 8), name[:3] == "one" and "red" or "blue").save(root / name)
+        Image.new("RGB", (8, 8), "red" if name == "one.png" else "blue").save(root / name)
     return root
 
 
@@ -218,10 +218,9 @@ def prepared(tmp_path_factory, data_dir):
 @pytest.mark.parametrize("name", ["photos", "faces"])
 def test_a_damaged_file_of_a_prepared_data_set_is_named(prepared, tmp_path, damage, name):
     shutil.copytree(prepared, tmp_path / "data")
-    folders = [path.parent for path in (tmp_path / "data").rglob("dataset_info.json") if (name == "photos") == (
-        "photos" in path.parts
-    )]  # fmt: skip
-    for path in sorted(path for folder in folders for path in folder.iterdir() if path.suffix != ".npz"):
+    for path in sorted((tmp_path / "data").rglob("*/1.0.0/*")):
+        if path.suffix == ".npz" or ("photos" in path.parts) != (name == "photos"):
+            continue
         saved = path.read_bytes()
         DAMAGE[damage](path)
         if path.name != "manifest.json" or damage not in ("deleted", "a flipped bit"):

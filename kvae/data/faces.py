@@ -16,9 +16,10 @@ from kvae.data.records import (
     read_split,
 )
 from kvae.errors import InputError
+from kvae.fields import Size
 
 
-def faces(size: int = 256, data_dir: str = "") -> Dataset:
+def faces(size: Size = 256, data_dir: str = "") -> Dataset:
     """CelebA-HQ and AFHQ, size x size: train is one set after the other, validation each by itself.
 
     Both are made once from archives in `<data_dir>/downloads/manual`: afhq.zip, and celeba_hq.zip of StarGAN v2 or

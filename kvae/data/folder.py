@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from kvae.data.dataset import ArrayExamples, Dataset, Example
 from kvae.data.images import opened_image, suffixes
 from kvae.errors import InputError, one_line
-from kvae.fields import Count
+from kvae.fields import Size
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ MEMORY_BYTES = 2 * 2**30
 
 def folder(
     path: str,
-    size: Count = 64,
+    size: Size = 64,
     crop: bool = True,
     validation_fraction: Annotated[float, Gt(0), Lt(1)] = 0.1,
     skip_unreadable: bool = False,

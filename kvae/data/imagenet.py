@@ -24,6 +24,7 @@ from kvae.data.records import (
     read_split,
 )
 from kvae.errors import InputError
+from kvae.fields import Size
 from kvae.files import opened
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ _ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "validation": "ILSVRC2012_img_
 _MEMBERS_PER_SHARD = {"train": 8, "validation": 5000}  # class archives; images. 135 shards in all: few open files
 
 
-def imagenet(size: int = 256, data_dir: str = "") -> Dataset:
+def imagenet(size: Size = 256, data_dir: str = "") -> Dataset:
     """ImageNet resized to size x size without cropping (antialiased bilinear, aspect ratio not kept).
 
     The first call makes `<data_dir>/kvae_imagenet/<size>/1.0.0` out of the two archives in

@@ -12,8 +12,8 @@ from kvae import files
 from kvae.errors import InputError
 
 NOT_OUR_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
-"""Formats that Pillow knows by name only, or hands to another program: Ghostscript would run what an EPS file says, also
-one that is wrapped in IPTC."""
+"""Formats that Pillow knows by name only, or hands to another program: Ghostscript would run what an EPS file says, and
+IPTC may wrap one."""
 
 
 @functools.cache

@@ -1,13 +1,12 @@
 """Quantisers made of several: one after the other on what is left, or side by side on parts of the vector."""
 
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from annotated_types import Ge
 
 from kvae.errors import InputError
-from kvae.fields import Probability, shown
+from kvae.fields import Depth, Probability, shown
 from kvae.models.finite_scalar import FSQ
 from kvae.models.quantizer import Quantized, Quantizer, check_codes, check_vectors, masked, straight_through
 from kvae.topology import Grid
@@ -85,7 +84,7 @@ class ResidualVQ(Stack):
         can be cut off later (quantiser dropout). Needs the random stream `dropout`.
     """
 
-    depth: Annotated[int, Ge(1)] = 4
+    depth: Depth = 4
     dropout: Probability = 0.0
 
     def __post_init__(self):
@@ -141,7 +140,7 @@ class GroupedVQ(Stack):
       groups: q, which must divide the length of the vectors.
     """
 
-    groups: Annotated[int, Ge(1)] = 4
+    groups: Depth = 4
 
     @property
     def n_codebooks(self) -> int:

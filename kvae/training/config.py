@@ -6,7 +6,7 @@ from typing import Any
 
 from kvae import data, models
 from kvae.errors import InputError, check_names, choose
-from kvae.fields import Count, Natural, Positive, checked, fields_of, shown
+from kvae.fields import Count, Depth, Natural, Positive, checked, fields_of, shown
 from kvae.training.step import make_optimizer
 
 FREE_FIELDS = ("steps", "log_every_steps", "evaluate_every_steps", "checkpoint_every_steps")
@@ -35,7 +35,7 @@ class Run:
     batch_size: Count
     seed: Natural = 0
     replicas: Count = 1
-    micro_batches: Count = 1
+    micro_batches: Depth = 1
     log_every_steps: Count = 50
     evaluate_every_steps: Count = 1_000
     checkpoint_every_steps: Count = 1_000
