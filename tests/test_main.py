@@ -219,13 +219,25 @@ ABOVE = {
     "models": {"errors", "fields", "topology", "kohonen", "measures", "figures"},
     "nnx": {"errors", "fields", "kohonen", "models", "topology"},
     "testing": {"models"},
-    "program": {"errors"},
+    "program": {"errors", "fields"},
     "training": {"errors", "fields", "files", "data", "models", "figures"},
     "main": {"errors", "program", "training"},
     "run": {"errors", "fields", "models", "training"},
-    "benchmark": {"errors", "files", "data", "models", "program", "main", "training"},
+    "benchmark": {"errors", "fields", "files", "data", "models", "program", "main", "training"},
     "results": {"errors", "models", "training"},
-    "paper": {"errors", "files", "program", "topology", "kohonen", "classic", "measures", "data", "models", "figures"}
+    "paper": {
+        "errors",
+        "fields",
+        "files",
+        "program",
+        "topology",
+        "kohonen",
+        "classic",
+        "measures",
+        "data",
+        "models",
+        "figures",
+    }
     | {"training", "main", "run", "results"},
     "report": {"errors", "files", "figures", "program", "results", "paper"},
 }

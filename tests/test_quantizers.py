@@ -245,7 +245,7 @@ def test_shape_errors_name_what_was_found():
         (lambda: kvae.KohonenVQ((4, 4), "hrad"), "neighborhood is 'hrad'; did you mean 'hard'"),
         (lambda: kvae.KohonenVQ((4, 4), decay=1.0), "decay is 1.0; it must be a number, 0 or larger and below 1"),
         (lambda: kvae.KohonenVQ(4), "grid_shape is 4; it must be a tuple of one or more integers"),
-        (lambda: kvae.KohonenVQ((10**5, 10**5)), "codes are int32"),
+        (lambda: kvae.KohonenVQ((10**5, 10**5)), "it may have 1,048,576 at most"),
         (lambda: kvae.KohonenVQ((4, 4), radius=float("inf")), "radius is inf"),
         (lambda: kvae.KohonenVQ((200_000,), "gaussian"), "needs an n x n matrix"),
         (lambda: kvae.KohonenVQ((4, 4), update_empty="False"), "update_empty is 'False'; it must be True or False"),
