@@ -110,12 +110,31 @@ def test_any_text_after_a_field(name, data, text):
         survives(made, config[0])
 
 
-LINES = [
-    "def get_config(variant=None):", "    return 3", "    return {'steps': 1, 'batch_size': 2}", "    raise ValueError('a\\nb')",
-    "import nonesuch", "from ml_collections import ConfigDict", "    config = ConfigDict()", "    config.x.y = 1", "    return config",
-    "    config.config = config", "raise SystemExit('enough')", "get_config = 3", "    return {1: 2, 'a': {3.5: None}}", "    yield",
-    "x = (", "class E(BaseException): pass", "raise E", "    return {'model': {'name': print}}", "    return get_config()", "\x00", "é", "\tx",
-]  # fmt: skip
+LINES = (
+    r"""
+def get_config(variant=None):
+    return 3
+    return {'steps': 1, 'batch_size': 2}
+    return {1: 2, 'a': {3.5: None}}
+    return {'model': {'name': print}}
+    return get_config()
+    return config
+    raise ValueError('a\nb')
+    yield
+    config = ConfigDict()
+    config.x.y = 1
+    config.config = config
+from ml_collections import ConfigDict
+import nonesuch
+get_config = 3
+raise SystemExit('enough')
+class E(BaseException): pass
+raise E
+x = (
+é
+""".splitlines()
+    + ["\x00", "\tx"]
+)
 
 
 @given(st.lists(st.sampled_from(LINES), max_size=5).map(lambda lines: "\n".join(lines).encode()) | st.binary())
@@ -165,7 +184,7 @@ def test_any_manifest(tmp_path_factory, data, value):
 
 def encoded(format: str) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).convert("P").save(file, format)
+    Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(file, format)
     return file.getvalue()
 
 

@@ -62,7 +62,7 @@ def _cluster() -> dict | None:
         if not numbers or not re.fullmatch(r"\S+:\d+", address):
             found = ", ".join(f"{name}={value}" for name, value in zip(names, asked, strict=True))
             raise InputError(
-                f"{found}; a cluster needs all three: host:port of process 0, how many processes, and which is this one"
+                f"{found}; a cluster needs all three: host:port of process 0, their number, and that of this one"
             )
         return {"coordinator_address": address, "num_processes": int(count), "process_id": int(index)}
     if (tasks := _number("SLURM_STEP_NUM_TASKS")) > 1:
