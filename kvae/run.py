@@ -12,7 +12,7 @@ from kvae.errors import InputError, check_names
 from kvae.fields import shown
 from kvae.models.model import Model
 from kvae.training.checkpoint import Checkpoints
-from kvae.training.config import build_model
+from kvae.training.config import build_model, checked_run
 from kvae.training.journal import logged_to, read_metrics
 from kvae.training.workdir import config_of_run
 
@@ -154,7 +154,7 @@ def load(workdir: str, step: int | str | None = None, replica: int = 0) -> Run:
     Raises:
       InputError: there is no run, checkpoint or replica of that name.
     """
-    config = config_of_run(workdir)
+    config = checked_run(config_of_run(workdir), workdir)
     checkpoints = Checkpoints(workdir, read_only=True)
     try:
         steps = checkpoints.steps()

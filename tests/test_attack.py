@@ -16,7 +16,6 @@ import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -228,22 +227,17 @@ arrays = st.builds(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def layers():
-    z = jnp.zeros((1, 4))
-    return {name: (layer, layer.init(jax.random.key(0), z)) for name, layer in LAYERS.items()}
+VARIABLES = {name: jax.eval_shape(layer.init, jax.random.key(0), jnp.zeros((1, 4))) for name, layer in LAYERS.items()}
 
 
 @given(st.sampled_from([*LAYERS]), arrays | plain, st.none() | arrays | plain, st.booleans())
-def test_any_array_for_a_layer(layers, name, z, mask, codes):
-    layer, variables = layers[name]
-
-    def call():
+def test_any_array_for_a_layer(name, z, mask, codes):
+    def call(variables):
         if codes:
-            return layer.apply(variables, z, method="lookup")
-        return layer.apply(variables, z, mask=mask, train=True, mutable=["codebook"])
+            return LAYERS[name].apply(variables, z, method="lookup")
+        return LAYERS[name].apply(variables, z, mask=mask, train=True, mutable=["codebook"])
 
-    survives(jax.eval_shape, call)
+    survives(jax.eval_shape, call, VARIABLES[name])
 
 
 @given(arrays | values, st.dictionaries(st.sampled_from(["top", "bottom", "codebook"]), arrays | values) | values)
