@@ -21,9 +21,6 @@ from kvae.fields import Counts, check_attributes
 LARGEST_SIZE = 2**20
 """Nodes of a grid, at most: what is known of each node is listed."""
 
-LARGEST_PAIRS = 2**27
-"""Pairs of nodes that may be neighbours, at most, for they are listed too."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Grid(abc.ABC):
@@ -117,8 +114,6 @@ class _Lattice(Grid):
     def neighbors(self, radius):
         # Rows of hexagons are closer than 1, and shifted by half a node: a little more than the radius covers both.
         reach = [min(math.ceil(1.2 * radius), size - 1) for size in self.shape]
-        if math.prod(2 * r + 1 for r in reach) * self.size > LARGEST_PAIRS:
-            raise InputError(f"radius is {radius}; on a grid of {self.shape} it reaches too many nodes, choose less")
         offsets = np.array(list(itertools.product(*(range(-r, r + 1) for r in reach))))
         moved = self.coordinates + offsets[:, None]
         inside = self.wraps | np.all((moved >= 0) & (moved < self.shape), axis=-1)

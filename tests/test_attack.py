@@ -109,8 +109,7 @@ def test_any_text_after_a_field(name, data, text):
         survives(made, config[0])
 
 
-LINES = (
-    r"""
+LINES = r"""
 def get_config(variant=None):
     return 3
     return {'steps': 1, 'batch_size': 2}
@@ -132,8 +131,7 @@ raise E
 x = (
 é
 """.splitlines()
-    + ["\x00", "\tx"]
-)
+LINES += ["\x00", "\tx"]
 
 
 @given(st.lists(st.sampled_from(LINES), max_size=5).map(lambda lines: "\n".join(lines).encode()) | st.binary())
