@@ -4,9 +4,10 @@
 
 Expected: `valid/neural_selectivity_train`, over all 60,000 images as in the paper, of 70.3% and 70.6% (two runs, Figure
 4), after about 322 epochs (Figure 5). The paper trains on train and test together, and so does this file; `:held_out`
-trains on train alone, and judges test by it: a figure (`valid/neural_selectivity_held_out`) that the paper lacks.
+trains on train alone, and judges test by it: a figure (`valid/neural_selectivity_transferred`) that the paper lacks.
 
-What the paper leaves open: batch normalisation and shortcuts are those of Keras' ResNet-20, whose pooling it quotes.
+What the paper leaves open: shortcuts and pooling are those of Keras' ResNet-20, which it quotes;
+`kvae/models/resnet.py` says in what the network differs from Keras'.
 The loss that must fall is that of fixed views of the test images. Of dropout 0.5 and L2 5e-4 ("improved slightly") one
 can be chosen: `--config.model.dropout=0.5`, `--config.model.projection_decay=5e-4`.
 """

@@ -38,6 +38,7 @@ def get_config(variant=""):
     config.model.residual_channels = 32
     config.model.residual_blocks = 2
     config.model.codeword_size = 64
+    config.model.augmentations = ()
     config.model.dtype = "float32"
 
     config.model.quantizer = ml_collections.ConfigDict()

@@ -5,6 +5,9 @@
 Expected: a lowest validation reconstruction loss of 23.5e-3 +- 0.4e-3 (Table 2, "Hard"; EMA-VQ 23.0e-3 +- 0.4e-3), and
 +10% of it after 13,600 +- 2,200 steps. The first start makes 256 x 256 records from ILSVRC2012_img_train.tar and
 ILSVRC2012_img_val.tar, once; it can be interrupted. Training uses all of train; the release takes 99% of it.
+
+Records are JPEG at quality 95. Against the resized image itself that is an error of 0.7e-3 to 1.5e-3 on the scale of
+the loss (five photographs, a standard deviation of 60), in training and validation; the release resizes in memory.
 """
 
 import ml_collections
@@ -36,6 +39,7 @@ def get_config(variant=""):
     config.model.residual_channels = 32
     config.model.residual_blocks = 2
     config.model.codeword_size = 64
+    config.model.augmentations = ()
     config.model.dtype = "float32"
 
     config.model.quantizer = ml_collections.ConfigDict()

@@ -37,6 +37,7 @@ def get_config(variant=""):
     config.model.residual_channels = 32
     config.model.residual_blocks = 2
     config.model.codeword_size = 64
+    config.model.augmentations = ()
     config.model.dtype = "float32"
 
     config.model.quantizer = ml_collections.ConfigDict()
@@ -58,7 +59,7 @@ def get_config(variant=""):
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.learning_rate = 1e-3
-    config.optimizer.schedule = "constant"
+    config.optimizer.schedule = "cooldown"
     config.optimizer.warmup = ()
     config.optimizer.weight_decay = 0.0
     config.optimizer.clip_norm = 1.0

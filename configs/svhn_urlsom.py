@@ -4,7 +4,7 @@
 
 Expected: `valid/neural_selectivity_train`, over all 99,289 images as in the paper, of 91.5%, after 188 epochs (Figure
 8). The paper trains on train and test together, and so does this file; `:held_out` trains on train alone, and judges
-test by it: a figure (`valid/neural_selectivity_held_out`) that the paper lacks.
+test by it: a figure (`valid/neural_selectivity_transferred`) that the paper lacks.
 
 All is as in configs/cifar10_urlsom.py, which also says what the paper leaves open, but that no digit is flipped.
 """

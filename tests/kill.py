@@ -3,7 +3,7 @@
     python tests/kill.py --kills=20 --workdir=DIR
 
 Prints a line a kill and, at the end, how many leaves of the final state and how many rows of metrics.jsonl, but for the
-rates, differ in any bit. `tests/test_kill.py` does the same with three kills.
+rates, differ in any bit. `tests/test_kill.py` does the same with two kills.
 """
 
 import argparse
@@ -45,6 +45,7 @@ def run_with_kills(workdir, data_dir, kills, steps=100, seed=0, say=print):
         ):
             time.sleep(0.02)
         time.sleep(chance.uniform(0, 5))
+        assert process.poll() is None, f"the run ended before kill {kill + 1}; give it more steps"
         process.kill()
         process.wait()
         checkpoints = pathlib.Path(workdir) / "checkpoints"

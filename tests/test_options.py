@@ -36,6 +36,20 @@ def test_cosine_compares_directions_only():
     np.testing.assert_allclose(out.loss, 0.25 * np.mean((units - words[out.codes]) ** 2), rtol=1e-4)
 
 
+def test_the_quantization_error_of_cosine_is_of_vectors_as_they_are_compared():
+    layer = kvae.KohonenVQ((4, 4), metric="cosine")
+    variables = layer.init(jax.random.key(0), Z)
+
+    def tally(z):
+        return layer.apply(variables, z, layer.apply(variables, z), np.ones(len(z), bool), method="tally")
+
+    words, units = np.asarray(variables["codebook"]["codewords"]), Z / np.linalg.norm(Z, axis=1)[:, None]
+    nearest = words[np.argmax(units @ words.T, axis=1)]
+    np.testing.assert_allclose(tally(Z)["quantization_error"], np.linalg.norm(units - nearest, axis=1).sum(), rtol=1e-4)
+    for name, value in tally(Z).items():
+        np.testing.assert_allclose(tally(7 * Z)[name], value, rtol=1e-5)
+
+
 def test_the_rotation_trick_turns_and_stretches_gradients():
     """d quantized / dz is (|w| / |z|) R, R the rotation in the plane of z and w that takes z's direction to w's."""
     z, w = RNG.standard_normal((2, 5)).astype(np.float32)

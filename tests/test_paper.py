@@ -82,7 +82,7 @@ def test_the_effect_of_sigma(make_config, tmp_path, capsys, monkeypatch):
         folder.mkdir()
         config = make_config("urlsom", replicas=2, steps=4, **{"model.sigma": sigma})
         (folder / "config.json").write_text(json.dumps(config))
-        row = {"step": 4, "valid/neural_selectivity_train": of_train, "valid/neural_selectivity_held_out": held_out}
+        row = {"step": 4, "valid/neural_selectivity_train": of_train, "valid/neural_selectivity_transferred": held_out}
         (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     assert program.run(paper.main, ["--figure=urlsom_7", str(tmp_path), f"--out={tmp_path}"]) == 0
     _, sigmas, values, title = shown[0]

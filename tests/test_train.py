@@ -24,7 +24,7 @@ from kvae.training import journal, loop
 from kvae.training.evaluate import Evaluator
 from kvae.training.journal import Journal, read_metrics
 from kvae.training.replicas import one_of, over_axis
-from kvae.training.step import initial_state, make_optimizer, train_step
+from kvae.training.step import SCHEDULES, initial_state, make_optimizer, train_step
 from runs import RATES, assert_same_run, final_state, images, rows, run, states_and_step
 
 
@@ -122,6 +122,12 @@ def test_each_micro_batch_has_random_streams_of_its_own_and_averages_what_forwar
         assert metrics["noise"] != metrics["other"]
         spread = metrics["square"] - metrics["noise"] ** 2
         assert (spread > 1e-3) == (parts > 1)
+
+
+def test_a_cooldown_holds_the_rate_and_then_takes_it_down_over_the_last_fifth():
+    rates = [SCHEDULES["cooldown"](2.0, 100)(step) for step in (0, 50, 80, 90, 100)]
+    np.testing.assert_allclose(rates, [2.0, 2.0, 2.0, (2.0 + 0.02) / 2, 0.02], rtol=1e-6)
+    assert SCHEDULES["cooldown"](2.0, 1)(0) == 2.0
 
 
 def test_a_run_leaves_what_the_contract_says(make_config, tmp_path):

@@ -14,6 +14,7 @@ from kvae import measures
 from kvae.errors import InputError
 from kvae.fields import OneOf, Positive, Width
 from kvae.models import inspection
+from kvae.models.augmentations import AUGMENTATIONS, augment
 from kvae.models.layers import DTYPES, check_images
 from kvae.models.model import Batch, Metric, Model, Objective
 from kvae.models.quantizer import Quantized, Quantizer
@@ -98,6 +99,7 @@ class Autoencoder(Model):
       residual_channels: filters inside a residual block.
       residual_blocks: blocks in the encoder, and as many in the decoder.
       codeword_size: d, the length of a codeword.
+      augmentations: random changes of training images, names in `AUGMENTATIONS`, made in this order.
       dtype: type of the convolutions; parameters, codebooks and losses are float32.
     """
 
@@ -107,6 +109,7 @@ class Autoencoder(Model):
     residual_channels: Width = 32
     residual_blocks: Annotated[int, Ge(0), Le(256)] = 2
     codeword_size: Width = 64
+    augmentations: tuple[Annotated[str, OneOf(AUGMENTATIONS)], ...] = ()
     dtype: Annotated[str, OneOf(DTYPES)] = "float32"
 
     remedy: ClassVar = "model.quantizer.neighborhood='hard' with init_count=1.0 and update_empty=True revives it"
@@ -158,6 +161,8 @@ class Autoencoder(Model):
     def objective(self, batch: Batch, *, train: bool = True) -> Objective:
         """|x - x_hat|^2, averaged, plus the quantisers' losses (Eq. 5), of uint8 images `image` [b, h, w, 3]."""
         images = batch["image"]
+        if train and self.augmentations:
+            images = augment(self.make_rng("augmentation"), images, self.augmentations)
         out = self(images, train=train)
         reconstruction_loss = jnp.mean(measures.squared_error(self.normalize(images), out.images))
         commitment_loss = sum(quantized.loss for quantized in out.quantized.values())
@@ -165,10 +170,9 @@ class Autoencoder(Model):
         metrics = {"loss": loss, "reconstruction_loss": reconstruction_loss, "commitment_loss": commitment_loss}
         for name, quantized in out.quantized.items():
             metrics[f"perplexity{suffix(name)}"] = quantized.perplexity
-        counts = {name: quantized.counts.reshape(-1) for name, quantized in out.quantized.items()}
-        return Objective(
-            loss, metrics, counts, {name: quantized.statistics for name, quantized in out.quantized.items()}
-        )
+        counts = {name: quantized.counts for name, quantized in out.quantized.items()}
+        statistics = {name: quantized.statistics for name, quantized in out.quantized.items()}
+        return Objective(loss, metrics, counts, statistics)
 
     def update_codebooks(self, statistics: Mapping[str, Any]) -> None:
         """Updates the (mutable) codebooks with a batch's statistics."""

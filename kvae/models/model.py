@@ -80,11 +80,15 @@ class Model(nn.Module):
         super().__post_init__()
 
     def objective(self, batch: Batch, *, train: bool = True) -> Objective:
-        """The loss of a batch, a mean over the examples whose `mask` is True. Codebooks stay as they are."""
+        """The loss of a batch: a mean over the examples whose `mask` is True, in training all. Codebooks stay."""
         raise NotImplementedError
 
     def update_codebooks(self, statistics: Any) -> None:
         """Updates the (mutable) collection `codebook` with the statistics of a whole batch."""
+
+    def tally(self, batch: Batch) -> dict[str, Any]:
+        """Sums over a batch of the training set, for a model with `tallies_train`."""
+        raise NotImplementedError
 
     def totals(self, batch: Batch) -> dict[str, Any]:
         """Sums over the examples of an evaluation batch, any tree of arrays, added up over batches for `summarize`.

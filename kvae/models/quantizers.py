@@ -172,6 +172,10 @@ class KohonenVQ(MapVQ):
         """The codebook and its moving averages."""
         return Codebook(*(self.get_variable("codebook", leaf) for leaf in Codebook._fields))
 
+    def tally(self, z: jax.Array, out: Quantized, mask: jax.Array) -> dict[str, jax.Array]:
+        """As `Quantizer.tally`, of the vectors as they are compared."""
+        return super().tally(METRICS[self.metric](z.astype(jnp.float32)), out, mask)
+
     def update(self, statistics: Statistics) -> None:
         """Updates the (mutable) codebook with the statistics of a batch, or with the sum of its micro-batches'."""
         updated = kohonen.update_codebook(

@@ -15,7 +15,9 @@ class ResNet(nn.Module):
 
     A 3 x 3 convolution and, for each stage, `blocks` residual blocks of two; each stage but the first halves height and
     width. Three blocks in three stages make ResNet-20 (20 layers with the one that follows the pool). Shortcuts that
-    change the width are 1 x 1 convolutions (option B of the paper, and what Keras' ResNet-20 for CIFAR-10 has).
+    change the width are 1 x 1 convolutions (option B of the paper, and what Keras' ResNet-20 for CIFAR-10 has). Unlike
+    Keras', convolutions have no biases, and batch normalisation has a momentum of 0.9 and an epsilon of 1e-5 (Keras:
+    0.99 and 1e-3).
 
     Batch normalisation follows each 3 x 3 convolution. In training its mean and variance are of the *global* batch,
     over all devices, and of both views together; in evaluation they are the running averages in `batch_stats`.

@@ -94,7 +94,7 @@ class ResidualVQ(Stack):
 
     @property
     def n_codebooks(self) -> int:
-        """Q."""
+        """q, which is the depth."""
         return self.depth
 
     def quantize(self, z: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> Quantized:
@@ -144,7 +144,7 @@ class GroupedVQ(Stack):
 
     @property
     def n_codebooks(self) -> int:
-        """Q."""
+        """q, which is the number of groups."""
         return self.groups
 
     def quantize(self, z: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> Quantized:

@@ -16,7 +16,7 @@ from kvae.models import inspection, urlsom_measures
 from kvae.models.layers import DTYPES, check_images
 from kvae.models.model import Batch, Metric, Model, Objective
 from kvae.models.resnet import ResNet
-from kvae.models.urlsom_measures import METRICS, TERMS
+from kvae.models.urlsom_measures import METRICS
 from kvae.models.views import Augmentation, view
 from kvae.topology import LARGEST_DENSE_SIZE, Plane
 
@@ -168,9 +168,9 @@ class URLSOM(Model):
         keys = jax.random.split(key, len(images))
         return jax.vmap(view, in_axes=(0, 0, None))(keys, images, self.augmentation)
 
-    def loss(self, winner_take_all, collapse, similarity):
-        """The terms weighted and added up (Eq. 8)."""
-        return winner_take_all + self.collapse_weight * collapse + self.similarity_weight * similarity
+    def loss(self, terms: Mapping[str, Any]):
+        """The terms with this model's weights, added up (Eq. 8)."""
+        return urlsom_measures.url_som_loss(terms, self.similarity_weight, self.collapse_weight)
 
     def objective(self, batch: Batch, *, train: bool = True) -> Objective:
         """The loss of two random views of each uint8 image of a training batch (Eq. 8)."""
@@ -178,12 +178,8 @@ class URLSOM(Model):
         activations = self.activations(views, train=train)
         winners = jax.nn.one_hot(jnp.argmax(activations, axis=-1), self.neurons)
         probabilities = jax.nn.softmax(activations).reshape(-1, 2, self.neurons)
-        metrics = {
-            "winner_take_all_loss": urlsom_measures.winner_take_all_loss(probabilities),
-            "collapse_loss": urlsom_measures.collapse_loss(probabilities),
-            "similarity_loss": urlsom_measures.similarity_loss(probabilities[:, 0], probabilities[:, 1]),
-        }
-        loss = self.loss(*metrics.values())
+        metrics = urlsom_measures.terms(probabilities[:, 0], probabilities[:, 1])
+        loss = self.loss(metrics)
         decay = self.projection_decay * jnp.sum(jnp.square(self.projection.variables["params"]["kernel"]))
         return Objective(loss + decay, {"loss": loss, **metrics}, {"map": jnp.sum(winners, axis=0)})
 
@@ -225,7 +221,7 @@ class URLSOM(Model):
     def summarize(self, totals: Mapping[str, Any]) -> dict[str, float]:
         """Metrics from the totals of validation sets and, where there is one, the tally of the training set."""
         found = {name: metric.value(totals) for name, metric in METRICS.items()}
-        found["loss"] = self.loss(*(found[name] for name in TERMS))
+        found["loss"] = self.loss(found)
         return {name: value for name, value in found.items() if value is not None}
 
     @property

@@ -1,10 +1,10 @@
 """Losses and measures of URL-SOM (N. Kermiche, "Self-Organizing Representation Learning", 2021).
 
-`neural_selectivity` and `dead_neurons` read a table of how many samples of each class each neuron won; the tables of
-batches add up.
+`neural_selectivity` reads a table of how many samples of each class each neuron won; the tables of batches add up.
 """
 
 import math
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -31,9 +31,9 @@ def neural_selectivity(table: jax.Array, held_out: jax.Array | None = None) -> j
     return jnp.sum(jnp.where(jnp.any(table > 0, axis=-1), agreeing, 0)) / jnp.sum(judged)
 
 
-def dead_neurons(table: jax.Array) -> jax.Array:
-    """The number of neurons that won no sample: [n, classes] -> int32 []."""
-    return jnp.sum(jnp.all(table == 0, axis=-1), dtype=jnp.int32)
+def dead_neurons(counts: np.ndarray) -> int:
+    """The number of neurons that won no sample, from how many each won, [n]."""
+    return int(np.sum(np.asarray(counts) == 0))
 
 
 def directions(probabilities: jax.Array) -> jax.Array:
@@ -72,21 +72,27 @@ def similarity_loss(probabilities: jax.Array, others: jax.Array) -> jax.Array:
     return 1 - jnp.mean(jnp.sum(directions(probabilities) * directions(others), axis=-1))
 
 
-def url_som_loss(probabilities: jax.Array, others: jax.Array, similarity_weight: float = 2.0) -> jax.Array:
-    """Winner-take-all loss + collapse loss + gamma similarity loss (Eq. 8).
-
-    Args:
-      probabilities: p+, float [N, n], of one view of each image.
-      others: p-, float [N, n], of the other view.
-      similarity_weight: gamma.
-
-    Returns:
-      float32 [].
-    """
+def terms(probabilities: jax.Array, others: jax.Array) -> dict[str, jax.Array]:
+    """The three terms of Eq. 8 of two views of each image, p+ and p-, float [N, n] each: float32 [] by name."""
     # Eqs. 4 and 5 see P only through its mean, and the mean of (P+ + P-) / 2 (Eq. 7) is that of all 2N views.
     views = jnp.stack([probabilities, others])
-    similarity = similarity_loss(probabilities, others)
-    return winner_take_all_loss(views) + collapse_loss(views) + similarity_weight * similarity
+    return {
+        "winner_take_all_loss": winner_take_all_loss(views),
+        "collapse_loss": collapse_loss(views),
+        "similarity_loss": similarity_loss(probabilities, others),
+    }
+
+
+def url_som_loss(terms: Mapping[str, jax.Array], similarity_weight: float = 2.0, collapse_weight: float = 1.0):
+    """The terms weighted and added up (Eq. 8).
+
+    Args:
+      terms: as `terms` gives them.
+      similarity_weight: gamma.
+      collapse_weight: 1 in the paper.
+    """
+    weighted = collapse_weight * terms["collapse_loss"] + similarity_weight * terms["similarity_loss"]
+    return terms["winner_take_all_loss"] + weighted
 
 
 def _direction(totals):
@@ -95,7 +101,7 @@ def _direction(totals):
 
 
 def _dead(name):
-    return lambda totals: int(np.sum(totals[name] == 0)) if name in totals else None
+    return lambda totals: dead_neurons(totals[name]) if name in totals else None
 
 
 def _selectivity(*names):
@@ -109,13 +115,13 @@ def _selectivity(*names):
     return value
 
 
-TERMS = ("winner_take_all_loss", "collapse_loss", "similarity_loss")
-
 CLASSES = ("Classes on the map", "neural selectivity")
 DEAD = ("Dead neurons", "neurons that win no sample")
 
 METRICS = {
-    "loss": Metric(lambda totals: None, panel=("Loss", "loss")),  # of the three below, by the model's weights
+    "loss": Metric(
+        lambda totals: None, panel=("Loss", "loss"), better=min
+    ),  # of the three below, by the model's weights
     "winner_take_all_loss": Metric(lambda totals: float(np.sum(_direction(totals)) / np.sqrt(len(_direction(totals))))),
     "collapse_loss": Metric(lambda totals: float(collapse_loss(jnp.asarray(_direction(totals), jnp.float32)))),
     "similarity_loss": Metric(lambda totals: float(totals["similarity_loss"] / totals["examples"])),
@@ -125,8 +131,8 @@ METRICS = {
     "dead_neurons_train": Metric(_dead("train_counts"), pooled=True, panel=DEAD, label="training set"),
     "neural_selectivity": Metric(_selectivity("table"), pooled=True, panel=CLASSES),
     "neural_selectivity_train": Metric(_selectivity("train_table"), pooled=True, panel=CLASSES, label="training set"),
-    "neural_selectivity_held_out": Metric(
-        _selectivity("train_table", "table"), pooled=True, panel=CLASSES, label="held out, labels from training"
+    "neural_selectivity_transferred": Metric(
+        _selectivity("train_table", "table"), pooled=True, panel=CLASSES, label="labels from training"
     ),
 }
 """The metrics of URL-SOM; None where the totals do not tell."""

@@ -21,7 +21,7 @@ from kvae.figures import paper as paper_figures
 from kvae.figures import run as figures
 from kvae.models import inspection
 from kvae.models.autoencoder import parts_of, suffix
-from kvae.paper import urlsom
+from kvae.paper import order, urlsom
 from kvae.paper.settings import Table, collect, load_experiments, measures_of, setting_of
 from kvae.results.seeds import Seed, read_seeds, spread
 from kvae.run import Run, load
@@ -215,6 +215,9 @@ FIGURES = {
     "7": ("2", codebook_maps),
     "8": ("2", functools.partial(moved_codes, image=SHOWN[0])),
     "9": ("2", functools.partial(moved_codes, image=SHOWN[1])),
+    "bit_errors": ("peers", order.bit_errors),
+    "compression": ("peers", order.compression),
+    "fewer_bits": ("peers", order.fewer_bits),
     "frontier": ("schedules", frontier),
     "perturbation": ("2", perturbation),
     "urlsom_3": (None, urlsom.loss_of_two_neurons),

@@ -46,7 +46,7 @@ def batch_map(dataset: data.Dataset, grid_shape: tuple[int, ...], seed: int) -> 
     """Trains a batch map on the pixels of a data set, and judges it.
 
     Returns:
-      `neural_selectivity_train`, `neural_selectivity_held_out` and `dead_neurons_train`, as URL-SOM has them.
+      `neural_selectivity_train`, `neural_selectivity_transferred` and `dead_neurons_train`, as URL-SOM has them.
     """
     pixels, labels = pixels_and_labels(dataset.train)
     neighborhood = Neighborhood(Plane(grid_shape), "gaussian", SHRINK_STEP, initial_strength=16.0, lowest_strength=0.25)
@@ -57,8 +57,8 @@ def batch_map(dataset: data.Dataset, grid_shape: tuple[int, ...], seed: int) -> 
     held_out = win_table(nearest_code(others, codewords), other_labels, *shape)
     return {
         "neural_selectivity_train": float(selectivity.neural_selectivity(table)),
-        "neural_selectivity_held_out": float(selectivity.neural_selectivity(table, held_out)),
-        "dead_neurons_train": int(selectivity.dead_neurons(table)),
+        "neural_selectivity_transferred": float(selectivity.neural_selectivity(table, held_out)),
+        "dead_neurons_train": selectivity.dead_neurons(table.sum(axis=-1)),
     }
 
 

@@ -16,6 +16,8 @@ from kvae.paper import experiments
 from kvae.results.seeds import Seed
 
 QUANTIZER, GRID_SHAPE = "model.quantizer.name", "model.quantizer.grid_shape"
+CODES_ALONG = (GRID_SHAPE, "model.quantizer.levels")
+"""Fields that say how many codes a quantiser has along each axis."""
 
 FREE_FIELDS = {*("seed", "replicas", "micro_batches", "log_every_steps", "checkpoint_every_steps", "dataset.data_dir")}
 """Fields in which the runs of a table may differ, besides those that its settings are about."""
@@ -63,7 +65,9 @@ def setting_of(config: Mapping, of: Mapping) -> str | None:
         base = {name: value for name, value in of["BASE"].items() if name in config or name == QUANTIZER}
         wanted = {**base, **fields}
         axes = len(wanted.pop(GRID_SHAPE, ()))
-        if len(config.get(GRID_SHAPE, ())) == axes and all(config.get(k) == v for k, v in wanted.items()):
+        # As JSON, in which a tuple is a list.
+        is_equal = (json.dumps(config.get(name)) == json.dumps(value) for name, value in wanted.items())
+        if len(config.get(GRID_SHAPE, ())) == axes and all(is_equal):
             return setting
     return None
 
@@ -71,7 +75,7 @@ def setting_of(config: Mapping, of: Mapping) -> str | None:
 def collect(seeds: Iterable[Seed], of: Mapping, name: str, dataset: str) -> Table:
     """The seeds of a table's settings on one data set; of several configs, the one that most seeds have."""
     labels, problems = of["TABLES"][name]["rows"], []
-    varied = {*of["BASE"], *FREE_FIELDS, *(k for fields in of["SETTINGS"].values() for k in fields)}
+    varied = {*of["BASE"], *FREE_FIELDS, *(k for setting in labels for k in of["SETTINGS"][setting])}
     sound, configs = [], collections.defaultdict(list)
     for seed in seeds:
         setting = setting_of(seed.config, of)
@@ -81,7 +85,7 @@ def collect(seeds: Iterable[Seed], of: Mapping, name: str, dataset: str) -> Tabl
             problems.append(f"left out: {seed.name}: {seed.problem}")
             continue
         common = {field: value for field, value in seed.config.items() if field not in varied}
-        common["number of codes"] = math.prod(seed.config.get(GRID_SHAPE, ()))
+        common["number of codes"] = math.prod(side for name in CODES_ALONG for side in seed.config.get(name, ()))
         sound.append((seed, setting, common))
         configs[json.dumps(common, sort_keys=True)].append(common)
     chosen = max(configs.values(), key=len)[0] if configs else {}

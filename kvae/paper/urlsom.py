@@ -34,7 +34,7 @@ def loss_of_two_neurons(stem: str) -> Iterator[str]:
 
 def selectivity_by_sigma(folders: list[str], stem: str) -> Iterator[str]:
     """The effect of sigma (URL-SOM's Figure 7): neural selectivity of finished runs that differ in it."""
-    metrics = {"training set": "neural_selectivity_train", "held out": "neural_selectivity_held_out"}
+    metrics = {"training set": "neural_selectivity_train", "held out": "neural_selectivity_transferred"}
     by_config = {}
     for seed in read_seeds(folders):
         if is_finished(seed.config, seed.rows) and f"valid/{metrics['held out']}" in seed.rows[-1]:

@@ -234,9 +234,11 @@ class Loop:
         if self.warned or done < min(DYING_STEPS, max(epoch, 1)):
             return
         for name, of_codes in counts.items():
-            used, size = np.count_nonzero(of_codes, axis=-1), np.shape(of_codes)[-1]
+            size = np.shape(of_codes)[-1]
+            of_codes = of_codes.reshape(len(finite), -1, size)[finite]  # by seed and codebook
+            used = np.count_nonzero(of_codes, axis=-1)
             # Fewer wins than codes cannot use them all.
-            if np.any((used < DYING_SHARE * np.minimum(size, np.sum(of_codes, axis=-1))) & finite):
+            if np.any(used < DYING_SHARE * np.minimum(size, np.sum(of_codes, axis=-1))):
                 self.warned = True
                 log.warning(
                     "the %s is dying: %d of %d codes were used since the last log; %s",

@@ -22,7 +22,7 @@ class Interval:
 
     steps: jax.Array  # [] int32
     metrics: dict[str, jax.Array]  # float32 []
-    counts: dict[str, jax.Array]  # float32 [K]: how often each code won
+    counts: dict[str, jax.Array]  # float32 [K] or [q, K]: how often each code won
 
 
 @flax.struct.dataclass
@@ -53,13 +53,22 @@ class TrainState:
         return {"params": self.params, **self.collections}
 
 
+def _cooldown(rate: float, steps: int) -> optax.Schedule:
+    last = max(steps // 5, 1)
+    falling = optax.linear_schedule(rate, rate / 100, last)
+    return optax.join_schedules([optax.constant_schedule(rate), falling], [steps - last])
+
+
 SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
     "constant": lambda rate, steps: optax.constant_schedule(rate),
+    "cooldown": _cooldown,
     "cosine": lambda rate, steps: optax.cosine_decay_schedule(rate, max(steps, 1), alpha=0.01),
 }
 """By name, how the learning rate runs after the warm-up: from a rate and the number of steps that are left.
 
-`cosine` falls along half a cosine to a hundredth at the last step (Loshchilov and Hutter, "SGDR", 2017).
+`cooldown` holds the rate and takes it down to a hundredth, in a straight line, over the last fifth of the steps (Hägele
+et al., "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations", 2024). `cosine` falls along half a
+cosine to a hundredth at the last step (Loshchilov and Hutter, "SGDR", 2017).
 """
 
 
