@@ -13,7 +13,7 @@ from kvae.errors import InputError
 
 NAME = "manifest.json"
 
-READ_WHOLE_BYTES = 2**28
+READ_WHOLE_BYTES = 2**26
 """A data set up to this size is compared with its digests whenever it is opened; of a larger one, only its smaller
 files: of the rest the size, and each record is checked by its own checksum as it is read."""
 
