@@ -93,6 +93,17 @@ def test_pipes_devices_and_folders_named_as_images_are_said_and_never_waited_for
     assert len(folder(str(images), skip_unreadable=True).train) == 1
 
 
+def test_figures_of_a_run_among_images_are_no_images(tmp_path):
+    images = two_images(tmp_path)
+    run = tmp_path / "runs" / "one"
+    two_images(run.parent)
+    two_images(run)
+    (run / "config.json").write_text("{}")
+    (run / "checkpoints").mkdir()
+    dataset = folder(str(images))
+    assert len(dataset.train) + len(dataset.validation["validation"]) == 4
+
+
 def test_names_that_are_no_text_are_shown_and_their_images_are_read(tmp_path):
     images = two_images(tmp_path)
     odd = [os.fsencode(images) + name for name in (b"/\xff\xfe.png", b"/new\nline.png", b"/\xe2\x80\xa8.png")]

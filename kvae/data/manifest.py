@@ -62,12 +62,12 @@ def check_manifest(folder: os.PathLike | str, read_whole_bytes: int = READ_WHOLE
         raise InputError(f"{folder / NAME} is damaged ({type(error).__name__}: {error}); {remedy}") from error
     whole = sum(size for size, _ in expected.values()) <= read_whole_bytes
     for name, (size, saved) in expected.items():
-        path = folder / name
+        path = folder / os.path.basename(name)
         try:
             found = os.stat(path).st_size
             same = found == size and (not (whole or size <= 2**20) or digest(path) == saved)
-        except OSError as error:
-            raise InputError(f"{path} cannot be read ({error.strerror or error}); {remedy}") from error
+        except (OSError, ValueError) as error:  # no such file, or what is no name
+            raise InputError(f"{path} cannot be read ({error}); {remedy}") from error
         if not same:
             what = f"has {found:,} bytes instead of {size:,}" if found != size else "is not what was prepared"
             raise InputError(f"{path} is damaged: it {what}; {remedy}")
