@@ -82,7 +82,7 @@ def test_the_figures_are_drawn_from_runs(make_config, tmp_path, monkeypatch):
     monkeypatch.setattr(order, "IMAGES", 8)
     run(make_config(), tmp_path / "run")
     seeds = read_seeds([str(tmp_path / "run")])
-    table = Table("peers", "photos", {}, {"tuned_slow": seeds, "tuned_ema_restarts": seeds}, [])
+    table = Table("peers", "photos", {}, {"tuned_map": seeds, "tuned_ema_restarts": seeds}, [])
     for name in ("bit_errors", "fewer_bits", "compression"):
         (path,) = figures.FIGURES[name][1](table, str(tmp_path / name))
         with open(path, "rb") as file:

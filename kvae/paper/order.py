@@ -27,7 +27,7 @@ BIT_ERROR_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 100.0, math.inf)
 """Scales that are tried for how far neighbouring codes lie apart, in mean distances between codes."""
 
-LABELS = {"tuned_slow": "map", "tuned_ema_restarts": "EMA-VQ with restarts", "tuned_fsq": "FSQ"}
+LABELS = {"tuned_map": "map", "tuned_ema_restarts": "EMA-VQ with restarts", "tuned_fsq": "FSQ"}
 """The settings that are compared; the map comes first."""
 
 
@@ -173,7 +173,7 @@ def bit_errors(table: Table, stem: str) -> Iterator[str]:
 def fewer_bits(table: Table, stem: str) -> Iterator[str]:
     """PSNR after codes were left out without training: every second row or column, or the least used."""
     found, bits = {}, ()
-    for label, seeds in _measured(table, ("tuned_slow", "tuned_ema_restarts")):
+    for label, seeds in _measured(table, ("tuned_map", "tuned_ema_restarts")):
         ways = {f"{label}, the most used codes": [list(most_used(seed.usage)) for seed in seeds]}
         if seeds[0].layer.is_map:
             ways = {f"{label}, every second row or column": [list(sub_grids(seed.shape)) for seed in seeds], **ways}
