@@ -59,7 +59,7 @@ def test_a_device_that_runs_out_is_one_line():
         (lambda: kvae.KohonenVQ((2**20, 2)), "has 2,097,152 nodes; it may have 1,048,576 at most"),
         (lambda: kvae.KohonenVQ((1,) * 100), "it must be a tuple of one to 16 integers"),
         (lambda: kvae.ResidualVQ(kvae.KohonenVQ((2, 2)), depth=10**6), "1 or larger and at most 256"),
-        (lambda: kvae.ResidualVQ(None), "quantizer is None; it must be a layer with one codebook"),
+        (lambda: kvae.ResidualVQ(None), "quantizer is a NoneType; it must have one codebook"),
     ],
 )
 def test_what_cannot_be_compiled_or_listed_has_a_limit(make, message):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from kvae.errors import InputError
-from kvae.fields import Depth, Probability, shown
+from kvae.fields import Depth, Probability
 from kvae.models.finite_scalar import FSQ
 from kvae.models.quantizer import Quantized, Quantizer, check_codes, check_vectors, masked, straight_through
 from kvae.topology import Grid
@@ -28,7 +28,8 @@ class Stack(Quantizer):
     def __post_init__(self):
         super().__post_init__()
         if not isinstance(self.quantizer, Quantizer) or self.quantizer.n_codebooks > 1:
-            raise InputError(f"quantizer is {shown(self.quantizer)}; it must be a layer with one codebook")
+            found = type(self.quantizer).__name__
+            raise InputError(f"quantizer is a {found}; it must have one codebook, as a KohonenVQ has")
 
     def setup(self):
         self.parts = [self.quantizer.clone(name=None, parent=None) for _ in range(self.n_codebooks)]
