@@ -6,17 +6,15 @@ from typing import Any
 import numpy as np
 
 from kvae.errors import InputError, check_names, choose
+from kvae.fields import shown
 from kvae.grids import Grid
 from kvae.models.model import Model
 
 
 def checked_images(images) -> np.ndarray:
     """Images as uint8 [b, h, w, 3]; raises InputError, with what would do, if they are anything else."""
-    try:
-        found = np.asarray(images)
-    except ValueError as error:
-        raise InputError(f"images are not of one shape ({error}); they must be uint8[b, h, w, 3]") from error
-    if found.dtype == np.uint8 and found.ndim == 4 and found.shape[-1] == 3:
+    found = _array("images", images)
+    if found.dtype == np.uint8 and found.ndim == 4 and found.shape[-1] == 3 and found.size:
         return found
     hint = ""
     if found.dtype.kind in "OSU":
@@ -44,10 +42,10 @@ def checked_codes(model: Model, codes: Mapping[str, Any]) -> dict[str, np.ndarra
     for name, layer in model.quantizers.items():
         if name not in codes:
             raise InputError(f"codes lack the codebook {name!r}")
-        array = np.asarray(codes[name])
+        array = _array(f"codes of {name!r}", codes[name])
         wanted = "int [b, h, w]" if layer.n_codebooks == 1 else f"int [b, h, w, {layer.n_codebooks}]"
         fits = array.ndim == 3 if layer.n_codebooks == 1 else array.ndim == 4 and array.shape[3] == layer.n_codebooks
-        if array.dtype.kind not in "iu" or not fits:
+        if array.dtype.kind not in "iu" or not fits or not array.size:
             raise InputError(f"codes of {name!r} are {array.dtype}{list(array.shape)}; they must be {wanted}")
         _check_range(name, array, layer.codebook_size)
         found[name] = array.astype(np.int32)
@@ -57,6 +55,13 @@ def checked_codes(model: Model, codes: Mapping[str, Any]) -> dict[str, np.ndarra
         shapes = ", ".join(f"{name!r} {list(array.shape)}" for name, array in found.items())
         raise InputError(f"codes are of different images: {shapes}")
     return found
+
+
+def _array(what: str, value) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except Exception as error:  # NumPy raises several kinds, and an object's own __array__ any
+        raise InputError(f"{what} are {shown(value)}, which is no array") from error
 
 
 def _check_range(name: str, array: np.ndarray, size: int) -> None:

@@ -12,9 +12,18 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCE
 class InputError(ValueError):
     """Something outside the program is wrong: a field, a file, a folder, an array.
 
-    Its message is one line that names what was found, where, and what would do. `kvae.main` prints it without a
+    Its message is one line that names what was found, where, and what would do. Programs print it without a
     traceback and leaves with status 2; any other exception is a defect of kvae and keeps its traceback.
     """
+
+    def __init__(self, message: str):
+        super().__init__(one_line(message))
+
+
+def one_line(text: str) -> str:
+    """A text on one line of what can be shown: names of files may hold line breaks, and bytes that are no text."""
+    words = " ".join(text.split())
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in words)
 
 
 @contextlib.contextmanager
@@ -61,6 +70,6 @@ def check_names(where: str, given: Iterable[str], known: Iterable[str]) -> None:
     known = sorted(known)
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known) or 'none'}"
             raise InputError(f"{where} has no field {name!r}; {hint}")

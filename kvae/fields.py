@@ -27,9 +27,20 @@ Count = Annotated[int, annotated_types.Ge(1), annotated_types.Le(LARGEST_COUNT)]
 Natural = Annotated[int, annotated_types.Ge(0), annotated_types.Le(LARGEST_COUNT)]
 NotNegative = Annotated[float, annotated_types.Ge(0)]
 Positive = Annotated[float, annotated_types.Gt(0)]
+Depth = Annotated[int, annotated_types.Ge(1), annotated_types.Le(256)]
+"""How often something is repeated in a program: each time is compiled."""
+
+Width = Annotated[int, annotated_types.Ge(1), annotated_types.Le(2**20)]
+"""Numbers in a vector, or channels of an image inside a network."""
+
+Size = Annotated[int, annotated_types.Ge(1), annotated_types.Le(4096)]
+"""The side of an image, in pixels."""
+
 Probability = Annotated[float, annotated_types.Ge(0), annotated_types.Le(1)]
 Share = Annotated[float, annotated_types.Ge(0), annotated_types.Lt(1)]
-Counts = Annotated[tuple[Count, ...], annotated_types.MinLen(1)]
+
+Counts = Annotated[tuple[Count, ...], annotated_types.Len(1, 16)]
+Widths = Annotated[tuple[Width, ...], annotated_types.Len(1, 16)]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -158,10 +169,13 @@ def _adapter(annotation) -> pydantic.TypeAdapter:
     return pydantic.TypeAdapter(annotation, config=config)
 
 
-def shown(value, longest: int = 60) -> str:
-    """A value in a message, on one line and not too long."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+def shown(value, longest: int = 60, text: Callable = repr) -> str:
+    """A value in a message, on one line and not too long; an object that cannot say what it is, by its type."""
+    try:
+        words = " ".join(text(value).split())
+    except Exception:
+        words = type(value).__name__
+    return words if len(words) <= longest else f"{words[: longest - 3]}..."
 
 
 def _constraints(annotation) -> tuple:
@@ -175,7 +189,8 @@ def words(annotation, value=None) -> str:
     if choices := [repr(constraint) for constraint in constraints if isinstance(constraint, OneOf)]:
         return choices[0]
     if typing.get_origin(kind) is tuple:
-        return _tuple(*typing.get_args(kind), least=any(isinstance(c, annotated_types.MinLen) for c in constraints))
+        length = tuple(c for c in constraints if isinstance(c, (annotated_types.MinLen, annotated_types.Len)))
+        return _tuple(*typing.get_args(kind), length=length, value=value)
     if _is_union(kind):
         return " or ".join(words(part) for part in typing.get_args(kind))
     ranges = " and ".join(text for constraint in constraints if (text := _range(constraint, value)))
@@ -185,10 +200,13 @@ def words(annotation, value=None) -> str:
 KINDS = {int: "an integer", float: "a number", bool: "True or False", str: "a string", types.NoneType: "None"}
 
 
-def _tuple(*elements, least: bool) -> str:
+def _tuple(*elements, length: tuple, value) -> str:
     if elements[-1] is not Ellipsis:
         return f"({'; '.join(words(element) for element in elements)})"
-    head, element = "a tuple of one or more" if least else "a tuple of", words(elements[0])
+    most = next((c.max_length for c in length if isinstance(c, annotated_types.Len)), None)
+    head, element = "a tuple of one or more" if length else "a tuple of", words(elements[0])
+    if most and isinstance(value, (tuple, list)) and len(value) > most:
+        head = f"a tuple of one to {most}"
     if element.startswith("("):
         return f"{head} {element}"
     kind, _, ranges = element.partition(", ")

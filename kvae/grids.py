@@ -18,6 +18,9 @@ import numpy as np
 from kvae.errors import InputError, choose
 from kvae.fields import Counts, check_attributes
 
+LARGEST_SIZE = 2**20
+"""Nodes of a grid, at most: what is known of each node is listed."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Grid(abc.ABC):
@@ -42,8 +45,8 @@ class Grid(abc.ABC):
 
     def __post_init__(self):
         check_attributes(self)
-        if self.size >= 2**31:
-            raise InputError(f"a grid of {self.shape} has {self.size:,} nodes; codes are int32, so fewer than 2^31")
+        if self.size > LARGEST_SIZE:
+            raise InputError(f"a grid of {self.shape} has {self.size:,} nodes; it may have {LARGEST_SIZE:,} at most")
 
     @abc.abstractmethod
     def distance(self, codes, others) -> jax.Array:

@@ -146,8 +146,8 @@ def batch_statistics(z: jax.Array, codes: jax.Array, size: int, mask: jax.Array 
       z: vectors, float [..., d]; no gradient flows through them.
       codes: int32 [...].
       size: K.
-      mask: optional bool [...]; where False, the vector is left out. So is a vector with a number that is not finite,
-        for it would stay in the moving averages for ever. If it is float, it says how often a vector counts.
+      mask: optional bool [...]; where False, the vector is left out. So is a vector whose squared length is not
+        finite, for it would stay in the moving averages for ever. If it is float, it says how often a vector counts.
 
     Returns:
       float32; float64 where the vectors are.
@@ -160,7 +160,7 @@ def batch_statistics(z: jax.Array, codes: jax.Array, size: int, mask: jax.Array 
 def _batch_statistics(size, z, codes, mask):
     z = z.reshape(-1, z.shape[-1]).astype(jnp.promote_types(z.dtype, jnp.float32))
     weights = mask.reshape(-1).astype(z.dtype)
-    counted = jnp.all(jnp.isfinite(z), axis=-1) & (weights > 0)
+    counted = jnp.isfinite(jnp.sum(jnp.square(z), axis=-1)) & (weights > 0)
     codes = jnp.where(counted, codes.reshape(-1), size)  # out of range: dropped by the sums below
     weighted = z if mask.dtype == bool else z * weights[:, None]
     sums = jax.ops.segment_sum(weighted, codes, num_segments=size)

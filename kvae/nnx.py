@@ -16,6 +16,7 @@ from flax import nnx
 
 from kvae import models
 from kvae.errors import InputError
+from kvae.fields import Count, value_of
 from kvae.models.quantizer import Quantized
 
 __all__ = ["FSQ", "Codebook", "GradientVQ", "GroupedVQ", "KohonenVQ", "ResidualVQ"]
@@ -46,6 +47,7 @@ class Quantizer(nnx.Module):
         if fields.pop("train", None) is not None:
             raise InputError("train is set by model.train() and model.eval(), or in a call")
         self.linen = self.LINEN(**fields)
+        features = value_of("features", features, Count)
         self.use_running_average = use_running_average
         variables = self.linen.init(rngs.params(), jnp.zeros((1, features)))
         self.codebook = _as_variables(variables.get("codebook", {}), Codebook)

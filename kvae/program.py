@@ -1,19 +1,25 @@
 """What all programs of kvae do alike: read their arguments, and tell an error in one line."""
 
 import argparse
+import io
 import logging
 import os
 import sys
 import traceback
+import typing
 import warnings
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from kvae.errors import InputError
+from kvae.fields import value_of, words
 
 FAILED, MISTAKE, STOPPED, INTERRUPTED = 1, 2, 75, 130
 """Exit statuses: a part failed; an error that the user can mend; stopped before the end (EX_TEMPFAIL); Ctrl-C."""
 
+
+OF_ENVIRONMENT = ("Unable to initialize backend", "for JAX flag", "for environment")
+"""What JAX says where a variable asks for a platform that is not there, or for nothing that it knows."""
 
 LIBRARIES = ("absl", "asyncio")
 """What orbax logs under these names is not for the user of a program: kvae says what there is to say."""
@@ -36,6 +42,19 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; --help shows what there is")
 
 
+def number(annotation) -> Callable[[str], Any]:
+    """The `type` of an argument: a number of the type and range of an annotation, such as `kvae.fields.Count`."""
+
+    def read(text: str):
+        kind = typing.get_args(annotation)[0]
+        try:
+            return value_of("it", kind(text), annotation)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r}; it must be {words(annotation)}") from error
+
+    return read
+
+
 def run(program: Callable[[list[str]], int], argv: list[str]) -> int:
     """Runs a program; returns its exit status, `MISTAKE` after an error that the user can mend.
 
@@ -45,13 +64,14 @@ def run(program: Callable[[list[str]], int], argv: list[str]) -> int:
     for name in LIBRARIES:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # after a write that failed
+    if sys.warnoptions:  # PYTHONWARNINGS=error would stop at what libraries warn of
+        warnings.simplefilter("default")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # paths may hold what no terminal can show
     try:
         return program(argv)
     except InputError as error:
-        if "--debug" in argv:
-            traceback.print_exc()
-        print(f"kvae: {' '.join(str(error).split())}", file=sys.stderr)
-        return MISTAKE
+        return _mistake(error, argv)
     except SystemExit as done:  # after --help
         return int(done.code or 0)
     except KeyboardInterrupt:
@@ -61,3 +81,15 @@ def run(program: Callable[[list[str]], int], argv: list[str]) -> int:
         # Python would complain once more as it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (RuntimeError, ValueError) as error:
+        if not any(words in str(error) for words in OF_ENVIRONMENT):
+            raise
+        asked = {name: value for name, value in os.environ.items() if name.startswith("JAX_")}
+        return _mistake(InputError(f"JAX does not start with the environment {asked}: {error}"), argv)
+
+
+def _mistake(error: InputError, argv: list[str]) -> int:
+    if "--debug" in argv:
+        traceback.print_exc()
+    print(f"kvae: {error}", file=sys.stderr)
+    return MISTAKE

@@ -16,7 +16,7 @@ from kvae.data.forms import Form, form_of, read_images
 from kvae.errors import InputError
 from kvae.models.model import Model
 from kvae.training.checkpoint import Checkpoints
-from kvae.training.config import build_model
+from kvae.training.config import build_model, checked_run
 from kvae.training.journal import logged_to, read_metrics
 from kvae.training.workdir import config_of_run
 
@@ -220,7 +220,7 @@ def load(workdir: str, step: int | str | None = None, replica: int = 0) -> Run:
     Raises:
       InputError: there is no run, checkpoint or replica of that name.
     """
-    config = config_of_run(workdir)
+    config = checked_run(config_of_run(workdir), workdir)
     checkpoints = Checkpoints(workdir, read_only=True)
     try:
         steps = checkpoints.steps()

@@ -19,6 +19,7 @@ from sklearn.model_selection import train_test_split
 
 import kvae
 from kvae import measures, program
+from kvae.fields import Count
 
 
 def in_context(x: jax.Array) -> jax.Array:
@@ -68,8 +69,8 @@ def train(neighborhood: str, seed: jax.Array, sequences: jax.Array, held_out: ja
 def main(argv: list[str]) -> int:
     """Prints a line for each method; returns the exit status."""
     parser = program.Parser("python launch/sequences.py", __doc__)
-    parser.add_argument("--seeds", type=int, default=5, help="how many seeds (%(default)s)")
-    parser.add_argument("--steps", type=int, default=600, help="of training (%(default)s)")
+    parser.add_argument("--seeds", type=program.number(Count), default=5, help="how many seeds (%(default)s)")
+    parser.add_argument("--steps", type=program.number(Count), default=600, help="of training (%(default)s)")
     options = parser.parse_args(argv)
     rows = load_digits().images.astype(np.float32) / 16
     sequences, held_out = map(jnp.asarray, train_test_split(rows, test_size=0.2, random_state=0))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import archives
-from kvae.data import standard
+from kvae.data import records, standard
 from kvae.errors import InputError
 
 
@@ -68,13 +68,13 @@ def test_the_decoded_copy_is_read_back_and_can_be_done_without(data_dir, monkeyp
     first = contents(standard.svhn(data_dir, "extra").train)
     assert first == made(range(1048, 1072))
     with monkeypatch.context() as patch:
-        patch.setattr(standard, "read_split", None)  # not needed any more
+        patch.setattr(records, "decoded", None)  # not needed any more
         assert contents(standard.svhn(data_dir, "extra", "extra").train) == first
 
     def refused(*_):
         raise PermissionError("read-only")
 
-    monkeypatch.setattr("pathlib.Path.open", refused)
+    monkeypatch.setattr("kvae.data.records.replaced", refused)
     assert len(standard.svhn(data_dir, "extra[:3]").train) == 3
     assert len(standard.svhn(data_dir, "extra[:3]").train) == 3
 

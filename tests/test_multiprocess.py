@@ -130,6 +130,11 @@ def test_only_the_first_process_writes_and_speaks(story):
             {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "3"},
             {"local_device_ids": [0, 1, 2]},
         ),
+        (
+            {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "a100:2"},
+            {"local_device_ids": [0, 1]},
+        ),
+        ({"SLURM_STEP_NUM_TASKS": ""}, None),
         ({"TPU_WORKER_HOSTNAMES": "localhost"}, None),
         ({"TPU_WORKER_HOSTNAMES": "t0,t1"}, {}),
         (
@@ -151,11 +156,24 @@ def test_a_cluster_is_joined_only_where_there_is_one(environment, expected, monk
     assert joined == ([] if expected is None else [expected])
 
 
-def test_half_a_cluster_is_an_error(monkeypatch):
-    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "host:1234")
-    monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
-    with (
-        pytest.raises(InputError, match="JAX_NUM_PROCESSES=two, JAX_PROCESS_ID=None; a cluster needs all three"),
-        cluster.joined_cluster(),
-    ):
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        (("host:1234", "two", None), "JAX_NUM_PROCESSES=two, JAX_PROCESS_ID=None; a cluster needs all three"),
+        (("host", "2", "0"), "JAX_COORDINATOR_ADDRESS=host, "),
+        (("host:1", "2", "2"), "JAX_PROCESS_ID=2; a cluster"),
+        (("host:1", "0", "0"), "JAX_NUM_PROCESSES=0"),
+    ],
+)
+def test_half_a_cluster_is_an_error(environment, message, monkeypatch):
+    for name, value in zip(("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID"), environment, strict=True):
+        if value is not None:
+            monkeypatch.setenv(f"JAX_{name}", value)
+    with pytest.raises(InputError, match=message), cluster.joined_cluster():
+        pass
+
+
+def test_a_variable_of_slurm_that_is_no_number_is_named(monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "many")
+    with pytest.raises(InputError, match="SLURM_STEP_NUM_TASKS=many; it must be a number"), cluster.joined_cluster():
         pass

@@ -34,6 +34,7 @@ from kvae.benchmark.soms import soms
 from kvae.benchmark.step import measure
 from kvae.benchmark.timing import say, table, transposed
 from kvae.errors import InputError, errors_of_writing
+from kvae.fields import Positive, Size
 from kvae.files import write_text
 from kvae.training.config import checked_config
 
@@ -43,8 +44,10 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, dict]]:
     parser = program.Parser("python -m kvae.benchmark", __doc__)
     parser.add_argument("--compare", metavar="NAME=VALUE", help="a field of the model, and its other value")
     parser.add_argument("--json", metavar="FILE", help="writes what was measured there, too")
-    parser.add_argument("--seconds", type=float, default=20, help="how long steps are timed (20)")
-    parser.add_argument("--random-images", type=int, metavar="SIDE", help="instead of the config's data set")
+    parser.add_argument("--seconds", type=program.number(Positive), default=20, help="how long steps are timed (20)")
+    parser.add_argument(
+        "--random-images", type=program.number(Size), metavar="SIDE", help="instead of the config's data set"
+    )
     parser.add_argument("--scaling", action="store_true", help="the map by itself against N and K; no config")
     parser.add_argument("--quantizers", action="store_true", help="every quantiser by itself; no config")
     parser.add_argument("--soms", action="store_true", help="kvae.SOM beside other maps; no config")

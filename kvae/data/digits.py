@@ -4,9 +4,10 @@ import numpy as np
 
 from kvae.data.dataset import ArrayExamples, Dataset
 from kvae.errors import InputError
+from kvae.fields import Size
 
 
-def digits(size: int = 32) -> Dataset:
+def digits(size: Size = 32) -> Dataset:
     """The 1,797 digits of scikit-learn, 8 x 8 pixels of 0..16, as uint8 size x size x 3 of 0..255 with labels.
 
     Enlarged with bilinear interpolation, the three channels equal. Of each class every fifth digit validates: 355 in

@@ -6,11 +6,20 @@ import itertools
 from collections.abc import Sequence
 
 from kvae.data.dataset import Dataset, Example, Examples
-from kvae.data.records import RecordExamples, data_folder, is_prepared, manual_folder, prepare, read_split
+from kvae.data.records import (
+    RecordExamples,
+    data_folder,
+    is_prepared,
+    manual_folder,
+    opened_builder,
+    prepare,
+    read_split,
+)
 from kvae.errors import InputError
+from kvae.fields import Size
 
 
-def faces(size: int = 256, data_dir: str = "") -> Dataset:
+def faces(size: Size = 256, data_dir: str = "") -> Dataset:
     """CelebA-HQ and AFHQ, size x size: train is one set after the other, validation each by itself.
 
     Both are made once from archives in `<data_dir>/downloads/manual`: afhq.zip, and celeba_hq.zip of StarGAN v2 or
@@ -55,7 +64,9 @@ def _celeba_hq(size: int, data_dir: str):
     folder = data_folder(data_dir)
     candidates = {StarganCelebaHq.ARCHIVE: stargan_builder(StarganCelebaHq, size, folder)}
     if str(size) in tfds.builder_cls("celeb_a_hq").builder_configs:  # powers of two
-        candidates[f"data{size}x{size}.tar"] = tfds.builder(f"celeb_a_hq/{size}", data_dir=folder)
+        candidates[f"data{size}x{size}.tar"] = opened_builder(
+            folder / "celeb_a_hq" / str(size), lambda: tfds.builder(f"celeb_a_hq/{size}", data_dir=folder)
+        )
     prepared = [builder for builder in candidates.values() if is_prepared(builder)]
     possible = [builder for archive, builder in candidates.items() if (manual_folder(data_dir) / archive).exists()]
     return next(iter(prepared + possible), None)

@@ -16,8 +16,8 @@ from PIL import Image, ImageOps
 
 from kvae.data.dataset import ArrayExamples, Dataset, Example
 from kvae.data.images import opened_image, suffixes
-from kvae.errors import InputError
-from kvae.fields import Count
+from kvae.errors import InputError, one_line
+from kvae.fields import Size
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ MEMORY_BYTES = 2 * 2**30
 
 def folder(
     path: str,
-    size: Count = 64,
+    size: Size = 64,
     crop: bool = True,
     validation_fraction: Annotated[float, Gt(0), Lt(1)] = 0.1,
     skip_unreadable: bool = False,
@@ -91,7 +91,7 @@ def _labels(names: Sequence[str]) -> tuple[np.ndarray | None, tuple[str, ...]]:
     if None in folders:
         return None, ()
     classes, labels = np.unique(folders, return_inverse=True)
-    return labels.astype(np.int32), tuple(map(str, classes))
+    return labels.astype(np.int32), tuple(one_line(name) for name in classes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +177,7 @@ def image_names(root: pathlib.Path) -> list[str]:
             continue
         seen.add(where)
         if "config.json" in files and "checkpoints" in folders:
-            log.info("%s is a run of kvae: its figures are no images of yours", here)
+            log.info("%s is a run of kvae: its figures are no images of yours", one_line(here))
             folders.clear()
             continue
         below = pathlib.Path(here).relative_to(root)
@@ -209,7 +209,7 @@ def _read_all(examples: FolderExamples, images: np.ndarray | None, skip_unreadab
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         progress = tqdm.tqdm(
             pool.map(read, range(len(examples))),
-            desc=f"reading {examples.root}",
+            desc=one_line(f"reading {examples.root}"),
             total=len(examples),
             unit=" images",
             delay=2,
@@ -228,7 +228,7 @@ def _read_all(examples: FolderExamples, images: np.ndarray | None, skip_unreadab
     if unreadable:
         log.warning(
             "%s: %d of %d images are unreadable and left out (%s)",
-            examples.root,
+            one_line(str(examples.root)),
             len(unreadable),
             len(examples),
             _listed(unreadable),
@@ -238,7 +238,7 @@ def _read_all(examples: FolderExamples, images: np.ndarray | None, skip_unreadab
 
 def _listed(names: Sequence[str], most: int = 5) -> str:
     rest = [f"and {len(names) - most} more"] if len(names) > most else []
-    return ", ".join([*names[:most], *rest])
+    return one_line(", ".join([*names[:most], *rest]))
 
 
 def _validates(names: Sequence[str], fraction: float) -> np.ndarray:

@@ -10,10 +10,22 @@ import re
 import sys
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
+from typing import BinaryIO
 
 from kvae.data.dataset import Dataset
-from kvae.data.records import data_folder, errors_of_preparing, fit_all, manual_folder, read_split
+from kvae.data.manifest import write_manifest
+from kvae.data.records import (
+    data_folder,
+    errors_of_preparing,
+    errors_of_reading,
+    fit_all,
+    manual_folder,
+    opened_builder,
+    read_split,
+)
 from kvae.errors import InputError
+from kvae.fields import Size
+from kvae.files import opened
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +34,7 @@ _ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "validation": "ILSVRC2012_img_
 _MEMBERS_PER_SHARD = {"train": 8, "validation": 5000}  # class archives; images. 135 shards in all: few open files
 
 
-def imagenet(size: int = 256, data_dir: str = "") -> Dataset:
+def imagenet(size: Size = 256, data_dir: str = "") -> Dataset:
     """ImageNet resized to size x size without cropping (antialiased bilinear, aspect ratio not kept).
 
     The first call makes `<data_dir>/kvae_imagenet/<size>/1.0.0` out of the two archives in
@@ -42,7 +54,7 @@ def imagenet(size: int = 256, data_dir: str = "") -> Dataset:
     if not folder.exists():
         with errors_of_preparing(folder):
             _prepare(folder, size, manual_folder(data_dir))
-    builder = tfds.builder_from_directory(folder)
+    builder = opened_builder(folder.parent, lambda: tfds.builder_from_directory(folder))
     return Dataset(
         train=read_split(builder, "train"),
         validation={"validation": read_split(builder, "validation")},
@@ -79,6 +91,7 @@ def _prepare(folder: pathlib.Path, size: int, manual: pathlib.Path) -> None:
         description=f"ILSVRC2012, resized to {size} x {size} without cropping.",
         check_data=False,  # it would need TensorFlow
     )
+    write_manifest(incomplete)
     incomplete.rename(folder)
 
 
@@ -90,7 +103,7 @@ def _write_split(split: str, archive: pathlib.Path, template, features, size: in
 
     template = template.replace(split=split)
     images_of = {"train": _class_images, "validation": _validation_images}[split]
-    with _opened(archive) as tar:
+    with opened(archive) as file, _opened(archive, file) as tar:
         members = list(_members(tar, archive.name))
         if not members:
             raise InputError(f"{archive}: an empty archive; get it again")
@@ -105,9 +118,10 @@ def _write_split(split: str, archive: pathlib.Path, template, features, size: in
                     log.info("imagenet: wrote %s", path.name)
     lengths = []
     for path in paths:
-        reader = ArrayRecordReader(str(path))
-        lengths.append(reader.num_records())
-        reader.close()
+        with errors_of_reading(path):
+            reader = ArrayRecordReader(str(path))
+            lengths.append(reader.num_records())
+            reader.close()
     num_bytes = sum(path.stat().st_size for path in paths)
     return tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=num_bytes, filename_template=template)
 
@@ -159,10 +173,10 @@ def _label_lines(file_name: str) -> list[str]:
     return (tfds.core.tfds_path("datasets/imagenet2012") / file_name).read_text().split()
 
 
-def _opened(archive: pathlib.Path | str, file=None) -> tarfile.TarFile:
+def _opened(archive: pathlib.Path | str, file: BinaryIO) -> tarfile.TarFile:
     try:
-        return tarfile.open(archive if file is None else None, "r:", file)
-    except tarfile.ReadError as error:
+        return tarfile.open(None, "r:", file)
+    except Exception as error:  # tarfile raises more than its own errors over a damaged header
         raise InputError(f"{archive}: not a tar archive ({error}); get it again") from error
 
 
@@ -175,8 +189,10 @@ def _members(tar: tarfile.TarFile, name: str) -> Iterator[tarfile.TarInfo]:
             if member.isfile():
                 yield member
         tar.fileobj.seek(tar.offset)
-        whole = tar.fileobj.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
-    except tarfile.ReadError:
+        rest = tar.fileobj.read(tarfile.BLOCKSIZE)
+        # The end mark, filled up to a record; more zeros are room that a broken download had reserved.
+        whole = rest == bytes(tarfile.BLOCKSIZE) and tar.fileobj.seek(0, 2) - tar.offset <= 2 * tarfile.RECORDSIZE
+    except Exception:
         whole = False
     if not whole:
         raise InputError(f"{name}: truncated or damaged at {last}; get the archive again")
@@ -185,5 +201,5 @@ def _members(tar: tarfile.TarFile, name: str) -> Iterator[tarfile.TarInfo]:
 def _contents(tar: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> bytes:
     try:
         return tar.extractfile(member).read()
-    except tarfile.ReadError as error:
-        raise InputError(f"{name}: the archive is truncated there ({error}); get it again") from error
+    except Exception as error:
+        raise InputError(f"{name}: the archive is truncated or damaged there ({error}); get it again") from error

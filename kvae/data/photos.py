@@ -9,13 +9,14 @@ import pathlib
 import tempfile
 from collections.abc import Iterator
 
-import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 from PIL import Image
 
 from kvae.data.dataset import ArrayExamples, Dataset
-from kvae.data.records import data_folder, decoded, decoded_once, errors_of_preparing
+from kvae.data.images import opened_image
+from kvae.data.manifest import write_manifest
+from kvae.data.records import data_folder, decoded_once, errors_of_preparing, is_prepared, opened_builder
 from kvae.errors import InputError
 
 SIZES = (32, 64, 128, 256)
@@ -55,11 +56,12 @@ def photos(size: int = 32, data_dir: str = "") -> Dataset:
     """
     if size not in SIZES:
         raise InputError(f"dataset.size is {size}; the photographs are there at {', '.join(map(str, SIZES))} pixels")
+    root = data_folder(data_dir)
     with _quiet():
-        builder = Photos(config=str(size), data_dir=data_folder(data_dir))
-        if not builder.data_path.exists():
+        builder = opened_builder(root / "photos" / str(size), lambda: Photos(config=str(size), data_dir=root))
+        if not is_prepared(builder):
             _prepare(builder)
-            builder = Photos(config=str(size), data_dir=data_folder(data_dir))
+            builder = Photos(config=str(size), data_dir=root)
         return Dataset(train=_in_memory(builder, "train"), validation={"validation": _in_memory(builder, "validation")})
 
 
@@ -98,8 +100,9 @@ def _crops(split: str, size: int) -> Iterator[tuple[str, Image.Image]]:
     for scene in SCENES[split]:
         most = MOST_PIXELS_HIGH // size // (len(scene) if split == "train" else 2)
         for photograph in scene:
-            with importlib.resources.files("skimage").joinpath("data", photograph).open("rb") as file:
-                image = Image.open(file).convert("RGB")
+            source = importlib.resources.files("skimage").joinpath("data", photograph).read_bytes()
+            with opened_image(source, photograph, "install scikit-image again") as file:
+                image = file.convert("RGB")
             if size == 32:
                 image = image.reduce(2)
             for left, top in grid_of_crops(image.width, image.height, size, most):
@@ -127,6 +130,7 @@ def _prepare(builder: Photos) -> None:
             made = Photos(config=builder.builder_config.name, data_dir=private)
             with errors_of_preparing(target):
                 made.download_and_prepare(file_format="array_record")
+                write_manifest(made.data_path)
             _move(pathlib.Path(made.data_path), target)
     except OSError as error:
         raise InputError(
@@ -143,15 +147,7 @@ def _move(folder: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def _in_memory(builder: Photos, split: str) -> ArrayExamples:
-    def decode():
-        source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-        return {"image": np.stack([decoded(record["image"]) for record in source])}
-
-    try:
-        return ArrayExamples(decoded_once(builder, split, decode))
-    except RuntimeError as error:  # array_record's only kind
-        why = str(error).partition("\n")[0]
-        raise InputError(f"{builder.data_path} is damaged ({why}); remove it, and it is prepared anew") from error
+    return ArrayExamples(decoded_once(builder, split, fields=("image",)))
 
 
 @contextlib.contextmanager

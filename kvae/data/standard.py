@@ -6,10 +6,15 @@ import importlib.util
 import threading
 import urllib.request
 
-import numpy as np
-
 from kvae.data.dataset import ArrayExamples, Dataset
-from kvae.data.records import data_folder, decoded_once, is_prepared, manual_folder, prepare, read_split
+from kvae.data.records import (
+    data_folder,
+    decoded_once,
+    is_prepared,
+    manual_folder,
+    opened_builder,
+    prepare,
+)
 from kvae.errors import InputError
 
 _ARCHIVES = {
@@ -51,31 +56,16 @@ def svhn(data_dir: str = "", train_split: str = "train", validation_split: str =
 def _standard(name: str, data_dir: str, train_split: str, validation_split: str) -> Dataset:
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder(name, data_dir=data_folder(data_dir))
+    root = data_folder(data_dir)
+    builder = opened_builder(root / name, lambda: tfds.builder(name, data_dir=root))
     if not is_prepared(builder) and importlib.util.find_spec("tensorflow") is not None:
         _require_archives(name, data_dir)
     prepare(builder, needs_tensorflow=True)
     return Dataset(
-        train=_in_memory(builder, train_split),
-        validation={"validation": _in_memory(builder, validation_split)},
+        train=ArrayExamples(decoded_once(builder, train_split)),
+        validation={"validation": ArrayExamples(decoded_once(builder, validation_split))},
         label_names=tuple(builder.info.features["label"].names),
     )
-
-
-def _in_memory(builder, split: str) -> ArrayExamples:
-    """The decoded split: 20 s for 50,000 images, but for the first call."""
-
-    def decode():
-        examples = read_split(builder, split)
-        images = np.empty((len(examples), *builder.info.features["image"].shape), np.uint8)
-        labels = np.empty(len(examples), np.int32)
-        # In one thread: such small images decode faster than threads can hand the interpreter over.
-        for index in range(len(examples)):
-            example = examples[index]
-            images[index], labels[index] = example["image"], example["label"]
-        return {"image": images, "label": labels}
-
-    return ArrayExamples(decoded_once(builder, split, decode))
 
 
 def _require_archives(name: str, data_dir: str) -> None:

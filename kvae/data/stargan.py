@@ -7,13 +7,16 @@ import dataclasses
 import io
 import pathlib
 import zipfile
-import zlib
 from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 
-from kvae.data.records import fit_all
+from kvae.data.records import fit_all, opened_builder
 from kvae.errors import InputError
+from kvae.files import opened
+
+LARGEST_PICTURE_BYTES = 2**28
+"""A picture that is to be larger once it is unpacked is none."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -27,7 +30,7 @@ def stargan_builder(builder_class: type["_StarganZip"], size: int, folder: pathl
     """The builder of one size in tfds's data folder; one that reads only, if it has been prepared."""
     prepared = folder / builder_class.name / str(size) / str(builder_class.VERSION)
     if prepared.exists():
-        return tfds.builder_from_directory(prepared)
+        return opened_builder(prepared.parent, lambda: tfds.builder_from_directory(prepared))
     return builder_class(data_dir=folder, config=SizeConfig(name=str(size), size=size))
 
 
@@ -72,16 +75,19 @@ class _StarganZip(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             raise InputError(f"{archive}: no images in {folder}/{{{','.join(self.CLASSES)}}}; get it from StarGAN v2")
 
     def _images(self, archive: pathlib.Path, folder: str) -> Iterator[tuple[str, bytes, str]]:
-        name = archive.name
+        name, seen = archive.name, set()
         try:
-            with zipfile.ZipFile(archive) as images:
-                for member in images.namelist():
-                    *_, split, label, file_name = ("", "", *pathlib.PurePosixPath(member).parts)
+            with opened(archive) as file, zipfile.ZipFile(file) as images:
+                for member in images.infolist():
+                    *_, split, label, file_name = ("", "", *pathlib.PurePosixPath(member.filename).parts)
                     is_image = file_name.lower().endswith((".jpg", ".jpeg", ".png")) and not file_name.startswith(".")
                     if split == folder and label in self.CLASSES and is_image:
-                        name = f"{archive.name}/{member}"
+                        name = f"{archive.name}/{member.filename}"
+                        if name in seen or member.file_size > LARGEST_PICTURE_BYTES:
+                            raise ValueError("it is there twice" if name in seen else f"{member.file_size:,} bytes")
+                        seen.add(name)
                         yield name, images.read(member), label
-        except (zipfile.BadZipFile, EOFError, zlib.error) as error:
+        except Exception as error:  # zipfile raises nearly anything: of encryption, of compression, of damage
             raise InputError(f"{name}: damaged ({error}); get the archive again") from error
 
 

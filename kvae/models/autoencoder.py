@@ -8,11 +8,11 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from kvae import measures
 from kvae.errors import InputError
-from kvae.fields import Count, Natural, OneOf, Positive
+from kvae.fields import OneOf, Positive, Width
 from kvae.models import inspection
 from kvae.models.augmentations import AUGMENTATIONS, augment
 from kvae.models.layers import DTYPES, check_images
@@ -105,10 +105,10 @@ class Autoencoder(Model):
 
     mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
     std: tuple[Positive, Positive, Positive] = (127.5, 127.5, 127.5)
-    channels: Annotated[int, Ge(2)] = 128
-    residual_channels: Count = 32
-    residual_blocks: Natural = 2
-    codeword_size: Count = 64
+    channels: Annotated[int, Ge(2), Le(2**20)] = 128
+    residual_channels: Width = 32
+    residual_blocks: Annotated[int, Ge(0), Le(256)] = 2
+    codeword_size: Width = 64
     augmentations: tuple[Annotated[str, OneOf(AUGMENTATIONS)], ...] = ()
     dtype: Annotated[str, OneOf(DTYPES)] = "float32"
 

@@ -9,7 +9,16 @@ import numpy as np
 from annotated_types import Ge, MinLen
 
 from kvae import kohonen, measures
-from kvae.models.quantizer import Quantized, Quantizer, check_vectors, masked, straight_through, tally_of
+from kvae.models.quantizer import (
+    Quantized,
+    Quantizer,
+    check_codes,
+    check_dimension,
+    check_vectors,
+    masked,
+    straight_through,
+    tally_of,
+)
 from kvae.topology import Grid, Plane
 
 MARGIN = 1e-3
@@ -39,6 +48,8 @@ class FSQ(Quantizer):
     def quantize(self, z: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> Quantized:
         """As `Quantizer.quantize`; training and evaluation do the same."""
         check_vectors(z, mask)
+        if self.has_variable("params", "back_kernel"):
+            check_dimension(z, self.get_variable("params", "back_kernel"))
         if z.shape[-1] != len(self.levels):
             for name, shape in (
                 ("to_levels", (z.shape[-1], len(self.levels))),
@@ -62,6 +73,7 @@ class FSQ(Quantizer):
 
     def lookup(self, codes: jax.Array) -> jax.Array:
         """The vectors of codes."""
+        check_codes(codes)
         place = jnp.stack(jnp.unravel_index(codes, self.levels), axis=-1)
         return self._back(place - self._half_widths.astype(np.float32))
 

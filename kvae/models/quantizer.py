@@ -78,7 +78,7 @@ class Quantizer(nn.Module):
         raise NotImplementedError
 
     def lookup(self, codes: jax.Array) -> jax.Array:
-        """The vectors [..., d] that codes stand for."""
+        """The vectors [..., d] that codes stand for; an InputError where codes are no integers."""
         raise NotImplementedError
 
     def update(self, statistics: Any) -> None:
@@ -198,12 +198,25 @@ def masked_mean(values: jax.Array, mask: jax.Array | None) -> jax.Array:
 def check_vectors(z, mask) -> None:
     """Raises InputError unless z is float [..., d], d at least 1, and mask, if there is one, bool [...]."""
     shape, dtype = getattr(z, "shape", None), getattr(z, "dtype", None)
-    if not shape or not shape[-1] or not jnp.issubdtype(dtype, jnp.floating):
+    if not shape or not shape[-1] or not jnp.issubdtype(dtype, jnp.floating) or dtype.itemsize > 8:
         found = type(z).__name__ if shape is None else f"{dtype}{list(shape)}"
         raise InputError(f"z is {found}; it must be a float array [..., d], d at least 1")
     if mask is not None and (getattr(mask, "shape", None) != shape[:-1] or mask.dtype != bool):
         found = f"{mask.dtype}{list(mask.shape)}" if hasattr(mask, "shape") else type(mask).__name__
         raise InputError(f"mask is {found}; for this z it must be bool{list(shape[:-1])}")
+
+
+def check_codes(codes, n_codebooks: int = 1) -> None:
+    """Raises InputError unless codes are int [...], or [..., q], which may be cut after the first codebooks.
+
+    Whether they are in 0 to K - 1 is not checked, for that is not known while a program is traced.
+    """
+    shape, dtype = getattr(codes, "shape", None), getattr(codes, "dtype", None)
+    fits = shape is not None and (n_codebooks == 1 or (shape and 1 <= shape[-1] <= n_codebooks))
+    if not fits or not jnp.issubdtype(dtype, jnp.integer):
+        found = type(codes).__name__ if shape is None else f"{dtype}{list(shape)}"
+        wanted = "[...]" if n_codebooks == 1 else f"[..., {n_codebooks}]"
+        raise InputError(f"codes are {found}; they must be an integer array {wanted}")
 
 
 def check_dimension(z, codewords) -> None:

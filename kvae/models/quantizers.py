@@ -14,6 +14,7 @@ from kvae.models.quantizer import (
     GRADIENTS,
     Quantized,
     Quantizer,
+    check_codes,
     check_dimension,
     check_vectors,
     masked,
@@ -85,6 +86,7 @@ class MapVQ(Quantizer):
 
     def lookup(self, codes: jax.Array) -> jax.Array:
         """The codewords of codes."""
+        check_codes(codes)
         return kohonen.codewords_of(codes, self.codewords())
 
 
@@ -102,7 +104,8 @@ class KohonenVQ(MapVQ):
     global batch: nothing needs to be synchronised. Under `shard_map` or `pmap`, where each device sees its own part,
     name the mapped axis as `axis_name`, or the codebooks of the devices drift apart.
 
-    A vector with a number that is not finite is left out of the statistics; the loss shows it.
+    A vector with a number that is not finite, or too large to be squared, is left out of the statistics, and so never
+    harms the codebook; the loss shows it.
 
     Example:
       >>> import jax, jax.numpy as jnp, kvae

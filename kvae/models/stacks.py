@@ -1,15 +1,14 @@
 """Quantisers made of several: one after the other on what is left, or side by side on parts of the vector."""
 
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from annotated_types import Ge
 
 from kvae.errors import InputError
-from kvae.fields import Probability
+from kvae.fields import Depth, Probability
 from kvae.models.finite_scalar import FSQ
-from kvae.models.quantizer import Quantized, Quantizer, check_vectors, masked, straight_through
+from kvae.models.quantizer import Quantized, Quantizer, check_codes, check_vectors, masked, straight_through
 from kvae.topology import Grid
 
 
@@ -28,8 +27,9 @@ class Stack(Quantizer):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.quantizer is not None and self.quantizer.n_codebooks > 1:
-            raise InputError(f"quantizer is a {type(self.quantizer).__name__}; it must have one codebook")
+        if not isinstance(self.quantizer, Quantizer) or self.quantizer.n_codebooks > 1:
+            found = type(self.quantizer).__name__
+            raise InputError(f"quantizer is a {found}; it must have one codebook, as a KohonenVQ has")
 
     def setup(self):
         self.parts = [self.quantizer.clone(name=None, parent=None) for _ in range(self.n_codebooks)]
@@ -85,7 +85,7 @@ class ResidualVQ(Stack):
         can be cut off later (quantiser dropout). Needs the random stream `dropout`.
     """
 
-    depth: Annotated[int, Ge(1)] = 4
+    depth: Depth = 4
     dropout: Probability = 0.0
 
     def __post_init__(self):
@@ -120,6 +120,7 @@ class ResidualVQ(Stack):
 
     def lookup(self, codes: jax.Array) -> jax.Array:
         """The sum of the codewords of codes [..., q]; [..., fewer] takes the first codebooks only."""
+        check_codes(codes, self.depth)
         return sum(part.lookup(codes[..., i]) for i, part in enumerate(self.parts[: codes.shape[-1]]))
 
     def tally(self, z: jax.Array, out: Quantized, mask: jax.Array) -> dict[str, jax.Array]:
@@ -140,7 +141,7 @@ class GroupedVQ(Stack):
       groups: q, which must divide the length of the vectors.
     """
 
-    groups: Annotated[int, Ge(1)] = 4
+    groups: Depth = 4
 
     @property
     def n_codebooks(self) -> int:
@@ -157,6 +158,7 @@ class GroupedVQ(Stack):
 
     def lookup(self, codes: jax.Array) -> jax.Array:
         """The codewords of codes [..., q], side by side."""
+        check_codes(codes, self.groups)
         return jnp.concatenate([part.lookup(codes[..., i]) for i, part in enumerate(self.parts)], axis=-1)
 
     def tally(self, z: jax.Array, out: Quantized, mask: jax.Array) -> dict[str, jax.Array]:

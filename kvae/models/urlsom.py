@@ -11,7 +11,7 @@ import numpy as np
 
 from kvae import measures
 from kvae.errors import InputError
-from kvae.fields import Count, Counts, NotNegative, OneOf, Positive, Probability, Share
+from kvae.fields import Count, Counts, Depth, NotNegative, OneOf, Positive, Probability, Share, Widths
 from kvae.models import inspection, urlsom_measures
 from kvae.models.coding import Coding
 from kvae.models.layers import DTYPES, check_images
@@ -93,8 +93,8 @@ class URLSOM(Model):
     collapse_weight: NotNegative = 1.0
     dropout: Share = 0.0
     projection_decay: NotNegative = 0.0
-    channels: Counts = (16, 48, 256)
-    blocks: Count = 3
+    channels: Widths = (16, 48, 256)
+    blocks: Depth = 3
     crop_sizes: tuple[Count, Count] = (22, 32)
     flip_probability: Probability = 0.5
     jitter: NotNegative = 0.4

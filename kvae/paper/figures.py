@@ -7,6 +7,7 @@ first seed where it shows images. Figures 4 and 5 show the neighbourhoods themse
 
 import functools
 import pathlib
+import re
 import sys
 from collections.abc import Iterator, Mapping
 
@@ -246,7 +247,9 @@ def draw_figure(name: str, folders: list[str], experiments: Mapping, out: str) -
         for problem in table.problems:
             if problem.startswith("left out"):
                 print(f"kvae: {problem}", file=sys.stderr)
-        yield from function(table, f"{out}/figure_{name}_{dataset}")
+        # A config.json may come from elsewhere: what it calls its data set is no path.
+        of_file = re.sub(r"[^\w.-]", "_", dataset)[:100]
+        yield from function(table, f"{out}/figure_{name}_{of_file}")
 
 
 def main(argv: list[str]) -> int:

@@ -18,6 +18,7 @@ import sys
 from kvae import main as training
 from kvae import program
 from kvae.errors import choose
+from kvae.fields import Count
 from kvae.paper.settings import load_experiments
 from kvae.paper.tables import report
 from kvae.training import journal
@@ -78,7 +79,9 @@ def main(argv: list[str]) -> int:
     parser = program.Parser("python launch/sweep.py", __doc__)
     parser.add_argument("--table", required=True, help="which, such as 3 or schedules")
     parser.add_argument("--dataset", required=True, help="on what: photos, cifar10, imagenet or faces")
-    parser.add_argument("--seeds", type=int, help="how many; by default what the experiments file says")
+    parser.add_argument(
+        "--seeds", type=program.number(Count), help="how many; by default what the experiments file says"
+    )
     parser.add_argument("--runs", default="runs/paper", help="the folder of all runs (%(default)s)")
     parser.add_argument("--experiments", metavar="FILE", help="what is compared, instead of kvae/paper/experiments.py")
     parser.add_argument("--smoke", action="store_true", help="a try: four steps a setting, in RUNS/smoke")

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from kvae.errors import InputError
-from kvae.training.config import flatten
+from kvae.training.config import checked_run, flatten
 from kvae.training.journal import is_finished, read_metrics
 from kvae.training.workdir import config_of_run
 
@@ -59,7 +59,7 @@ def read_seeds(folders: Iterable[str]) -> list[Seed]:
 
 
 def _seeds_of(run: pathlib.Path) -> list[Seed]:
-    config = flatten(config_of_run(str(run)))
+    config = flatten(checked_run(config_of_run(str(run)), str(run)))
     replicas, steps, first = config["replicas"], config["steps"], config["seed"]
     rows, seeds = read_metrics(str(run)), []
     for replica in range(replicas):

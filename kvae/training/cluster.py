@@ -5,6 +5,7 @@ import contextlib
 import glob
 import importlib.util
 import os
+import re
 import signal
 import threading
 import urllib.request
@@ -57,16 +58,28 @@ def _cluster() -> dict | None:
     asked = [os.environ.get(name) for name in names]
     if any(asked):
         address, count, index = asked
-        if not all(asked) or not (count.isdecimal() and index.isdecimal()):
+        numbers = all(asked) and count.isdecimal() and index.isdecimal() and int(index) < int(count)
+        if not numbers or not re.fullmatch(r"\S+:\d+", address):
             found = ", ".join(f"{name}={value}" for name, value in zip(names, asked, strict=True))
-            raise InputError(f"{found}; a cluster needs all three: host:port of process 0, and two numbers")
+            raise InputError(
+                f"{found}; a cluster needs all three: host:port of process 0, their number, and that of this one"
+            )
         return {"coordinator_address": address, "num_processes": int(count), "process_id": int(index)}
-    if (tasks := int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))) > 1:
+    if (tasks := _number("SLURM_STEP_NUM_TASKS")) > 1:
         # JAX gives each Slurm task one GPU; a task that has its node to itself takes them all.
-        alone = tasks == int(os.environ.get("SLURM_STEP_NUM_NODES", 0))
-        gpus = int(os.environ.get("SLURM_GPUS_ON_NODE", 0)) if alone else 0
+        alone = tasks == _number("SLURM_STEP_NUM_NODES")
+        gpus = _number("SLURM_GPUS_ON_NODE") if alone else 0
         return {"local_device_ids": list(range(gpus))} if gpus else {}
     return {} if "," in _tpu_workers() else None
+
+
+def _number(name: str) -> int:
+    """A variable of Slurm, such as 4, or a100:4 of GPUs; 0 where there is none."""
+    value = os.environ.get(name, "")
+    number = value.rpartition(":")[2]
+    if value and not number.isdecimal():
+        raise InputError(f"{name}={value}; it must be a number")
+    return int(number or 0)
 
 
 def _tpu_workers() -> str:

@@ -6,6 +6,7 @@ Nothing heavy is imported here, so that a typo is told at once.
 import ast
 import contextlib
 import importlib.util
+import os
 import pathlib
 import re
 import sys
@@ -32,11 +33,13 @@ def config_of(chosen: str, arguments: list[str]) -> tuple[dict, str]:
     Raises:
       InputError: no such file, variant or field, or something in the file is wrong.
     """
-    config = read_config(chosen).to_dict()
+    file, _, variant = chosen.partition(":")
+    config = read_config(chosen)
+    with _errors_of(file):
+        config = config.to_dict()
     settings = list(_settings(arguments))
     for path, text in sorted(settings, key=lambda setting: not setting[0].endswith(".name")):
         set_field(config, path, text)
-    file, _, variant = chosen.partition(":")
     return config, pathlib.Path(file).stem + (f"_{variant}" if variant else "")
 
 
@@ -50,46 +53,52 @@ def read_config(chosen: str) -> ConfigDict:
       InputError: there is no such file or variant, or the file fails.
     """
     file, _, variant = chosen.partition(":")
-    path = pathlib.Path(file)
-    if not path.is_file():
+    if not os.path.isfile(file):
         known = ", ".join(sorted(str(path) for path in pathlib.Path("configs").glob("*_*.py"))) or "none here"
-        raise InputError(f"--config={file}: there is no such file; configs/ has {known}")
-    try:
-        with _importable(path.parent):
-            spec = importlib.util.spec_from_loader("config", importlib.machinery.SourceFileLoader("config", str(path)))
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            config = module.get_config(variant) if variant else module.get_config()
+        what = "it is no file" if os.path.exists(file) else "there is no such file"
+        raise InputError(f"--config={file}: {what}; configs/ has {known}")
+    with _errors_of(file), _importable(os.path.dirname(file)):
+        spec = importlib.util.spec_from_loader("config", importlib.machinery.SourceFileLoader("config", file))
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        config = module.get_config(variant) if variant else module.get_config()
         if isinstance(config, (Mapping, ConfigDict)):
             return ConfigDict(config)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"--config={file}: {_reason(error, path)}") from error
     raise InputError(f"--config={file}: get_config returns {shown(config)}; it must return a ConfigDict")
 
 
 @contextlib.contextmanager
-def _importable(folder: pathlib.Path) -> Iterator[None]:
+def _errors_of(file: str) -> Iterator[None]:
+    """Whatever a config file raises, in one line; `sys.exit` too."""
+    try:
+        yield
+    except (InputError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise InputError(f"--config={file}: {_reason(error, file)}") from error
+
+
+@contextlib.contextmanager
+def _importable(folder: str) -> Iterator[None]:
     """A config file may import its neighbours, as a script may."""
-    sys.path.insert(0, str(folder))
+    sys.path.insert(0, folder)
     try:
         yield
     finally:
-        sys.path.remove(str(folder))
+        sys.path.remove(folder)
 
 
-def _reason(error, path) -> str:
+def _reason(error, file) -> str:
     """What went wrong in a config file, and in which of its lines."""
     if isinstance(error, SyntaxError):
         return f"it is no Python: {error.msg}" + (f", line {error.lineno}" if error.lineno else "")
     lines, trace = [], error.__traceback__
     while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(path):
+        if trace.tb_frame.f_code.co_filename == file:
             lines.append(trace.tb_lineno)
         trace = trace.tb_next
     where = f", line {lines[-1]}" if lines else ""
-    return f"{type(error).__name__}{where}: {error}"
+    return f"{type(error).__name__}{where}: {shown(error, 300, str)}"
 
 
 def _settings(arguments: list[str]) -> Iterator[tuple[str, str]]:

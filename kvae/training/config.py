@@ -6,7 +6,7 @@ from typing import Any
 
 from kvae import data, models
 from kvae.errors import InputError, check_names, choose
-from kvae.fields import Count, Natural, Positive, checked, fields_of, shown
+from kvae.fields import Count, Depth, Natural, Positive, checked, fields_of, shown, value_of
 from kvae.training.step import make_optimizer
 
 FREE_FIELDS = ("steps", "log_every_steps", "evaluate_every_steps", "checkpoint_every_steps")
@@ -35,7 +35,7 @@ class Run:
     batch_size: Count
     seed: Natural = 0
     replicas: Count = 1
-    micro_batches: Count = 1
+    micro_batches: Depth = 1
     log_every_steps: Count = 50
     evaluate_every_steps: Count = 1_000
     checkpoint_every_steps: Count = 1_000
@@ -88,6 +88,34 @@ def checked_config(config: Mapping) -> dict[str, Any]:
                 f"config.{name} is {found[name]}; it must be a multiple of log_every_steps, {found['log_every_steps']}"
             )
     return found
+
+
+def checked_run(config: Mapping, where: str) -> dict[str, Any]:
+    """The config of a run that has been trained, each field of its own type.
+
+    Its data set and optimiser stay as they are: what opens a run needs neither, and they may be somebody else's.
+
+    Args:
+      config: as `kvae.training.workdir.config_of_run` reads it.
+      where: the run's folder, for messages.
+
+    Raises:
+      InputError: a field is missing, unknown, of another type or out of range.
+    """
+    try:
+        for name in SECTIONS:
+            if not isinstance(config.get(name), Mapping):
+                raise InputError(f"{name} is {shown(config.get(name))}; it must be a section of fields")
+        given = {name: value for name, value in config["dataset"].items() if name in fields_of(Statistics)}
+        value_of("dataset.name", config["dataset"].get("name"), str)
+        return {
+            **checked("config", {name: value for name, value in config.items() if name not in SECTIONS}, Run),
+            "dataset": {**config["dataset"], **{k: v for k, v in checked("dataset", given, Statistics).items() if v}},
+            "model": models.checked_section(config["model"]),
+            "optimizer": dict(config["optimizer"]),
+        }
+    except InputError as error:
+        raise InputError(f"{where}/config.json: {error}") from error
 
 
 def normalizes(model: Mapping) -> bool:

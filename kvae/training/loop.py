@@ -22,6 +22,7 @@ from kvae.training.cluster import StopSignal, first_process_first, wait_for_all
 from kvae.training.config import build_model, checked_config, load_data
 from kvae.training.evaluate import Evaluation, Evaluator
 from kvae.training.journal import Journal, has_settled
+from kvae.training.memory import check_memory
 from kvae.training.replicas import Groups, Replicas, in_a_row, one_of
 from kvae.training.step import Interval, example_batch, initial_state, make_optimizer, train_step
 from kvae.training.workdir import open_workdir
@@ -88,12 +89,13 @@ def functions_of(config: Mapping, model: Model, example: Example) -> tuple[Calla
       example: one of the training set; only shapes and types matter.
 
     Raises:
-      InputError: the batch is to be split, and the model's loss is of a whole one.
+      InputError: the batch is to be split, and the model's loss is of a whole one, or the memory holds no step.
     """
     if model.needs_whole_batch and config["micro_batches"] > 1:
         raise InputError(f"micro_batches is {config['micro_batches']}; it must be 1, for this loss is of a whole batch")
     optimizer = make_optimizer(**config["optimizer"], steps=config["steps"])
     init = functools.partial(initial_state, model, optimizer, example_batch(example))
+    check_memory(config, init, example)
     return init, functools.partial(train_step, model, optimizer, config["micro_batches"])
 
 

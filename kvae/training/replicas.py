@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from kvae.training import devices
+from kvae.training.memory import errors_of_memory
 
 Groups = list
 """Trees of arrays [g, ...], one a group."""
@@ -48,7 +49,8 @@ class Replicas:
         def of_groups(*arguments):
             results = []
             for i in range(self.count // self.size):
-                results.append(compiled(*(a if n in shared else a[i] for n, a in enumerate(arguments))))
+                with errors_of_memory():
+                    results.append(compiled(*(a if n in shared else a[i] for n, a in enumerate(arguments))))
                 if self.count > self.size and self.mesh.size > 1:
                     # Collectives of two programs at once can wait for each other on a CPU.
                     jax.block_until_ready(results[-1])

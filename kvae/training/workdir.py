@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import jax
 
-from kvae.errors import InputError
+from kvae.errors import InputError, choose
 from kvae.fields import shown
 from kvae.files import write_text
 from kvae.training.config import FREE_FIELDS, flatten
@@ -75,18 +75,21 @@ SCHEDULES = {
 
 def is_of_version_0_1(config: Mapping) -> bool:
     """Whether a config is of kvae 0.1, which had no sections for quantisers."""
-    return "schedule" not in config.get("optimizer", {})
+    optimizer = config.get("optimizer", {})
+    return isinstance(optimizer, Mapping) and "schedule" not in optimizer
 
 
 def upgraded(config: Mapping) -> dict:
     """The config of a run, of this version or of 0.1, in today's form."""
-    model = dict(config["model"])
-    if not is_of_version_0_1(config) or not isinstance(model.get("quantizer"), str):
+    model = config["model"]
+    if not is_of_version_0_1(config) or not isinstance(model, Mapping) or not isinstance(model.get("quantizer"), str):
         return dict(config)
-    initial, lowest, factor = SCHEDULES[model.pop("schedule")]
+    model = dict(model)
+    initial, lowest, factor = choose("model.schedule", model.pop("schedule", None), SCHEDULES)
     own = ("grid_shape", "neighborhood", "shrink_step", "radius", "decay", "init_count", "update_empty")
     own += ("commitment_weight", "pull", "neighbor_weight")
     quantizer = {"name": model.pop("quantizer"), "initial_strength": initial, "lowest_strength": lowest}
     quantizer |= {name: model.pop(name) for name in own if name in model}
-    quantizer["shrink_step"] *= factor
+    if isinstance(quantizer.get("shrink_step"), (int, float)):
+        quantizer["shrink_step"] *= factor
     return {**config, "model": {**model, "quantizer": quantizer}}

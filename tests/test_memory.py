@@ -1,0 +1,67 @@
+"""A run that cannot fit is refused before anything of it is allocated, in words."""
+
+import jax
+import numpy as np
+import pytest
+
+import kvae
+from kvae.errors import InputError
+from kvae.models import build
+from kvae.training.config import checked_config
+from kvae.training.loop import functions_of
+from kvae.training.memory import errors_of_memory
+
+IMAGE = {"image": np.zeros((32, 32, 3), np.uint8)}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"batch_size": 10**9}, r"images 14,305\.1 GiB"),
+        ({"batch_size": 10**6}, r"the largest activation \d+\.\d GiB"),
+        ({"replicas": 10**7}, r"codebooks \d+\.\d GiB"),
+        ({"model.channels": 10**6}, r"parameters, gradients and optimiser \d+,\d+\.\d GiB"),
+        ({"model.quantizer.grid_shape": (256, 256), "model.codeword_size": 2**20}, r"codebooks \d+\.\d GiB"),
+    ],
+)
+def test_what_is_too_large_is_said_with_its_parts(make_config, fields, words):
+    config = checked_config(make_config(**fields))
+    with pytest.raises(InputError, match=rf"a step needs at least .*{words}.* and .* has .* GiB; a lower batch_size"):
+        functions_of(config, build(config["model"]), IMAGE)
+
+
+def test_the_estimate_of_the_state_is_what_the_state_takes(make_config, monkeypatch):
+    config = checked_config(make_config())
+    init, _ = functions_of(config, build(config["model"]), IMAGE)
+    state = jax.eval_shape(init, 0)
+    own = sum(
+        leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state.params, state.params, state.optimizer))
+    )
+    own += sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.collections))
+    own += config["batch_size"] * 5 * 32 * 32 * 3
+    monkeypatch.setattr("kvae.training.memory._memory", lambda: (own, "this machine"))
+    with pytest.raises(InputError, match="a step needs at least"):  # the activations go beyond
+        functions_of(config, build(config["model"]), IMAGE)
+    monkeypatch.setattr("kvae.training.memory._memory", lambda: (10 * own, "this machine"))
+    functions_of(config, build(config["model"]), IMAGE)
+
+
+def test_a_device_that_runs_out_is_one_line():
+    with pytest.raises(InputError, match="the memory of the devices does not hold the run"), errors_of_memory():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 byte")
+    with pytest.raises(jax.errors.JaxRuntimeError), errors_of_memory():
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: kvae.KohonenVQ((2**20, 2)), "has 2,097,152 nodes; it may have 1,048,576 at most"),
+        (lambda: kvae.KohonenVQ((1,) * 100), "it must be a tuple of one to 16 integers"),
+        (lambda: kvae.ResidualVQ(kvae.KohonenVQ((2, 2)), depth=10**6), "1 or larger and at most 256"),
+        (lambda: kvae.ResidualVQ(None), "quantizer is a NoneType; it must have one codebook"),
+    ],
+)
+def test_what_cannot_be_compiled_or_listed_has_a_limit(make, message):
+    with pytest.raises(InputError, match=message):
+        make()

@@ -1,0 +1,107 @@
+"""What all programs do alike: one line and status 2 for a mistake in arguments, config files and the environment."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from kvae import main, program, report
+from kvae.benchmark import __main__ as benchmark
+from kvae.errors import InputError, one_line
+from kvae.fields import Count, Positive
+from kvae.paper import figures, sweep
+
+ROOT = pathlib.Path(__file__).parents[1]
+SMOKE = "--config=configs/photos_vqvae.py:smoke"
+
+
+@pytest.fixture(autouse=True)
+def in_the_project(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize(
+    ("own", "arguments", "message"),
+    [
+        (main.main, [], "--config is missing"),
+        (main.main, [SMOKE, "--workdir"], "argument --workdir: expected one argument"),
+        (report.main, [], "the following arguments are required: RUNS"),
+        (report.main, ["--table=", "x"], "--table is ''; it must be one of 1, 2"),
+        (figures.main, ["--figure=77"], "argument --figure: invalid choice: '77'"),
+        (sweep.main, ["--table=3", "--dataset=photos", "--seeds=0"], "'0'; it must be an integer, 1 or larger"),
+        (sweep.main, ["--table=", "--dataset=photos", "--print"], "--table is ''; it must be one of"),
+        (benchmark.benchmark, ["--scaling", "--seconds=nan"], "'nan'; it must be a number, larger than 0"),
+        (benchmark.benchmark, [SMOKE, "--random-images=-3"], "'-3'; it must be an integer, 1 or larger"),
+    ],
+)
+def test_every_program_has_one_form_of_an_error(own, arguments, message, capsys):
+    assert program.run(own, arguments) == program.MISTAKE
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("kvae: ") and captured.err.count("\n") == 1
+    assert message in captured.err
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "x", "", "1e999", str(10**30)])
+def test_numbers_among_arguments_have_ranges(text):
+    with pytest.raises(InputError, match="it must be an integer, 1 or larger"):
+        parser = program.Parser("x", "x")
+        parser.add_argument("--n", type=program.number(Count))
+        parser.parse_args([f"--n={text}"])
+
+
+def test_numbers_among_arguments_are_read():
+    assert program.number(Count)("3") == 3 and program.number(Positive)("2") == 2.0
+
+
+CONFIG_FILES = {
+    "def get_config(:\n": "it is no Python: invalid syntax, line 1",
+    "import nonesuch\n": "ModuleNotFoundError, line 1: No module named 'nonesuch'",
+    "def get_config():\n    raise ValueError('a\\nb')\n": "ValueError, line 2: a b",
+    "def get_config(): pass\n": "get_config returns None; it must return a ConfigDict",
+    "x = 1\n": "has no attribute 'get_config'",
+    "raise SystemExit('bye')\n": "SystemExit, line 1: bye",
+    "class E(BaseException): pass\nraise E('x')\n": "E, line 2: x",
+    "def get_config(): return {1: 2, 'a': {3.5: 4}}\n": "1",
+    "\x89PNG\r\n\x00": "it is no Python",
+}
+
+
+@pytest.mark.parametrize("content", CONFIG_FILES)
+def test_a_mistake_in_a_config_file_is_one_line_with_its_place(content, tmp_path, capsys):
+    path = tmp_path / "config.py"
+    path.write_text(content)
+    assert program.run(main.main, [f"--config={path}", f"--workdir={tmp_path / 'run'}"]) == program.MISTAKE
+    error = capsys.readouterr().err
+    assert CONFIG_FILES[content] in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("kind", [os.mkdir, os.mkfifo])
+def test_a_config_file_that_is_no_file(kind, tmp_path, capsys):
+    kind(tmp_path / "config.py")
+    assert program.run(main.main, [f"--config={tmp_path / 'config.py'}"]) == program.MISTAKE
+    assert "it is no file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("environment", "status", "message"),
+    [
+        ({"JAX_PLATFORMS": "tpu"}, 2, "Unable to initialize backend 'tpu'"),
+        ({"JAX_NUM_CPU_DEVICES": "x"}, 2, "JAX_NUM_CPU_DEVICES"),
+        ({"PYTHONWARNINGS": "error"}, 2, "config.batch_size is 3"),
+    ],
+)
+def test_an_environment_that_cannot_be_is_one_line(environment, status, message, tmp_path, data_dir):
+    fields = [f"--config.dataset.data_dir={data_dir}", "--config.batch_size=3", "--config.micro_batches=2"]
+    command = [sys.executable, "-m", "kvae.main", SMOKE, f"--workdir={tmp_path / 'run'}", *fields]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+    assert done.returncode == status
+    lines = [line for line in done.stderr.splitlines() if line.startswith("kvae: ")]
+    assert len(lines) == 1 and "Traceback" not in done.stderr
+    assert message in lines[0] or "batch_size is 3" in lines[0]
+
+
+def test_one_line_is_one_line_of_what_can_be_shown():
+    assert one_line("a\nb\tc\u2028d \udcff\x1b[31m") == "a b c d \\udcff\\x1b[31m"

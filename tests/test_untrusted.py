@@ -1,0 +1,254 @@
+"""Files that others made, or that were damaged: what comes of them is an image, or one line that names them."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import warnings
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import archives
+from kvae import data, program
+from kvae.data import faces, imagenet
+from kvae.data.folder import folder
+from kvae.data.images import formats
+from kvae.data.manifest import check_manifest
+from kvae.errors import InputError
+from kvae.paper import figures as paper
+from kvae.training.config import checked_config
+
+ROOT = pathlib.Path(__file__).parents[1]
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(x) print showpage\n"
+IPTC = b"\x1c\x03\x3c\x00\x02\x00\x03\x1c\x03\x41\x00\x01\x00\x1c\x03\x14\x00\x01\x09\x1c\x03\x1e\x00\x01\x09"
+
+
+def two_images(root: pathlib.Path) -> pathlib.Path:
+    root.mkdir(exist_ok=True)
+    for name in ("one.png", "two.png"):
+        Image.new("RGB", (8, 8), "red" if name == "one.png" else "blue").save(root / name)
+    return root
+
+
+def refusal(call, *arguments, **fields) -> str:
+    """The line of the InputError that a call raises."""
+    with pytest.raises(InputError) as caught:
+        call(*arguments, **fields)
+    line = str(caught.value)
+    assert line.isprintable(), line
+    return line
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "a.fits"])
+def test_no_file_starts_another_program(tmp_path, monkeypatch, name):
+    stand_in = tmp_path / "bin" / "gs"
+    stand_in.parent.mkdir()
+    stand_in.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{stand_in.parent}:{os.environ['PATH']}")
+    images = two_images(tmp_path / "images")
+    for content in (EPS, IPTC + b"\x1c\x08\x0a\x84\x00\x00\x00\x04" + EPS):
+        (images / name).write_bytes(content)
+        assert name in refusal(folder, str(images))
+    assert not (tmp_path / "started").exists()
+
+
+def test_pictures_are_opened_in_one_place_by_formats_that_pillow_decodes_itself():
+    assert not {"EPS", "IPTC", "WMF"} & {*formats()}
+    opening = [path.name for path in (ROOT / "kvae").rglob("*.py") if "Image.open(" in path.read_text()]
+    assert opening == ["images.py"]
+
+
+def test_a_run_s_config_does_not_choose_where_figures_go(make_config, tmp_path, capsys):
+    run = tmp_path / "runs" / "one" / "hard"
+    run.mkdir(parents=True)
+    row = {"step": 12, "valid/loss": 1.0, "valid/reconstruction_loss": 1.0, "train/perplexity": 2.0}
+    (run / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    config = json.dumps(checked_config(make_config(evaluate_every_steps=12)))
+    for name in ("../../../up", f"{tmp_path}/absolute", "..", "a\\nb", "x" * 300):
+        (run / "config.json").write_text(config.replace('"name": "photos"', f'"name": "{name}"'))
+        before = {*tmp_path.rglob("*")}
+        assert program.run(paper.main, ["--figure=6", str(run), f"--out={tmp_path / 'out'}"]) == 0
+        assert all(path.is_relative_to(tmp_path / "out") for path in {*tmp_path.rglob("*")} - before)
+
+
+def test_pipes_devices_and_folders_named_as_images_are_said_and_never_waited_for(tmp_path):
+    images = two_images(tmp_path)
+    (images / "folder.png").mkdir()
+    os.mkfifo(images / "pipe.png")
+    (images / "device.jpg").symlink_to("/dev/zero")
+    (images / "nowhere.jpg").symlink_to("none")
+    assert "3 unreadable images (device.jpg, nowhere.jpg, pipe.png)" in refusal(folder, str(images))
+    (images / "device.jpg").unlink()
+    (images / "nowhere.jpg").unlink()
+    assert "pipe.png: not a readable image (it is a folder, a pipe or a device" in refusal(folder, str(images))
+    assert len(folder(str(images), skip_unreadable=True).train) == 1
+
+
+def test_figures_of_a_run_among_images_are_no_images(tmp_path):
+    images = two_images(tmp_path)
+    run = tmp_path / "runs" / "one"
+    two_images(run.parent)
+    two_images(run)
+    (run / "config.json").write_text("{}")
+    (run / "checkpoints").mkdir()
+    dataset = folder(str(images))
+    assert len(dataset.train) + len(dataset.validation["validation"]) == 4
+
+
+def test_names_that_are_no_text_are_shown_and_their_images_are_read(tmp_path):
+    images = two_images(tmp_path)
+    odd = [os.fsencode(images) + name for name in (b"/\xff\xfe.png", b"/new\nline.png", b"/\xe2\x80\xa8.png")]
+    for name in odd:
+        shutil.copy(images / "one.png", name)
+    assert len(folder(str(images), validation_fraction=0.01).train) == 4
+    for name in odd:
+        pathlib.Path(os.fsdecode(name)).write_bytes(b"")
+    line = refusal(folder, str(images))
+    assert "new line.png" in line and "\\udcff\\udcfe.png" in line
+
+
+def test_an_error_about_such_a_name_can_be_printed(tmp_path):
+    inside = os.fsencode(tmp_path) + b"/\xff"
+    os.mkdir(inside)
+    command = [sys.executable, "-m", "kvae.report", inside]
+    done = subprocess.run(command, capture_output=True, cwd=ROOT, env={**os.environ, "LC_ALL": "C"})
+    assert done.returncode == 2
+    assert done.stderr.decode().startswith("kvae: ") and done.stderr.count(b"\n") == 1
+
+
+def huge_picture(side: int) -> bytes:
+    """The head of a PNG of side x side pixels, and nothing of them."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("side", [10**5, 12_000])
+def test_a_picture_of_ten_thousand_million_pixels_is_refused_before_it_is_decoded(tmp_path, side):
+    images = two_images(tmp_path)
+    (images / "huge.png").write_bytes(huge_picture(side))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        assert "huge.png" in refusal(folder, str(images))
+
+
+def rewritten(archive: pathlib.Path, method: int, flags: int) -> None:
+    """Gives the members of a zip archive another compression method and flags, in both of their headers."""
+    content = bytearray(archive.read_bytes())
+    for head, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        for found in re.finditer(re.escape(head), bytes(content)):
+            struct.pack_into("<HH", content, found.start() + offset, flags, method)
+    archive.write_bytes(content)
+
+
+ZIPS = {
+    "encrypted": (lambda archive: rewritten(archive, 0, 1), "encrypted"),
+    "compressed in an unknown way": (lambda archive: rewritten(archive, 99, 0), "compression"),
+    "said to be another one": (lambda archive: rewritten(archive, 8, 0), "damaged"),
+}
+
+
+@pytest.mark.parametrize("damage", ZIPS)
+def test_members_of_a_zip_that_cannot_be_read_are_named(tmp_path, damage):
+    archives.make_faces(tmp_path, images_per_class=4)
+    change, message = ZIPS[damage]
+    change(tmp_path / "downloads" / "manual" / "afhq.zip")
+    line = refusal(faces.faces, 32, str(tmp_path))
+    assert "afhq.zip/" in line and message in line
+
+
+@pytest.mark.parametrize(
+    ("member", "content", "message"),
+    [
+        ("afhq/train/cat/020000.jpg", b"", "damaged"),
+        ("afhq/train/cat/twice.png", b"twice", "twice"),
+        ("afhq/train/cat/huge.png", huge_picture(10**5), "huge.png: not a readable image"),
+        ("afhq/train/cat/" + "x" * 300 + ".png", b"", "not a readable image"),
+        ("afhq/train/cat/new\nline.png", b"", "new line.png: not a readable image"),
+        ("../../up/train/cat/a.png", b"", "a.png: not a readable image"),
+    ],
+)
+def test_odd_members_of_a_zip_are_named_and_nothing_is_unpacked(tmp_path, member, content, message):
+    archives.make_faces(tmp_path, images_per_class=4)
+    with zipfile.ZipFile(tmp_path / "downloads" / "manual" / "afhq.zip", "a") as archive:
+        if content == b"twice":
+            content = archives.encoded(1)
+            archive.writestr(member, content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            archive.writestr(member, content)
+    assert message in refusal(faces.faces, 32, str(tmp_path)) or message == "damaged"
+    assert not [*tmp_path.rglob("up")]
+
+
+def test_imagenet_s_archive_cut_anywhere_is_refused(tmp_path):
+    archives.make_imagenet(tmp_path)
+    path = tmp_path / "downloads" / "manual" / "ILSVRC2012_img_train.tar"
+    whole = path.read_bytes()
+    for share in np.linspace(0, 0.6, 5):
+        kept = whole[: int(len(whole) * share)]
+        for content in (kept, kept + bytes(len(whole) - len(kept))):  # also where a download had reserved its room
+            path.write_bytes(content)
+            assert "ILSVRC2012_img_train.tar" in refusal(imagenet.imagenet, 32, str(tmp_path))
+
+
+DAMAGE = {
+    "deleted": lambda path: path.unlink(),
+    "emptied": lambda path: path.write_bytes(b""),
+    "halved": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "random": lambda path: path.write_bytes(np.random.default_rng(0).bytes(path.stat().st_size)),
+    "a flipped bit": lambda path: path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:]),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, data_dir):
+    folder = tmp_path_factory.mktemp("prepared")
+    data.load("photos", size=32, data_dir=data_dir)
+    shutil.copytree(pathlib.Path(data_dir, "photos"), folder / "photos")
+    archives.make_faces(folder, images_per_class=4)
+    faces.faces(32, str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", ["photos", "faces"])
+def test_a_damaged_file_of_a_prepared_data_set_is_named(prepared, tmp_path, damage, name):
+    shutil.copytree(prepared, tmp_path / "data")
+    for path in sorted((tmp_path / "data").rglob("*/1.0.0/*")):
+        if path.suffix == ".npz" or ("photos" in path.parts) != (name == "photos"):
+            continue
+        saved = path.read_bytes()
+        DAMAGE[damage](path)
+        if path.name != "manifest.json" or damage not in ("deleted", "a flipped bit"):
+            line = refusal(data.load, name, size=32, data_dir=str(tmp_path / "data"))
+            assert str(path.parent) in line and "remove" in line, path
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        path.write_bytes(saved)
+    data.load(name, size=32, data_dir=str(tmp_path / "data"))
+
+
+def test_large_shards_are_compared_by_size_and_on_request_by_digest(prepared):
+    folder = next(path.parent for path in prepared.rglob("dataset_info.json") if "photos" in path.parts)
+    shard = max(folder.glob("*.array_record*"), key=lambda path: path.stat().st_size)
+    saved = shard.read_bytes()
+    shard.write_bytes(saved[:-1] + bytes([saved[-1] ^ 1]))
+    try:
+        assert check_manifest(folder, read_whole_bytes=0) >= 4
+        assert "is not what was prepared" in refusal(check_manifest, folder)
+    finally:
+        shard.write_bytes(saved)
