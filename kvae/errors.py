@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import errno
 import os
+import re
 from collections.abc import Iterable, Mapping
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
@@ -12,9 +13,29 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCE
 class InputError(ValueError):
     """Something outside the program is wrong: a field, a file, a folder, an array.
 
-    Its message is one line that names what was found, where, and what would do. `kvae.main` prints it without a
+    Its message is one line that names what was found, where, and what would do. Programs print it without a
     traceback and leaves with status 2; any other exception is a defect of kvae and keeps its traceback.
     """
+
+    def __init__(self, message: str):
+        super().__init__(one_line(message))
+
+
+BUCKET = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def check_local(name: str, path) -> None:
+    """Raises InputError for the address of a bucket or another store: it would be taken for a folder of that name."""
+    if BUCKET.match(str(path)):
+        raise InputError(
+            f"{name} is {path}; it must be a path: mount the bucket as a folder (gcsfuse, mount-s3) and give that"
+        )
+
+
+def one_line(text: str) -> str:
+    """A text on one line of what can be shown: names of files may hold line breaks, and bytes that are no text."""
+    words = " ".join(text.split())
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in words)
 
 
 @contextlib.contextmanager

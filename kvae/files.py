@@ -1,9 +1,35 @@
-"""Files that a reader, or a kill, never meets half written."""
+"""Files that a reader, or a kill, never meets half written, and that a reader never waits for."""
 
 import contextlib
 import os
 import pathlib
+import stat
 from collections.abc import Iterator
+from typing import BinaryIO
+
+
+def opened(path: os.PathLike | str) -> BinaryIO:
+    """Opens a file to read its bytes.
+
+    Raises:
+      OSError: it cannot be opened, or is a folder, a pipe or a device: a pipe would wait for its writer for ever.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError("it is a folder, a pipe or a device, not a file")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_text(path: os.PathLike | str) -> str:
+    """Reads a text file.
+
+    Raises:
+      OSError: as `opened`.
+      UnicodeDecodeError: it is not UTF-8; a ValueError.
+    """
+    with opened(path) as file:
+        return file.read().decode()
 
 
 @contextlib.contextmanager
@@ -23,6 +49,6 @@ def replaced(path: os.PathLike | str) -> Iterator[pathlib.Path]:
 
 
 def write_text(path: os.PathLike | str, text: str) -> None:
-    """Writes a text file in one step."""
+    """Writes a text file in one step; what is no character, as in names of files, is written as its escape."""
     with replaced(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_bytes(text.encode(errors="backslashreplace"))

@@ -3,13 +3,14 @@
 import argparse
 import logging
 import os
+import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
-from kvae.errors import InputError
+from kvae.errors import InputError, check_local
 
 FAILED, MISTAKE, STOPPED, INTERRUPTED = 1, 2, 75, 130
 """Exit statuses: a part failed; an error that the user can mend; stopped before the end (EX_TEMPFAIL); Ctrl-C."""
@@ -17,6 +18,26 @@ FAILED, MISTAKE, STOPPED, INTERRUPTED = 1, 2, 75, 130
 
 LIBRARIES = ("absl", "asyncio")
 """What orbax logs under these names is not for the user of a program: kvae says what there is to say."""
+
+
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+"""What asks a program to stop: a cluster, Ctrl-C, a terminal that is closed."""
+
+
+def end_at_signals() -> None:
+    """From now on a signal ends this process at once, in one line: until there is something to save."""
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, _end)
+
+
+def _end(number, frame):
+    # An exception would be caught, or be shown as ignored, by whichever library is being imported.
+    line, status = "stopped; run the same command again to go on", STOPPED
+    if number == signal.SIGINT:
+        line, status = "interrupted", INTERRUPTED
+    os.write(2, f"kvae: {line}\n".encode())
+    os._exit(status)
 
 
 class Parser(argparse.ArgumentParser):
@@ -46,11 +67,14 @@ def run(program: Callable[[list[str]], int], argv: list[str]) -> int:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # after a write that failed
     try:
+        for argument in argv:
+            name, is_option, value = argument.partition("=") if argument.startswith("-") else (argument, "", argument)
+            check_local(name if is_option else "a path", value)
         return program(argv)
     except InputError as error:
         if "--debug" in argv:
             traceback.print_exc()
-        print(f"kvae: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"kvae: {error}", file=sys.stderr)
         return MISTAKE
     except SystemExit as done:  # after --help
         return int(done.code or 0)

@@ -1,5 +1,6 @@
 """Runs in a notebook: `kvae.train(config, workdir)` makes one, `kvae.load(workdir)` opens one, also while it trains."""
 
+import contextlib
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -8,12 +9,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from kvae.errors import InputError, check_names
+from kvae.errors import InputError, check_local, check_names
 from kvae.models.model import Model
 from kvae.training.checkpoint import Checkpoints
 from kvae.training.config import build_model
 from kvae.training.journal import logged_to, read_metrics
-from kvae.training.workdir import config_of_run
+from kvae.training.workdir import check_place, config_of_checkpoints, config_of_run, upgraded
+
+TRIES = 10
+"""How often a run is read that takes away, as it trains, what is being read."""
 
 
 class Run:
@@ -149,20 +153,16 @@ def load(workdir: str, step: int | str | None = None, replica: int = 0) -> Run:
     Raises:
       InputError: there is no run, checkpoint or replica of that name.
     """
-    config = config_of_run(workdir)
-    checkpoints = Checkpoints(workdir, read_only=True)
-    try:
-        steps = checkpoints.steps()
-        if not steps:
-            raise InputError(f"{workdir} has no checkpoint yet")
-        if step == "best" and (step := checkpoints.best()) is None:
-            raise InputError(f"{workdir} has no checkpoint with a validation loss yet; leave step out")
-        if step is not None and step not in steps:
-            raise InputError(f"{workdir} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
-        wanted = reversed(steps) if step is None else [step]
-        step, state = checkpoints.first_readable(wanted, checkpoints.variables)
-    finally:
-        checkpoints.close()
+    check_local("the run", workdir)
+    for again in reversed(range(TRIES)):
+        with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
+            try:
+                config, step, state = _read(workdir, checkpoints, step)
+                break
+            except InputError:
+                # A run that is training may take away what is being read.
+                if not again or checkpoints.are_still_there():
+                    raise
     if not 0 <= replica < config["replicas"]:
         raise InputError(f"replica is {replica}; {workdir} has {config['replicas']}, from 0")
     variables = {"params": state["params"], **state["collections"]}
@@ -170,6 +170,21 @@ def load(workdir: str, step: int | str | None = None, replica: int = 0) -> Run:
     if np.ndim(state["step"]):
         variables = jax.tree.map(lambda leaf: leaf[replica], variables)
     return Run(str(workdir), config, step, build_model(config), variables)
+
+
+def _read(workdir: str, checkpoints: Checkpoints, step: int | str | None) -> tuple[dict, int, dict]:
+    """The config, the step and the state of a checkpoint."""
+    steps = checkpoints.steps()
+    if not steps:
+        config_of_run(workdir)  # says what is wrong with it, if anything
+        raise InputError(f"{workdir} has no checkpoint yet")
+    config = config_of_checkpoints(workdir, checkpoints)
+    if step == "best" and (step := checkpoints.best()) is None:
+        raise InputError(f"{workdir} has no checkpoint with a validation loss yet; leave step out")
+    if step is not None and step not in steps:
+        raise InputError(f"{workdir} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
+    wanted = reversed(steps) if step is None else [step]
+    return upgraded(config), *checkpoints.first_readable(wanted, checkpoints.variables)
 
 
 def train(config: Mapping | ConfigDict, workdir: str) -> Run:
@@ -191,6 +206,7 @@ def train(config: Mapping | ConfigDict, workdir: str) -> Run:
     from kvae.training import loop
 
     config = config.to_dict() if isinstance(config, ConfigDict) else config
+    check_place(workdir, config)
     with logged_to(workdir):
         loop.train(config, workdir)
     return load(workdir)

@@ -222,7 +222,7 @@ ABOVE = {
     "nnx": {"errors", "fields", "kohonen", "models", "topology"},
     "testing": {"models"},
     "program": {"errors"},
-    "training": {"errors", "fields", "files", "data", "models", "figures"},
+    "training": {"errors", "fields", "files", "data", "models", "figures", "program"},
     "main": {"errors", "program", "training"},
     "run": {"errors", "models", "training"},
     "benchmark": {"errors", "files", "data", "models", "program", "main", "training"},
