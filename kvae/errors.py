@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import errno
 import os
+import re
 from collections.abc import Iterable, Mapping
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
@@ -18,6 +19,17 @@ class InputError(ValueError):
 
     def __init__(self, message: str):
         super().__init__(one_line(message))
+
+
+BUCKET = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def check_local(name: str, path) -> None:
+    """Raises InputError for the address of a bucket or another store: it would be taken for a folder of that name."""
+    if BUCKET.match(str(path)):
+        raise InputError(
+            f"{name} is {path}; it must be a path: mount the bucket as a folder (gcsfuse, mount-s3) and give that"
+        )
 
 
 def one_line(text: str) -> str:

@@ -11,8 +11,8 @@ import sys
 
 from kvae import program
 from kvae.errors import InputError
-from kvae.training.command_line import config_of
-from kvae.training.journal import logged_to
+
+# The rest is imported where it is used: so that a typo is told, and a signal heeded, at once.
 
 
 def parse(argv: list[str]) -> tuple[dict, str]:
@@ -21,6 +21,8 @@ def parse(argv: list[str]) -> tuple[dict, str]:
     Raises:
       InputError: an option, a config file, a field or a value that does not exist or does not fit.
     """
+    from kvae.training.command_line import config_of
+
     parser = program.Parser("python -m kvae.main", __doc__)
     parser.add_argument("--config", metavar="FILE[:VARIANT]", help="such as configs/photos_vqvae.py:smoke")
     parser.add_argument("--workdir", metavar="DIR", help="the run's folder (runs/<config name>)")
@@ -36,10 +38,12 @@ def main(argv: list[str]) -> int:
     if {"-h", "--help"} & {*argv} and any(argument.startswith("--config=") for argument in argv):
         return show_fields([argument for argument in argv if argument not in ("-h", "--help")])
     config, workdir = parse(argv)
-    # Imported here, so that a typo is told at once.
     from kvae.training.cluster import joined_cluster
     from kvae.training.devices import keep_compiled_programs
+    from kvae.training.journal import logged_to
+    from kvae.training.workdir import check_place
 
+    check_place(workdir, config)
     with joined_cluster() as process, logged_to(workdir, first_process=process == 0):
         from kvae.training.loop import train
 
@@ -58,4 +62,5 @@ def show_fields(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    program.end_at_signals()
     sys.exit(program.run(main, sys.argv[1:]))

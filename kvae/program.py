@@ -4,6 +4,7 @@ import argparse
 import io
 import logging
 import os
+import signal
 import sys
 import traceback
 import typing
@@ -11,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from kvae.errors import InputError
+from kvae.errors import InputError, check_local
 from kvae.fields import value_of, words
 
 FAILED, MISTAKE, STOPPED, INTERRUPTED = 1, 2, 75, 130
@@ -23,6 +24,26 @@ OF_ENVIRONMENT = ("Unable to initialize backend", "for JAX flag", "for environme
 
 LIBRARIES = ("absl", "asyncio")
 """What orbax logs under these names is not for the user of a program: kvae says what there is to say."""
+
+
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+"""What asks a program to stop: a cluster, Ctrl-C, a terminal that is closed."""
+
+
+def end_at_signals() -> None:
+    """From now on a signal ends this process at once, in one line: until there is something to save."""
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, _end)
+
+
+def _end(number, frame):
+    # An exception would be caught, or be shown as ignored, by whichever library is being imported.
+    line, status = "stopped; run the same command again to go on", STOPPED
+    if number == signal.SIGINT:
+        line, status = "interrupted", INTERRUPTED
+    os.write(2, f"kvae: {line}\n".encode())
+    os._exit(status)
 
 
 class Parser(argparse.ArgumentParser):
@@ -69,6 +90,9 @@ def run(program: Callable[[list[str]], int], argv: list[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # paths may hold what no terminal can show
     try:
+        for argument in argv:
+            name, is_option, value = argument.partition("=") if argument.startswith("-") else (argument, "", argument)
+            check_local(name if is_option else "a path", value)
         return program(argv)
     except InputError as error:
         return _mistake(error, argv)

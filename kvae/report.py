@@ -4,10 +4,12 @@
     python -m kvae.report runs/one runs/two --curves=curves.png
     python -m kvae.report runs/paper/photos --table=3
     python -m kvae.report runs/one runs/two --html [--out=FILE]
+    python -m kvae.report --check runs/one
 
 RUNS are run folders, or folders with runs somewhere below them. `--table` prints a table of the paper, or `all`, from
 the runs that have its settings. `--html` makes a page of it, to be opened in a browser, offline: the table, and the
-maps of the runs' codes side by side, to walk about in.
+maps of the runs' codes side by side, to walk about in. `--check` reads all that is kept of a run and says what is
+damaged, and then ends with status 1.
 """
 
 import pathlib
@@ -20,8 +22,9 @@ from kvae.files import write_text
 from kvae.paper import tables
 from kvae.paper.settings import load_experiments
 from kvae.report_page import write_page
+from kvae.results.check import check
 from kvae.results.comparison import comparison, curves
-from kvae.results.seeds import read_seeds
+from kvae.results.seeds import read_seeds, run_folders
 from kvae.run import load
 
 PAGE = "report.html"
@@ -36,7 +39,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", metavar="FILE", help="a file for the tables; by default they are printed")
     parser.add_argument("--curves", metavar="PNG", help="a file for the curves of the runs")
     parser.add_argument("--experiments", metavar="FILE", help="what is compared, instead of kvae/paper/experiments.py")
+    parser.add_argument("--check", action="store_true", help="whether checkpoints, config and journal are whole")
     chosen = parser.parse_args(argv)
+    if chosen.check:
+        return 0 if all([check(run) for run in run_folders(chosen.runs)]) else program.FAILED
     experiments = load_experiments(chosen.experiments)
     if chosen.table is None:
         text = comparison(read_seeds(chosen.runs))

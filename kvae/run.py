@@ -1,5 +1,6 @@
 """Runs in a notebook: `kvae.train` makes one, `kvae.load` opens one, `kvae.from_pretrained` one that is shared."""
 
+import contextlib
 import functools
 import os
 import pathlib
@@ -13,12 +14,15 @@ from ml_collections import ConfigDict
 from kvae import export, share
 from kvae.codes import between, checked_codes, checked_images, near
 from kvae.data.forms import Form, form_of, read_images
-from kvae.errors import InputError
+from kvae.errors import InputError, check_local
 from kvae.models.model import Model
 from kvae.training.checkpoint import Checkpoints
 from kvae.training.config import build_model, checked_run
 from kvae.training.journal import logged_to, read_metrics
-from kvae.training.workdir import config_of_run
+from kvae.training.workdir import check_place, config_of_checkpoints, config_of_run, upgraded
+
+TRIES = 10
+"""How often a run is read that takes away, as it trains, what is being read."""
 
 
 class Run:
@@ -146,16 +150,13 @@ class Run:
         share.write(self, folder, pathlib.Path(folder).name)
 
     def push_to_hub(self, name: str, **options) -> str:
-        """Puts what `save_pretrained` writes into the repository "user/name" of Hugging Face's hub.
+        """Puts what `save_pretrained` writes into "user/name" on Hugging Face's hub; returns the commit's address.
 
         Needs `pip install -e '.[hub]'`, and a token, as `hf auth login` keeps it.
 
         Args:
           name: of the repository, made where there is none.
           **options: of `huggingface_hub.ModelHubMixin.push_to_hub`, such as private=True, branch and token.
-
-        Returns:
-          The address of the commit.
 
         Raises:
           InputError: the hub cannot be reached, or refuses.
@@ -220,20 +221,16 @@ def load(workdir: str, step: int | str | None = None, replica: int = 0) -> Run:
     Raises:
       InputError: there is no run, checkpoint or replica of that name.
     """
-    config = checked_run(config_of_run(workdir), workdir)
-    checkpoints = Checkpoints(workdir, read_only=True)
-    try:
-        steps = checkpoints.steps()
-        if not steps:
-            raise InputError(f"{workdir} has no checkpoint yet")
-        if step == "best" and (step := checkpoints.best()) is None:
-            raise InputError(f"{workdir} has no checkpoint with a validation loss yet; leave step out")
-        if step is not None and step not in steps:
-            raise InputError(f"{workdir} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
-        wanted = reversed(steps) if step is None else [step]
-        step, state = checkpoints.first_readable(wanted, checkpoints.variables)
-    finally:
-        checkpoints.close()
+    check_local("the run", workdir)
+    for again in reversed(range(TRIES)):
+        with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
+            try:
+                config, step, state = _read(workdir, checkpoints, step)
+                break
+            except InputError:
+                # A run that is training may take away what is being read.
+                if not again or checkpoints.are_still_there():
+                    raise
     if not 0 <= replica < config["replicas"]:
         raise InputError(f"replica is {replica}; {workdir} has {config['replicas']}, from 0")
     variables = {"params": state["params"], **state["collections"]}
@@ -262,6 +259,21 @@ def from_pretrained(name: os.PathLike | str, **options) -> Run:
     return Run(str(folder), config, step, model, variables, replica)
 
 
+def _read(workdir: str, checkpoints: Checkpoints, step: int | str | None) -> tuple[dict, int, dict]:
+    """The config, the step and the state of a checkpoint."""
+    steps = checkpoints.steps()
+    if not steps:
+        config_of_run(workdir)  # says what is wrong with it, if anything
+        raise InputError(f"{workdir} has no checkpoint yet")
+    config = config_of_checkpoints(workdir, checkpoints)
+    if step == "best" and (step := checkpoints.best()) is None:
+        raise InputError(f"{workdir} has no checkpoint with a validation loss yet; leave step out")
+    if step is not None and step not in steps:
+        raise InputError(f"{workdir} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
+    wanted = reversed(steps) if step is None else [step]
+    return checked_run(upgraded(config), workdir), *checkpoints.first_readable(wanted, checkpoints.variables)
+
+
 def train(config: Mapping | ConfigDict, workdir: str) -> Run:
     """Trains the run of a folder as `python -m kvae.main` does, or goes on training it, and opens it.
 
@@ -281,6 +293,7 @@ def train(config: Mapping | ConfigDict, workdir: str) -> Run:
     from kvae.training import loop
 
     config = config.to_dict() if isinstance(config, ConfigDict) else config
+    check_place(workdir, config)
     with logged_to(workdir):
         loop.train(config, workdir)
     return load(workdir)

@@ -11,12 +11,18 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 # Compiling takes longer than the tests themselves; without most optimisations, half as long.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 
+import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from kvae.training.command_line import config_of  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parents[1]
+
+# `pytest --hypothesis-profile=nightly` attacks for longer, and elsewhere each time.
+hypothesis.settings.register_profile("ordinary", max_examples=50, derandomize=True, database=None)
+hypothesis.settings.register_profile("nightly", max_examples=2_000, database=None, print_blob=True)
+hypothesis.settings.load_profile("ordinary")
 
 jax.config.update("jax_num_cpu_devices", 8)
 

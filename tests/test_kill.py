@@ -1,8 +1,12 @@
 """A run that is killed ends where the uninterrupted run ends; one that is asked to stop says how to go on."""
 
+import pathlib
+import shutil
 import signal
 import subprocess
 import time
+
+import pytest
 
 import kill
 from kvae import program
@@ -15,7 +19,9 @@ def test_sigkill_at_random_moments(tmp_path, data_dir):
     assert kill.differences(tmp_path / "whole", tmp_path / "killed") == (0, 0)
 
 
-def test_sigterm_saves_and_says_how_to_go_on(tmp_path, data_dir):
+@pytest.fixture
+def training(tmp_path, data_dir):
+    """The command of a long run in tmp_path / "run", and its process, which has begun to train."""
     log = tmp_path / "run" / "metrics.jsonl"
     arguments = [*kill.command(tmp_path / "run", data_dir), "--config.steps=100000"]
     process = subprocess.Popen(arguments, cwd=kill.ROOT, stderr=subprocess.PIPE, text=True)
@@ -23,7 +29,42 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path, data_dir):
     while not log.exists() or not log.read_text():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    yield arguments, process
+    process.kill()
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+def test_a_signal_in_the_first_seconds_ends_in_one_line(tmp_path, data_dir, name, moment):
+    arguments = kill.command(tmp_path / "run", data_dir)
+    process = subprocess.Popen(arguments, cwd=kill.ROOT, stderr=subprocess.PIPE, text=True)
+    while not catches(process.pid, signal.SIGHUP):  # Python itself is still starting; of all it is heeded last
+        time.sleep(0.01)
+    time.sleep(moment)
+    process.send_signal(getattr(signal, name))
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == (program.INTERRUPTED if name == "SIGINT" else program.STOPPED), said
+    assert "Traceback" not in said and said.count("kvae: ") == 1
+
+
+def catches(pid, number):
+    """Whether a process has a handler for a signal."""
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("SigCgt:")[1].split()[0], 16) >> (number - 1) & 1
+
+
+def test_a_folder_that_is_deleted_ends_its_run_in_one_line(tmp_path, training):
+    shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    _, said = training[1].communicate(timeout=60)
+    assert training[1].returncode == program.MISTAKE, said
+    assert "was deleted while the run trained" in said.splitlines()[-1]
+    assert said.count("kvae: ") == 1 and "Traceback" not in said
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path, training, name):
+    arguments, process = training
+    process.send_signal(getattr(signal, name))
     _, said = process.communicate(timeout=60)
     assert process.returncode == program.STOPPED, said
     assert "run the same command again to go on" in said

@@ -226,7 +226,7 @@ ABOVE = {
     "batches": {"classic", "kohonen", "measures", "topology"},
     "som": {"batches", "errors", "fields", "grids", "kohonen", "plots", "rows", "topology"},
     "program": {"errors", "fields"},
-    "training": {"errors", "fields", "files", "data", "models", "figures"},
+    "training": {"errors", "fields", "files", "data", "models", "figures", "program"},
     "main": {"errors", "program", "training"},
     "codes": {"errors", "fields", "grids", "models"},
     "card": {"fields"},

@@ -22,8 +22,15 @@ ROOT = pathlib.Path(__file__).parents[1]
 SECONDS = 80
 
 
-def start_two(arguments):
-    """Starts the training program as two processes; stderr of each can be read."""
+PROGRAM = (
+    "import sys; from kvae import main, program; from kvae.training import peers;"
+    "peers.SILENT_SECONDS, peers.SECONDS_OF_DISKS = 10, 3;"
+    "sys.exit(program.run(main.main, sys.argv[1:]))"
+)
+
+
+def start_two(arguments, of_second=()):
+    """Starts the training program as two processes; stderr of each can be read. The second has arguments of its own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -32,7 +39,7 @@ def start_two(arguments):
     }  # fmt: skip
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "kvae.main", *arguments],
+            [sys.executable, "-c", PROGRAM, *arguments, *(of_second if i else ())],
             cwd=ROOT, env={**environment, "JAX_PROCESS_ID": str(i)}, stderr=subprocess.PIPE, text=True,
         )
         for i in range(2)
@@ -52,8 +59,10 @@ def finish(processes):
 def wait_for_row(workdir, step, processes):
     deadline = time.monotonic() + SECONDS
     while not any(row["step"] >= step for row in read_metrics(workdir)):
+        if time.monotonic() > deadline:
+            for process in processes:
+                process.kill()
         assert all(process.poll() is None for process in processes), finish(processes)
-        assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
@@ -117,6 +126,40 @@ def test_only_the_first_process_writes_and_speaks(story):
     (first, second), _ = story["ended"]
     assert f"step {story['steps']}/{story['steps']}" in first
     assert "loss" not in second
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("--config.seed=1", "the processes differ: config.seed is 0 on process 0 and 1 on process 1"),
+        ("--config.steps=8", "the processes differ: config.steps is 100000 on process 0 and 8 on process 1"),
+    ],
+)
+def test_processes_that_were_started_otherwise_say_in_what_they_differ(arguments, tmp_path, field, message):
+    started = start_two([*arguments, f"--workdir={tmp_path / 'run'}", "--config.steps=100000"], [field])
+    said, statuses = finish(started)
+    assert statuses == [2, 2], said
+    assert all(message in text and text.count("kvae: ") == 1 for text in said)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_folder_that_is_not_shared_is_one_line(arguments, tmp_path):
+    started = start_two([*arguments, f"--workdir={tmp_path / 'run'}"], [f"--workdir={tmp_path / 'other'}"])
+    said, statuses = finish(started)
+    assert statuses == [program.STOPPED, 2], said
+    assert f"process 1 does not see in {tmp_path / 'other'} what process 0 writes there" in said[1]
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_when_one_is_killed_the_other_ends_and_can_be_started_again(arguments, tmp_path, killed):
+    started = start_two([*arguments, f"--workdir={tmp_path / 'run'}", "--config.steps=100000"])
+    wait_for_row(tmp_path / "run", 2, started)
+    started[killed].kill()
+    begun = time.monotonic()
+    said, statuses = finish(started)
+    assert time.monotonic() - begun < 60
+    assert statuses[1 - killed] == program.STOPPED, said
+    assert f"kvae: process {killed} has gone" in said[1 - killed].splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,8 @@ from typing import NamedTuple
 from kvae.errors import InputError
 from kvae.training.config import checked_run, flatten
 from kvae.training.journal import is_finished, read_metrics
+from kvae.training.rows import LOSS
 from kvae.training.workdir import config_of_run
-
-LOSS = "valid/loss"
-"""A row that has it holds an evaluation."""
 
 
 class Seed(NamedTuple):
@@ -48,23 +46,33 @@ def read_seeds(folders: Iterable[str]) -> list[Seed]:
     Raises:
       InputError: a folder has no run, or a config.json is damaged.
     """
-    seeds = []
-    for folder in folders:
-        paths = sorted(pathlib.Path(folder).rglob("config.json"))
-        if not paths:
-            raise InputError(f"{folder} has no run: there is no config.json in it or below")
-        for path in paths:
-            seeds += _seeds_of(path.parent)
+    seeds = [seed for run in run_folders(folders) for seed in _seeds_of(run)]
     return list({(seed.workdir, seed.number): seed for seed in seeds}.values())
 
 
-def _seeds_of(run: pathlib.Path) -> list[Seed]:
-    config = flatten(checked_run(config_of_run(str(run)), str(run)))
+def run_folders(folders: Iterable[str]) -> list[str]:
+    """The runs in, or below, the folders, in the order of their paths.
+
+    Raises:
+      InputError: a folder has no run.
+    """
+    found = {}
+    for folder in folders:
+        names = ("config.json", "checkpoints", "metrics.jsonl")  # any of which may be lost
+        paths = {path.parent for name in names for path in pathlib.Path(folder).rglob(name)}
+        if not paths:
+            raise InputError(f"{folder} has no run: there is no config.json in it or below")
+        found |= dict.fromkeys(map(str, sorted(paths)))
+    return list(found)
+
+
+def _seeds_of(run: str) -> list[Seed]:
+    config = flatten(checked_run(config_of_run(run), run))
     replicas, steps, first = config["replicas"], config["steps"], config["seed"]
-    rows, seeds = read_metrics(str(run)), []
+    rows, seeds = read_metrics(run), []
     for replica in range(replicas):
         own = [{k: v[replica] if isinstance(v, list) else v for k, v in row.items()} for row in rows]
-        seed = Seed(str(run), first + replica, config, own, "")
+        seed = Seed(run, first + replica, config, own, "")
         reached = rows[-1]["step"] if rows else 0
         lost = [row["step"] for row in own if row.get(LOSS, 0) is None]
         problem = ""

@@ -2,12 +2,13 @@
 
 import contextlib
 import gc
-import hashlib
+import itertools
 import logging
 import operator
 import pathlib
 import sys
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import jax
@@ -17,10 +18,12 @@ from orbax.checkpoint import checkpoint_managers, handlers
 
 from kvae.errors import InputError, errors_of_writing
 from kvae.training.cluster import wait_for_all
+from kvae.training.digests import digest_of_json, digests
+from kvae.training.peers import agree
 
 log = logging.getLogger(__name__)
 
-LOSS = "loss"
+LOSS, CONFIG = "loss", "config"
 
 SECONDS_OF_STRAGGLERS = 0.2
 """How long threads that read along may still complain after the first error."""
@@ -28,6 +31,22 @@ SECONDS_OF_STRAGGLERS = 0.2
 
 class DamagedError(Exception):
     """A checkpoint is not what was saved."""
+
+
+class _Manager(ocp.CheckpointManager):
+    """orbax's manager, to which a damaged loss is none: it reads the losses of all steps before anything else."""
+
+    def metrics(self, step: int) -> dict | None:
+        with contextlib.suppress(Exception):
+            found = super().metrics(step)
+            expected = self.json(step, "digests").get(LOSS) if found else None
+            return found if expected in (None, digest_of_json(found)) else None
+        return None
+
+    def json(self, step: int, item: str) -> dict:
+        """An item that is JSON; empty where the checkpoint, of an older kvae, has none."""
+        folder = self.directory / str(step) / item
+        return ocp.JsonCheckpointHandler().restore(folder) if folder.exists() else {}
 
 
 class Checkpoints:
@@ -42,6 +61,8 @@ class Checkpoints:
 
     def __init__(self, workdir: str, *, read_only: bool = False):
         self.folder = pathlib.Path(workdir).absolute() / "checkpoints"
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"{self.folder} is no folder; it must be one, of checkpoints, or not be there")
         loss = operator.itemgetter(LOSS)
         # A checkpoint without an evaluation has no loss, and is kept only while it is the newest.
         best = checkpoint_managers.BestN(get_metric_fn=loss, reverse=True, n=1, keep_checkpoints_without_metrics=False)
@@ -54,7 +75,7 @@ class Checkpoints:
         )
         registry = handlers.DefaultCheckpointHandlerRegistry()
         items = {"state": (ocp.PyTreeCheckpointHandler(), ocp.args.PyTreeSave, ocp.args.PyTreeRestore)}
-        for name in ("config", "digests"):
+        for name in (CONFIG, "digests"):
             items[name] = (ocp.JsonCheckpointHandler(), ocp.args.JsonSave, ocp.args.JsonRestore)
         for name, (handler, *kinds) in items.items():
             for kind in kinds:
@@ -62,18 +83,22 @@ class Checkpoints:
         self._silenced = contextlib.ExitStack()
         self._silenced.enter_context(_silence())
         with errors_of_writing(workdir):
-            self._manager = ocp.CheckpointManager(self.folder, options=options, handler_registry=registry)
+            self._manager = _Manager(self.folder, options=options, handler_registry=registry)
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, ascending."""
         return sorted(self._manager.all_steps())
 
+    def are_still_there(self) -> bool:
+        """Whether the steps on disk are those that were found at first."""
+        before = self.steps()
+        self._manager.reload()
+        return before == self.steps()
+
     def best(self) -> int | None:
         """The step of the lowest validation loss among the checkpoints; None where none has one."""
-        losses = {}
-        for step in self.steps():
-            with contextlib.suppress(DamagedError), _told_as_damage():
-                losses[step] = self._manager.metrics(step)[LOSS]
+        found = {step: self._manager.metrics(step) for step in self.steps()}
+        losses = {step: metrics[LOSS] for step, metrics in found.items() if metrics}
         return min(losses, key=losses.get, default=None)
 
     def save(self, step: int, state, config: Mapping, loss: float | None) -> None:
@@ -84,7 +109,9 @@ class Checkpoints:
         arguments = ocp.args.Composite(
             state=ocp.args.PyTreeSave(state),
             config=ocp.args.JsonSave(dict(config)),
-            digests=ocp.args.JsonSave(digests(state)),
+            digests=ocp.args.JsonSave(
+                digests(state) | {CONFIG: digest_of_json(config)} | ({LOSS: digest_of_json(metrics)} if metrics else {})
+            ),
         )
         with errors_of_writing(self.folder.parent):
             self._manager.save(step, args=arguments, metrics=metrics, force=True)
@@ -111,6 +138,7 @@ class Checkpoints:
         if not steps:
             return None
         step, state = self.first_readable(reversed(steps), lambda step: self.restore(step, target))
+        agree("checkpoint", lambda: {"the newest checkpoint that can be read": step})
         # Only now: if none can be read, they stay as they are, and the next start says so again.
         self._set_aside([damaged for damaged in steps if damaged > step])
         return step, state
@@ -126,11 +154,15 @@ class Checkpoints:
             try:
                 return step, restore(step)
             except DamagedError as error:
-                log.warning("checkpoint %d is damaged (%s); going back to the one before", step, error)
-                tried.append(step)
-        raise InputError(
-            f"no checkpoint in {self.folder} can be read (tried {tried}); move the folder away to start anew"
-        )
+                reason = str(error)
+            time.sleep(SECONDS_OF_STRAGGLERS)
+            with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
+                gc.collect()  # what failed beside the first error complains when it is thrown away
+            if not (self.folder / str(step)).exists():
+                continue  # a run that is training has taken it away
+            log.warning("checkpoint %d is damaged (%s); the one before is taken", step, reason)
+            tried.append(step)
+        raise InputError(f"no checkpoint in {self.folder} can be read (tried {tried}); a backup of it would help")
 
     def variables(self, step: int) -> dict:
         """`params` and `collections` of a step, and `step` itself: see `restore_as_saved`."""
@@ -146,34 +178,47 @@ class Checkpoints:
         with _told_as_damage():
             saved = self._manager.item_metadata(step)["state"]
             device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            tree = getattr(saved, "tree", saved)
             target = {
-                name: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), part)
-                for name, part in getattr(saved, "tree", saved).items()
-                if parts is None or name in parts
+                name: jax.tree.map(
+                    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), tree[name]
+                )
+                for name in parts or tree
             }
         arguments = ocp.checkpoint_utils.construct_restore_args(target)
-        return jax.device_get(
-            self._restore(step, ocp.args.PyTreeRestore(target, restore_args=arguments, partial_restore=True))
-        )
+        arguments = ocp.args.PyTreeRestore(target, restore_args=arguments, partial_restore=True)
+        return jax.device_get(self._restore(step, arguments, parts))
 
-    def _restore(self, step, arguments):
+    def _restore(self, step, arguments, parts=None):
         with _told_as_damage():
             found = self._manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
-            saved = {}
-            if "digests" in self._manager.item_metadata(step):
-                saved = self._manager.restore(step, args=ocp.args.Composite(digests=ocp.args.JsonRestore()))["digests"]
-        differ = [name for name, digest in digests(found).items() if saved.get(name, digest) != digest]
+            saved = self._manager.json(step, "digests")
+            saved = {name: digest for name, digest in saved.items() if name not in (CONFIG, LOSS)}
+        if parts is not None:
+            saved = {name: digest for name, digest in saved.items() if name.partition("/")[0] in parts}
+        differ = sorted(dict(digests(found).items() ^ saved.items())) if saved else []
         if differ:
             more = f" and {len(differ) - 1} more" if len(differ) > 1 else ""
             raise DamagedError(f"{differ[0]}{more}: not the digest that was saved")
         return found
+
+    def config(self) -> dict | None:
+        """The config of the newest checkpoint that has one with its digest; None where there is none."""
+        for step in reversed(self.steps()):
+            with contextlib.suppress(DamagedError), _told_as_damage():
+                found = self._manager.json(step, CONFIG)
+                if self._manager.json(step, "digests").get(CONFIG) == digest_of_json(found):
+                    return found
+        return None
 
     def _set_aside(self, steps):
         if not steps:
             return
         if jax.process_index() == 0:
             for step in steps:
-                (self.folder / str(step)).rename(self.folder / f"damaged-{step}")
+                names = itertools.chain([f"damaged-{step}"], (f"damaged-{step}-{n}" for n in itertools.count(2)))
+                free = next(name for name in names if not (self.folder / name).exists())
+                (self.folder / str(step)).rename(self.folder / free)
         wait_for_all("set aside")
         self._manager.reload()
 
@@ -188,20 +233,6 @@ class Checkpoints:
             self._manager.close()
 
 
-def digests(tree) -> dict[str, str]:
-    """A digest of each leaf's type, shape and bytes, by its path: BLAKE2b of 16 bytes."""
-    found = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.asarray(jax.device_get(leaf))
-        digest = hashlib.blake2b(f"{array.dtype}{array.shape}".encode(), digest_size=16)
-        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
-        # Attributes, keys and indices look alike once a state is read back as nested dicts.
-        found["/".join(str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in path)] = (
-            digest.hexdigest()
-        )
-    return found
-
-
 @contextlib.contextmanager
 def _told_as_damage() -> Iterator[None]:
     """Whatever orbax raises as it reads is `DamagedError`, in one line."""
@@ -209,7 +240,8 @@ def _told_as_damage() -> Iterator[None]:
         yield
     except Exception as error:
         lines = str(error).strip().splitlines()
-        raise DamagedError(" ".join((lines[0] if lines else type(error).__name__).split())[:200]) from error
+        reason = " ".join((lines[0] if lines else type(error).__name__).split())[:200]
+        raise DamagedError(f"it cannot be read: {reason}") from error
 
 
 @contextlib.contextmanager
@@ -221,16 +253,16 @@ def _silence() -> Iterator[None]:
         logger.setLevel(logging.CRITICAL)
 
     def of_others(unraisable):
-        if str(unraisable.exc_value) != "Event loop is closed":
+        # A read that is given up after another has failed complains as it is thrown away.
+        code = getattr(unraisable.object, "cr_code", None)
+        given_up = code is not None and "orbax" in code.co_filename
+        if not given_up and str(unraisable.exc_value) != "Event loop is closed":
             hook(unraisable)
 
     sys.unraisablehook = of_others
     try:
         yield
     finally:
-        if sys.exception() is not None:
-            time.sleep(SECONDS_OF_STRAGGLERS)
-            gc.collect()  # what failed beside the first error complains when it is thrown away
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
         sys.unraisablehook = hook

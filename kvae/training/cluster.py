@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import jax
 
 from kvae.errors import InputError
+from kvae.program import FAILED, MISTAKE, SIGNALS
 
 METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/worker-network-endpoints"
 """Where a Cloud TPU VM learns of the other workers of its slice."""
@@ -40,15 +41,20 @@ def joined_cluster() -> Iterator[int]:
     if arguments is None:
         yield 0
         return
+    # Imported here, for a process alone needs none of it.
+    from kvae.training.peers import lost_coordinator_is_told, watched_peers
+
     try:
-        jax.distributed.initialize(**arguments)
+        with lost_coordinator_is_told():
+            jax.distributed.initialize(**arguments)
     except (RuntimeError, ValueError) as error:
         raise InputError(f"the other processes cannot be joined: {' '.join(str(error).split())}") from error
     try:
-        yield jax.process_index()
+        with watched_peers():
+            yield jax.process_index()
     except BaseException as error:
         # As it exits, JAX would wait for the other processes, while they wait for this one.
-        atexit.register(os._exit, 2 if isinstance(error, InputError) else 1)
+        atexit.register(os._exit, MISTAKE if isinstance(error, InputError) else FAILED)
         raise
 
 
@@ -117,16 +123,20 @@ def wait_for_all(name: str) -> None:
 
 
 class StopSignal:
-    """Turns SIGTERM and Ctrl-C into a question that the loop asks between steps. A second Ctrl-C interrupts at once."""
+    """Turns signals into a question that the loop asks between steps. A second Ctrl-C interrupts at once.
+
+    The signals are SIGTERM, Ctrl-C, and SIGHUP of a terminal that is closed.
+    """
 
     def __enter__(self):
         self._asked = False
         self._before = {}
         # Among several processes JAX listens to SIGTERM itself, and lets all of them agree on a step.
-        names = (signal.SIGINT,) if jax.process_count() > 1 else (signal.SIGTERM, signal.SIGINT)
+        numbers = [number for number in SIGNALS if number != signal.SIGTERM or jax.process_count() == 1]
         in_main_thread = threading.current_thread() is threading.main_thread()  # no other can listen
-        for name in names if in_main_thread else ():
-            self._before[name] = signal.signal(name, self._ask)
+        for number in numbers if in_main_thread else ():
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                self._before[number] = signal.signal(number, self._ask)
         return self
 
     def _ask(self, number, frame):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kvae import data, models
-from kvae.errors import InputError, check_names, choose
+from kvae.errors import InputError, check_local, check_names, choose
 from kvae.fields import Count, Depth, Natural, Positive, checked, fields_of, shown, value_of
 from kvae.training.step import make_optimizer
 
@@ -69,6 +69,8 @@ def checked_config(config: Mapping) -> dict[str, Any]:
     check_names("config", config, {*fields_of(Run), *SECTIONS})
     found = checked("config", {name: value for name, value in config.items() if name not in SECTIONS}, Run)
     dataset = config.get("dataset", {})
+    for name, value in dataset.items():
+        check_local(f"dataset.{name}", value)
     statistics = {name: value for name, value in dataset.items() if name in fields_of(Statistics)}
     found["dataset"] = data.checked_section({k: v for k, v in dataset.items() if k not in statistics})
     found["model"] = models.checked_section(config.get("model", {}))

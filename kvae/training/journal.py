@@ -1,6 +1,7 @@
 """What a run says as it goes: metrics.jsonl, TensorBoard events, log.txt, and lines or a bar on the terminal."""
 
 import contextlib
+import io
 import json
 import logging
 import math
@@ -8,28 +9,47 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import BinaryIO
 
 import numpy as np
 
 from kvae.errors import InputError, errors_of_writing
-from kvae.files import write_text
+from kvae.files import opened
+from kvae.training.rows import LOSS_AS_JSON, Sample, Settling, end_of_rows, lines_in, row_of
 
 log = logging.getLogger(__name__)
 
 
 def read_metrics(workdir: str) -> list[dict]:
-    """The rows of metrics.jsonl, in the order of their steps; a last line that was cut off by a kill is left out."""
-    path = pathlib.Path(workdir) / "metrics.jsonl"
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            log.warning("%s: a line was cut off and is left out: %.60s", path, line)
+    """The rows of metrics.jsonl, in the order of their steps; lines that are damaged or cut off are left out."""
+    found = list(rows_in(workdir))
+    rows = [row for row in found if row is not None]
+    _say_damaged(workdir, len(found) - len(rows))
     return rows
+
+
+def rows_in(workdir: str) -> Iterator[dict | None]:
+    """The rows of metrics.jsonl, one by one; None for a line that is damaged.
+
+    Raises:
+      InputError: it cannot be read.
+    """
+    with _metrics_file(workdir) as file:
+        yield from map(row_of, lines_in(file))
+
+
+def _metrics_file(workdir) -> BinaryIO:
+    path = pathlib.Path(workdir) / "metrics.jsonl"
+    try:
+        return opened(path) if path.exists() else io.BytesIO()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _say_damaged(workdir, count):
+    if count:
+        log.warning("%s/metrics.jsonl: %d damaged line%s left out", workdir, count, " is" if count == 1 else "s are")
 
 
 def as_json(value):
@@ -41,15 +61,11 @@ def as_json(value):
 
 
 def has_settled(rows: Sequence[Mapping], patience: int) -> bool:
-    """Whether the last `patience` validation losses are all above an earlier one, in each replica; 0 is never.
-
-    Read from the rows of metrics.jsonl, so that a run which was resumed stops where the uninterrupted one does.
-    """
-    losses = [row["valid/loss"] for row in rows if "valid/loss" in row]
-    if not patience or len(losses) <= patience:
-        return False
-    losses = np.array(losses, np.float64)  # None, which is not finite, becomes NaN
-    return not np.any(np.fmin.reduce(losses[-patience:]) < np.fmin.reduce(losses[:-patience]))
+    """Whether the rows of a run say that its loss falls no more; see `Settling`."""
+    settling = Settling(patience)
+    for row in rows:
+        settling.add(row)
+    return settling.is_over()
 
 
 def is_finished(config: Mapping, rows: Sequence[Mapping]) -> bool:
@@ -62,26 +78,38 @@ def is_finished(config: Mapping, rows: Sequence[Mapping]) -> bool:
 class Journal:
     """The record of a run; on processes other than the first it writes nothing.
 
+    Of the rows it keeps in memory some lines only, whatever their number.
+
     Args:
       workdir: the run's folder.
       first_step: rows beyond it, of a run that went on after its last checkpoint, are dropped.
       steps: of the whole run, for the progress bar.
+      patience: evaluations without a lower loss after which the run ends; 0 is never.
       writes: whether this process writes.
     """
 
-    def __init__(self, workdir: str, *, first_step: int, steps: int, writes: bool):
-        self.rows = [row for row in read_metrics(workdir) if row["step"] <= first_step]
-        self._writes = writes
+    def __init__(self, workdir: str, *, first_step: int, steps: int, patience: int, writes: bool):
+        self._sample, self._evaluations, self._last = Sample(), Sample(), b"{}"
+        self.settling, self._writes = Settling(patience), writes
+        with _metrics_file(workdir) as file:
+            end, damaged = end_of_rows(file, first_step)
+            file.seek(0)
+            for line in lines_in(file, until=end):
+                damaged += line[:1] != b"{" or (line[-2:] != b"}\n" and line[-1:] != b"}")
+                self._keep(line)
         if not writes:
             return
+        _say_damaged(workdir, damaged)
         # Imported here: reading a journal needs neither.
         from tensorboardX import SummaryWriter
         from tqdm import tqdm
 
         path, self._workdir = pathlib.Path(workdir) / "metrics.jsonl", workdir
         with errors_of_writing(workdir):
-            write_text(path, "".join(json.dumps(row) + "\n" for row in self.rows))
             self._file = path.open("a")
+            os.truncate(self._file.fileno(), end)
+            if end:
+                self._file.write("\n")
             self._events = SummaryWriter(workdir, purge_step=first_step + 1, flush_secs=30)
         self._terminal = sys.stderr.isatty()
         self._bar = tqdm(
@@ -101,11 +129,12 @@ class Journal:
     def write(self, row: dict, summary: str) -> None:
         """Writes a row, durably, and says `summary` on the terminal."""
         row = {name: value if name == "step" else as_json(value) for name, value in row.items()}
-        self.rows.append(row)
+        line = json.dumps(row)
+        self._keep(line.encode())
         if not self._writes:
             return
         with errors_of_writing(self._workdir):
-            self._write(row)
+            self._write(row, line)
         if self._terminal:
             self._bar.set_postfix_str(summary)
         # Where there is a bar, it says the same.
@@ -113,8 +142,21 @@ class Journal:
         left = self._time_left(row["step"])
         log.log(level, "step %d/%d  %s%s", row["step"], self._steps, summary, f"  {left} left" if left else "")
 
-    def _write(self, row):
-        self._file.write(json.dumps(row) + "\n")
+    def _keep(self, line: bytes) -> None:
+        has_loss = LOSS_AS_JSON in line
+        (self._evaluations if has_loss else self._sample).add(line)
+        self._last = line
+        if has_loss and self.settling.patience and (row := row_of(line)):
+            self.settling.add(row)
+
+    @property
+    def rows(self) -> list[dict]:
+        """Some rows, spread over the run, as many as a curve can show, and the last one."""
+        rows = filter(None, map(row_of, (*self._sample.lines, *self._evaluations.lines, self._last)))
+        return sorted({row["step"]: row for row in rows}.values(), key=lambda row: row["step"])
+
+    def _write(self, row, line):
+        self._file.write(line + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
         for name, value in row.items():
@@ -143,7 +185,8 @@ class _Terminal(logging.Handler):
     def emit(self, record):
         from tqdm import tqdm
 
-        tqdm.write(self.format(record), file=sys.stderr)
+        with contextlib.suppress(OSError):  # a terminal that is closed
+            tqdm.write(self.format(record), file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -16,12 +16,13 @@ from clu import parameter_overview
 from kvae.data import Example, Examples, pipeline
 from kvae.errors import InputError
 from kvae.models.model import Model
-from kvae.training import devices, pictures
+from kvae.training import devices, peers, pictures
 from kvae.training.checkpoint import Checkpoints
 from kvae.training.cluster import StopSignal, first_process_first, wait_for_all
 from kvae.training.config import build_model, checked_config, load_data
 from kvae.training.evaluate import Evaluation, Evaluator
-from kvae.training.journal import Journal, has_settled
+from kvae.training.journal import Journal
+from kvae.training.lock import Lock
 from kvae.training.memory import check_memory
 from kvae.training.replicas import Groups, Replicas, in_a_row, one_of
 from kvae.training.step import Interval, example_batch, initial_state, make_optimizer, train_step
@@ -50,29 +51,41 @@ def train(config: Mapping, workdir: str, devices_used: Sequence[jax.Device] | No
       InputError: something that the user can mend: a field, the data, the folder, a loss that is not finite.
     """
     config = checked_config(config)
+    peers.agree("config", lambda: peers.of_program(config))
     mesh = devices.make_mesh(config["replicas"], devices_used)
     devices.check_batch_size(config["batch_size"], mesh, config["micro_batches"])
     replicas = Replicas(config["replicas"], mesh)
     with first_process_first():
         dataset, config = load_data(config)
+    peers.agree("data set", lambda: peers.of_data(config, dataset))
     model = build_model(config)
     init, step = functions_of(config, model, dataset.train[0])
-    open_workdir(workdir, config)
-    groups = replicas.program(init, run_once=True)(seeds(config, replicas))
-    step = replicas.program(step, donate=True)
-    log_overview(groups[0].params)
-
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(StopSignal())
+        lock = stack.enter_context(Lock(workdir)) if jax.process_index() == 0 else None
+        peers.see_workdir(workdir, holds=lock is not None)
         checkpoints = Checkpoints(workdir)
         stack.callback(checkpoints.close)
+        open_workdir(workdir, config, checkpoints)
+        groups = replicas.program(init, run_once=True)(seeds(config, replicas))
+        step = replicas.program(step, donate=True)
+        log_overview(groups[0].params)
         first_step, state = checkpoints.restore_newest(replicas.joined(groups)) or (0, None)
         if state is not None:
             groups = replicas.split(state)
             log.info("going on from step %d of %s", first_step, workdir)
-        journal = Journal(workdir, first_step=first_step, steps=config["steps"], writes=jax.process_index() == 0)
+        journal = Journal(
+            workdir,
+            first_step=first_step,
+            steps=config["steps"],
+            patience=config["patience_evaluations"],
+            writes=jax.process_index() == 0,
+        )
         stack.callback(journal.close)
         evaluator = Evaluator(model, replicas, dataset, config["batch_size"])
-        return Loop(config, workdir, replicas, evaluator, checkpoints, journal).run(step, groups, first_step)
+        return Loop(config, workdir, replicas, evaluator, checkpoints, journal, lock, stop).run(
+            step, groups, first_step
+        )
 
 
 def seeds(config: Mapping, replicas: Replicas) -> Groups:
@@ -133,22 +146,24 @@ class Loop:
       evaluator: of the model on the data set.
       checkpoints: of the run.
       journal: of the run.
+      lock: of the folder; None on processes other than the first.
+      stop: whether the run was asked to.
     """
 
-    def __init__(self, config, workdir, replicas, evaluator, checkpoints, journal):
+    def __init__(self, config, workdir, replicas, evaluator, checkpoints, journal, lock, stop):
         self.config, self.replicas, self.evaluator = config, replicas, evaluator
-        self.checkpoints, self.journal = checkpoints, journal
+        self.checkpoints, self.journal, self.lock, self.stop = checkpoints, journal, lock, stop
         self.figures = pathlib.Path(workdir) / "figures"
         self.warned, self.failed = False, set()
 
     def run(self, step, groups: Groups, first_step: int) -> int:
         """Trains from `first_step` to the last; returns the step that was reached, as `train` does."""
-        if self.has_settled():
+        if self.journal.settling.is_over():
             return self.config["steps"]
         batches = training_batches(self.config, self.evaluator.dataset.train, first_step)
         batches = on_devices(batches, self.replicas)
         log.info("compiling the training step ...")
-        with StopSignal() as stop, pipeline.prefetch(batches, BATCHES_AHEAD) as batches:
+        with pipeline.prefetch(batches, BATCHES_AHEAD) as batches:
             for done in range(first_step + 1, self.config["steps"] + 1):
                 groups = step(groups, next(batches))
                 if done == first_step + 1:
@@ -161,10 +176,10 @@ class Loop:
                     groups = [g.replace(interval=jax.tree.map(jnp.zeros_like, g.interval)) for g in groups]
                     self.log(groups, done, *logged, rates)
                     started, at_step = time.monotonic(), done
-                    if self.has_settled():
+                    if self.journal.settling.is_over():
                         log.info("stopped at step %d: the validation loss falls no more", done)
                         break
-                if stop.requested(done) and done < self.config["steps"]:
+                if self.stop.requested(done) and done < self.config["steps"]:
                     self.save(groups, done, None)
                     self.checkpoints.wait()
                     log.warning("stopped at step %d; run the same command again to go on", done)
@@ -175,15 +190,13 @@ class Loop:
         """Whether a step is one of those that come every `field` steps, or the last."""
         return done % self.config[field] == 0 or done == self.config["steps"]
 
-    def has_settled(self) -> bool:
-        """Whether the loss falls no more."""
-        return has_settled(self.journal.rows, self.config["patience_evaluations"])
-
     def log(self, groups: Groups, done: int, interval, finite: np.ndarray, at: np.ndarray, rates: dict) -> None:
         """Writes the row of a step, with an evaluation where that is due; then saves, and then draws.
 
         A checkpoint never runs ahead of its row, and a picture never of the checkpoint.
         """
+        if self.lock is not None:
+            self.lock.check()
         self.stop_if_all_failed(done, finite, at)
         self.warn_if_dying(interval.counts, finite, done)
         row, evaluation = {"step": done, **training_means(interval, finite), **rates}, None
@@ -191,7 +204,7 @@ class Loop:
             evaluation = self.evaluator.evaluate([group.variables for group in groups], finite)
             row |= evaluation.row
         self.journal.write(row, summary(row, interval.counts))
-        if not (self.is_due("checkpoint_every_steps", done) or self.has_settled()):
+        if not (self.is_due("checkpoint_every_steps", done) or self.journal.settling.is_over()):
             return
         self.save(groups, done, evaluation)
         # Pictures take longer than an evaluation, so they come with the checkpoints only.

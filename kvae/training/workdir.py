@@ -6,42 +6,77 @@ from collections.abc import Mapping
 
 import jax
 
-from kvae.errors import InputError, choose
+from kvae.errors import InputError, check_local, choose, errors_of_writing
 from kvae.fields import shown
-from kvae.files import write_text
+from kvae.files import read_text, write_text
+from kvae.training.checkpoint import Checkpoints
 from kvae.training.config import FREE_FIELDS, flatten
 
 
-def open_workdir(workdir: str, config: Mapping) -> None:
-    """Makes the run's folder and its config.json, or checks that the folder belongs to this config."""
-    path = pathlib.Path(workdir) / "config.json"
+def check_place(workdir: str, config: Mapping) -> None:
+    """Raises InputError for a folder that is none, or lies among the images: its figures would be trained on."""
+    check_local("--workdir", workdir)
+    dataset = config.get("dataset") if isinstance(config, Mapping) else None
+    images = dataset.get("path") if isinstance(dataset, Mapping) else None
+    if images and isinstance(images, str):
+        images, place = pathlib.Path(images).resolve(), pathlib.Path(workdir).resolve()
+        if place.is_relative_to(images):
+            raise InputError(f"--workdir={workdir} lies in the folder of the images, {images}; choose one outside")
+
+
+def open_workdir(workdir: str, config: Mapping, checkpoints: Checkpoints) -> None:
+    """Writes the run's config.json, or checks that the folder belongs to this config.
+
+    Raises:
+      InputError: it belongs to another, or cannot be written.
+    """
     config = json.loads(json.dumps(config))
     # Without a checkpoint there is nothing that another config could spoil, such as after a mistake in the first one.
-    if path.exists() and any((path.parent / "checkpoints").glob("*")):
-        if is_of_version_0_1(json.loads(path.read_text())):
+    if steps := checkpoints.steps():
+        before = config_of_checkpoints(workdir, checkpoints)
+        if is_of_version_0_1(before):
             raise InputError(
                 f"{workdir} is a run of kvae 0.1: kvae.load opens it, but it cannot go on; choose another --workdir"
             )
-        before, now = flatten(config_of_run(workdir)), flatten(config)
-        differ = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
-        differ = [f"{name} {before.get(name)} -> {now.get(name)}" for name in differ if name not in FREE_FIELDS]
-        if differ:
+        if differ := differences(before, config):
             raise InputError(f"{workdir} was made by another config: {'; '.join(differ)}; choose another --workdir")
-        steps = [int(entry.name) for entry in (path.parent / "checkpoints").iterdir() if entry.name.isdecimal()]
-        reached = max(steps, default=0)
-        if reached > config["steps"]:
+        if steps[-1] > config["steps"]:
             raise InputError(
-                f"config.steps is {config['steps']}, and {workdir} has come to step {reached}; set it to that or more"
+                f"config.steps is {config['steps']}, and {workdir} has come to step {steps[-1]}; set it to that or more"
             )
     if jax.process_index() == 0:
-        try:
-            write_text(path, json.dumps(config, indent=2) + "\n")
-        except OSError as error:
-            raise InputError(f"--workdir={workdir} cannot be written: {error.strerror}") from error
+        with errors_of_writing(f"--workdir={workdir}"):
+            write_text(pathlib.Path(workdir) / "config.json", json.dumps(config, indent=2) + "\n")
+
+
+def differences(before: Mapping, now: Mapping) -> list[str]:
+    """The fields in which two configs of one run may not differ, but do, each with both values."""
+    before, now = flatten(before), flatten(now)
+    differ = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+    return [f"{name} {before.get(name)} -> {now.get(name)}" for name in differ if name not in FREE_FIELDS]
+
+
+def config_of_checkpoints(workdir: str, checkpoints: Checkpoints) -> dict:
+    """The config that the checkpoints were saved with, as it was saved; only where they hold none that of config.json.
+
+    Raises:
+      InputError: there is neither.
+    """
+    saved = checkpoints.config()
+    return read_config_json(workdir) if saved is None else saved
 
 
 def config_of_run(workdir: str) -> dict:
-    """The config of a run, from its folder, in today's form.
+    """The config of a run, from its config.json, in today's form.
+
+    Raises:
+      InputError: there is none, or it is damaged.
+    """
+    return upgraded(read_config_json(workdir))
+
+
+def read_config_json(workdir: str) -> dict:
+    """The config of a run, from its config.json, as it stands there.
 
     Raises:
       InputError: there is none, or it is damaged.
@@ -50,15 +85,23 @@ def config_of_run(workdir: str) -> dict:
     if not path.exists():
         raise InputError(f"{workdir} is no run: it has no config.json")
     try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
+        config = json.loads(read_text(path))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not the config of a run: it is not JSON ({error})") from error
     if not isinstance(config, dict):
         raise InputError(f"{path} is not the config of a run: it holds {shown(config)}")
-    for name in ("seed", "replicas", "steps", "dataset", "model"):
+    for name, kind in FORM.items():
         if name not in config:
             raise InputError(f"{path} is not the config of a run: it has no {name}")
-    return upgraded(config)
+        if type(config[name]) is not kind:
+            raise InputError(f"{path} is not the config of a run: {name} is {shown(config[name])}")
+    return config
+
+
+FORM = {"seed": int, "replicas": int, "steps": int, "dataset": dict, "model": dict}
+"""What any config of a run has."""
 
 
 SCHEDULES = {
