@@ -43,6 +43,7 @@ def story(tmp_path, data_dir):
 
     def tell(*fields, config="photos_vqvae"):
         arguments = [f"--config=configs/{config}.py:smoke", "--config.evaluate_every_steps=2", *fields]
+        arguments.append("--config.optimizer.schedule=constant")  # others depend on the number of steps
         if not any(field.startswith("--config.dataset.name") for field in fields):
             arguments.append(f"--config.dataset.data_dir={data_dir}")
         for folder, parts in (("whole", [4]), ("parts", [2, 4])):

@@ -21,6 +21,7 @@ from kvae.models.autoencoder import Autoencoder
 from kvae.models.model import Model, Objective
 from kvae.training import devices as devices_module
 from kvae.training import journal, loop
+from kvae.training.checkpoint import Checkpoints
 from kvae.training.evaluate import Evaluator
 from kvae.training.journal import Journal, read_metrics
 from kvae.training.replicas import one_of, over_axis
@@ -179,6 +180,25 @@ def test_rows_beyond_the_checkpoint_are_dropped(make_config, tmp_path, whole):
     run(config, tmp_path / "cut")
     assert [row["step"] for row in read_metrics(str(tmp_path / "cut"))] == [2, 4, 6, 8, 10, 12]
     assert_same_run(whole, tmp_path / "cut")
+
+
+def test_more_steps_of_a_rate_that_cools_down_are_allowed_and_said(make_config, tmp_path, caplog):
+    config = make_config(**{"optimizer.schedule": "cooldown"})
+    run({**config, "steps": 4}, tmp_path)
+    with caplog.at_level(logging.WARNING, "kvae"):
+        run({**config, "steps": 8}, tmp_path)
+    assert "the learning rate now runs as in a run of 8 steps, no longer of 4" in caplog.text
+
+
+def test_a_run_of_before_a_field_existed_goes_on_with_its_default(make_config, tmp_path, monkeypatch):
+    config = make_config(**{"model.augmentations": ()})
+    run({**config, "steps": 4}, tmp_path)
+    before = json.loads((tmp_path / "config.json").read_text())
+    del before["model"]["augmentations"]
+    monkeypatch.setattr(Checkpoints, "config", lambda checkpoints: before)
+    assert run({**config, "steps": 8}, tmp_path) == 8
+    with pytest.raises(InputError, match=r"model\.augmentations"):
+        run(make_config(steps=12, **{"model.augmentations": ("flip",)}), tmp_path)
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(make_config, tmp_path, caplog, whole):

@@ -1,6 +1,7 @@
 """A run's folder, which belongs to one config."""
 
 import json
+import logging
 import pathlib
 from collections.abc import Mapping
 
@@ -10,7 +11,9 @@ from kvae.errors import InputError, check_local, choose, errors_of_writing
 from kvae.fields import shown
 from kvae.files import read_text, write_text
 from kvae.training.checkpoint import Checkpoints
-from kvae.training.config import FREE_FIELDS, flatten
+from kvae.training.config import FREE_FIELDS, checked_config, flatten
+
+log = logging.getLogger(__name__)
 
 
 def check_place(workdir: str, config: Mapping) -> None:
@@ -38,11 +41,16 @@ def open_workdir(workdir: str, config: Mapping, checkpoints: Checkpoints) -> Non
             raise InputError(
                 f"{workdir} is a run of kvae 0.1: kvae.load opens it, but it cannot go on; choose another --workdir"
             )
+        before = json.loads(json.dumps(checked_config(before)))  # with the fields that did not exist then
         if differ := differences(before, config):
             raise InputError(f"{workdir} was made by another config: {'; '.join(differ)}; choose another --workdir")
         if steps[-1] > config["steps"]:
             raise InputError(
                 f"config.steps is {config['steps']}, and {workdir} has come to step {steps[-1]}; set it to that or more"
+            )
+        if before["steps"] != config["steps"] and config["optimizer"]["schedule"] != "constant":
+            log.warning(
+                "the learning rate now runs as in a run of %d steps, no longer of %d", config["steps"], before["steps"]
             )
     if jax.process_index() == 0:
         with errors_of_writing(f"--workdir={workdir}"):
