@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import kvae
-from kvae import run as runs
+from kvae import codes as codes_module
 from kvae.data.folder import read_image
 from kvae.data.manifest import check_manifest, write_manifest
 from kvae.errors import InputError
@@ -241,5 +241,5 @@ def test_any_array_for_a_layer(name, z, mask, codes):
 @given(arrays | values, st.dictionaries(st.sampled_from(["top", "bottom", "codebook"]), arrays | values) | values)
 def test_any_array_for_a_run(images, codes):
     model = made(BASES["photos_vqvae2"])
-    survives(runs._images, images)
-    survives(runs._checked_codes, model, codes)
+    survives(codes_module.checked_images, images)
+    survives(codes_module.checked_codes, model, codes)
