@@ -3,6 +3,7 @@
 import pathlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -32,18 +33,24 @@ def test_python_blocks(make_config, tmp_path, monkeypatch, data_dir):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TFDS_DATA_DIR", data_dir)
     monkeypatch.setitem(kvae.NEIGHBORHOODS, "tent", None)  # taken away after the test
+    (tmp_path / "my_images").mkdir()
+    for i in range(2):
+        shutil.copy(ROOT / ".github" / "codebook_map.png", tmp_path / "my_images" / f"{i}.png")
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     names = {"images": images}
     for language, block in BLOCKS:
         if language == "python":
-            block = block.replace("configs/photos_vqvae.py", f"{ROOT}/configs/photos_vqvae.py:smoke").replace(
-                "200", "4"
-            )
+            block = block.replace("configs/photos_vqvae.py", f"{ROOT}/configs/photos_vqvae.py:smoke")
+            block = block.replace("steps = 200", "steps = 4")
             exec(compile(block, "README.md", "exec"), names)
     assert names["same"].shape == images.shape
     assert names["codewords"].shape == (16, 32, 64)
     assert names["variables"]["codebook"]["step"] == 1
     assert names["run"].step == 4
+    assert names["images"].shape == (2, 32, 32, 3)
+    assert names["neighbors"][0] == 117
+    assert (tmp_path / "served" / "encode.jax_export").exists()
+    assert names["som"].predict(names["X"]).shape == names["y"].shape
     assert names["layer"].spreading.kernel == "tent"
 
 
