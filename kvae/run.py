@@ -16,7 +16,7 @@ from kvae.codes import between, checked_codes, checked_images, near
 from kvae.data.forms import Form, form_of, read_images
 from kvae.errors import InputError, check_local
 from kvae.models.model import Model
-from kvae.training.checkpoint import Checkpoints
+from kvae.training.checkpoint import Checkpoints, DamagedError
 from kvae.training.config import build_model, checked_run
 from kvae.training.journal import logged_to, read_metrics
 from kvae.training.workdir import check_place, config_of_checkpoints, config_of_run, upgraded
@@ -270,20 +270,21 @@ def _read(workdir: str, checkpoints: Checkpoints, step: int | str | None) -> tup
         raise InputError(f"{workdir} has no checkpoint with a validation loss yet; leave step out")
     if step is not None and step not in steps:
         raise InputError(f"{workdir} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
-    wanted = reversed(steps) if step is None else [step]
-    return checked_run(upgraded(config), workdir), *checkpoints.first_readable(wanted, checkpoints.variables)
+    config = checked_run(upgraded(config), workdir)
+    if step is None:
+        return config, *checkpoints.first_readable(reversed(steps), checkpoints.variables)
+    try:
+        return config, step, checkpoints.variables(step)
+    except DamagedError as error:
+        others = ", ".join(str(other) for other in steps if other != step) or "no other"
+        raise InputError(f"checkpoint {step} of {workdir} is damaged ({error}); it has {others}") from error
 
 
 def train(config: Mapping | ConfigDict, workdir: str) -> Run:
     """Trains the run of a folder as `python -m kvae.main` does, or goes on training it, and opens it.
 
-    Example:
-      config = kvae.read_config("configs/photos_vqvae.py")
-      config.steps = 200
-      run = kvae.train(config, "runs/short")
-
     Args:
-      config: such as `kvae.read_config` gives; what is left out takes its default.
+      config: such as `kvae.read_config("configs/photos_vqvae.py")` gives; what is left out takes its default.
       workdir: the run's folder. Interrupted, the run is saved, and the same call goes on.
 
     Raises:
