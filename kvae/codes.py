@@ -77,6 +77,8 @@ def near(model: Model, code: int, radius: float, codebook: str | None) -> np.nda
     codebook = next(iter(model.quantizers)) if codebook is None else codebook
     layer = choose("codebook", codebook, model.quantizers)
     grid = _grid(codebook, layer)
+    if not isinstance(code, (int, np.integer)):
+        raise InputError(f"code is {shown(code)}; it must be an integer")
     _check_range(codebook, np.asarray(code), layer.codebook_size)
     distances = np.asarray(grid.distance(np.int32(code), np.arange(grid.size)))
     order = np.argsort(distances, kind="stable")

@@ -171,9 +171,7 @@ def _nodes(som, ax, colors=None, **options):
 
     corners, radius = (6, 1 / math.sqrt(3)) if som.grid_.cell == "hexagon" else (4, math.sqrt(0.5))
     angles = 2 * np.pi * (np.arange(corners) + 0.5) / corners
-    corners = radius * np.column_stack([np.cos(angles), np.sin(angles)])
-    if som.grid_.cell == "hexagon":
-        corners = corners[:, ::-1]  # a corner points up
+    corners = radius * np.column_stack([np.cos(angles), np.sin(angles)])  # a corner of a hexagon points up
     edges = {"edgecolors": FAINT, "linewidths": 0.4}
     return ax.add_collection(
         PolyCollection(_points(som)[:, None, ::-1] + corners, facecolors=colors, **edges, **options), autolim=False

@@ -4,6 +4,7 @@ import argparse
 import io
 import logging
 import os
+import runpy
 import signal
 import sys
 import traceback
@@ -57,6 +58,9 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        self.add_argument(
+            "--import", metavar="FILE", help="a file of yours that adds to kvae.NEIGHBORHOODS and the like"
+        )
 
     def error(self, message: str) -> NoReturn:
         """Raises an InputError with the message of argparse."""
@@ -76,6 +80,25 @@ def number(annotation) -> Callable[[str], Any]:
     return read
 
 
+def import_files(argv: list[str]) -> list[str]:
+    """Runs the files that `--import=FILE` names, so that what they add to kvae is known; returns the other arguments.
+
+    Raises:
+      InputError: there is no such file, or it fails.
+    """
+    rest = []
+    for argument in argv:
+        name, _, path = argument.partition("=")
+        if name != "--import":
+            rest.append(argument)
+            continue
+        try:
+            runpy.run_path(path)
+        except Exception as error:
+            raise InputError(f"{argument}: {type(error).__name__}: {error}") from error
+    return rest
+
+
 def run(program: Callable[[list[str]], int], argv: list[str]) -> int:
     """Runs a program; returns its exit status, `MISTAKE` after an error that the user can mend.
 
@@ -93,7 +116,7 @@ def run(program: Callable[[list[str]], int], argv: list[str]) -> int:
         for argument in argv:
             name, is_option, value = argument.partition("=") if argument.startswith("-") else (argument, "", argument)
             check_local(name if is_option else "a path", value)
-        return program(argv)
+        return program(import_files(argv))
     except InputError as error:
         return _mistake(error, argv)
     except SystemExit as done:  # after --help

@@ -47,7 +47,9 @@ def write(run, folder: os.PathLike | str, name: str) -> None:
     figures = []
     with errors_of_writing(folder):
         with replaced(folder / WEIGHTS) as incomplete:
-            safetensors.numpy.save_file(flat, incomplete, metadata=said)
+            incomplete.write_bytes(
+                safetensors.numpy.save(flat, metadata=said)
+            )  # its own files are for their owner only
         # Where the images lay is nobody's business.
         places = {field: "" for field in ("data_dir", "path") if field in run.config["dataset"]}
         config = {**run.config, "dataset": {**run.config["dataset"], **places}}

@@ -5,10 +5,13 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from kvae import main, program, report
+import kvae
+from kvae import data, main, program, report
 from kvae.benchmark import __main__ as benchmark
+from kvae.data import ArrayExamples
 from kvae.errors import InputError, one_line
 from kvae.fields import Count, Positive
 from kvae.paper import figures, sweep
@@ -105,3 +108,22 @@ def test_an_environment_that_cannot_be_is_one_line(environment, status, message,
 
 def test_one_line_is_one_line_of_what_can_be_shown():
     assert one_line("a\nb\tc\u2028d \udcff\x1b[31m") == "a b c d \\udcff\\x1b[31m"
+
+
+def test_import_makes_known_what_a_file_of_the_user_s_adds(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(kvae.NEIGHBORHOODS, "tent", None)  # taken away after the test
+    mine = tmp_path / "mine.py"
+    mine.write_text("import kvae\nkvae.NEIGHBORHOODS['tent'] = kvae.NEIGHBORHOODS['hard']\n")
+    seen = []
+    assert program.run(lambda argv: seen.extend(argv) or 0, [f"--import={mine}", "runs/a"]) == 0
+    assert seen == ["runs/a"]
+    assert kvae.NEIGHBORHOODS["tent"] is kvae.NEIGHBORHOODS["hard"]
+    mine.write_text("import nonesuch\n")
+    assert program.run(lambda argv: 0, [f"--import={mine}"]) == 2
+    assert "ModuleNotFoundError: No module named 'nonesuch'" in capsys.readouterr().err
+
+
+def test_a_model_of_images_refuses_a_data_set_without():
+    tokens = ArrayExamples({"codebook": np.zeros((2, 4, 4), np.int32), "label": np.zeros(2, np.int32)})
+    with pytest.raises(InputError, match="the model takes images, and the data set has none, but codebook, label"):
+        data.channel_statistics(tokens)

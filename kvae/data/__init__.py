@@ -8,7 +8,7 @@ import numpy as np
 
 from kvae.data.dataset import ArrayExamples, Dataset, Example, Examples
 from kvae.data.pipeline import evaluation_batches
-from kvae.errors import choose
+from kvae.errors import InputError, choose
 from kvae.fields import checked
 
 __all__ = [
@@ -73,6 +73,9 @@ def channel_statistics(examples: Examples) -> tuple[tuple[float, ...], tuple[flo
     Returns:
       (mean, std), three floats each; rounded to six decimals, so that every machine writes the same config.
     """
+    if "image" not in examples[0]:
+        found = ", ".join(examples[0])
+        raise InputError(f"the model takes images, and the data set has none, but {found}; choose another of either")
     histogram = np.zeros((3, 256), np.int64)
     for batch in evaluation_batches(examples, batch_size=256):
         pixels = batch["image"][batch["mask"]].reshape(-1, 3)

@@ -117,7 +117,12 @@ def checked_run(config: Mapping, where: str) -> dict[str, Any]:
             "optimizer": dict(config["optimizer"]),
         }
     except InputError as error:
-        raise InputError(f"{where}/config.json: {error}") from error
+        hint = (
+            "; what a file of yours adds, its import makes known: --import=FILE"
+            if "must be one of" in str(error)
+            else ""
+        )
+        raise InputError(f"{where}/config.json: {error}{hint}") from error
 
 
 def normalizes(model: Mapping) -> bool:
