@@ -61,7 +61,7 @@ def _array(what: str, value) -> np.ndarray:
     try:
         return np.asarray(value)
     except Exception as error:  # NumPy raises several kinds, and an object's own __array__ any
-        raise InputError(f"{what} are {shown(value)}, which is no array") from error
+        raise InputError(f"{what} are {shown(value)}, which is no array of one shape") from error
 
 
 def _check_range(name: str, array: np.ndarray, size: int) -> None:

@@ -32,7 +32,7 @@ def winner_of(x, codewords):
 
 @pytest.mark.parametrize("size", [1, 2, 15, 16, 17, 128, 129, 900])
 def test_the_lowest_score_is_numpy_s_argmin_the_first_of_equal_ones(size):
-    scores = RNG.integers(0, 1 + size // 3, (50, size)).astype(np.float32)
+    scores = np.random.default_rng(size).integers(0, 1 + size // 3, (50, size)).astype(np.float32)
     np.testing.assert_array_equal(kohonen.lowest(scores), np.argmin(scores, axis=1))
     assert kohonen.lowest(np.full((1, size), np.nan, np.float32)) == 0
 

@@ -73,7 +73,7 @@ def test_images_that_are_none_are_told_in_one_line(run, files, tmp_path):
         (np.zeros((2, 3, 32, 32), np.uint8), "channels come last"),
         (np.zeros((2, 32, 32, 3)), "np.uint8(np.round(255 * images))"),
         (["a.png", "b.png"], "run.read_images makes that"),
-        ([NOISE, NOISE[1:]], "not of one shape"),
+        ([NOISE, NOISE[1:]], "no array of one shape"),
     ],
 )
 def test_what_is_no_batch_of_images_is_told_what_would_do(run, images, hint):

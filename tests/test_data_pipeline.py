@@ -222,7 +222,7 @@ def test_a_channel_that_never_varies_can_be_divided_by():
         ({"name": "cifar"}, "dataset.name is 'cifar'; did you mean 'cifar10'?"),
         (
             {"name": "q"},
-            "dataset.name is 'q'; it must be one of photos, folder, cifar10, svhn, imagenet, faces, digits",
+            "dataset.name is 'q'; it must be one of photos, folder, cifar10, svhn, imagenet, faces, digits, tokens",
         ),
         ({"name": "photos", "sise": 3}, "dataset has no field 'sise'; did you mean 'size'?"),
         ({"name": "digits", "path": "x"}, "dataset has no field 'path'; it has size"),

@@ -33,7 +33,7 @@ def write_index(folder: os.PathLike | str, names: Iterable[str], title: str) -> 
 def _figure(path):
     from PIL import Image
 
-    with Image.open(path) as image:
+    with Image.open(path, formats=["PNG"]) as image:
         width, height = image.size
         title = html.escape(image.text.get("Title", path.stem.replace("_", " ")))
         words = html.escape(image.text.get("Description", ""))
