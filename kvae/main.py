@@ -7,6 +7,7 @@ it goes on where it stopped. The exit status is 0, 2 after an error that you can
 stop before its last step.
 """
 
+import os
 import sys
 
 from kvae import program
@@ -63,4 +64,10 @@ def show_fields(argv: list[str]) -> int:
 
 if __name__ == "__main__":
     program.end_at_signals()
-    sys.exit(program.run(main, sys.argv[1:]))
+    status = program.run(main, sys.argv[1:])
+    if status == program.MISTAKE:
+        sys.stdout.flush()
+        os._exit(
+            status
+        )  # what was still being saved, perhaps to a folder that is gone, would fail loudly as Python ends
+    sys.exit(status)
