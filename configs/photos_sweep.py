@@ -59,7 +59,7 @@ def get_config(variant=""):
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.learning_rate = 1e-3
-    config.optimizer.schedule = "cooldown"
+    config.optimizer.schedule = "constant"
     config.optimizer.warmup = ()
     config.optimizer.weight_decay = 0.0
     config.optimizer.clip_norm = 1.0

@@ -47,7 +47,7 @@ GRADIENT = quantizer(name="gradient", neighborhood="none")
 NARROWING = quantizer(neighborhood="gaussian", initial_strength=16.0)
 
 # What helps every way of learning codes in so few steps, as in the config photos_vqvae.
-FLIPS = {"model.augmentations": ("flip", "turn")}
+FLIPS = {"model.augmentations": ("flip", "turn"), "optimizer.schedule": "cooldown"}
 TUNED = FLIPS | quantizer(decay=0.8)
 RESTARTS = TUNED | NONE | quantizer(restart_below=1.0)
 ORDERED = TUNED | quantizer(lowest_strength=0.1, shrink_step=0.01)

@@ -113,7 +113,7 @@ class Checkpoints:
                 digests(state) | {CONFIG: digest_of_json(config)} | ({LOSS: digest_of_json(metrics)} if metrics else {})
             ),
         )
-        with errors_of_writing(self.folder.parent):
+        with self._errors_of_saving():
             self._manager.save(step, args=arguments, metrics=metrics, force=True)
 
     def restore(self, step: int, target):
@@ -224,12 +224,25 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Waits until what was being saved is on disk."""
-        with errors_of_writing(self.folder.parent):
+        with self._errors_of_saving():
             self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _errors_of_saving(self):
+        """Tells an error of writing, and whatever orbax raises where the folder has gone, in one line."""
+        try:
+            with errors_of_writing(self.folder.parent):
+                yield
+        except InputError:
+            raise
+        except Exception as error:
+            if (self.folder.parent / "config.json").exists():
+                raise
+            raise InputError(f"{self.folder.parent} was deleted while the run trained; it ends here") from error
 
     def close(self) -> None:
         """Waits for the last save and lets go."""
-        with self._silenced, errors_of_writing(self.folder.parent):
+        with self._silenced, self._errors_of_saving():
             self._manager.close()
 
 
