@@ -91,7 +91,9 @@ def collect(seeds: Iterable[Seed], of: Mapping, name: str, dataset: str) -> Tabl
     chosen = max(configs.values(), key=len)[0] if configs else {}
     found = {setting: {} for setting in labels}
     for seed, setting, common in sound:
-        differ = [k for k in sorted(common.keys() | chosen.keys()) if common.get(k) != chosen.get(k)]
+        # Another quantiser has other fields.
+        own = {k for k in common.keys() ^ chosen.keys() if k.startswith(QUANTIZER.removesuffix("name"))}
+        differ = [k for k in sorted((common.keys() | chosen.keys()) - own) if common.get(k) != chosen.get(k)]
         if differ:
             what = "; ".join(f"{field} {common.get(field)}, elsewhere {chosen.get(field)}" for field in differ)
             problems.append(f"left out: {seed.name}: another config than the rest of the table: {what}")
