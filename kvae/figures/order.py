@@ -6,7 +6,7 @@ import numpy as np
 
 from kvae.figures.canvas import PALETTE, by_seed, drawing, mean_and_band, refuse_empty
 
-SEEDS = "bands and bars: one standard deviation over seeds"
+SEEDS = "Bands and bars: one standard deviation over seeds."
 
 
 def bit_errors(path, rates, lost, title):
@@ -62,7 +62,7 @@ def compression(path, bits, title):
     refuse_empty("bits", bits)
     ways = list(dict.fromkeys(way for found in bits.values() for way in found))
     note = f"A coder that knows more of a code spends fewer bits on it. Lower is better. {SEEDS}"
-    with drawing(path, 5.6, 3.1, title, note) as figure:
+    with drawing(path, 5.6, 3.5, title, note) as figure:
         axes = figure.subplots()
         width = 0.8 / len(ways)
         for number, (color, way) in enumerate(zip(itertools.cycle(PALETTE), ways, strict=False)):
@@ -74,4 +74,4 @@ def compression(path, bits, title):
             axes.bar_label(bars, fmt="%.1f", size=7)
         axes.set_xticks(range(len(bits)), list(bits))
         axes.set_ylabel("bits per code")
-        axes.legend(ncols=2, loc="lower center", bbox_to_anchor=(0.5, -0.45))
+        figure.legend(ncols=2, loc="outside lower center")
