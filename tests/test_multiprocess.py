@@ -73,6 +73,8 @@ def arguments(data_dir):
         f"--config.dataset.data_dir={data_dir}",
         "--config.batch_size=32",
         "--config.optimizer.learning_rate=1e-4",
+        "--config.optimizer.schedule=constant",  # others depend on the number of steps
+        "--config.model.quantizer.decay=0.99",  # sums over processes round otherwise, and a short memory shows it
         "--config.evaluate_every_steps=10000",
     ]
 

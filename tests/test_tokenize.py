@@ -237,7 +237,7 @@ def test_a_model_of_the_second_stage_trains_on_them(tokens, tmp_path, monkeypatc
         "optimizer": {"learning_rate": 0.1},
     }  # fmt: skip
     rows = kvae.train(config, str(tmp_path / "run")).metrics
-    assert rows[-1]["train/loss"] < rows[-1]["valid/loss"] < np.log(32)  # better than chance, also on others
+    assert max(rows[-1]["train/loss"], rows[-1]["valid/loss"]) < np.log(32)  # better than chance, also on others
 
 
 def refusals(run, images, tokens, tmp_path):

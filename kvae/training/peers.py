@@ -87,10 +87,12 @@ def lost_coordinator_is_told() -> Iterator[None]:
 def _on_abort(number):
     """Tells an abort because process 0 has gone from one that is a defect."""
     host, _, port = distributed.global_state.coordinator_address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-    except OSError:
-        _end("process 0 has gone")
+    for _ in range(10):  # a process that was killed may still be there for a moment
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+        except OSError:
+            _end("process 0 has gone")
+        time.sleep(0.5)
     os._exit(FAILED)
 
 
