@@ -56,9 +56,11 @@ def test_python_blocks(make_config, tmp_path, monkeypatch, data_dir):
 
 def test_the_other_commands_parse(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(ROOT)
-    sweep = shlex.split(re.search(r"python (launch/sweep\.py [^\n]*)", TEXT)[1])
-    run = subprocess.run([sys.executable, *sweep, "--print", f"--runs={tmp_path}"], capture_output=True, text=True)
-    assert len(run.stdout.splitlines()) == 8, run.stderr
+    sweeps = re.findall(r"^python (launch/sweep\.py [^\n]*)", TEXT, flags=re.MULTILINE)
+    for sweep, settings in zip(sweeps, (9, 8), strict=True):
+        command = [sys.executable, *shlex.split(sweep), "--print", f"--runs={tmp_path}"]
+        run = subprocess.run(command, capture_output=True, text=True)
+        assert len(run.stdout.splitlines()) == settings, run.stderr
     report_arguments = shlex.split(re.search(r"python -m kvae\.report ([^\n`]*)", TEXT)[1])
     assert program.run(report.main, report_arguments) == 2  # no runs here yet: said in one line
     assert "runs/photos" in capsys.readouterr().err
