@@ -33,9 +33,7 @@ def training(tmp_path, data_dir):
     process.kill()
 
 
-@pytest.mark.parametrize(
-    ("name", "moment"), [("SIGTERM", 0.0), ("SIGINT", 0.0), ("SIGTERM", 0.5), ("SIGINT", 2.0), ("SIGHUP", 1.0)]
-)
+@pytest.mark.parametrize(("name", "moment"), [("SIGTERM", 0.0), ("SIGINT", 0.5), ("SIGHUP", 1.0)])
 def test_a_signal_in_the_first_seconds_ends_in_one_line(tmp_path, data_dir, name, moment):
     arguments = kill.command(tmp_path / "run", data_dir)
     process = subprocess.Popen(arguments, cwd=kill.ROOT, stderr=subprocess.PIPE, text=True)
