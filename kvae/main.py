@@ -67,7 +67,6 @@ if __name__ == "__main__":
     status = program.run(main, sys.argv[1:])
     if status == program.MISTAKE:
         sys.stdout.flush()
-        os._exit(
-            status
-        )  # what was still being saved, perhaps to a folder that is gone, would fail loudly as Python ends
+        # What was still being saved, perhaps to a folder that is gone, would fail loudly as Python ends.
+        os._exit(status)
     sys.exit(status)

@@ -70,7 +70,7 @@ def _write_page(path: str, folders: list[str], text: str) -> str:
       InputError: a run cannot be opened; one that was found below a folder is then left out, and named on the page.
     """
     runs, left_out = [], []
-    for workdir in dict.fromkeys(seed.workdir for seed in read_seeds(folders)):
+    for workdir in run_folders(folders):
         try:
             runs.append(load(workdir))
         except InputError as error:

@@ -18,7 +18,7 @@ from kvae.card import card
 from kvae.errors import InputError, errors_of_writing
 from kvae.files import replaced, write_text
 from kvae.models.model import Model
-from kvae.training.checkpoint import digests
+from kvae.training.digests import digests
 from kvae.training.workdir import config_of_run
 
 WEIGHTS = "model.safetensors"
@@ -47,9 +47,8 @@ def write(run, folder: os.PathLike | str, name: str) -> None:
     figures = []
     with errors_of_writing(folder):
         with replaced(folder / WEIGHTS) as incomplete:
-            incomplete.write_bytes(
-                safetensors.numpy.save(flat, metadata=said)
-            )  # its own files are for their owner only
+            # Files that safetensors writes itself are for their owner only.
+            incomplete.write_bytes(safetensors.numpy.save(flat, metadata=said))
         # Where the images lay is nobody's business.
         places = {field: "" for field in ("data_dir", "path") if field in run.config["dataset"]}
         config = {**run.config, "dataset": {**run.config["dataset"], **places}}

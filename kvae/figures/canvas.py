@@ -5,6 +5,7 @@ figure, no window, nothing to close. Images and grid cells are placed pixel by p
 """
 
 import contextlib
+import itertools
 import math
 import textwrap
 from typing import NamedTuple
@@ -200,6 +201,12 @@ def mean_and_band(axes, x, values, color, label, **line):
         std = values.std(axis=0, ddof=1)
         axes.fill_between(x, mean - std, mean + std, color=color, alpha=0.18, linewidth=0)
     axes.plot(x, mean, color=color, label=label, linewidth=1.6, **line)
+
+
+def labelled_curves(axes, x, values, **line):
+    """Draws a `mean_and_band` for each label of {label: [n] or [seeds, n]}, in the colours of the palette."""
+    for color, (label, of_label) in zip(itertools.cycle(PALETTE), values.items(), strict=False):
+        mean_and_band(axes, x, by_seed(label, of_label, len(x)), color, label, **line)
 
 
 def steps_axis(axes):

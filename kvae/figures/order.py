@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from kvae.figures.canvas import PALETTE, by_seed, drawing, mean_and_band, refuse_empty
+from kvae.figures.canvas import PALETTE, drawing, labelled_curves, refuse_empty
 
 SEEDS = "Bands and bars: one standard deviation over seeds."
 
@@ -24,8 +24,7 @@ def bit_errors(path, rates, lost, title):
     )
     with drawing(path, 5.2, 3.1, title, note) as figure:
         axes = figure.subplots()
-        for color, (label, values) in zip(itertools.cycle(PALETTE), lost.items(), strict=False):
-            mean_and_band(axes, rates, by_seed(label, values, len(rates)), color, label, marker="o", markersize=3.5)
+        labelled_curves(axes, rates, lost, marker="o", markersize=3.5)
         axes.set(xscale="log", xlabel="bits that are flipped", ylabel="PSNR lost (dB)")
         axes.set_xticks([1e-4, 1e-3, 1e-2, 1e-1], ["1 in 10,000", "1 in 1,000", "1 in 100", "1 in 10"])
         axes.legend()
@@ -44,8 +43,7 @@ def fewer_bits(path, bits, psnr, title):
     note = f"Images are encoded with the codes that are kept, and decoded. Higher is better. {SEEDS}"
     with drawing(path, 5.2, 3.1, title, note) as figure:
         axes = figure.subplots()
-        for color, (label, values) in zip(itertools.cycle(PALETTE), psnr.items(), strict=False):
-            mean_and_band(axes, bits, by_seed(label, values, len(bits)), color, label, marker="o", markersize=3.5)
+        labelled_curves(axes, bits, psnr, marker="o", markersize=3.5)
         axes.set(xlabel="bits per code: codes that are kept, as a power of 2", ylabel="PSNR (dB)")
         axes.set_xticks(bits)
         axes.legend()

@@ -14,6 +14,7 @@ from kvae.figures.canvas import (
     checked_images,
     drawing,
     fitted,
+    labelled_curves,
     mean_and_band,
     mosaic,
     place_mosaic,
@@ -190,9 +191,7 @@ def perturbation_curve(path, offsets, values, title):
     with drawing(path, 5.2, 3.1, title, note) as figure:
         axes = figure.subplots()
         axes.axvline(0, color=QUIET, linewidth=0.6, linestyle=(0, (1, 2)))
-        for color, (label, psnr) in zip(itertools.cycle(PALETTE), values.items(), strict=False):
-            psnr = by_seed(label, psnr, len(offsets))
-            mean_and_band(axes, offsets, psnr, color, label, marker="o", markersize=3.5)
+        labelled_curves(axes, offsets, values, marker="o", markersize=3.5)
         axes.set(xlabel="nodes by which every code is moved, along each axis of the grid", ylabel="PSNR (dB)")
         axes.set_xticks(offsets)
         axes.legend()

@@ -15,6 +15,7 @@ from kvae.errors import InputError
 from kvae.fields import OneOf, Positive, Width
 from kvae.models import inspection
 from kvae.models.augmentations import AUGMENTATIONS, augment
+from kvae.models.codebooks import level, part_names, parts_of, suffix
 from kvae.models.layers import DTYPES, check_images
 from kvae.models.model import Batch, Metric, Model, Objective
 from kvae.models.quantizer import Quantized, Quantizer
@@ -215,11 +216,9 @@ class Autoencoder(Model):
         """`METRICS`, and `codebook_metrics` of each codebook."""
         found = dict(METRICS)
         for codebook, layer in self.quantizers.items():
-            parts = [f"{codebook}_{i}" for i in range(layer.n_codebooks)] if layer.n_codebooks > 1 else [codebook]
-            for part in parts:
-                label = suffix(part).removeprefix("_").replace("_", " ")
+            for part in part_names(codebook, layer.n_codebooks):
                 for name, metric in codebook_metrics(layer).items():
-                    found[name + suffix(part)] = dataclasses.replace(metric, label=label)
+                    found[name + suffix(part)] = dataclasses.replace(metric, label=level(part))
         return found
 
     def inspect(self, variables, samples):
@@ -233,20 +232,3 @@ class Autoencoder(Model):
     def pictures(self, variables, samples, totals, step):
         """Reconstructions, and of each codebook its map, how often codes are used, and the U-matrix."""
         return inspection.pictures(self, variables, samples["image"], parts_of(totals["codebooks"]), step)
-
-
-def suffix(codebook: str) -> str:
-    """What a metric's name ends in: nothing where there is one codebook, else `_top` or `_bottom`; `_0` of several."""
-    return codebook.removeprefix("codebook") if codebook.startswith("codebook") else f"_{codebook}"
-
-
-def parts_of(codebooks: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Mapping[str, np.ndarray]]:
-    """Tallies by codebook; those of a quantiser with q codebooks, [q, ...], become q of their own, `<name>_<i>`."""
-    found = {}
-    for name, tally in codebooks.items():
-        if tally["counts"].ndim == 1:
-            found[name] = tally
-            continue
-        for i in range(len(tally["counts"])):
-            found[f"{name}_{i}"] = {key: values[i] for key, values in tally.items()}
-    return found

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kvae import measures
+from kvae.models.codebooks import level, part_names, part_of, suffix
 from kvae.models.coding import Coding
 from kvae.topology import Grid, Plane
 
@@ -55,7 +56,7 @@ def maps(model, variables) -> dict[str, tuple[Grid, jax.Array]]:
         if layer.layout is None:
             continue
         codewords = layer.codewords()
-        parts = {name: codewords} if codewords.ndim == 2 else {f"{name}_{i}": w for i, w in enumerate(codewords)}
+        parts = {name: codewords} if codewords.ndim == 2 else {part_of(name, i): w for i, w in enumerate(codewords)}
         found |= {part: (layer.layout, w) for part, w in parts.items()}
     return found
 
@@ -80,7 +81,7 @@ def constant_code_images(model, variables, varied: str, held: Mapping[str, int])
         codes = {}
         for name, stride in model.code_strides.items():
             side, q = max(1, MAP_IMAGE_SIZE // stride), model.quantizers[name].n_codebooks
-            parts = [name] if q == 1 else [f"{name}_{i}" for i in range(q)]
+            parts = part_names(name, q)
             columns = [code if part == varied else np.full_like(code, held[part]) for part in parts]
             column = columns[0] if q == 1 else np.stack(columns, axis=-1)
             shape = (len(code), side, side, *column.shape[1:])
@@ -132,8 +133,7 @@ def measure(model, variables, images: np.ndarray) -> dict[str, float]:
     """
     metrics = {}
     for name, (grid, codewords) in maps(model, variables).items():
-        end = name.removeprefix("codebook") if name.startswith("codebook") else f"_{name}"
-        metrics |= {measure + end: value for measure, value in order(codewords, grid).items()}
+        metrics |= {measure + suffix(name): value for measure, value in order(codewords, grid).items()}
     for offset in OFFSETS:
         shifted = shifted_reconstructions(model, variables, images, offset)
         metrics[f"perturbation_psnr_{offset}"] = float(jnp.mean(measures.psnr(images, shifted)))
@@ -156,13 +156,13 @@ def codings(model, variables, images: np.ndarray) -> dict[str, Coding]:
     for name, of_images in in_batches(model, variables, images, "encode").items():
         layer, parts = model.quantizers[name], {name: of_images}
         if layer.n_codebooks > 1:
-            parts = {f"{name}_{i}": part for i, part in enumerate(np.moveaxis(of_images, -1, 0))}
+            parts = {part_of(name, i): part for i, part in enumerate(np.moveaxis(of_images, -1, 0))}
         codes, layers = codes | parts, layers | dict.fromkeys(parts, layer)
     most_used = {name: int(np.bincount(of_images.ravel()).argmax()) for name, of_images in codes.items()}
     mapped, found = maps(model, variables), {}
     for name, layer in layers.items():
         held = {other: code for other, code in most_used.items() if other != name}
-        level = name.removeprefix("codebook").removeprefix("_").replace("_", " ")
+        which = level(name)
         found[name] = Coding(
             codes[name],
             layer.codebook_size,
@@ -171,7 +171,7 @@ def codings(model, variables, images: np.ndarray) -> dict[str, Coding]:
             codewords=mapped[name][1] if name in mapped else None,
             decoded=functools.partial(constant_code_images, model, variables, name, held),
             held=held,
-            level=f"codebook {level}" if level.isdigit() else f"{level} level" if level else "",
+            level=f"codebook {which}" if which.isdigit() else f"{which} level" if which else "",
         )
     return found
 
@@ -206,10 +206,8 @@ def _codebook_pictures(name, coding, images, counts, step):
     """Codebook map, hit map and, where there is a grid, U-matrix of one codebook."""
     from kvae.figures import maps
 
-    level = coding.level if coding.level.startswith("codebook") else f"the {coding.level}"
-    which = f" of {level}" if coding.level else ""
-    end = name.removeprefix("codebook").removeprefix("_")
-    end = f"_{end}" if end else ""
+    which = coding.level if coding.level.startswith("codebook") else f"the {coding.level}"
+    which, end = f" of {which}" if coding.level else "", suffix(name)
     counts = counts.reshape(coding.shape)
 
     def codebook_map(path):

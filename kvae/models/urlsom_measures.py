@@ -119,9 +119,8 @@ CLASSES = ("Classes on the map", "neural selectivity")
 DEAD = ("Dead neurons", "neurons that win no sample")
 
 METRICS = {
-    "loss": Metric(
-        lambda totals: None, panel=("Loss", "loss"), better=min
-    ),  # of the three below, by the model's weights
+    # Of the three below, by the model's weights.
+    "loss": Metric(lambda totals: None, panel=("Loss", "loss"), better=min),
     "winner_take_all_loss": Metric(lambda totals: float(np.sum(_direction(totals)) / np.sqrt(len(_direction(totals))))),
     "collapse_loss": Metric(lambda totals: float(collapse_loss(jnp.asarray(_direction(totals), jnp.float32)))),
     "similarity_loss": Metric(lambda totals: float(totals["similarity_loss"] / totals["examples"])),

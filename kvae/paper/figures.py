@@ -20,11 +20,11 @@ from kvae.figures import maps
 from kvae.figures import paper as paper_figures
 from kvae.figures import run as figures
 from kvae.models import inspection
-from kvae.models.autoencoder import parts_of, suffix
+from kvae.models.codebooks import parts_of, suffix
 from kvae.paper import order, urlsom
-from kvae.paper.settings import Table, collect, load_experiments, measures_of, setting_of
-from kvae.results.seeds import Seed, read_seeds, spread
-from kvae.run import Run, load
+from kvae.paper.settings import Table, collect, load_experiments, measures_of, open_seed, setting_of
+from kvae.results.seeds import Seed, read_seeds, series, spread
+from kvae.run import Run
 from kvae.training.config import load_data
 from kvae.training.devices import make_mesh
 from kvae.training.evaluate import Evaluator, samples
@@ -48,11 +48,6 @@ def seeds_of(table: Table, setting: str) -> list[Seed]:
     return table.seeds[setting]
 
 
-def open_seed(seed: Seed) -> Run:
-    """The run at its last checkpoint."""
-    return load(seed.workdir, replica=seed.number - seed.config["seed"])
-
-
 def validation_images(run: Run) -> np.ndarray:
     """Samples of the run's validation set, uint8 [IMAGES, h, w, 3]."""
     dataset, _ = load_data(run.config)
@@ -67,13 +62,6 @@ def counts_of_codes(run: Run) -> dict[str, np.ndarray]:
     variables = jax.tree.map(lambda leaf: leaf[None], run.variables)
     totals = one_of(evaluator.evaluate([variables], np.ones(1, bool)).totals, 0)
     return {name: tally["counts"] for name, tally in parts_of(totals["codebooks"]).items()}
-
-
-def series(seeds: list[Seed], metric: str, last_step: float = np.inf) -> tuple[list[int], np.ndarray]:
-    """The steps at which all seeds have a metric, and its values [seeds, steps]."""
-    by_step = [{row["step"]: row[metric] for row in seed.rows if metric in row} for seed in seeds]
-    steps = sorted(step for step in set.intersection(*map(set, by_step)) if step <= last_step)
-    return steps, np.array([[values[step] for step in steps] for values in by_step], np.float64)
 
 
 def initialisation(table: Table, stem: str) -> Iterator[str]:
@@ -161,17 +149,7 @@ def perturbation(table: Table, stem: str) -> Iterator[str]:
     for setting, label in ((MAP, "map"), (EMA, "EMA-VQ (codes by number)")):
         runs = [open_seed(seed) for seed in seeds_of(table, setting)]
         images = validation_images(runs[0])
-        values[label] = [
-            [
-                float(
-                    np.mean(
-                        measures.psnr(images, inspection.shifted_reconstructions(run.model, run.variables, images, o))
-                    )
-                )
-                for o in OFFSETS
-            ]
-            for run in runs
-        ]
+        values[label] = [[psnr_after(run, images, offset) for offset in OFFSETS] for run in runs]
     title = f"{table.dataset}: how well images survive when all their codes are moved"
     figures.perturbation_curve(f"{stem}.png", OFFSETS, values, title)
     yield f"{stem}.png"

@@ -13,8 +13,8 @@ import numpy as np
 from kvae import kohonen, measures
 from kvae.figures import order as figures
 from kvae.models import inspection
-from kvae.paper.settings import Table
-from kvae.run import Run, load
+from kvae.paper.settings import Table, open_seed
+from kvae.run import Run
 from kvae.topology import Grid
 from kvae.training.config import load_data
 from kvae.training.evaluate import samples
@@ -155,7 +155,7 @@ class Measured:
 def _measured(table: Table, settings=tuple(LABELS)) -> Iterator[tuple[str, list[Measured]]]:
     """By label of a setting that was trained, its seeds."""
     for setting in settings:
-        runs = [load(seed.workdir, replica=seed.number - seed.config["seed"]) for seed in table.seeds.get(setting, ())]
+        runs = [open_seed(seed) for seed in table.seeds.get(setting, ())]
         if runs:
             yield LABELS[setting], [Measured(run) for run in runs]
 

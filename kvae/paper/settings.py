@@ -14,6 +14,7 @@ from typing import NamedTuple
 from kvae.errors import InputError
 from kvae.paper import experiments
 from kvae.results.seeds import Seed
+from kvae.run import Run, load
 
 QUANTIZER, GRID_SHAPE = "model.quantizer.name", "model.quantizer.grid_shape"
 CODES_ALONG = (GRID_SHAPE, "model.quantizer.levels")
@@ -119,3 +120,8 @@ def measures_of(seed: Seed) -> dict[str, float]:
         near = (row["step"] for row in rows if row["valid/reconstruction_loss"] <= (1 + percent / 100) * lowest)
         measures[f"steps_{percent}"] = next(near)
     return measures
+
+
+def open_seed(seed: Seed) -> Run:
+    """The run at its last checkpoint."""
+    return load(seed.workdir, replica=seed.number - seed.config["seed"])

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kvae.models.model import Metric
-from kvae.results.seeds import Seed, spread
+from kvae.results.seeds import Seed, series, spread
 from kvae.training.config import FREE_FIELDS, build_model
 from kvae.training.workdir import config_of_run
 
@@ -113,16 +113,11 @@ def curves(seeds: Iterable[Seed]) -> dict[tuple[str, str], dict[str, tuple[list[
     lines, found = lines_of(seeds), {}
     for label, line in zip(_short_labels(lines), lines, strict=True):
         for name, metric in line.metrics.items():
-            by_step = [
-                {row["step"]: row[f"valid/{name}"] for row in seed.rows if f"valid/{name}" in row}
-                for seed in line.seeds
-            ]
-            steps = sorted(set.intersection(*map(set, by_step)))
+            steps, values = series(line.seeds, f"valid/{name}")
             if metric.panel is None or not steps:
                 continue
             title, unit = metric.panel
             title = f"{title}: {metric.label}" if metric.label else title
-            values = np.array([[of_seed[step] for step in steps] for of_seed in by_step], np.float64)
             found.setdefault((title, unit), {})[label] = (steps, values)
     return found
 

@@ -5,6 +5,8 @@ import statistics
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
+
 from kvae.errors import InputError
 from kvae.training.config import checked_run, flatten
 from kvae.training.journal import is_finished, read_metrics
@@ -89,3 +91,10 @@ def _seeds_of(run: str) -> list[Seed]:
 def spread(values: list[float]) -> tuple[float, float | None]:
     """Mean and sample standard deviation; None where there is one value only."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def series(seeds: list[Seed], metric: str, last_step: float = np.inf) -> tuple[list[int], np.ndarray]:
+    """The steps at which all seeds have a metric, and its values [seeds, steps]."""
+    by_step = [{row["step"]: row[metric] for row in seed.rows if metric in row} for seed in seeds]
+    steps = sorted(step for step in set.intersection(*map(set, by_step)) if step <= last_step)
+    return steps, np.array([[values[step] for step in steps] for values in by_step], np.float64)

@@ -14,7 +14,7 @@ from kvae.data.tokens import columns_of, read_manifest
 from kvae.errors import InputError, choose, errors_of_writing
 from kvae.files import replaced
 from kvae.run import Run
-from kvae.training.checkpoint import digests
+from kvae.training.digests import digests
 
 
 def write_images(run: Run, tokens: str, out: str, batch_size: int) -> None:

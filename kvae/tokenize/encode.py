@@ -25,9 +25,9 @@ from kvae.files import replaced, write_text
 from kvae.run import Run
 from kvae.tokenize.source import Batch, Source, batches
 from kvae.training import devices
-from kvae.training.checkpoint import digests
 from kvae.training.cluster import first_process_first, wait_for_all
 from kvae.training.config import flatten
+from kvae.training.digests import digests
 
 log = logging.getLogger(__name__)
 

@@ -117,12 +117,8 @@ def checked_run(config: Mapping, where: str) -> dict[str, Any]:
             "optimizer": dict(config["optimizer"]),
         }
     except InputError as error:
-        hint = (
-            "; what a file of yours adds, its import makes known: --import=FILE"
-            if "must be one of" in str(error)
-            else ""
-        )
-        raise InputError(f"{where}/config.json: {error}{hint}") from error
+        hint = "; what a file of yours adds, its import makes known: --import=FILE"
+        raise InputError(f"{where}/config.json: {error}{hint * ('must be one of' in str(error))}") from error
 
 
 def normalizes(model: Mapping) -> bool:
