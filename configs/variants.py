@@ -10,8 +10,8 @@ def vary(config, variant, **variants):
     return config
 
 
-def few_steps(config, batch_size=8):
-    config.update(steps=4, batch_size=batch_size, log_every_steps=2, evaluate_every_steps=4, checkpoint_every_steps=4)
+def few_steps(config):
+    config.update(steps=4, batch_size=32, log_every_steps=2, evaluate_every_steps=4, checkpoint_every_steps=4)
 
 
 def small_vqvae(config):
@@ -26,7 +26,7 @@ def small_vqvae_and_images(config):
 
 
 def small_urlsom(config):
-    few_steps(config, batch_size=16)
+    few_steps(config)
     config.model.update(grid_shape=(4, 5), channels=(4, 8), blocks=1)
     if config.optimizer.warmup:
         config.optimizer.warmup = ((2, 1e-4), (3, 5e-4))

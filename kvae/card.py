@@ -71,7 +71,7 @@ def _what_it_is(run) -> str:
     ]
     for name, layer in run.model.quantizers.items():
         grid = " x ".join(map(str, layer.layout.shape)) if layer.layout is not None else "none"
-        stride, several = run.model.code_strides[name], f"{layer.n_codebooks} codes: " * (layer.n_codebooks > 1)
+        stride, several = run.model.code_strides[name], f"{layer.n_codebooks} codes: " * (layer.n_codebooks is not None)
         lines.append(f"| {name} | {layer.codebook_size:,} | {grid} | {several}{stride} x {stride} px |")
     return "\n".join(lines) + "\n"
 
@@ -81,7 +81,7 @@ def _use(run, name: str) -> str:
         return OPENING.format(name=json.dumps(name))
     shapes = []
     for codebook, layer in run.model.quantizers.items():
-        stride, several = run.model.code_strides[codebook], f", {layer.n_codebooks}" * (layer.n_codebooks > 1)
+        stride, several = run.model.code_strides[codebook], f", {layer.n_codebooks}" * (layer.n_codebooks is not None)
         shapes.append(f'"{codebook}": int32 [n, h/{stride}, w/{stride}{several}]')
     return USE.format(name=json.dumps(name), codes=f"{{{', '.join(shapes)}}}")
 

@@ -43,8 +43,9 @@ def checked_codes(model: Model, codes: Mapping[str, Any]) -> dict[str, np.ndarra
         if name not in codes:
             raise InputError(f"codes lack the codebook {name!r}")
         array = _array(f"codes of {name!r}", codes[name])
-        wanted = "int [b, h, w]" if layer.n_codebooks == 1 else f"int [b, h, w, {layer.n_codebooks}]"
-        fits = array.ndim == 3 if layer.n_codebooks == 1 else array.ndim == 4 and array.shape[3] == layer.n_codebooks
+        last = [] if layer.n_codebooks is None else [layer.n_codebooks]
+        wanted = f"int [b, h, w{''.join(f', {q}' for q in last)}]"
+        fits = array.ndim == 3 + len(last) and list(array.shape[3:]) == last
         if array.dtype.kind not in "iu" or not fits or not array.size:
             raise InputError(f"codes of {name!r} are {array.dtype}{list(array.shape)}; they must be {wanted}")
         _check_range(name, array, layer.codebook_size)

@@ -38,6 +38,22 @@ def one_line(text: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in words)
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception says first; its type, where it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+@contextlib.contextmanager
+def errors_of_reading(what, remedy: str):
+    """Turns whatever libraries raise over damaged or missing files into one line: what is damaged, and what to do."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # RuntimeError, ValueError, IndexError, OSError, DecodeError: each library has its own
+        raise InputError(f"{what} is damaged ({first_line(error)}); {remedy}") from error
+
+
 @contextlib.contextmanager
 def errors_of_writing(folder):
     """Turns what a full, read-only or failing disk raises, in whichever library met it, into one line about `folder`.

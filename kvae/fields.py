@@ -72,6 +72,18 @@ NOT_CONFIGURED = ("parent", "name")
 """Fields of every Flax module that belong to Flax."""
 
 
+class Declaration(typing.NamedTuple):
+    """What declares the fields of a section of a config.
+
+    Attributes:
+      owner: a dataclass or a function.
+      without: fields of the owner that the section does not hold.
+    """
+
+    owner: Callable
+    without: Collection[str] = ()
+
+
 @functools.cache
 def fields_of(owner: Callable) -> dict[str, Field]:
     """The fields of a dataclass, or of a function, by name."""
@@ -97,7 +109,7 @@ def _is_union(annotation) -> bool:
     return typing.get_origin(annotation) in (typing.Union, types.UnionType)
 
 
-def checked(where: str, given: Mapping, owner: Callable, *, without: Collection[str] = ()) -> dict[str, Any]:
+def checked(where: str, given: Mapping, owner: Callable, without: Collection[str] = ()) -> dict[str, Any]:
     """All fields of an owner: those that are given, in their own types, and defaults for the rest.
 
     Lists become tuples, and integers floats, where those are meant.

@@ -82,8 +82,8 @@ class Grid(abc.ABC):
         Returns:
           Their codes, int32 [n, K], n being the most that a node has, and which of these are there, bool [n, K].
         """
-        with jax.ensure_compile_time_eval():
-            near = np.asarray(self.distances()) < radius
+        codes = np.arange(self.size, dtype=np.int32)
+        near = _distance(self, codes[:, None], codes) < radius
         np.fill_diagonal(near, False)
         order = np.argsort(~near, axis=1, kind="stable")[:, : near.sum(axis=1).max(initial=0)]
         return order.T.astype(np.int32), np.take_along_axis(near, order, axis=1).T
@@ -138,8 +138,7 @@ class _Lattice(Grid):
         inside = self.wraps | np.all((moved >= 0) & (moved < self.shape), axis=-1)
         codes = np.ravel_multi_index(moved.T, self.shape, mode="wrap" if self.wraps else "clip").T.astype(np.int32)
         own = np.arange(self.size, dtype=np.int32)
-        with jax.ensure_compile_time_eval():
-            inside &= (codes != own) & (np.asarray(self.distance(own, codes)) < radius)
+        inside &= (codes != own) & (_distance(self, own, codes) < radius)
         for i, codes_there in enumerate(codes):
             # Around a small torus one node is reached in two directions: it counts once.
             inside[i] &= ~np.any(inside[:i] & (codes[:i] == codes_there), axis=0)
@@ -222,10 +221,20 @@ class Hexagonal(_Lattice):
         return jnp.linalg.norm(points[jnp.asarray(codes)] - points[jnp.asarray(others)], axis=-1)
 
 
+def _distance(grid: Grid, codes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """`Grid.distance` of numbers that are known, compiled as a whole even where another program is being traced."""
+    with jax.ensure_compile_time_eval():
+        return np.asarray(jax.jit(grid.distance)(codes, others))
+
+
 GRIDS: dict[str, Callable[[tuple[int, ...]], Grid]] = {"plane": Plane, "torus": Torus, "hexagonal": Hexagonal}
 """By name, the grid of a shape."""
 
 
 def make_grid(name: str, shape: tuple[int, ...]) -> Grid:
     """The grid of that name in `GRIDS`; raises InputError where there is none, or its shape is impossible."""
-    return choose("grid", name, GRIDS)(shape)
+    make = choose("grid", name, GRIDS)
+    grid = make(shape) if callable(make) else make
+    if not isinstance(grid, Grid):
+        raise InputError(f"GRIDS[{name!r}] gives a {type(grid).__name__}; it must give a kvae.grids.Grid")
+    return grid

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from sklearn.utils.validation import check_is_fitted
 
 from kvae import measures
 from kvae.errors import InputError
@@ -22,6 +23,7 @@ MOST_PLANES = 12
 
 def u_matrix(som, ax=None):
     """Mean distance of each centre from those of its neighbours: valleys are groups, ridges are borders."""
+    _check_map(som)
     with _axes(som, ax) as ax:
         distances = np.asarray(measures.u_matrix(som.cluster_centers_.astype(np.float32), som.grid_)).ravel()
         _colored(som, ax, distances, "bone_r", "distance from neighbours")
@@ -31,6 +33,7 @@ def u_matrix(som, ax=None):
 
 def hits(som, X, ax=None):
     """How many rows of X each node wins; nodes that win none stay white."""
+    _check_map(som)
     with _axes(som, ax) as ax:
         counts = np.bincount(som.predict(X), minlength=som.grid_.size).astype(float)
         _colored(som, ax, np.where(counts > 0, counts, np.nan), "YlGnBu", "rows", lowest=0)
@@ -40,6 +43,7 @@ def hits(som, X, ax=None):
 
 def component(som, feature: int | str, ax=None):
     """One feature of the centres over the map, by its number or its name in `feature_names_in_`."""
+    _check_map(som)
     names = _feature_names(som)
     number = names.index(feature) if isinstance(feature, str) and feature in names else feature
     if not isinstance(number, (int, np.integer)) or not -len(names) <= number < len(names):
@@ -52,6 +56,7 @@ def component(som, feature: int | str, ax=None):
 
 def components(som, features: Sequence[int | str] | None = None):
     """A page of component planes: of these features, by default of all, at most 64."""
+    _check_map(som)
     features = range(min(64, som.n_features_in_)) if features is None else features
     columns = math.ceil(math.sqrt(1.5 * len(features)))
     rows = math.ceil(len(features) / columns)
@@ -63,7 +68,10 @@ def components(som, features: Sequence[int | str] | None = None):
 
 def classes(som, X, y, ax=None):
     """The commonest label among the rows that each node wins; the more of them have it, the stronger its colour."""
+    _check_map(som)
     names, labels = np.unique(np.asarray(y), return_inverse=True)
+    if len(labels) != len(X):
+        raise InputError(f"X has {len(X):,} rows and y {len(labels):,} labels; they must be as many")
     table = np.zeros((som.grid_.size, len(names)))
     np.add.at(table, (som.predict(X), labels), 1)
     total, winner = table.sum(axis=1), table.argmax(axis=1)
@@ -79,6 +87,7 @@ def classes(som, X, y, ax=None):
 
 def clusters(som, n_clusters: int, ax=None):
     """The groups of nodes that `SOM.clusters` finds."""
+    _check_map(som)
     with _axes(som, ax) as ax:
         groups, colors = som.clusters(n_clusters), _class_colors(n_clusters)
         _nodes(som, ax, colors[groups])
@@ -92,6 +101,7 @@ def trajectory(som, X, ax=None):
 
     On a torus a step across the border leaves on one side and comes in on the other.
     """
+    _check_map(som)
     from matplotlib.collections import LineCollection
 
     with _axes(som, ax) as ax:
@@ -115,6 +125,7 @@ def trajectory(som, X, ax=None):
 
 def page(som, X=None, y=None):
     """U-matrix, hits of X, classes of y, and the component planes that vary most, on one page."""
+    _check_map(som)
     parts = [lambda ax: u_matrix(som, ax)]
     if X is not None:
         parts.append(lambda ax: hits(som, X, ax))
@@ -128,6 +139,16 @@ def page(som, X=None, y=None):
         for place, part in enumerate(parts):
             part(figure.add_subplot(rows, columns, place + 1))
     return figure
+
+
+def _check_map(som) -> None:
+    """Raises InputError where it is no map, and scikit-learn's own error where it is not fitted."""
+    if not hasattr(som, "clusters"):  # its own class imports this module
+        what = f"the map is a {type(som).__name__}; it must be a kvae.SOM"
+        if hasattr(som, "steps"):
+            what += ", such as pipeline[-1], and X the rows that reach it, pipeline[:-1].transform(X)"
+        raise InputError(what)
+    check_is_fitted(som)
 
 
 @contextlib.contextmanager

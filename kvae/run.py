@@ -15,7 +15,7 @@ from kvae import export, share
 from kvae.codes import between, checked_codes, checked_images, near
 from kvae.data.forms import Form, form_of, read_images
 from kvae.errors import InputError, check_local
-from kvae.models.codebooks import part_of
+from kvae.models.codebooks import split
 from kvae.models.model import Model
 from kvae.training.checkpoint import Checkpoints, DamagedError
 from kvae.training.config import build_model, checked_run
@@ -57,10 +57,8 @@ class Run:
         found = {}
         for name, layer in self.model.bind(self.variables).quantizers.items():
             shape = layer.layout.shape if layer.layout is not None else (layer.codebook_size,)
-            codewords = np.asarray(layer.codewords())
-            several = layer.n_codebooks > 1
-            parts = {part_of(name, i): part for i, part in enumerate(codewords)} if several else {name: codewords}
-            found |= {part: words.reshape(*shape, -1) for part, words in parts.items()}
+            parts = split(name, layer.n_codebooks, np.asarray(layer.codewords()))
+            found |= {part: codewords.reshape(*shape, -1) for part, codewords in parts.items()}
         return found
 
     @property

@@ -22,7 +22,7 @@ from kvae.fields import Count, Counts, Natural, OneOf, Positive, Share, value_of
 from kvae.grids import GRIDS, make_grid
 from kvae.kohonen import Statistics
 from kvae.rows import FLOATS, Rows, rows_of
-from kvae.topology import NEIGHBORHOODS, Neighborhood
+from kvae.topology import NEIGHBORHOODS, Neighborhood, kernel_of
 
 SAMPLE_ROWS = 2_000
 """Of how many rows, at least, the first codewords are made."""
@@ -282,7 +282,7 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
 
     def _moved(self, summary, update, codewords):
         neighborhood = self._neighborhood()
-        strength = NEIGHBORHOODS[neighborhood.kernel].strength_of_width(self._width(update))
+        strength = kernel_of(neighborhood.kernel).strength_of_width(self._width(update))
         return batches.moved(summary, neighborhood, jnp.float32(strength), codewords, self.metric)
 
     def _judged(self, placed: Iterable) -> tuple[np.ndarray, float, float]:

@@ -43,7 +43,7 @@ class _Linen:
     layer: nn.Module
 
     def init(self, key, z):
-        return self.layer.init({"params": key, "dropout": key}, z)
+        return jax.jit(self.layer.init)({"params": key, "dropout": key}, z)
 
     def apply(self, state, z, train, mask):
         rngs = {"dropout": jax.random.key(0)}
@@ -200,10 +200,14 @@ def statistics_of_halves_add_up(trial: Trial) -> None:
     layer = getattr(trial.subject, "layer", None)
     if not isinstance(layer, Quantizer):
         return
-    quantize = functools.partial(layer.apply, trial.state, method="quantize", rngs={"dropout": jax.random.key(0)})
-    halves = [quantize(half, train=True).statistics for half in jnp.split(trial.z, 2)]
-    total = jax.tree.map(jnp.add, *halves)
-    _, updated = layer.apply(trial.state, total, method="update", mutable=["codebook"])
+
+    @jax.jit
+    def learned(state, z):
+        quantize = functools.partial(layer.apply, state, method="quantize", rngs={"dropout": jax.random.key(0)})
+        halves = [quantize(half, train=True).statistics for half in jnp.split(z, 2)]
+        return layer.apply(state, jax.tree.map(jnp.add, *halves), method="update", mutable=["codebook"])[1]
+
+    updated = learned(trial.state, trial.z)
     _assert_close({**trial.state, **updated}, trial.apply(trial.state, trial.z, train=True)[1], "halves add up to else")
 
 

@@ -123,6 +123,14 @@ of 1 and 0, and starts 1 node wide.
 """
 
 
+def kernel_of(name: str) -> Kernel:
+    """The kernel of that name in `NEIGHBORHOODS`; raises InputError where what stands there is none."""
+    kernel = NEIGHBORHOODS[name]
+    if not isinstance(kernel, Kernel):
+        raise InputError(f"NEIGHBORHOODS[{name!r}] is a {type(kernel).__name__}; it must be a kvae.topology.Kernel")
+    return kernel
+
+
 @dataclasses.dataclass(frozen=True)
 class Neighborhood:
     """A grid and the neighbourhood A(t) on it.
@@ -163,7 +171,7 @@ class Neighborhood:
     @functools.cached_property
     def fast(self) -> Callable | None:
         """The kernel's way of spreading without the K x K matrix, if it has one."""
-        return NEIGHBORHOODS[self.kernel].fast(self)
+        return kernel_of(self.kernel).fast(self)
 
     @functools.cached_property
     def neighbors(self) -> tuple[np.ndarray, np.ndarray]:
@@ -187,7 +195,7 @@ def matrix(neighborhood: Neighborhood, step) -> jax.Array:
 
 
 def _matrix(neighborhood, strength):
-    kernel = NEIGHBORHOODS[neighborhood.kernel]
+    kernel = kernel_of(neighborhood.kernel)
     weights = kernel.weight(neighborhood.grid.distances(), strength, neighborhood.radius)
     return jnp.fill_diagonal(weights, 1.0, inplace=False)
 

@@ -4,18 +4,20 @@ import os
 import pathlib
 import tempfile
 
-# Many tests train the same small models: a program is compiled once, for this process and those it starts.
-CACHE = tempfile.TemporaryDirectory(prefix="kvae-tests-")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+# Many tests run the same programs. Each is compiled once, for all processes of the tests and those that they start:
+# xdist's workers inherit the folder from the process that starts them.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    CACHE = tempfile.TemporaryDirectory(prefix="kvae-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 # Compiling takes longer than the tests themselves; without most optimisations, half as long.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 
-import hypothesis  # noqa: E402
-import jax  # noqa: E402
-import pytest  # noqa: E402
+import hypothesis
+import jax
+import pytest
 
-from kvae.training.command_line import config_of  # noqa: E402
+from kvae.training.command_line import config_of
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -33,6 +35,13 @@ def data_dir(tmp_path_factory):
     return str(tmp_path_factory.mktemp("data"))
 
 
+@pytest.fixture
+def undrawn(request, monkeypatch):
+    """Runs leave no pictures, unless the test is marked `drawn`: they take half of the time of so small a run."""
+    if "drawn" not in request.keywords:
+        monkeypatch.setattr("kvae.training.pictures.draw", lambda *of_run: None)
+
+
 # The paper's quantiser and training, which the equivalences are about.
 PAPER = {
     "model.augmentations": (), "model.quantizer.decay": 0.99, "model.quantizer.shrink_step": 0.1,
@@ -44,7 +53,7 @@ TINY = {
     "urlsom": {
         "model.grid_shape": (4, 8), "model.sigma": 1.0, "model.dropout": 0.5, "model.projection_decay": 5e-4,
         "model.crop_sizes": (12, 16), "model.flip_probability": 0.5, "model.greyscale_probability": 0.5,
-        "optimizer.learning_rate": 1e-3, "optimizer.clip_norm": 1.0, "batch_size": 8,
+        "optimizer.learning_rate": 1e-3, "optimizer.clip_norm": 1.0,
     },
 }  # fmt: skip
 TINY["vqvae2"] = TINY["vqvae"] | {"dataset.size": 32}

@@ -9,6 +9,8 @@ from kvae.errors import InputError
 from kvae.models.augmentations import AUGMENTATIONS, augment
 from runs import images, rows, run
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 COUNT = 64
 
 

@@ -12,10 +12,11 @@ from annotated_types import Ge, Le
 
 from kvae import data, fields, main, models, program
 from kvae.errors import InputError
-from kvae.fields import Count, Counts, NotNegative, OneOf, Positive, Share, checked, value_of
+from kvae.fields import Count, Counts, Declaration, NotNegative, OneOf, Positive, Share, checked, value_of
 from kvae.training import reference
-from kvae.training.config import Run, Statistics
-from kvae.training.step import make_optimizer
+from kvae.training.command_line import config_of
+from kvae.training.config import OPTIMIZER, declarations
+from kvae.training.schema import ImageStatistics, RunFields
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -86,14 +87,43 @@ def test_fields_are_checked_by_name_and_completed():
 
 
 def test_every_field_of_every_config_has_a_meaning():
-    owners = [(Run, ()), (Statistics, ()), (make_optimizer, ("steps",))]
-    owners += [(data.function_of(name), ()) for name in data.DATASETS]
-    owners += [(model, models.STATISTICS) for model in models.MODELS.values()]
-    owners += [(layer, models.OF_CALLERS) for layer in models.QUANTIZERS.values()]
-    for owner, without in owners:
-        for entry in reference.entries(owner.__name__, owner, without):
+    found = [Declaration(RunFields), OPTIMIZER, Declaration(ImageStatistics)]
+    for section, names in (
+        ("dataset", data.DATASETS),
+        ("model", models.MODELS),
+        ("model.quantizer", models.QUANTIZERS),
+    ):
+        found += [declarations(section, name)[0] for name in names]
+    for declaration in found:
+        for entry in reference.entries("section", declaration):
             assert len(entry.meaning) > 10, entry
-            assert fields.words(fields.fields_of(owner)[entry.path.partition(".")[2]].annotation) == entry.kind
+            assert (
+                fields.words(fields.fields_of(declaration.owner)[entry.path.partition(".")[2]].annotation) == entry.kind
+            )
+
+
+def test_names_are_set_before_what_they_allow_from_the_outside_in():
+    file = f"{ROOT}/configs/photos_vqvae.py"
+    settings = [
+        "--config.model.quantizer.quantizer.commitment_weight=0.5",
+        "--config.model.quantizer.quantizer.name=gradient",
+        "--config.model.quantizer.name=residual",
+    ]
+    for order in (settings, settings[::-1]):
+        quantizer = config_of(file, order)[0]["model"]["quantizer"]
+        assert quantizer["name"] == "residual"
+        assert quantizer["quantizer"]["name"] == "gradient"
+        assert quantizer["quantizer"]["commitment_weight"] == 0.5
+
+
+def test_a_field_that_a_file_leaves_out_can_be_set_too(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def get_config():\n    return {'steps': 3, 'batch_size': 8}\n")
+    assert config_of(str(file), ["--config.patience_evaluations=2"])[0]["patience_evaluations"] == 2
+    with pytest.raises(
+        InputError, match="config has no field 'patience_evaluation'; did you mean 'patience_evaluations'"
+    ):
+        config_of(str(file), ["--config.patience_evaluation=2"])
 
 
 def test_the_page_of_all_fields_is_that_of_the_code():

@@ -311,7 +311,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, data_dir):
     )
     arguments = [
         "--config=configs/photos_vqvae.py:smoke", f"--workdir={tmp_path / 'run'}",
-        f"--config.dataset.data_dir={data_dir}", "--config.model.channels=64",
+        f"--config.dataset.data_dir={data_dir}",
     ]  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", program, "20000", *arguments],

@@ -10,6 +10,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import kvae
 from compiled import collectives
 from kvae import kohonen, models
+from modules import apply, init
 
 SMALL = {"name": "vqvae", "channels": 8, "residual_channels": 4, "residual_blocks": 0, "codeword_size": 8}
 
@@ -19,13 +20,13 @@ def test_under_set_mesh_a_sharded_batch_costs_the_statistics_only(kind):
     """`jax.make_mesh` gives Explicit axes by default; K (d + 1) floats and a few scalars go between the devices."""
     layer, size, dimension = kvae.KohonenVQ((4, 8)), 32, 16
     z = jax.random.normal(jax.random.key(0), (64, 5, 5, dimension))
-    variables = layer.init(jax.random.key(1), z)
-    expected, moved = layer.apply(variables, z, train=True, mutable=["codebook"])
+    variables = init(layer, jax.random.key(1), z)
+    expected, moved = apply(layer, variables, z, train=True, mutable=["codebook"])
     mesh = jax.make_mesh((8,), ("data",), axis_types=(kind,))
     with jax.set_mesh(mesh):
         sharded = jax.device_put(z, NamedSharding(mesh, PartitionSpec("data")))
         everywhere = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
-        step = jax.jit(lambda v, z: layer.apply(v, z, train=True, mutable=["codebook"]))
+        step = jax.jit(lambda v, z: apply(layer, v, z, train=True, mutable=["codebook"]))
         out, updated = step(everywhere, sharded)
         text = step.lower(everywhere, sharded).compile().as_text()
         assert jax.typeof(out.quantized).sharding.spec[0] == ("data" if kind == AxisType.Explicit else None)
@@ -58,11 +59,11 @@ def test_a_lookup_in_chunks_works_with_explicit_axes(monkeypatch):
 def test_an_exported_encoder_takes_a_batch_of_any_size(quantizer):
     model = models.build({**SMALL, "quantizer": quantizer})
     images = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
-    variables = model.init(jax.random.key(0), images[:1])
+    variables = init(model, jax.random.key(0), images[:1])
     (b,) = export.symbolic_shape("b")
-    encode = jax.jit(lambda images: model.apply(variables, images, method="encode"))
+    encode = jax.jit(lambda images: apply(model, variables, images, method="encode"))
     exported = export.export(encode, platforms=("cpu", "cuda", "tpu"))(jax.ShapeDtypeStruct((b, 16, 16, 3), jnp.uint8))
     again = export.deserialize(exported.serialize())
     for count in (1, 6):
-        expected = model.apply(variables, images[:count], method="encode")["codebook"]
+        expected = apply(model, variables, images[:count], method="encode")["codebook"]
         np.testing.assert_array_equal(again.call(images[:count])["codebook"], expected)

@@ -8,6 +8,7 @@ import pytest
 import kvae
 from kvae import measures, models
 from kvae.errors import InputError
+from modules import apply, init
 
 QUANTIZER = {"name": "kohonen", "grid_shape": [4, 4]}
 SMALL = dict(channels=16, residual_channels=8, residual_blocks=1, codeword_size=8, quantizer=QUANTIZER)
@@ -20,7 +21,7 @@ def images(count, size=32, seed=0):
 
 def build(name, **fields):
     model = models.build({"name": name, **SMALL, **fields}, **NORMALIZATION)
-    return model, model.init(jax.random.key(0), images(1))
+    return model, init(model, jax.random.key(0), images(1))
 
 
 def conv(size, inputs, outputs, bias=True):
@@ -62,17 +63,17 @@ def test_the_paper_s_shapes(name, size, latents, count):
 @pytest.mark.parametrize("quantizer", ["kohonen", "gradient"])
 def test_codes_are_all_the_decoder_needs(name, quantizer):
     model, variables = build(name, quantizer=QUANTIZER | {"name": quantizer})
-    codes = model.apply(variables, images(3), method="encode")
-    decoded = model.apply(variables, codes, method="decode")
-    np.testing.assert_array_equal(decoded, model.apply(variables, images(3), method="reconstruct"))
+    codes = apply(model, variables, images(3), method="encode")
+    decoded = apply(model, variables, codes, method="decode")
+    np.testing.assert_array_equal(decoded, apply(model, variables, images(3), method="reconstruct"))
     assert decoded.dtype == np.uint8
 
 
 @pytest.mark.parametrize("name", ["vqvae", "vqvae2"])
 def test_training_and_evaluation_agree(name):
     model, variables = build(name)
-    trained = model.apply(variables, images(4), train=True)
-    evaluated = model.apply(variables, images(4))
+    trained = apply(model, variables, images(4), train=True)
+    evaluated = apply(model, variables, images(4))
     jax.tree.map(np.testing.assert_array_equal, trained, evaluated)
 
 
@@ -80,9 +81,9 @@ def test_training_and_evaluation_agree(name):
 def test_totals_of_a_padded_batch_are_those_of_the_batch(name):
     model, variables = build(name)
     x, rubbish = images(3), images(2, seed=1)
-    whole = model.apply(variables, {"image": x, "mask": np.ones(3, bool)}, method="totals")
+    whole = apply(model, variables, {"image": x, "mask": np.ones(3, bool)}, method="totals")
     mask = np.arange(5) < 3
-    padded = model.apply(variables, {"image": np.concatenate([x, rubbish]), "mask": mask}, method="totals")
+    padded = apply(model, variables, {"image": np.concatenate([x, rubbish]), "mask": mask}, method="totals")
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), padded, whole)
 
 
@@ -90,14 +91,14 @@ def test_totals_of_a_padded_batch_are_those_of_the_batch(name):
 def test_summary_is_the_objective(name):
     model, variables = build(name)
     x = images(4)
-    objective = model.apply(variables, {"image": x}, method="objective")
-    totals = model.apply(variables, {"image": x, "mask": np.ones(4, bool)}, method="totals")
+    objective = apply(model, variables, {"image": x}, method="objective")
+    totals = apply(model, variables, {"image": x, "mask": np.ones(4, bool)}, method="totals")
     summary = model.summarize(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), totals))
     for metric, value in objective.metrics.items():
         np.testing.assert_allclose(summary[metric], value, rtol=1e-5)
-    expected = measures.psnr(x, model.apply(variables, x, method="reconstruct"))
+    expected = measures.psnr(x, apply(model, variables, x, method="reconstruct"))
     np.testing.assert_allclose(summary["psnr"], np.mean(expected), rtol=1e-5)
-    codes = model.apply(variables, x, method="encode")
+    codes = apply(model, variables, x, method="encode")
     for codebook, of_codebook in codes.items():
         suffix = "" if codebook == "codebook" else f"_{codebook}"
         assert summary[f"codes_used{suffix}"] == len(np.unique(of_codebook))
@@ -106,10 +107,12 @@ def test_summary_is_the_objective(name):
 def test_half_precision_follows_single():
     single, variables = build("vqvae")
     half, _ = build("vqvae", dtype="bfloat16")
-    losses = [model.apply(variables, {"image": images(8)}, method="objective").loss for model in (single, half)]
+    losses = [apply(model, variables, {"image": images(8)}, method="objective").loss for model in (single, half)]
     assert all(loss.dtype == jnp.float32 for loss in losses)
     np.testing.assert_allclose(losses[1], losses[0], rtol=0.02)
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(half.init(jax.random.key(0), images(1))["params"]))
+    assert all(
+        leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(init(half, jax.random.key(0), images(1))["params"])
+    )
 
 
 @pytest.mark.parametrize(

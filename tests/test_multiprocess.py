@@ -24,7 +24,7 @@ SECONDS = 80
 
 PROGRAM = (
     "import sys; from kvae import main, program; from kvae.training import peers;"
-    "peers.SILENT_SECONDS, peers.SECONDS_OF_DISKS = 10, 3;"
+    "peers.SILENT_SECONDS, peers.SECONDS_OF_DISKS, peers.HEARTBEAT_SECONDS = 10, 3, 1;"
     "sys.exit(program.run(main.main, sys.argv[1:]))"
 )
 
@@ -71,7 +71,6 @@ def arguments(data_dir):
     return [
         f"--config={ROOT}/configs/photos_vqvae.py:smoke",
         f"--config.dataset.data_dir={data_dir}",
-        "--config.batch_size=32",
         "--config.optimizer.learning_rate=1e-4",
         "--config.optimizer.schedule=constant",  # others depend on the number of steps
         "--config.model.quantizer.decay=0.99",  # sums over processes round otherwise, and a short memory shows it
@@ -117,7 +116,9 @@ def test_two_processes_train_to_what_one_process_does(story, arguments, tmp_path
     for alone, together in zip(*found, strict=True):
         assert alone.keys() == together.keys()
         for name in alone:
-            np.testing.assert_allclose(together[name], alone[name], rtol=1e-3, err_msg=f"{name}, {alone['step']}")
+            np.testing.assert_allclose(
+                together[name], alone[name], rtol=1e-3, atol=1e-4, err_msg=f"{name}, {alone['step']}"
+            )
 
 
 def test_only_the_first_process_writes_and_speaks(story):

@@ -14,18 +14,19 @@ from kvae import kohonen
 from kvae.errors import InputError
 from kvae.kohonen import Codebook, Statistics
 from kvae.models import quantizer
+from modules import apply, init
 
 RNG = np.random.default_rng(0)
 Z = RNG.standard_normal((64, 8)).astype(np.float32)
 
 
 def train(layer, variables, z, **options):
-    return layer.apply(variables, z, train=True, mutable=["codebook"], **options)
+    return apply(layer, variables, z, train=True, mutable=["codebook"], **options)
 
 
 def test_cosine_compares_directions_only():
     layer = kvae.KohonenVQ((4, 4), metric="cosine")
-    variables = layer.init(jax.random.key(0), Z)
+    variables = init(layer, jax.random.key(0), Z)
     out, updated = train(layer, variables, Z)
     words = np.asarray(variables["codebook"]["codewords"])
     np.testing.assert_allclose(np.linalg.norm(words, axis=1), 1, rtol=1e-5)
@@ -38,10 +39,10 @@ def test_cosine_compares_directions_only():
 
 def test_the_quantization_error_of_cosine_is_of_vectors_as_they_are_compared():
     layer = kvae.KohonenVQ((4, 4), metric="cosine")
-    variables = layer.init(jax.random.key(0), Z)
+    variables = init(layer, jax.random.key(0), Z)
 
     def tally(z):
-        return layer.apply(variables, z, layer.apply(variables, z), np.ones(len(z), bool), method="tally")
+        return apply(layer, variables, z, apply(layer, variables, z), np.ones(len(z), bool), method="tally")
 
     words, units = np.asarray(variables["codebook"]["codewords"]), Z / np.linalg.norm(Z, axis=1)[:, None]
     nearest = words[np.argmax(units @ words.T, axis=1)]
@@ -80,11 +81,11 @@ def test_restarts_bring_a_collapsed_codebook_to_life():
     used = {}
     for threshold in (0.0, 0.5):
         layer = kvae.KohonenVQ((32,), "none", restart_below=threshold)
-        variables = layer.init(jax.random.key(0), Z)
+        variables = init(layer, jax.random.key(0), Z)
         step = jax.jit(lambda v, z, layer=layer: train(layer, v, z)[1])
         for t in range(100):
             variables = step(variables, 10 + np.random.default_rng(t).standard_normal((64, 8)).astype(np.float32))
-        used[threshold] = len(np.unique(layer.apply(variables, 10 + Z).codes))
+        used[threshold] = len(np.unique(apply(layer, variables, 10 + Z).codes))
     assert used[0.0] <= 3
     assert used[0.5] >= 16
 
@@ -130,7 +131,7 @@ def test_a_mapped_axis_is_summed_over_so_that_devices_agree():
     codebooks = {}
     for name in ("data", None):
         layer = kvae.KohonenVQ((4, 4), axis_name=name)
-        variables = layer.init(jax.random.key(0), Z)
+        variables = init(layer, jax.random.key(0), Z)
         spec, sharded = PartitionSpec(), PartitionSpec("data")
 
         def step(variables, z, layer=layer):
@@ -147,7 +148,7 @@ def test_a_mapped_axis_is_summed_over_so_that_devices_agree():
 
 def test_one_vector_that_is_not_finite_is_left_out_of_the_statistics_and_shown_by_the_loss():
     layer = kvae.KohonenVQ((4, 4))
-    variables = layer.init(jax.random.key(0), Z)
+    variables = init(layer, jax.random.key(0), Z)
     for bad in (np.nan, np.inf):
         hurt = Z.copy()
         hurt[5, 2] = bad

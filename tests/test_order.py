@@ -11,6 +11,8 @@ from kvae.paper.settings import Table
 from kvae.results.seeds import read_seeds
 from runs import run
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 class Flips:
     """A generator by which exactly the chosen bits are flipped."""

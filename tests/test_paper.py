@@ -11,6 +11,8 @@ from kvae import program
 from kvae.paper import figures as paper
 from kvae.training.loop import train
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 

@@ -32,7 +32,8 @@ def test_python_blocks(make_config, tmp_path, monkeypatch, data_dir):
     train.train(config, str(tmp_path / "runs" / "photos"), jax.devices()[:1])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TFDS_DATA_DIR", data_dir)
-    monkeypatch.setitem(kvae.NEIGHBORHOODS, "tent", None)  # taken away after the test
+    monkeypatch.setitem(kvae.NEIGHBORHOODS, "tent", None)  # both are taken away after the test
+    monkeypatch.setitem(kvae.MODELS, "bigram", None)
     (tmp_path / "my_images").mkdir()
     for i in range(2):
         shutil.copy(ROOT / ".github" / "codebook_map.png", tmp_path / "my_images" / f"{i}.png")
@@ -52,6 +53,9 @@ def test_python_blocks(make_config, tmp_path, monkeypatch, data_dir):
     assert (tmp_path / "served" / "encode.jax_export").exists()
     assert names["som"].predict(names["X"]).shape == names["y"].shape
     assert names["layer"].spreading.kernel == "tent"
+    prior, batch = names["Bigram"](), {"codebook": np.zeros((2, 3, 3), np.int32), "mask": np.array([True, False])}
+    zeros = jax.tree.map(np.zeros_like, prior.init(jax.random.key(0), batch, method="objective"))
+    np.testing.assert_allclose(prior.apply(zeros, batch, method="objective").loss, np.log(512), rtol=1e-6)
 
 
 def test_the_other_commands_parse(monkeypatch, capsys, tmp_path):

@@ -11,7 +11,6 @@ import pytest
 import kvae
 from kvae import main, program
 from kvae.errors import InputError
-from kvae.training import loop
 from kvae.training.checkpoint import Checkpoints
 from kvae.training.config import load_data
 from kvae.training.devices import make_mesh
@@ -20,6 +19,8 @@ from kvae.training.journal import read_metrics
 from kvae.training.loop import train
 from kvae.training.replicas import Replicas
 from runs import assert_same_run
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 ROOT = pathlib.Path(__file__).parents[1]
 REPLICAS = 2
@@ -141,7 +142,6 @@ def test_the_best_checkpoint_is_that_of_the_mean_over_finite_replicas(make_confi
         return evaluation._replace(row=evaluation.row | {"valid/loss": next(losses)})
 
     monkeypatch.setattr(Evaluator, "evaluate", pretended)
-    monkeypatch.setattr(loop.pictures, "draw", lambda *_: None)
     every = dict(log_every_steps=2, evaluate_every_steps=2, checkpoint_every_steps=2)
     for steps in (6, 10):
         train(make_config(replicas=REPLICAS, steps=steps, **every), str(tmp_path), jax.devices()[:1])

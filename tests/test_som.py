@@ -259,6 +259,12 @@ def test_pictures_show_what_the_map_has():
     assert titles[3:] == ["x0", "x1", "x2", "x3", "x4"]
     with pytest.raises(InputError, match="feature is 'y'; it must be a number below 5"):
         plots.component(som, "y")
+    with pytest.raises(InputError, match=r"X has .* rows and y 5 labels; they must be as many"):
+        plots.classes(som, DATA, range(5))
+    with pytest.raises(InputError, match=r"the map is a Pipeline; it must be a kvae.SOM, such as pipeline\[-1\]"):
+        plots.hits(make_pipeline(som), DATA)
+    with pytest.raises(NotFittedError):
+        plots.u_matrix(kvae.SOM())
 
 
 def test_a_way_around_a_torus_leaves_on_one_side_and_comes_in_on_the_other():

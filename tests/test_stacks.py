@@ -6,59 +6,76 @@ import numpy as np
 import pytest
 
 import kvae
+from kvae import models
 from kvae.errors import InputError
+from kvae.run import Run
+from modules import apply, init
 
 Z = np.random.default_rng(0).standard_normal((40, 8)).astype(np.float32)
 MAP = kvae.KohonenVQ((3, 4))
 
 
 def start(layer, z=Z):
-    return layer.init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, z)
+    return init(layer, {"params": jax.random.key(0), "dropout": jax.random.key(1)}, z)
 
 
 def test_a_residual_quantiser_quantises_what_is_left():
     layer = kvae.ResidualVQ(MAP, depth=3)
     variables = start(layer)
-    out, updated = layer.apply(variables, Z, train=True, mutable=["codebook"])
+    out, updated = apply(layer, variables, Z, train=True, mutable=["codebook"])
     left, total, loss = Z, 0, 0
     for i in range(3):
         own = {"codebook": variables["codebook"][f"parts_{i}"]}
-        part, expected = MAP.apply(own, left, train=True, mutable=["codebook"])
+        part, expected = apply(MAP, own, left, train=True, mutable=["codebook"])
         np.testing.assert_array_equal(out.codes[:, i], part.codes)
         np.testing.assert_array_equal(out.counts[i], part.counts)
         jax.tree.map(np.testing.assert_array_equal, updated["codebook"][f"parts_{i}"], expected["codebook"])
         total, left, loss = total + part.quantized, left - part.quantized, loss + part.loss
     np.testing.assert_allclose(out.quantized, total, rtol=1e-6)
     np.testing.assert_allclose(out.loss, loss, rtol=1e-6)
-    np.testing.assert_allclose(layer.apply(variables, out.codes, method="lookup"), total, rtol=1e-6)
-    first_two = layer.apply(variables, out.codes[:, :2], method="lookup")
+    np.testing.assert_allclose(apply(layer, variables, out.codes, method="lookup"), total, rtol=1e-6)
+    first_two = apply(layer, variables, out.codes[:, :2], method="lookup")
     np.testing.assert_allclose(Z - first_two, left + part.quantized, rtol=1e-5, atol=1e-6)
 
 
 def test_a_residual_quantiser_of_depth_1_is_the_quantiser():
     layer = kvae.ResidualVQ(MAP, depth=1)
     variables = start(layer)
-    out = layer.apply(variables, Z)
-    alone = MAP.apply({"codebook": variables["codebook"]["parts_0"]}, Z)
+    out = apply(layer, variables, Z)
+    alone = apply(MAP, {"codebook": variables["codebook"]["parts_0"]}, Z)
     np.testing.assert_array_equal(out.quantized, alone.quantized)
     np.testing.assert_array_equal(out.codes[:, 0], alone.codes)
+
+
+def test_a_model_names_the_one_codebook_of_a_stack_of_depth_1_as_it_does_several():
+    quantizer = {"name": "residual", "depth": 1, "quantizer": {"name": "kohonen", "grid_shape": (3, 4)}}
+    small = dict(channels=8, residual_channels=4, residual_blocks=0, codeword_size=8)
+    model = models.build({"name": "vqvae", **small, "quantizer": quantizer})
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    variables = init(model, jax.random.key(0), images)
+    totals = apply(model, variables, {"image": images, "mask": np.ones(2, bool)}, method="totals")
+    assert model.codings(variables, {"image": images}).keys() == {"codebook_0"}
+    pictures = model.pictures(variables, {"image": images}, jax.device_get(totals), 1)
+    assert {"codebook_map_0", "hit_map_0", "u_matrix_0"} < pictures.keys()
+    assert {*model.summarize(jax.device_get(totals))} <= {*model.metrics}
+    assert Run("", {"dataset": {}}, 1, model, variables).codebooks["codebook_0"].shape == (3, 4, 8)
 
 
 def test_a_grouped_quantiser_has_a_quantiser_for_each_group():
     layer = kvae.GroupedVQ(MAP, groups=2)
     variables = start(layer)
-    out = layer.apply(variables, Z)
+    out = apply(layer, variables, Z)
     for i, group in enumerate(np.split(Z, 2, axis=1)):
-        alone = MAP.apply({"codebook": variables["codebook"][f"parts_{i}"]}, group)
+        alone = apply(MAP, {"codebook": variables["codebook"][f"parts_{i}"]}, group)
         np.testing.assert_array_equal(out.codes[:, i], alone.codes)
         np.testing.assert_array_equal(out.quantized[:, 4 * i : 4 * i + 4], alone.quantized)
-    assert layer.apply(variables, method="codewords").shape == (2, 12, 4)
+    assert apply(layer, variables, method="codewords").shape == (2, 12, 4)
 
 
 def test_the_gradient_passes_straight_through():
     for layer in (kvae.ResidualVQ(MAP, depth=2), kvae.GroupedVQ(MAP, groups=2)):
         variables = start(layer)
-        _, pull_back = jax.vjp(lambda z, layer=layer, v=variables: layer.apply(v, z).quantized, Z)
+        _, pull_back = jax.vjp(lambda z, layer=layer, v=variables: apply(layer, v, z).quantized, Z)
         np.testing.assert_array_equal(pull_back(jnp.asarray(Z[::-1]))[0], Z[::-1])
 
 
@@ -68,17 +85,17 @@ def test_dropout_uses_the_first_codebooks_only_and_the_others_learn_nothing():
     depths = set()
     for seed in range(12):
         rngs = {"dropout": jax.random.key(seed)}
-        out, updated = layer.apply(variables, Z, train=True, mutable=["codebook"], rngs=rngs)
+        out, updated = apply(layer, variables, Z, train=True, mutable=["codebook"], rngs=rngs)
         depth = int(np.count_nonzero(out.counts.sum(axis=1)))
         assert np.all(out.counts[:depth].sum(axis=1) == len(Z))
-        cut = layer.apply(variables, out.codes[:, :depth], method="lookup")
+        cut = apply(layer, variables, out.codes[:, :depth], method="lookup")
         np.testing.assert_allclose(out.quantized, cut, rtol=1e-5, atol=1e-6)
         for i in range(depth, 3):
             before, after = variables["codebook"][f"parts_{i}"], updated["codebook"][f"parts_{i}"]
             np.testing.assert_array_equal(before["codewords"], after["codewords"])
         depths.add(depth)
     assert depths == {1, 2, 3}
-    whole = layer.apply(variables, Z)
+    whole = apply(layer, variables, Z)
     assert np.all(whole.counts.sum(axis=1) == len(Z))  # evaluation uses all
 
 
@@ -87,10 +104,10 @@ def test_more_codebooks_leave_less():
     for depth in (1, 2, 4):
         layer = kvae.ResidualVQ(kvae.KohonenVQ((4, 4), decay=0.8), depth=depth)
         variables = start(layer)
-        step = jax.jit(lambda v, layer=layer: layer.apply(v, Z, train=True, mutable=["codebook"])[1])
+        step = jax.jit(lambda v, layer=layer: apply(layer, v, Z, train=True, mutable=["codebook"])[1])
         for _ in range(60):
             variables = step(variables)
-        errors.append(float(np.mean((layer.apply(variables, Z).quantized - Z) ** 2)))
+        errors.append(float(np.mean((apply(layer, variables, Z).quantized - Z) ** 2)))
     assert errors[0] > 1.5 * errors[1] > 2 * errors[2]
 
 

@@ -18,8 +18,9 @@ from annotated_types import Ge
 import kvae
 from kvae import main, measures, program, report
 from kvae.data import ArrayExamples, Dataset
-from kvae.models.model import Metric, Model, Objective
 from kvae.models.quantizer import Quantized, Quantizer
+from kvae.training import pictures
+from kvae.training.step import initial_state
 from runs import assert_same_run, rows
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -49,7 +50,10 @@ def story(tmp_path, data_dir):
         for folder, parts in (("whole", [4]), ("parts", [2, 4])):
             for steps in parts:
                 run = [*arguments, f"--workdir={tmp_path / folder}", f"--config.steps={steps}"]
-                assert program.run(main.main, run) == 0
+                with pytest.MonkeyPatch.context() as patch:
+                    if steps < 4 or folder == "whole":
+                        patch.setattr(pictures, "draw", lambda *of_run: None)
+                    assert program.run(main.main, run) == 0
         assert_same_run(tmp_path / "whole", tmp_path / "parts")
         assert [row["step"] for row in rows(tmp_path / "parts")] == [2, 4]
         return kvae.load(str(tmp_path / "parts")), {
@@ -74,7 +78,7 @@ class SignVQ(Quantizer):
         codes = jnp.sum(bits * 2 ** jnp.arange(z.shape[-1]), axis=-1).astype(jnp.int32)
         loss = self.commitment_weight * jnp.mean(jnp.square(z - jax.lax.stop_gradient(self.lookup(codes))))
         quantized = z + jax.lax.stop_gradient(self.lookup(codes) - z)
-        counted = jnp.where(True if mask is None else mask, jax.nn.one_hot(codes, self.codebook_size).T, 0).T
+        counted = jax.nn.one_hot(codes, self.codebook_size) * (1 if mask is None else mask[..., None])
         counts = jnp.sum(counted.reshape(-1, self.codebook_size), axis=0)
         return Quantized(quantized, codes, loss, measures.perplexity(counts), counts, {})
 
@@ -98,7 +102,7 @@ def test_a_quantiser_that_is_no_codebook(story):
     assert "valid/topographic_error_8" not in rows(run.workdir)[-1]
 
 
-class Bigram(Model):
+class Bigram(kvae.Model):
     """Predicts each token from the one before: cross-entropy of int32 sequences."""
 
     vocabulary: Annotated[int, Ge(2)] = 8
@@ -113,11 +117,14 @@ class Bigram(Model):
             self.table(batch["tokens"][:, :-1]), batch["tokens"][:, 1:]
         )
         loss = jnp.mean(jnp.mean(losses, axis=1), where=batch["mask"])
-        return Objective(loss, {"loss": loss, "bits": loss / jnp.log(2.0)})
+        return kvae.Objective(loss, {"loss": loss, "bits": loss / jnp.log(2.0)})
 
     @property
     def metrics(self):
-        return {"loss": Metric(panel=("Loss", "nats")), "bits": Metric(panel=("Size", "bits a token"), column="bits")}
+        return {
+            "loss": kvae.Metric(panel=("Loss", "nats")),
+            "bits": kvae.Metric(panel=("Size", "bits a token"), column="bits"),
+        }
 
     def probabilities(self, tokens):
         return nn.softmax(self.table(tokens))
@@ -194,3 +201,29 @@ def test_a_data_set(story):
     assert run.config["dataset"].keys() == {"name", "size", "mean", "std"}
     assert 100 < run.config["dataset"]["mean"][0] < 150
     assert figures == {"reconstructions", "codebook_map", "hit_map", "u_matrix", "curves"}
+
+
+class Forgetful(Bigram):
+    """Returns its loss as Flax users' own training loops do."""
+
+    def objective(self, batch, *, train=True):
+        return super().objective(batch, train=train).loss, {}
+
+
+@pytest.mark.parametrize(
+    ("registry", "entry", "use", "message"),
+    [
+        (kvae.NEIGHBORHOODS, len, lambda: kvae.KohonenVQ((4, 4), "mine"), "it must be a kvae.topology.Kernel"),
+        (kvae.GRIDS, 3, lambda: kvae.KohonenVQ((4, 4), grid="mine"), "it must give a kvae.grids.Grid"),
+        (kvae.GRIDS, len, lambda: kvae.KohonenVQ((4, 4), grid="mine"), "gives a int"),
+    ],
+)
+def test_an_entry_of_the_wrong_kind(registry, entry, use, message):
+    registry["mine"] = entry
+    with pytest.raises(kvae.InputError, match=message):
+        use()
+
+
+def test_an_objective_of_the_wrong_kind():
+    with pytest.raises(kvae.InputError, match=r"objective of Forgetful returns .*; it must return kvae.Objective"):
+        initial_state(Forgetful(), optax.identity(), {"tokens": jnp.zeros((1, 9), jnp.int32)}, 0)

@@ -28,6 +28,8 @@ from kvae.training.replicas import one_of, over_axis
 from kvae.training.step import SCHEDULES, initial_state, make_optimizer, train_step
 from runs import RATES, assert_same_run, final_state, images, rows, run, states_and_step
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def total_losses(groups):
     return np.concatenate([np.asarray(group.interval.metrics["loss"]) for group in groups])
@@ -131,6 +133,7 @@ def test_a_cooldown_holds_the_rate_and_then_takes_it_down_over_the_last_fifth():
     assert SCHEDULES["cooldown"](2.0, 1)(0) == 2.0
 
 
+@pytest.mark.drawn
 def test_a_run_leaves_what_the_contract_says(make_config, tmp_path):
     assert run(make_config("vqvae2"), tmp_path / "run") == 12
     names = {path.relative_to(tmp_path / "run").parts[0] for path in (tmp_path / "run").rglob("*")}
@@ -222,7 +225,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(make_config, tmp_path
 def test_a_mistake_before_the_first_checkpoint_can_be_mended_in_the_same_folder(make_config, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(make_config(batch_size=64)))
     assert run(make_config(steps=2), tmp_path) == 2
-    assert json.loads((tmp_path / "config.json").read_text())["batch_size"] == 8
+    assert json.loads((tmp_path / "config.json").read_text())["batch_size"] == 32
 
 
 @pytest.mark.parametrize("seed", [-1, 2**31])
@@ -248,7 +251,7 @@ def test_another_config_is_refused_by_the_names_of_what_differs(make_config, tmp
     before = {path: path.read_bytes() for path in pathlib.Path(tmp_path).rglob("*") if path.is_file()}
     changed = make_config(batch_size=16, **{"model.quantizer.neighborhood": "none"})
     with pytest.raises(
-        InputError, match=r"batch_size 8 -> 16; model.quantizer.neighborhood hard -> none; choose another"
+        InputError, match=r"batch_size 32 -> 16; model.quantizer.neighborhood hard -> none; choose another"
     ):
         run(changed, tmp_path)
     assert before == {path: path.read_bytes() for path in pathlib.Path(tmp_path).rglob("*") if path.is_file()}
@@ -311,7 +314,7 @@ def test_a_request_to_stop_saves_and_a_second_start_goes_on(make_config, tmp_pat
     [
         ({"batch_size": 0}, "config.batch_size is 0; it must be an integer, 1 or larger"),
         ({"log_every_steps": 5}, "evaluate_every_steps is 6; it must be a multiple of log_every_steps, 5"),
-        ({"micro_batches": 3}, r"batch_size is 8; it must be a multiple of 3 \(1 devices, 3 micro-batches\)"),
+        ({"micro_batches": 3}, r"batch_size is 32; it must be a multiple of 3 \(1 devices, 3 micro-batches\)"),
         ({"model.quantizer.grid_shape": (0,)}, "grid_shape is"),
         (
             {"optimizer.momentum": 0.9},
@@ -375,6 +378,7 @@ def test_fewer_steps_than_a_run_has_taken_are_refused_and_its_config_stays(make_
     assert (tmp_path / "config.json").read_bytes() == before
 
 
+@pytest.mark.drawn
 def test_a_picture_that_fails_is_a_warning_and_the_checkpoint_is_there(make_config, tmp_path, monkeypatch, caplog):
     def broken(*arguments, **options):
         raise RuntimeError("no fonts\nat all")

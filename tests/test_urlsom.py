@@ -20,6 +20,8 @@ from kvae.training.journal import read_metrics
 from kvae.training.step import make_optimizer
 from runs import final_state, run
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 NORMALIZATION = dict(mean=(120.0, 110.0, 100.0), std=(60.0, 50.0, 70.0))
 SMALL = dict(
     name="urlsom", grid_shape=[3, 4], sigma=1.0, channels=[4, 8], blocks=1, crop_sizes=[6, 8], label_names=list("abc")
@@ -279,6 +281,7 @@ def test_impossible_runs_leave_nothing_behind(make_config, tmp_path, fields, mes
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.drawn
 def test_a_run_leaves_its_pictures_and_opens_in_a_notebook(make_config, tmp_path):
     config = make_config("urlsom", steps=4, evaluate_every_steps=4)
     assert run(config, tmp_path) == 4
@@ -299,10 +302,20 @@ def test_a_run_leaves_its_pictures_and_opens_in_a_notebook(make_config, tmp_path
         opened.map(pictures.astype(np.float32))
 
 
+@pytest.mark.drawn
 def test_a_run_that_falls_no_more_stops_wherever_it_was_interrupted(make_config, tmp_path, monkeypatch):
     """With a rate of 0 but for the first steps the loss stays as it is."""
+    digits = data.function_of("digits")
+
+    @functools.wraps(digits)
+    def few(**fields):
+        whole = digits(**fields)
+        cut = lambda examples: data.ArrayExamples({k: array[:256] for k, array in examples.arrays.items()})  # noqa: E731
+        return data.Dataset(cut(whole.train), {name: cut(part) for name, part in whole.validation.items()})
+
+    monkeypatch.setitem(data.DATASETS, "digits", few)
     config = make_config(
-        "urlsom", steps=40, batch_size=128, evaluate_every_steps=2, checkpoint_every_steps=40, patience_evaluations=2,
+        "urlsom", steps=40, evaluate_every_steps=2, checkpoint_every_steps=40, patience_evaluations=2,
         **{"optimizer.learning_rate": 0.0, "optimizer.warmup": ((3, 1e-3),)},
     )  # fmt: skip
     monkeypatch.setattr(Evaluator, "inspect", lambda self, variables: {})

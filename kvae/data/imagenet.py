@@ -15,15 +15,15 @@ from typing import BinaryIO
 from kvae.data.dataset import Dataset
 from kvae.data.manifest import write_manifest
 from kvae.data.records import (
+    PREPARED_ANEW,
     data_folder,
     errors_of_preparing,
-    errors_of_reading,
     fit_all,
     manual_folder,
     opened_builder,
     read_split,
 )
-from kvae.errors import InputError
+from kvae.errors import InputError, errors_of_reading
 from kvae.fields import Size
 from kvae.files import opened
 
@@ -118,7 +118,7 @@ def _write_split(split: str, archive: pathlib.Path, template, features, size: in
                     log.info("imagenet: wrote %s", path.name)
     lengths = []
     for path in paths:
-        with errors_of_reading(path):
+        with errors_of_reading(path, PREPARED_ANEW):
             reader = ArrayRecordReader(str(path))
             lengths.append(reader.num_records())
             reader.close()

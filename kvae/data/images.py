@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from PIL import Image, UnidentifiedImageError
 
 from kvae import files
-from kvae.errors import InputError
+from kvae.errors import InputError, first_line
 
 NOT_OUR_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
 """Formats that Pillow knows by name only, or hands to another program: Ghostscript would run what an EPS file says, and
@@ -47,7 +47,7 @@ def opened_image(source: os.PathLike | bytes, name: str, remedy: str) -> Iterato
         with file, Image.open(file, formats=formats()) as image:
             yield image
     except Exception as error:
-        why = str(error).partition("\n")[0] or type(error).__name__
+        why = first_line(error)
         if isinstance(error, UnidentifiedImageError):  # its message names an object of Python
             why = "none of the formats that Pillow reads"
         raise InputError(f"{name}: not a readable image ({why}); {remedy}") from error

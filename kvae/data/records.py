@@ -18,8 +18,11 @@ from PIL.Image import Resampling
 from kvae.data.dataset import Example
 from kvae.data.images import opened_image
 from kvae.data.manifest import check_manifest, write_manifest
-from kvae.errors import InputError
+from kvae.errors import InputError, errors_of_reading, first_line
 from kvae.files import opened, replaced
+
+PREPARED_ANEW = "remove it, and it is prepared anew"
+"""What to do with a damaged folder of records."""
 
 
 def data_folder(data_dir: str) -> pathlib.Path:
@@ -60,20 +63,8 @@ def prepare(builder, needs_tensorflow: bool = False) -> None:
             builder.download_and_prepare(file_format="array_record")
             write_manifest(builder.data_path)
     except (download_manager.NonMatchingChecksumError, extractor.ExtractError, util.DownloadError) as error:
-        first_line = str(error).partition("\n")[0].rstrip(":")
-        raise InputError(f"{builder.data_path}: not prepared: {first_line}; get the archive again") from error
-
-
-@contextlib.contextmanager
-def errors_of_reading(folder: os.PathLike) -> Iterator[None]:
-    """Turns whatever tfds, protobuf and array_record raise over damaged files into one line that names the folder."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        why = str(error).partition("\n")[0] or type(error).__name__
-        raise InputError(f"{folder} is damaged ({why}); remove it, and it is prepared anew") from error
+        why = first_line(error).rstrip(":")
+        raise InputError(f"{builder.data_path}: not prepared: {why}; get the archive again") from error
 
 
 def opened_builder(folder: pathlib.Path, make: Callable):
@@ -82,7 +73,7 @@ def opened_builder(folder: pathlib.Path, make: Callable):
     Raises:
       InputError: what lies there is not what was prepared.
     """
-    with errors_of_reading(folder):
+    with errors_of_reading(folder, PREPARED_ANEW):
         for version in folder.glob("*.*.*"):
             check_manifest(version)
         return make()
@@ -107,7 +98,7 @@ def read_split(builder, split: str, fields: Sequence[str] = ("image", "label")) 
     """
     import tensorflow_datasets as tfds
 
-    with errors_of_reading(builder.data_path):
+    with errors_of_reading(builder.data_path, PREPARED_ANEW):
         sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
         try:
             source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
@@ -143,7 +134,7 @@ class RecordExamples:
     def __getitem__(self, index: int) -> Example:
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
-        with errors_of_reading(self.folder):
+        with errors_of_reading(self.folder, PREPARED_ANEW):
             record = self.source[index]
             convert = {"image": decoded, "label": np.int32}
             return {name: np.asarray(convert[name](record[name])) for name in self.fields}

@@ -12,7 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kvae.errors import InputError
+from kvae.errors import errors_of_reading
+
+MADE_ANEW = "remove it and run kvae.tokenize again"
+"""What to do with a damaged file of codes."""
 
 Rows = dict[str, Any]
 """Columns by name: `index` int64 [n], `name` a list of strings, `label` int32 [n], and codes [n, ...] by codebook."""
@@ -109,7 +112,7 @@ def _write_array_record(path, rows, columns):
 def _array_record_reader(path) -> Iterator[Any]:
     from array_record.python.array_record_module import ArrayRecordReader
 
-    with errors_of_reading(path):
+    with errors_of_reading(path, MADE_ANEW):
         reader = ArrayRecordReader(os.fspath(path))
         try:
             yield reader
@@ -181,7 +184,7 @@ def _write_parquet(path, rows, columns):
 def _read_parquet(path, columns):
     from pyarrow import parquet
 
-    with errors_of_reading(path):
+    with errors_of_reading(path, MADE_ANEW):
         table = parquet.read_table(path, partitioning=None, page_checksum_verification=True)
         rows: Rows = {}
         for name in table.column_names:
@@ -195,7 +198,7 @@ def _read_parquet(path, columns):
 def _count_parquet(path):
     from pyarrow import parquet
 
-    with errors_of_reading(path):
+    with errors_of_reading(path, MADE_ANEW):
         return parquet.read_metadata(path).num_rows
 
 
@@ -217,13 +220,3 @@ FORMATS: dict[str, Format] = {
     ),
 }
 """By name, the formats of token files."""
-
-
-@contextlib.contextmanager
-def errors_of_reading(path: os.PathLike | str, remove: str = "it") -> Iterator[None]:
-    """What the libraries raise for a file that is missing or damaged, in one line."""
-    try:
-        yield
-    except Exception as error:  # RuntimeError, ValueError, IndexError, OSError, DecodeError: each has its own
-        why = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise InputError(f"{path}: not readable ({why}); remove {remove} and run kvae.tokenize again") from error

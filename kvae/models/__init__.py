@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kvae.errors import InputError, choose
-from kvae.fields import checked, fields_of, shown
+from kvae.fields import Declaration, checked, fields_of, shown
 from kvae.models.finite_scalar import FSQ
 from kvae.models.model import Model
 from kvae.models.quantizer import Quantizer
@@ -33,29 +33,37 @@ OF_CALLERS = ("axis_name", "train")
 """Fields of a quantiser that only a program of the user's own sets."""
 
 
-def checked_section(section: Mapping, where: str = "model", registry: Mapping = MODELS) -> dict[str, Any]:
+def declaration(path: str, name: str | None) -> Declaration:
+    """What declares the fields of the section at `path`: the model of that name, or anywhere below it the quantiser.
+
+    Raises:
+      InputError: there is none of that name.
+    """
+    registry, without = (MODELS, STATISTICS) if path == "model" else (QUANTIZERS, OF_CALLERS)
+    return Declaration(choose(f"{path}.name", name, registry), without)
+
+
+def checked_section(section: Mapping, where: str = "model") -> dict[str, Any]:
     """A section of a config with all its fields, and those of the sections in it.
 
     Args:
       section: `name`, and fields of that model or quantiser under their own names. A quantiser is a section of its own;
         a model with several may have one section `quantizer` for all that have none.
-      where: its place in the config, for messages.
-      registry: `MODELS` or `QUANTIZERS`.
+      where: its place in the config.
 
     Raises:
       InputError: an unknown name, or a field that is unknown, missing, of another type or out of range.
     """
     if not isinstance(section, Mapping):
         raise InputError(f"{where} is {shown(section)}; it must be a section with a name and fields")
-    module = choose(f"{where}.name", section.get("name"), registry)
+    module, without = declaration(where, section.get("name"))
     slots = quantizer_slots(module)
     sections = {name: value for name, value in section.items() if name in slots or (slots and name == "quantizer")}
     plain = {name: value for name, value in section.items() if name != "name" and name not in sections}
-    known = STATISTICS if registry is MODELS else OF_CALLERS
-    found = {"name": section["name"], **checked(where, plain, module, without={*slots, *known})}
+    found = {"name": section["name"], **checked(where, plain, module, {*slots, *without})}
     if missing := [slot for slot in slots if not sections.keys() & {slot, "quantizer"}]:
         raise InputError(f"{where} has no {missing[0]}; it must be a section with the name and fields of a quantiser")
-    return found | {name: checked_section(value, f"{where}.{name}", QUANTIZERS) for name, value in sections.items()}
+    return found | {name: checked_section(value, f"{where}.{name}") for name, value in sections.items()}
 
 
 def build(section: Mapping, *, mean: Iterable[float] = (), std: Iterable[float] = ()) -> Model:

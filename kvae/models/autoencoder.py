@@ -15,7 +15,7 @@ from kvae.errors import InputError
 from kvae.fields import OneOf, Positive, Width
 from kvae.models import inspection
 from kvae.models.augmentations import AUGMENTATIONS, augment
-from kvae.models.codebooks import level, part_names, parts_of, suffix
+from kvae.models.codebooks import level, part_names, suffix, tallies_of
 from kvae.models.layers import DTYPES, check_images
 from kvae.models.model import Batch, Metric, Model, Objective
 from kvae.models.quantizer import Quantized, Quantizer
@@ -204,7 +204,7 @@ class Autoencoder(Model):
         """Metrics of an evaluation from its totals (NumPy)."""
         metrics = {name: metric.value(totals) for name, metric in METRICS.items() if metric.value}
         for owner, layer in self.quantizers.items():
-            for codebook, tally in parts_of({owner: totals["codebooks"][owner]}).items():
+            for codebook, tally in tallies_of({owner: totals["codebooks"][owner]}).items():
                 found = {
                     name + suffix(codebook): metric.value(tally) for name, metric in codebook_metrics(layer).items()
                 }
@@ -231,4 +231,4 @@ class Autoencoder(Model):
 
     def pictures(self, variables, samples, totals, step):
         """Reconstructions, and of each codebook its map, how often codes are used, and the U-matrix."""
-        return inspection.pictures(self, variables, samples["image"], parts_of(totals["codebooks"]), step)
+        return inspection.pictures(self, variables, samples["image"], tallies_of(totals["codebooks"]), step)

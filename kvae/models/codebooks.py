@@ -4,29 +4,32 @@ A model names its quantisers; the i-th codebook of one that has several is `<nam
 """
 
 from collections.abc import Mapping
+from typing import Any
 
+import jax
 import numpy as np
 
 
-def part_of(name: str, i: int) -> str:
-    """The name of the i-th codebook of a quantiser that has several."""
-    return f"{name}_{i}"
+def part_names(name: str, n_codebooks: int | None) -> list[str]:
+    """The names of a quantiser's codebooks: its own, where it is not made of several."""
+    return [name] if n_codebooks is None else [f"{name}_{i}" for i in range(n_codebooks)]
 
 
-def part_names(name: str, count: int) -> list[str]:
-    """The names of a quantiser's codebooks: its own, where there is but one."""
-    return [name] if count == 1 else [part_of(name, i) for i in range(count)]
+def split(name: str, n_codebooks: int | None, values: Any) -> dict[str, Any]:
+    """By codebook, what a quantiser has of each: trees of arrays [q, ...], or one tree where it has but one."""
+    if n_codebooks is None:
+        return {name: values}
+    return {
+        part: jax.tree.map(lambda array, i=i: array[i], values) for i, part in enumerate(part_names(name, n_codebooks))
+    }
 
 
-def parts_of(codebooks: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Mapping[str, np.ndarray]]:
-    """Tallies by codebook; those of a quantiser with q codebooks, [q, ...], become q of their own."""
+def tallies_of(tallies: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Mapping[str, np.ndarray]]:
+    """Tallies by codebook, from those by quantiser."""
     found = {}
-    for name, tally in codebooks.items():
-        if tally["counts"].ndim == 1:
-            found[name] = tally
-            continue
-        for i in range(len(tally["counts"])):
-            found[part_of(name, i)] = {key: values[i] for key, values in tally.items()}
+    for name, tally in tallies.items():
+        counts = tally["counts"]
+        found |= split(name, len(counts) if counts.ndim == 2 else None, tally)
     return found
 
 

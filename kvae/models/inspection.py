@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kvae import measures
-from kvae.models.codebooks import level, part_names, part_of, suffix
+from kvae.models.codebooks import level, part_names, split, suffix
 from kvae.models.coding import Coding
 from kvae.topology import Grid, Plane
 
@@ -55,9 +55,8 @@ def maps(model, variables) -> dict[str, tuple[Grid, jax.Array]]:
     for name, layer in model.bind(variables).quantizers.items():
         if layer.layout is None:
             continue
-        codewords = layer.codewords()
-        parts = {name: codewords} if codewords.ndim == 2 else {part_of(name, i): w for i, w in enumerate(codewords)}
-        found |= {part: (layer.layout, w) for part, w in parts.items()}
+        parts = split(name, layer.n_codebooks, layer.codewords())
+        found |= {part: (layer.layout, codewords) for part, codewords in parts.items()}
     return found
 
 
@@ -81,9 +80,8 @@ def constant_code_images(model, variables, varied: str, held: Mapping[str, int])
         codes = {}
         for name, stride in model.code_strides.items():
             side, q = max(1, MAP_IMAGE_SIZE // stride), model.quantizers[name].n_codebooks
-            parts = part_names(name, q)
-            columns = [code if part == varied else np.full_like(code, held[part]) for part in parts]
-            column = columns[0] if q == 1 else np.stack(columns, axis=-1)
+            columns = [code if part == varied else np.full_like(code, held[part]) for part in part_names(name, q)]
+            column = columns[0] if q is None else np.stack(columns, axis=-1)
             shape = (len(code), side, side, *column.shape[1:])
             codes[name] = np.broadcast_to(column[:, None, None], shape).astype(np.int32)
         images.append(np.asarray(apply(model, variables, codes, "decode")))
@@ -154,9 +152,9 @@ def codings(model, variables, images: np.ndarray) -> dict[str, Coding]:
     """See `Model.codings`: one for each codebook, `<name>_<i>` for the i-th of a quantiser with several."""
     codes, layers = {}, {}
     for name, of_images in in_batches(model, variables, images, "encode").items():
-        layer, parts = model.quantizers[name], {name: of_images}
-        if layer.n_codebooks > 1:
-            parts = {part_of(name, i): part for i, part in enumerate(np.moveaxis(of_images, -1, 0))}
+        layer = model.quantizers[name]
+        by_codebook = of_images if layer.n_codebooks is None else np.moveaxis(of_images, -1, 0)
+        parts = split(name, layer.n_codebooks, by_codebook)
         codes, layers = codes | parts, layers | dict.fromkeys(parts, layer)
     most_used = {name: int(np.bincount(of_images.ravel()).argmax()) for name, of_images in codes.items()}
     mapped, found = maps(model, variables), {}

@@ -90,9 +90,9 @@ class Quantizer(nn.Module):
         raise NotImplementedError
 
     @property
-    def n_codebooks(self) -> int:
-        """q, the length of the last axis of the codes where a quantiser has several codebooks; otherwise 1."""
-        return 1
+    def n_codebooks(self) -> int | None:
+        """q, the length of the last axis of the codes of a quantiser made of several; None where codes have none."""
+        return None
 
     @property
     def layout(self) -> Grid | None:
@@ -206,16 +206,16 @@ def check_vectors(z, mask) -> None:
         raise InputError(f"mask is {found}; for this z it must be bool{list(shape[:-1])}")
 
 
-def check_codes(codes, n_codebooks: int = 1) -> None:
+def check_codes(codes, n_codebooks: int | None = None) -> None:
     """Raises InputError unless codes are int [...], or [..., q], which may be cut after the first codebooks.
 
     Whether they are in 0 to K - 1 is not checked, for that is not known while a program is traced.
     """
     shape, dtype = getattr(codes, "shape", None), getattr(codes, "dtype", None)
-    fits = shape is not None and (n_codebooks == 1 or (shape and 1 <= shape[-1] <= n_codebooks))
+    fits = shape is not None and (n_codebooks is None or (shape and 1 <= shape[-1] <= n_codebooks))
     if not fits or not jnp.issubdtype(dtype, jnp.integer):
         found = type(codes).__name__ if shape is None else f"{dtype}{list(shape)}"
-        wanted = "[...]" if n_codebooks == 1 else f"[..., {n_codebooks}]"
+        wanted = "[...]" if n_codebooks is None else f"[..., {n_codebooks}]"
         raise InputError(f"codes are {found}; they must be an integer array {wanted}")
 
 

@@ -22,7 +22,7 @@ from kvae.models.quantizer import (
     quantized_of,
     straight_through,
 )
-from kvae.topology import GRIDS, NEIGHBORHOODS, Grid, Neighborhood, make_grid, spread
+from kvae.topology import GRIDS, NEIGHBORHOODS, Grid, Neighborhood, kernel_of, make_grid, spread
 
 METRICS = {"euclidean": lambda vectors: vectors, "cosine": kohonen.unit}
 """By name, how vectors and codewords are scaled before they are compared."""
@@ -64,7 +64,7 @@ class MapVQ(Quantizer):
     @property
     def spreading(self) -> Neighborhood:
         """The grid and the neighbourhood on it."""
-        kernel = NEIGHBORHOODS[self.neighborhood]
+        kernel = kernel_of(self.neighborhood)
         initial = kernel.initial_strength if self.initial_strength is None else self.initial_strength
         lowest = kernel.lowest_strength if self.lowest_strength is None else self.lowest_strength
         return _spreading(self.grid, self.grid_shape, self.neighborhood, self.shrink_step, self.radius, initial, lowest)

@@ -27,7 +27,7 @@ class Stack(Quantizer):
 
     def __post_init__(self):
         super().__post_init__()
-        if not isinstance(self.quantizer, Quantizer) or self.quantizer.n_codebooks > 1:
+        if not isinstance(self.quantizer, Quantizer) or self.quantizer.n_codebooks is not None:
             found = type(self.quantizer).__name__
             raise InputError(f"quantizer is a {found}; it must have one codebook, as a KohonenVQ has")
 

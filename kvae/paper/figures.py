@@ -20,7 +20,7 @@ from kvae.figures import maps
 from kvae.figures import paper as paper_figures
 from kvae.figures import run as figures
 from kvae.models import inspection
-from kvae.models.codebooks import parts_of, suffix
+from kvae.models.codebooks import suffix, tallies_of
 from kvae.paper import order, urlsom
 from kvae.paper.settings import Table, collect, load_experiments, measures_of, open_seed, setting_of
 from kvae.results.seeds import Seed, read_seeds, series, spread
@@ -61,7 +61,7 @@ def counts_of_codes(run: Run) -> dict[str, np.ndarray]:
     evaluator = Evaluator(run.model, replicas, dataset, run.config["batch_size"])
     variables = jax.tree.map(lambda leaf: leaf[None], run.variables)
     totals = one_of(evaluator.evaluate([variables], np.ones(1, bool)).totals, 0)
-    return {name: tally["counts"] for name, tally in parts_of(totals["codebooks"]).items()}
+    return {name: tally["counts"] for name, tally in tallies_of(totals["codebooks"]).items()}
 
 
 def initialisation(table: Table, stem: str) -> Iterator[str]:

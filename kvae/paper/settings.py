@@ -13,15 +13,12 @@ from typing import NamedTuple
 
 from kvae.errors import InputError
 from kvae.paper import experiments
-from kvae.results.seeds import Seed
+from kvae.results.seeds import INCIDENTAL_FIELDS, Seed
 from kvae.run import Run, load
 
 QUANTIZER, GRID_SHAPE = "model.quantizer.name", "model.quantizer.grid_shape"
 CODES_ALONG = (GRID_SHAPE, "model.quantizer.levels")
 """Fields that say how many codes a quantiser has along each axis."""
-
-FREE_FIELDS = {*("seed", "replicas", "micro_batches", "log_every_steps", "checkpoint_every_steps", "dataset.data_dir")}
-"""Fields in which the runs of a table may differ, besides those that its settings are about."""
 
 
 class Table(NamedTuple):
@@ -76,7 +73,7 @@ def setting_of(config: Mapping, of: Mapping) -> str | None:
 def collect(seeds: Iterable[Seed], of: Mapping, name: str, dataset: str) -> Table:
     """The seeds of a table's settings on one data set; of several configs, the one that most seeds have."""
     labels, problems = of["TABLES"][name]["rows"], []
-    varied = {*of["BASE"], *FREE_FIELDS, *(k for setting in labels for k in of["SETTINGS"][setting])}
+    varied = {*of["BASE"], *INCIDENTAL_FIELDS, *(k for setting in labels for k in of["SETTINGS"][setting])}
     sound, configs = [], collections.defaultdict(list)
     for seed in seeds:
         setting = setting_of(seed.config, of)

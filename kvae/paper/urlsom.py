@@ -11,8 +11,7 @@ import numpy as np
 from kvae.errors import InputError
 from kvae.figures import urlsom as figures
 from kvae.models.urlsom_measures import collapse_loss, winner_take_all_loss
-from kvae.paper.settings import FREE_FIELDS
-from kvae.results.seeds import read_seeds
+from kvae.results.seeds import INCIDENTAL_FIELDS, read_seeds
 from kvae.training.journal import is_finished
 
 
@@ -38,7 +37,7 @@ def selectivity_by_sigma(folders: list[str], stem: str) -> Iterator[str]:
     by_config = {}
     for seed in read_seeds(folders):
         if is_finished(seed.config, seed.rows) and f"valid/{metrics['held out']}" in seed.rows[-1]:
-            common = {k: v for k, v in seed.config.items() if k not in {*FREE_FIELDS, "model.sigma"}}
+            common = {k: v for k, v in seed.config.items() if k not in {*INCIDENTAL_FIELDS, "model.sigma"}}
             by_config.setdefault(json.dumps(common, sort_keys=True), []).append(seed)
     seeds = max(by_config.values(), key=len, default=[])
     for others in by_config.values():

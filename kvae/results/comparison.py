@@ -7,12 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kvae.models.model import Metric
-from kvae.results.seeds import Seed, series, spread
-from kvae.training.config import FREE_FIELDS, build_model
+from kvae.results.seeds import INCIDENTAL_FIELDS, Seed, series, spread
+from kvae.training.config import build_model
 from kvae.training.workdir import config_of_run
-
-SEEDS_MAY_DIFFER = {"seed", "replicas", "micro_batches", "dataset.data_dir", *FREE_FIELDS} - {"steps"}
-"""Fields that do not make another config of what a seed learns."""
 
 
 class Line(NamedTuple):
@@ -38,7 +35,11 @@ def lines_of(seeds: Iterable[Seed]) -> list[Line]:
     """Seeds, joined where their configs differ in nothing that matters."""
     by_config = {}
     for seed in seeds:
-        fields = {name: value for name, value in seed.config.items() if name not in SEEDS_MAY_DIFFER}
+        fields = {
+            name: value
+            for name, value in seed.config.items()
+            if name not in {*INCIDENTAL_FIELDS, "evaluate_every_steps"}
+        }
         by_config.setdefault(json.dumps(fields, sort_keys=True), (fields, []))[1].append(seed)
     return [
         Line(", ".join(dict.fromkeys(seed.workdir for seed in own)), fields, own) for fields, own in by_config.values()
@@ -46,9 +47,12 @@ def lines_of(seeds: Iterable[Seed]) -> list[Line]:
 
 
 def differing(lines: list[Line]) -> list[str]:
-    """The fields in which lines differ, in the order of the config; a field that a line lacks differs."""
+    """The fields in which lines differ, in the order of the config, those that only some lines have aside.
+
+    Another quantiser has other fields: its name says so, and they are shown where lines that have them differ.
+    """
     names = dict.fromkeys(name for line in lines for name in line.fields)
-    values = {name: {json.dumps(line.fields.get(name)) for line in lines} for name in names}
+    values = {name: {json.dumps(line.fields[name]) for line in lines if name in line.fields} for name in names}
     return [name for name in names if len(values[name]) > 1]
 
 

@@ -13,6 +13,16 @@ from kvae.training.journal import is_finished, read_metrics
 from kvae.training.rows import LOSS
 from kvae.training.workdir import config_of_run
 
+INCIDENTAL_FIELDS = {
+    "seed",
+    "replicas",
+    "micro_batches",
+    "log_every_steps",
+    "checkpoint_every_steps",
+    "dataset.data_dir",
+}
+"""Fields in which seeds of one setting may differ: what they learn is as comparable, and is measured alike."""
+
 
 class Seed(NamedTuple):
     """One seed of a run.

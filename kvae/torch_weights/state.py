@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kvae.errors import InputError
+from kvae.errors import InputError, first_line
 from kvae.share import read_weights
 
 State = dict[str, np.ndarray]
@@ -58,8 +58,9 @@ def _torch_load(path: pathlib.Path):
             "give what torch.save(model.state_dict(), FILE) writes"
         ) from error
     except (OSError, EOFError, RuntimeError, ValueError) as error:
-        why = str(error).strip().partition("\n")[0][:200]
-        raise InputError(f"{path} is not readable as weights of PyTorch ({why}); get it again") from error
+        raise InputError(
+            f"{path} is not readable as weights of PyTorch ({first_line(error)[:200]}); get it again"
+        ) from error
 
 
 def quantizer_fields(arguments: Mapping[str, Any], codebook_size: int) -> dict[str, Any]:

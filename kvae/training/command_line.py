@@ -16,7 +16,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from kvae.errors import InputError, check_names
-from kvae.fields import shown
+from kvae.fields import fields_of, shown
+from kvae.training import schema
 
 FIELD = re.compile(r"--?config\.([\w.]+)(?:=(.*))?", re.DOTALL)
 
@@ -37,8 +38,8 @@ def config_of(chosen: str, arguments: list[str]) -> tuple[dict, str]:
     config = read_config(chosen)
     with _errors_of(file):
         config = config.to_dict()
-    settings = list(_settings(arguments))
-    for path, text in sorted(settings, key=lambda setting: not setting[0].endswith(".name")):
+    # Names first, those of outer sections before those in them: what a section may hold depends on its name.
+    for path, text in sorted(_settings(arguments), key=lambda it: (not it[0].endswith(".name"), it[0].count("."))):
         set_field(config, path, text)
     return config, pathlib.Path(file).stem + (f"_{variant}" if variant else "")
 
@@ -125,23 +126,33 @@ def set_field(config: dict, path: str, text: str) -> None:
     for name in sections:
         check_names(where, [name], [key for key, value in section.items() if isinstance(value, Mapping)])
         section, where = section[name], f"{where}.{name}"
-    if last not in section and not sections:
-        check_names(where, [last], section)
     value = literal(text, section.get(last))
     if last == "name" and sections and section.get("name") != value:
-        # Imported here, for it loads every model.
-        from kvae.training.config import fields_of_section
-
-        known, before = fields_of_section(sections, value), dict(section)
-        for name in [name for name in section if name not in known]:
-            del section[name]
-        if "quantizer" in known - before.keys() and sections[-1].startswith("quantizer"):
-            section["quantizer"] = before  # what stood here becomes what the stack is made of
+        _make_room(section, _names(sections, value), is_quantizer=sections[-1].startswith("quantizer"))
     elif last not in section:
-        from kvae.training.config import fields_of_section
-
-        check_names(where, [last], {*section, *fields_of_section(sections, section.get("name"))})
+        check_names(where, [last], {*section, *_names(sections, section.get("name"))})
     section[last] = value
+
+
+def _names(sections: list[str], name: str | None) -> set[str]:
+    """What a section that chooses `name` may hold."""
+    if not sections:
+        return {*fields_of(schema.RunFields), *schema.SECTIONS}
+    # Imported here, for it loads every model.
+    from kvae.training.config import declarations
+
+    return {"name"}.union(
+        *(fields_of(owner).keys() - without for owner, without in declarations(".".join(sections), name))
+    )
+
+
+def _make_room(section: dict, known: set[str], is_quantizer: bool) -> None:
+    """Leaves in a section what it may hold under its new name; a stack is made of the quantiser that stood there."""
+    before = dict(section)
+    for name in before.keys() - known:
+        del section[name]
+    if is_quantizer and "quantizer" in known - before.keys():
+        section["quantizer"] = before
 
 
 def literal(text: str, before: Any) -> Any:

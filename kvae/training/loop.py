@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from clu import parameter_overview
 
-from kvae.data import Example, Examples, pipeline
+from kvae.data import Dataset, Example, Examples, pipeline
 from kvae.errors import InputError
 from kvae.models.model import Model
 from kvae.training import devices, peers, pictures
@@ -57,6 +57,7 @@ def train(config: Mapping, workdir: str, devices_used: Sequence[jax.Device] | No
     replicas = Replicas(config["replicas"], mesh)
     with first_process_first():
         dataset, config = load_data(config)
+    log_sizes(config, dataset)
     peers.agree("data set", lambda: peers.of_data(config, dataset))
     model = build_model(config)
     init, step = functions_of(config, model, dataset.train[0])
@@ -69,11 +70,12 @@ def train(config: Mapping, workdir: str, devices_used: Sequence[jax.Device] | No
         open_workdir(workdir, config, checkpoints)
         groups = replicas.program(init, run_once=True)(seeds(config, replicas))
         step = replicas.program(step, donate=True)
-        log_overview(groups[0].params)
         first_step, state = checkpoints.restore_newest(replicas.joined(groups)) or (0, None)
-        if state is not None:
+        if state is None:
+            log_overview(groups[0].params)
+        else:
             groups = replicas.split(state)
-            log.info("going on from step %d of %s", first_step, workdir)
+            log.info("%s is at step %d of %d", workdir, first_step, config["steps"])
         journal = Journal(
             workdir,
             first_step=first_step,
@@ -158,7 +160,8 @@ class Loop:
 
     def run(self, step, groups: Groups, first_step: int) -> int:
         """Trains from `first_step` to the last; returns the step that was reached, as `train` does."""
-        if self.journal.settling.is_over():
+        if first_step >= self.config["steps"] or self.journal.settling.is_over():
+            log.info("nothing is left to do: the run is at its end")
             return self.config["steps"]
         batches = training_batches(self.config, self.evaluator.dataset.train, first_step)
         batches = on_devices(batches, self.replicas)
@@ -184,6 +187,7 @@ class Loop:
                     self.checkpoints.wait()
                     log.warning("stopped at step %d; run the same command again to go on", done)
                     return done
+        log.info("done; all pictures are in %s", self.figures / "index.html")
         return self.config["steps"]
 
     def is_due(self, field: str, done: int) -> bool:
@@ -279,6 +283,12 @@ def summary(row: Mapping[str, Any], counts: Mapping[str, np.ndarray]) -> str:
     if "images_per_second" in row:
         words.append(f"{row['images_per_second']:.0f} images/s")
     return "  ".join(words)
+
+
+def log_sizes(config: Mapping, dataset: Dataset) -> None:
+    """Logs how many examples there are to learn from, and how many to be measured on."""
+    sizes = ", ".join(f"{name} {len(examples):,}" for name, examples in dataset.validation.items())
+    log.info("%s: %s training examples; held out: %s", config["dataset"]["name"], f"{len(dataset.train):,}", sizes)
 
 
 def log_overview(params) -> None:

@@ -55,8 +55,8 @@ def watched_peers() -> Iterator[None]:
     except InputError as error:
         ended.set()
         _say(f"{ENDED}: {error}")
-        if distributed.global_state.process_id == 0:  # it takes the store with it: first, the others must hear of it
-            time.sleep(8 * HEARTBEAT_SECONDS)
+        if distributed.global_state.process_id == 0:
+            _wait_for_the_others()
         raise
     except Exception:
         # It may be that another process has died in the middle of a collective: then the watch ends this one.
@@ -94,6 +94,16 @@ def _on_abort(number):
             _end("process 0 has gone")
         time.sleep(0.5)
     os._exit(FAILED)
+
+
+def _wait_for_the_others() -> None:
+    """Process 0 takes the store with it as it ends: first, the others end too, or have had time to hear of it."""
+    others, deadline = range(1, distributed.global_state.num_processes), time.monotonic() + 8 * HEARTBEAT_SECONDS
+    while time.monotonic() < deadline:
+        said = dict(_store().key_value_dir_get("kvae/"))
+        if all(said.get(f"kvae/{process}", "").startswith(ENDED) for process in others):
+            return
+        time.sleep(HEARTBEAT_SECONDS / 10)
 
 
 def _say(text: str) -> None:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from kvae import data, models
-from kvae.fields import fields_of, words
-from kvae.training.config import Run, Statistics, normalizes
-from kvae.training.step import make_optimizer
+from kvae.fields import Declaration, fields_of, words
+from kvae.training.config import OPTIMIZER, declarations, normalizes
+from kvae.training.schema import ImageStatistics, RunFields
 
 ENTRY = re.compile(r"^(\w+(?:, \w+)*): (.*(?:\n {2,}.*)*)", re.MULTILINE)
 
@@ -40,8 +40,9 @@ def meanings(owner: Callable) -> dict[str, str]:
     return found
 
 
-def entries(path: str, owner: Callable, without: tuple[str, ...] = ()) -> Iterator[Entry]:
-    """The fields of an owner, as they stand in the section `path` of a config."""
+def entries(path: str, declaration: Declaration) -> Iterator[Entry]:
+    """The fields that a declaration gives to the section `path` of a config, other than sections in it."""
+    owner, without = declaration
     said = meanings(owner)
     for name, field in fields_of(owner).items():
         if name in without or field.section:
@@ -50,23 +51,21 @@ def entries(path: str, owner: Callable, without: tuple[str, ...] = ()) -> Iterat
         yield Entry(f"{path}.{name}" if path else name, words(field.annotation), default, said.get(name, ""))
 
 
-def of_config(config: Mapping[str, Any]) -> list[Entry]:
+def of_config(config: Mapping[str, Any]) -> Iterator[Entry]:
     """The fields of a config, those of its own data set, model and quantisers."""
-    found = list(entries("", Run))
-    dataset = config["dataset"]["name"]
-    found += entries("dataset", data.function_of(dataset))
-    if normalizes(config["model"]):
-        found += entries("dataset", Statistics)
-    found += _of_module("model", config["model"], models.MODELS, models.STATISTICS)
-    return found + list(entries("optimizer", make_optimizer, without=("steps",)))
+    yield from entries("", Declaration(RunFields))
+    for path, section in _sections(config):
+        for declaration in declarations(path, section.get("name")):
+            if declaration.owner is not ImageStatistics or normalizes(config["model"]):
+                yield from entries(path, declaration)
 
 
-def _of_module(path, section, registry, without):
-    found = list(entries(path, registry[section["name"]], without))
-    for name, inner in section.items():
-        if isinstance(inner, Mapping):
-            found += _of_module(f"{path}.{name}", inner, models.QUANTIZERS, models.OF_CALLERS)
-    return found
+def _sections(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Mapping]]:
+    """The sections of a config and those in them, by their paths."""
+    for name, section in config.items():
+        if isinstance(section, Mapping):
+            yield prefix + name, section
+            yield from _sections(section, f"{prefix}{name}.")
 
 
 def as_text(config: Mapping[str, Any]) -> str:
@@ -89,23 +88,24 @@ def as_page() -> str:
         "# The fields of a config",
         "Made from the code by `python -m kvae.training.reference`. Any field can be set on the command line: "
         "`--config.optimizer.learning_rate=3e-4`. `python -m kvae.main --config=FILE --help` shows those of one file.",
-        _table("The run", entries("", Run)),
-        _table("`optimizer`", entries("optimizer", make_optimizer, without=("steps",))),
-        _table("`dataset`, for a model that normalises its images", entries("dataset", Statistics)),
+        _table("The run", "", Declaration(RunFields)),
+        _table("`optimizer`", "optimizer", OPTIMIZER),
+        _table("`dataset`, for a model that normalises its images", "dataset", Declaration(ImageStatistics)),
     ]
-    for name in data.DATASETS:
-        parts.append(_table(f'`dataset`, `name = "{name}"`', entries("dataset", data.function_of(name))))
-    for name, model in models.MODELS.items():
-        parts.append(_table(f'`model`, `name = "{name}"`', entries("model", model, models.STATISTICS)))
-    for name, layer in models.QUANTIZERS.items():
-        title = f'`model.quantizer`, `name = "{name}"`'
-        parts.append(_table(title, entries("model.quantizer", layer, models.OF_CALLERS)))
+    for section, names in (
+        ("dataset", data.DATASETS),
+        ("model", models.MODELS),
+        ("model.quantizer", models.QUANTIZERS),
+    ):
+        for name in names:
+            parts.append(_table(f'`{section}`, `name = "{name}"`', section, declarations(section, name)[0]))
     return "\n\n".join(parts) + "\n"
 
 
-def _table(title, rows):
+def _table(title: str, path: str, declaration: Declaration) -> str:
     lines = [f"## {title}", "", "| field | default | must be | meaning |", "|---|---|---|---|"]
-    lines += [f"| `{row.path}` | `{row.default}` | {row.kind} | {_sentence(row.meaning)} |" for row in rows]
+    for entry in entries(path, declaration):
+        lines.append(f"| `{entry.path}` | `{entry.default}` | {entry.kind} | {_sentence(entry.meaning)} |")
     return "\n".join(lines)
 
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from kvae.errors import InputError
-from kvae.fields import Count, NotNegative, OneOf
-from kvae.models.model import Batch, Model
+from kvae.fields import Count, NotNegative, OneOf, shown
+from kvae.models.model import Batch, Model, Objective
 
 STREAMS = ("augmentation", "dropout")
 """The random streams that a model has in training."""
@@ -122,6 +122,11 @@ def initial_state(model: Model, optimizer: optax.GradientTransformation, batch: 
     objective = jax.eval_shape(
         lambda variables: _objective(model, variables, batch, key)[0], {"params": params, **variables}
     )
+    if not isinstance(objective, Objective) or "loss" not in objective.metrics:
+        raise InputError(
+            f"objective of {type(model).__name__} returns {shown(objective)}; it must return "
+            'kvae.Objective(loss, {"loss": loss, ...})'
+        )
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (objective.metrics, objective.counts))
     return TrainState(
         seed=jnp.asarray(seed, jnp.int32),

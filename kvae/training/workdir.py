@@ -11,7 +11,8 @@ from kvae.errors import InputError, check_local, choose, errors_of_writing
 from kvae.fields import shown
 from kvae.files import read_text, write_text
 from kvae.training.checkpoint import Checkpoints
-from kvae.training.config import FREE_FIELDS, checked_config, flatten
+from kvae.training.config import checked_config, flatten
+from kvae.training.schema import FREE_FIELDS
 
 log = logging.getLogger(__name__)
 
