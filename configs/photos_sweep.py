@@ -1,4 +1,4 @@
-"""VQ-VAE on photographs, small enough to be trained some dozens of times: the tables of configs/paper.py on a laptop.
+"""VQ-VAE on photographs, small enough to be trained some dozens of times: the paper's tables on a laptop.
 
     python -m kvae.main --config=configs/photos_sweep.py
     python launch/sweep.py --table=3 --dataset=photos

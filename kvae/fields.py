@@ -136,6 +136,13 @@ def checked(where: str, given: Mapping, owner: Callable, without: Collection[str
     return found
 
 
+def show_plainly(owner: type) -> None:
+    """Leaves types and ranges out of what `help` shows of a class: the docstring says it in words."""
+    shown = inspect.signature(owner.__init__)
+    parameters = [each.replace(annotation=inspect.Parameter.empty) for each in shown.parameters.values()]
+    owner.__init__.__signature__ = shown.replace(parameters=parameters, return_annotation=inspect.Signature.empty)
+
+
 def check_attributes(module) -> None:
     """Gives a dataclass instance the types that its fields declare; raises InputError where a value does not fit."""
     for name, field in fields_of(type(module)).items():

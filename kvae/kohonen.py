@@ -21,8 +21,8 @@ from kvae.topology import Neighborhood, spread
 EPSILON = 1e-5
 """Pseudo-count of the smoothing, and the spread count up to which a code counts as empty."""
 
-SCORES_PER_CHUNK = {"cpu": 2**19}
-"""How many of the N x K scores the lookup holds at once: on a CPU what fits its cache (measured), else 2^25."""
+SCORES_PER_CHUNK = {"cpu": 2**22}
+"""How many of the N x K scores the lookup holds at once: on a CPU what was fastest (measured), else 2^25."""
 
 SLICES, LANES = 8, 16
 """In how many slices a CPU compares the scores, and how many numbers its vectors hold."""

@@ -1,9 +1,10 @@
 """Kills a training run at random moments until it has come to its end; then compares it with one that was left alone.
 
-    python tests/kill.py --kills=20 --workdir=DIR
+    python tests/kill.py --kills=40 --workdir=DIR [--config=photos_vqvae2] [--config.model.quantizer.name=fsq ...]
 
-Prints a line a kill and, at the end, how many leaves of the final state and how many rows of metrics.jsonl, but for the
-rates, differ in any bit. `tests/test_kill.py` does the same with two kills.
+A third of the kills come in the first seconds, a third while a checkpoint is being saved. Prints a line a kill and, at
+the end, how many leaves of the final state and how many rows of metrics.jsonl, but for the rates, differ in any bit.
+`tests/test_kill.py` does the same with three kills.
 """
 
 import argparse
@@ -20,39 +21,62 @@ import numpy as np
 import runs
 
 ROOT = pathlib.Path(__file__).parents[1]
+LONGEST_WAIT_SECONDS = 60
 
 
-def command(workdir, data_dir, steps=100):
-    fields = {
+def command(workdir, data_dir, steps=100, config="photos_vqvae", fields=()):
+    """The command of a run that saves every other step."""
+    own = {
         "steps": steps, "batch_size": 8, "log_every_steps": 2, "evaluate_every_steps": steps,
-        "checkpoint_every_steps": 2, "dataset.data_dir": data_dir,
+        "checkpoint_every_steps": 2, **({"dataset.data_dir": data_dir} if config.startswith("photos") else {}),
     }  # fmt: skip
-    flags = [f"--config.{name}={value}" for name, value in fields.items()]
-    return [sys.executable, "-m", "kvae.main", "--config=configs/photos_vqvae.py:smoke", f"--workdir={workdir}", *flags]
+    flags = [*(f"--config.{name}={value}" for name, value in own.items()), *fields]
+    return [sys.executable, "-m", "kvae.main", f"--config=configs/{config}.py:smoke", f"--workdir={workdir}", *flags]
 
 
-def run_with_kills(workdir, data_dir, kills, steps=100, seed=0, say=print):
-    """Starts the run again and again, killing it `kills` times; returns the steps at which a new start found it."""
-    chance = random.Random(seed)
-    found = []
+def wait_while(process, is_early):
+    """Returns when `is_early` holds no more; the run must still be there."""
+    deadline = time.monotonic() + LONGEST_WAIT_SECONDS
+    while is_early() and time.monotonic() < deadline:
+        assert process.poll() is None, "the run ended before it was killed; give it more steps"
+        time.sleep(0.002)
+
+
+def at_the_start(process, workdir, chance):
+    """Within the first seconds, of which the imports take most."""
+    time.sleep(chance.uniform(0, 5))
+
+
+def while_saving(process, workdir, chance):
+    """When a checkpoint has been begun, or a moment later."""
+    wait_while(process, lambda: not list((workdir / "checkpoints").glob("*tmp*")))
+    time.sleep(chance.uniform(0, 0.05))
+
+
+def in_training(process, workdir, chance):
+    """Some seconds after the journal was opened."""
+    log = workdir / "metrics.jsonl"
+    before = log.stat().st_mtime if log.exists() else 0
+    wait_while(process, lambda: not log.exists() or log.stat().st_mtime == before)
+    time.sleep(chance.uniform(0, 3))
+
+
+MOMENTS = (in_training, at_the_start, while_saving)
+
+
+def run_with_kills(start, workdir, kills, seed=0, say=print):
+    """Starts the run again and again, killing it `kills` times, and once more to its end."""
+    chance, workdir = random.Random(seed), pathlib.Path(workdir)
     for kill in range(kills):
-        process = subprocess.Popen(command(workdir, data_dir, steps), cwd=ROOT, stderr=subprocess.DEVNULL)
-        log = pathlib.Path(workdir) / "metrics.jsonl"
-        before = log.stat().st_mtime if log.exists() else 0
-        # Start-up is long and training short: wait until the journal is opened, seldom not even that.
-        while (
-            process.poll() is None and (not log.exists() or log.stat().st_mtime == before) and chance.random() > 0.001
-        ):
-            time.sleep(0.02)
-        time.sleep(chance.uniform(0, 5))
-        assert process.poll() is None, f"the run ended before kill {kill + 1}; give it more steps"
+        moment = MOMENTS[kill % len(MOMENTS)]
+        process = subprocess.Popen(start, cwd=ROOT, stderr=subprocess.DEVNULL)
+        moment(process, workdir, chance)
+        assert process.poll() is None, "the run ended before it was killed; give it more steps"
         process.kill()
         process.wait()
-        checkpoints = pathlib.Path(workdir) / "checkpoints"
-        found.append(sorted(path.name for path in checkpoints.iterdir()) if checkpoints.exists() else [])
-        say(f"kill {kill + 1}: {', '.join(found[-1]) or 'nothing saved yet'}")
-    subprocess.run(command(workdir, data_dir, steps), cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
-    return found
+        found = sorted(path.name for path in (workdir / "checkpoints").glob("*"))
+        say(f"kill {kill + 1}, {moment.__name__}: {', '.join(found) or 'nothing saved yet'}", flush=True)
+    subprocess.run(start, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
 
 
 def differences(one, other):
@@ -64,15 +88,19 @@ def differences(one, other):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=20)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--kills", type=int, default=40)
     parser.add_argument("--workdir", required=True)
-    arguments = parser.parse_args()
+    parser.add_argument("--config", default="photos_vqvae")
+    arguments, fields = parser.parse_known_args()
     folder = pathlib.Path(arguments.workdir).absolute()
     shutil.rmtree(folder, ignore_errors=True)
-    steps = 20 * arguments.kills
-    subprocess.run(command(folder / "whole", folder / "data", steps), cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
-    run_with_kills(folder / "killed", folder / "data", arguments.kills, steps)
+    starts = {
+        name: command(folder / name, folder.parent / "data", 20 * arguments.kills, arguments.config, fields)
+        for name in ("whole", "killed")
+    }
+    subprocess.run(starts["whole"], cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    run_with_kills(starts["killed"], folder / "killed", arguments.kills)
     leaves, rows = differences(folder / "whole", folder / "killed")
     print(f"after {arguments.kills} kills: {leaves} leaves and {rows} rows differ from the uninterrupted run")
     return 1 if leaves or rows else 0

@@ -1,5 +1,6 @@
 """Runs side by side: what is joined, what is a column, and what is drawn."""
 
+import json
 import pathlib
 
 import numpy as np
@@ -31,6 +32,20 @@ def test_only_fields_that_differ_are_columns_and_seeds_are_joined(tmp_path):
     single = cells(text, other)
     assert single["loss"] == "0.8000 (0.4000)"  # the last is not the best
     assert single["codes used"] == "100"
+
+
+def test_fields_that_only_another_quantiser_has_are_no_columns(tmp_path):
+    one = make_run(tmp_path / "one", [0.5])
+    fsq = []
+    for levels in ((8, 4), (8, 8)):
+        fsq.append(make_run(tmp_path / f"fsq{levels[1]}", [0.4]))
+        path = pathlib.Path(fsq[-1], "config.json")
+        config = json.loads(path.read_text())
+        config["model"]["quantizer"] = {"name": "fsq", "levels": levels}
+        path.write_text(json.dumps(config))
+    assert list(cells(comparison.comparison(read_seeds([one, fsq[0]])), one))[3] == "quantizer.name"
+    assert "quantizer.levels" not in comparison.comparison(read_seeds([one, fsq[0]]))
+    assert cells(comparison.comparison(read_seeds([one, *fsq])), fsq[1])["quantizer.levels"] == "(8, 8)"
 
 
 def test_a_run_that_is_not_finished_is_shown_as_far_as_it_is_and_said(tmp_path):

@@ -1,6 +1,7 @@
 """Fields: what is accepted, what is said of what is not, and the reference of all of them."""
 
 import dataclasses
+import inspect
 import pathlib
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from annotated_types import Ge, Le
 
+import kvae
 from kvae import data, fields, main, models, program
 from kvae.errors import InputError
 from kvae.fields import Count, Counts, Declaration, NotNegative, OneOf, Positive, Share, checked, value_of
@@ -68,6 +70,12 @@ def test_what_does_not_fit_is_said_in_one_line(annotation, given, message):
         value_of("x", given, annotation)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 200
+
+
+def test_help_shows_a_layer_s_fields_without_their_types():
+    shown = str(inspect.signature(kvae.KohonenVQ))
+    assert shown.startswith("(grid_shape, neighborhood='hard', shrink_step=0.1, ")
+    assert "Annotated" not in shown
 
 
 def test_fields_are_checked_by_name_and_completed():

@@ -15,7 +15,7 @@ from kvae.training.journal import read_metrics
 
 def test_sigkill_at_random_moments(tmp_path, data_dir):
     subprocess.run(kill.command(tmp_path / "whole", data_dir), cwd=kill.ROOT, check=True, stderr=subprocess.DEVNULL)
-    kill.run_with_kills(tmp_path / "killed", data_dir, kills=2)
+    kill.run_with_kills(kill.command(tmp_path / "killed", data_dir), tmp_path / "killed", kills=3)
     assert kill.differences(tmp_path / "whole", tmp_path / "killed") == (0, 0)
 
 

@@ -62,7 +62,8 @@ def test_a_map_of_65536_codes_trains(neighborhood):
 
 
 @pytest.mark.parametrize(("batch_size", "chunks"), [(8, 1), (16, 1), (1_024, 4), (2_040, 8)])
-def test_devices_exchange_codebook_sums_gradients_and_scalars_only(make_config, batch_size, chunks):
+def test_devices_exchange_codebook_sums_gradients_and_scalars_only(make_config, monkeypatch, batch_size, chunks):
+    monkeypatch.setitem(kohonen.SCORES_PER_CHUNK, "cpu", 2**19)
     config = make_config(**{"model.quantizer.grid_shape": (4, 8)})
     assert kohonen._number_of_chunks(batch_size * 64, 32) == chunks
     state, step, images = prepare(config, 8, batch_size)

@@ -5,6 +5,7 @@ import functools
 import json
 import logging
 import pathlib
+import re
 import types
 
 import flax.linen as nn
@@ -376,6 +377,19 @@ def test_fewer_steps_than_a_run_has_taken_are_refused_and_its_config_stays(make_
     with pytest.raises(InputError, match=r"config.steps is 4, and .* has come to step 8; set it to that or more"):
         run(make_config(steps=4), tmp_path)
     assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_the_log_says_how_much_there_is_to_learn_from_and_when_nothing_is_left_to_do(make_config, tmp_path, caplog):
+    config = make_config(steps=4, evaluate_every_steps=4)
+    with caplog.at_level(logging.INFO, "kvae"):
+        run(config, tmp_path)
+        first, _ = caplog.text, caplog.clear()
+        run(config, tmp_path)
+    assert re.search(r"photos: [\d,]+ training examples; held out: validation \d+", first)
+    assert "Total: " in first and "index.html" in first
+    assert f"{tmp_path} is at step 4 of 4" in caplog.text
+    assert "nothing is left to do" in caplog.text
+    assert "compiling" not in caplog.text and "Total: " not in caplog.text
 
 
 @pytest.mark.drawn

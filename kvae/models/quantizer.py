@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from kvae import kohonen, measures
 from kvae.errors import InputError
-from kvae.fields import check_attributes
+from kvae.fields import check_attributes, show_plainly
 from kvae.topology import Grid
 
 
@@ -42,6 +42,10 @@ class Quantizer(nn.Module):
     A subclass has an attribute `train`, None by default, as `flax.linen.BatchNorm` has `use_running_average`: under
     `nn.vmap`, `nn.scan` or `nn.remat`, which trace or drop the arguments of a call, set the attribute instead.
     """
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        show_plainly(cls)
 
     def __post_init__(self):
         check_attributes(self)

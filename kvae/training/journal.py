@@ -10,7 +10,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -226,3 +226,15 @@ def shown_on_terminal(*others: logging.Handler, first_process: bool = True):
         for handler in handlers:
             logger.removeHandler(handler)
             handler.close()
+
+
+def summary(row: Mapping[str, Any], counts: Mapping[str, np.ndarray]) -> str:
+    """A row, and how many codes were used, in a few words for the terminal and the log."""
+    words = [f"loss {np.nanmean(row['train/loss']):.4f}"]
+    if "valid/loss" in row:
+        words.append(f"valid {np.nanmean(row['valid/loss']):.4f}")
+    for name, of_codes in counts.items():
+        words.append(f"{name} {np.mean(np.count_nonzero(of_codes, axis=-1)):.0f}/{np.shape(of_codes)[-1]} codes")
+    if "images_per_second" in row:
+        words.append(f"{row['images_per_second']:.0f} images/s")
+    return "  ".join(words)

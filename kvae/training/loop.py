@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from clu import parameter_overview
+from jax.sharding import Mesh
 
 from kvae.data import Dataset, Example, Examples, pipeline
 from kvae.errors import InputError
@@ -21,7 +22,7 @@ from kvae.training.checkpoint import Checkpoints
 from kvae.training.cluster import StopSignal, first_process_first, wait_for_all
 from kvae.training.config import build_model, checked_config, load_data
 from kvae.training.evaluate import Evaluation, Evaluator
-from kvae.training.journal import Journal
+from kvae.training.journal import Journal, summary
 from kvae.training.lock import Lock
 from kvae.training.memory import check_memory
 from kvae.training.replicas import Groups, Replicas, in_a_row, one_of
@@ -60,7 +61,7 @@ def train(config: Mapping, workdir: str, devices_used: Sequence[jax.Device] | No
     log_sizes(config, dataset)
     peers.agree("data set", lambda: peers.of_data(config, dataset))
     model = build_model(config)
-    init, step = functions_of(config, model, dataset.train[0])
+    init, step = functions_of(config, model, dataset.train[0], mesh)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopSignal())
         lock = stack.enter_context(Lock(workdir)) if jax.process_index() == 0 else None
@@ -95,13 +96,16 @@ def seeds(config: Mapping, replicas: Replicas) -> Groups:
     return replicas.split(config["seed"] + np.arange(replicas.count, dtype=np.int32))
 
 
-def functions_of(config: Mapping, model: Model, example: Example) -> tuple[Callable, Callable]:
+def functions_of(
+    config: Mapping, model: Model, example: Example, mesh: Mesh | None = None
+) -> tuple[Callable, Callable]:
     """The first state from a seed, and the step from a state and a batch to the next state; both of one replica.
 
     Args:
       config: of the run.
       model: that is trained.
       example: one of the training set; only shapes and types matter.
+      mesh: the devices that are to hold it; all by default.
 
     Raises:
       InputError: the batch is to be split, and the model's loss is of a whole one, or the memory holds no step.
@@ -110,7 +114,7 @@ def functions_of(config: Mapping, model: Model, example: Example) -> tuple[Calla
         raise InputError(f"micro_batches is {config['micro_batches']}; it must be 1, for this loss is of a whole batch")
     optimizer = make_optimizer(**config["optimizer"], steps=config["steps"])
     init = functools.partial(initial_state, model, optimizer, example_batch(example))
-    check_memory(config, init, example)
+    check_memory(config, init, example, mesh or devices.make_mesh(config["replicas"]))
     return init, functools.partial(train_step, model, optimizer, config["micro_batches"])
 
 
@@ -271,18 +275,6 @@ def training_means(interval: Interval, finite: np.ndarray) -> dict[str, Any]:
     steps = np.maximum(interval.steps, 1)
     means = {name: np.where(finite, total / steps, np.nan) for name, total in interval.metrics.items()}
     return {f"train/{name}": in_a_row(mean.tolist()) for name, mean in means.items()}
-
-
-def summary(row: Mapping[str, Any], counts: Mapping[str, np.ndarray]) -> str:
-    """A row, and how many codes were used, in a few words for the terminal and the log."""
-    words = [f"loss {np.nanmean(row['train/loss']):.4f}"]
-    if "valid/loss" in row:
-        words.append(f"valid {np.nanmean(row['valid/loss']):.4f}")
-    for name, of_codes in counts.items():
-        words.append(f"{name} {np.mean(np.count_nonzero(of_codes, axis=-1)):.0f}/{np.shape(of_codes)[-1]} codes")
-    if "images_per_second" in row:
-        words.append(f"{row['images_per_second']:.0f} images/s")
-    return "  ".join(words)
 
 
 def log_sizes(config: Mapping, dataset: Dataset) -> None:

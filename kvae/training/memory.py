@@ -10,15 +10,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from kvae.errors import InputError
-from kvae.training import devices
 
 BYTES_OF_IMAGES = 5
 """Of each number of an image: one as it is read, four as it is trained on."""
 
 
-def check_memory(config: Mapping[str, Any], init: Callable, example: Mapping[str, Any]) -> None:
+def check_memory(config: Mapping[str, Any], init: Callable, example: Mapping[str, Any], mesh: Mesh) -> None:
     """Compares the least that a step takes with what there is: a device's own memory or, on a CPU, the host's.
 
     Counted are parameters, their gradients and what the optimiser keeps, codebooks, images, and the largest activation
@@ -28,12 +28,12 @@ def check_memory(config: Mapping[str, Any], init: Callable, example: Mapping[str
       config: of the run.
       init: the first state of a replica from its seed; its shapes are taken, it is not run.
       example: one of the training set.
+      mesh: the devices.
 
     Raises:
       InputError: it is too little.
     """
     program, state = jax.make_jaxpr(init, return_shape=True)(jax.ShapeDtypeStruct((), jnp.int32))
-    mesh = devices.make_mesh(config["replicas"])
     replicas = config["replicas"] // mesh.shape["replica"]
     images = config["batch_size"] // mesh.shape["data"] if jax.default_backend() != "cpu" else config["batch_size"]
     parts = {
