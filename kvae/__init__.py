@@ -26,7 +26,19 @@ _HOME = {
     "QUANTIZERS": "kvae.models",
 }
 
-_MODULES = ("classic", "data", "grids", "kohonen", "measures", "models", "nnx", "plots", "testing", "topology")
+_MODULES = (
+    "classic",
+    "data",
+    "export",
+    "grids",
+    "kohonen",
+    "measures",
+    "models",
+    "nnx",
+    "plots",
+    "testing",
+    "topology",
+)
 
 __all__ = sorted([*_HOME, *_MODULES])
 

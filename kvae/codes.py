@@ -47,7 +47,8 @@ def checked_codes(model: Model, codes: Mapping[str, Any]) -> dict[str, np.ndarra
         wanted = f"int [b, h, w{''.join(f', {q}' for q in last)}]"
         fits = array.ndim == 3 + len(last) and list(array.shape[3:]) == last
         if array.dtype.kind not in "iu" or not fits or not array.size:
-            raise InputError(f"codes of {name!r} are {array.dtype}{list(array.shape)}; they must be {wanted}")
+            hint = "; a single image's are codes[None]" if array.ndim == 2 + len(last) else ""
+            raise InputError(f"codes of {name!r} are {array.dtype}{list(array.shape)}; they must be {wanted}{hint}")
         _check_range(name, array, layer.codebook_size)
         found[name] = array.astype(np.int32)
         stride = model.code_strides[name]
@@ -67,8 +68,9 @@ def _array(what: str, value) -> np.ndarray:
 
 def _check_range(name: str, array: np.ndarray, size: int) -> None:
     if array.size and (array.min() < 0 or array.max() >= size):
-        run = f"{array.min()} to {array.max()}"
-        raise InputError(f"codes of {name!r} run from {run}; they must be in 0 to {size - 1}")
+        found = f"codes of {name!r} run from {array.min()} to {array.max()}; they"
+        found = found if array.ndim else f"code is {array}; those of {name!r}"
+        raise InputError(f"{found} must be in 0 to {size - 1}")
 
 
 def near(model: Model, code: int, radius: float, codebook: str | None) -> np.ndarray:

@@ -5,7 +5,7 @@ import difflib
 import errno
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
@@ -44,13 +44,19 @@ def first_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def errors_of_reading(what, remedy: str):
-    """Turns whatever libraries raise over damaged or missing files into one line: what is damaged, and what to do."""
+def errors_of_reading(what: object, remedy: str) -> Iterator[None]:
+    """Turns whatever libraries raise over damaged or missing files into one line: what is damaged, and what to do.
+
+    Where the machine refuses, for want of a right or of memory, the file may be whole: the remedy is not named.
+    """
     try:
         yield
     except InputError:
         raise
     except Exception as error:  # RuntimeError, ValueError, IndexError, OSError, DecodeError: each library has its own
+        is_refused = isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)
+        if is_refused or isinstance(error, MemoryError):
+            raise InputError(f"{what} cannot be read: {first_line(error)}") from error
         raise InputError(f"{what} is damaged ({first_line(error)}); {remedy}") from error
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import export
 
 from kvae.errors import InputError, errors_of_writing
-from kvae.files import replaced, write_text
+from kvae.files import check_target, replaced, write_text
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -34,7 +34,7 @@ def write(run, folder: os.PathLike | str, batch: str | int, size: int) -> None:
       size: edge of the images, in pixels.
 
     Raises:
-      InputError: the folder cannot be written, or the batch is neither a name nor a size.
+      InputError: the folder holds other files or cannot be written, or the batch is neither a name nor a size.
     """
     if not (isinstance(batch, int) and batch > 0) and not (isinstance(batch, str) and batch.isidentifier()):
         raise InputError(f"batch is {batch!r}; it must be a name such as 'b', for any size, or a size such as 64")
@@ -48,6 +48,7 @@ def write(run, folder: os.PathLike | str, batch: str | int, size: int) -> None:
     }
     exported = {"encode": _exported(encode, images), "decode": _exported(decode, codes)}
     folder = pathlib.Path(folder)
+    check_target(folder, DESCRIPTION)
     with errors_of_writing(folder):
         for name, artefact in exported.items():
             with replaced(folder / f"{name}.jax_export") as incomplete:

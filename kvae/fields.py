@@ -137,10 +137,10 @@ def checked(where: str, given: Mapping, owner: Callable, without: Collection[str
 
 
 def show_plainly(owner: type) -> None:
-    """Leaves types and ranges out of what `help` shows of a class: the docstring says it in words."""
-    shown = inspect.signature(owner.__init__)
-    parameters = [each.replace(annotation=inspect.Parameter.empty) for each in shown.parameters.values()]
-    owner.__init__.__signature__ = shown.replace(parameters=parameters, return_annotation=inspect.Signature.empty)
+    """Leaves types, ranges and what is Flax's own out of what `help` shows of a class: the docstring has the words."""
+    all_of_them = inspect.signature(owner.__init__).parameters.values()
+    own = [each.replace(annotation=inspect.Parameter.empty) for each in all_of_them if each.name not in NOT_CONFIGURED]
+    owner.__init__.__signature__ = inspect.Signature(own)
 
 
 def check_attributes(module) -> None:

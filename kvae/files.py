@@ -7,6 +7,8 @@ import stat
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from kvae.errors import InputError
+
 
 def opened(path: os.PathLike | str) -> BinaryIO:
     """Opens a file to read its bytes.
@@ -30,6 +32,13 @@ def read_text(path: os.PathLike | str) -> str:
     """
     with opened(path) as file:
         return file.read().decode()
+
+
+def check_target(folder: pathlib.Path, mark: str) -> None:
+    """Raises InputError where a folder that is to be written holds somebody's files: any, and not `mark` of ours."""
+    others = sorted(path.name for path in folder.glob("*") if not path.name.startswith("."))
+    if others and mark not in others:
+        raise InputError(f"{folder} holds other files ({others[0]}); choose a folder that is new or empty")
 
 
 @contextlib.contextmanager

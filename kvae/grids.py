@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kvae.errors import InputError, choose
-from kvae.fields import Counts, check_attributes
+from kvae.fields import Counts, check_attributes, shown
 
 LARGEST_SIZE = 2**20
 """Nodes of a grid, at most: what is known of each node is listed."""
@@ -50,7 +50,7 @@ class Grid(abc.ABC):
 
     @abc.abstractmethod
     def distance(self, codes, others) -> jax.Array:
-        """Distance on the grid between codes and others, int arrays that broadcast: float32."""
+        """Distance on the grid between codes and others, int arrays that broadcast: float32. JAX has to trace it."""
 
     def axis_distances(self) -> list[jax.Array] | None:
         """Distances along each axis, float32 [n, n], where their squares add up to the squared distance; else None."""
@@ -222,7 +222,7 @@ class Hexagonal(_Lattice):
 
 
 def _distance(grid: Grid, codes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """`Grid.distance` of numbers that are known, compiled as a whole even where another program is being traced."""
+    """`Grid.distance` of concrete codes, compiled as a whole even where another program is being traced."""
     with jax.ensure_compile_time_eval():
         return np.asarray(jax.jit(grid.distance)(codes, others))
 
@@ -234,7 +234,9 @@ GRIDS: dict[str, Callable[[tuple[int, ...]], Grid]] = {"plane": Plane, "torus": 
 def make_grid(name: str, shape: tuple[int, ...]) -> Grid:
     """The grid of that name in `GRIDS`; raises InputError where there is none, or its shape is impossible."""
     make = choose("grid", name, GRIDS)
-    grid = make(shape) if callable(make) else make
-    if not isinstance(grid, Grid):
-        raise InputError(f"GRIDS[{name!r}] gives a {type(grid).__name__}; it must give a kvae.grids.Grid")
+    grid = make(shape) if callable(make) else None
+    if not isinstance(grid, Grid) or grid.shape != tuple(shape):
+        raise InputError(
+            f"GRIDS[{name!r}] is {shown(make)}; it must make a kvae.grids.Grid of the shape that it is given"
+        )
     return grid

@@ -9,6 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from kvae import share
 from kvae.errors import InputError
+from kvae.fields import shown
 
 FILES = (share.WEIGHTS, "config.json", "metrics.jsonl", "figures/*.png", "README.md")
 """What is fetched: whatever else a repository holds stays there."""
@@ -43,7 +44,7 @@ def push(run, name: str, **options) -> str:
     Raises:
       InputError: the hub cannot be reached or refuses.
     """
-    with _errors_of_the_hub(f"{name}: the hub refuses"):
+    with _errors_of_the_hub(f"{name} is not pushed: the hub refuses or does not answer; `hf auth login` keeps a token"):
         return str(Pushed(run, name).push_to_hub(name, **options))
 
 
@@ -66,5 +67,4 @@ def _errors_of_the_hub(what: str) -> Iterator[None]:
     try:
         yield
     except (*HTTP_ERRORS, HFValidationError, LocalEntryNotFoundError) as error:
-        why = " ".join(str(error).split())[:200]
-        raise InputError(f"{what}: {why}") from error
+        raise InputError(f"{what} ({shown(error, 300, str)})") from error

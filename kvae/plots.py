@@ -70,10 +70,11 @@ def classes(som, X, y, ax=None):
     """The commonest label among the rows that each node wins; the more of them have it, the stronger its colour."""
     _check_map(som)
     names, labels = np.unique(np.asarray(y), return_inverse=True)
-    if len(labels) != len(X):
-        raise InputError(f"X has {len(X):,} rows and y {len(labels):,} labels; they must be as many")
+    nodes = som.predict(X)
+    if len(labels) != len(nodes):
+        raise InputError(f"X has {len(nodes):,} rows and y {len(labels):,} labels; they must be as many")
     table = np.zeros((som.grid_.size, len(names)))
-    np.add.at(table, (som.predict(X), labels), 1)
+    np.add.at(table, (nodes, labels), 1)
     total, winner = table.sum(axis=1), table.argmax(axis=1)
     share = table.max(axis=1) / np.maximum(total, 1)
     with _axes(som, ax) as ax:

@@ -143,7 +143,7 @@ class Run:
         `kvae.from_pretrained(folder)` opens it, with weights that are equal bit for bit.
 
         Raises:
-          InputError: the folder is that of a run, or cannot be written.
+          InputError: the folder holds other files, or cannot be written.
         """
         share.write(self, folder, pathlib.Path(folder).name)
 
@@ -170,7 +170,7 @@ class Run:
           size: edge of the images in pixels; by default the data set's.
 
         Raises:
-          InputError: the model does not encode and decode, or the folder cannot be written.
+          InputError: the model does not encode and decode, or the folder holds other files or cannot be written.
         """
         self._expect("encode")
         self._expect("decode")
@@ -187,8 +187,8 @@ class Run:
 
     def _expect(self, method):
         if method not in self.model.abilities:
-            able = ", ".join(self.model.abilities) or "nothing by itself"
-            raise InputError(f"{self.workdir} is a run of {type(self.model).__name__}: no {method!r}; it can {able}")
+            able = f"it can {', '.join(self.model.abilities)}" if self.model.abilities else "it has no abilities"
+            raise InputError(f"{self.workdir} is a run of {type(self.model).__name__}: no {method!r}; {able}")
 
     def __repr__(self):
         return f"Run({self.workdir!r}, step={self.step}, model={type(self.model).__name__})"
@@ -262,6 +262,8 @@ def _read(workdir: str, checkpoints: Checkpoints, step: int | str | None) -> tup
     steps = checkpoints.steps()
     if not steps:
         config_of_run(workdir)  # says what is wrong with it, if anything
+        if (pathlib.Path(workdir) / share.WEIGHTS).exists():
+            raise InputError(f"{workdir} is a shared run; kvae.from_pretrained opens it")
         raise InputError(f"{workdir} has no checkpoint yet")
     config = config_of_checkpoints(workdir, checkpoints)
     if step == "best" and (step := checkpoints.best()) is None:

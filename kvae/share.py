@@ -15,8 +15,8 @@ import safetensors
 import safetensors.numpy
 
 from kvae.card import card
-from kvae.errors import InputError, errors_of_writing
-from kvae.files import replaced, write_text
+from kvae.errors import InputError, errors_of_writing, first_line
+from kvae.files import check_target, replaced, write_text
 from kvae.models.model import Model
 from kvae.training.digests import digests
 from kvae.training.workdir import config_of_run
@@ -33,11 +33,10 @@ def write(run, folder: os.PathLike | str, name: str) -> None:
       name: what `kvae.from_pretrained` is to be given, for the card.
 
     Raises:
-      InputError: the folder is that of a run, or cannot be written.
+      InputError: the folder holds other files, or cannot be written.
     """
     folder = pathlib.Path(folder)
-    if (folder / "checkpoints").exists():
-        raise InputError(f"{folder} is the folder of a run; choose another one to share it from")
+    check_target(folder, WEIGHTS)
     flat = {
         path: np.asarray(leaf, order="C")
         for path, leaf in flax.traverse_util.flatten_dict(run.variables, sep=".").items()
@@ -94,7 +93,7 @@ def read_weights(path: os.PathLike | str) -> tuple[dict[str, np.ndarray], dict[s
         with safetensors.safe_open(path, framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:
-        raise InputError(f"{path} is not readable as safetensors ({error}); get it again") from error
+        raise InputError(f"{path} is not readable as safetensors ({first_line(error)}); get it again") from error
 
 
 def check_variables(model: Model, variables: dict[str, Any], where: str) -> None:
@@ -106,6 +105,11 @@ def check_variables(model: Model, variables: dict[str, Any], where: str) -> None
     expected = jax.eval_shape(functools.partial(model.init, jax.random.key(0)), images)
     wanted, found = (flax.traverse_util.flatten_dict(tree, sep=".") for tree in (expected, variables))
     for name in sorted(wanted.keys() | found.keys()):
-        shapes = [list(tree[name].shape) if name in tree else "nothing" for tree in (wanted, found)]
-        if shapes[0] != shapes[1]:
-            raise InputError(f"{where}: {name} is {shapes[1]}; the model takes {shapes[0]} there")
+        if name not in found:
+            raise InputError(f"{where} lacks {name}, {list(wanted[name].shape)} in this model")
+        if name not in wanted:
+            raise InputError(f"{where} has {name}, and this model has not")
+        if found[name].shape != wanted[name].shape:
+            hint = f"; a grid_shape of {len(found[name])} nodes would fit" if name.endswith("codewords") else ""
+            shapes = f"{list(found[name].shape)}; the model takes {list(wanted[name].shape)} there"
+            raise InputError(f"{where}: {name} is {shapes}{hint}")

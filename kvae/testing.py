@@ -6,6 +6,7 @@ kvae.testing.check_quantizer(lambda: MyVQ(codes=64))
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, Protocol
 
@@ -123,6 +124,10 @@ def codes_are_integers_in_range(trial: Trial) -> None:
     codes = np.asarray(trial.apply(trial.state, trial.z)[0].codes)
     assert np.issubdtype(codes.dtype, np.integer), f"codes are {codes.dtype}"
     assert codes.shape[: len(POSITIONS)] == POSITIONS, f"codes are {codes.shape} for positions {POSITIONS}"
+    layer = getattr(trial.subject, "layer", None)
+    if isinstance(layer, Quantizer):
+        several = () if layer.n_codebooks is None else (layer.n_codebooks,)
+        assert codes.shape == POSITIONS + several, f"codes are {codes.shape}, and n_codebooks is {layer.n_codebooks}"
     assert codes.min() >= 0, f"there is a code {codes.min()}"
 
 
@@ -242,11 +247,14 @@ def failures(make_layer: Callable[[], Any], dimension: int = 16, without: Collec
     """Puts a quantiser through `CHECKS`; by name, why those failed that did.
 
     Args:
-      make_layer: makes the layer: of kvae or like it, linen or NNX, or a `Subject`.
+      make_layer: makes the layer, or is it: of kvae or like it, linen or NNX, or a `Subject`.
       dimension: d of the vectors.
       without: names of checks to leave out.
     """
-    trial, found = Trial(_subject(make_layer()), dimension), {}
+    makes_one = (
+        inspect.isroutine(make_layer) or inspect.isclass(make_layer) or isinstance(make_layer, functools.partial)
+    )
+    trial, found = Trial(_subject(make_layer() if makes_one else make_layer), dimension), {}
     for name, check in CHECKS.items():
         if name not in without:
             try:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kvae.errors import InputError
+from kvae.errors import InputError, choose
 from kvae.fields import NotNegative, OneOf, Positive, check_attributes
 from kvae.grids import GRIDS, Grid, Hexagonal, Plane, Torus, make_grid
 
@@ -124,8 +124,8 @@ of 1 and 0, and starts 1 node wide.
 
 
 def kernel_of(name: str) -> Kernel:
-    """The kernel of that name in `NEIGHBORHOODS`; raises InputError where what stands there is none."""
-    kernel = NEIGHBORHOODS[name]
+    """The kernel of that name in `NEIGHBORHOODS`; raises InputError where there is none."""
+    kernel = choose("neighborhood", name, NEIGHBORHOODS)
     if not isinstance(kernel, Kernel):
         raise InputError(f"NEIGHBORHOODS[{name!r}] is a {type(kernel).__name__}; it must be a kvae.topology.Kernel")
     return kernel

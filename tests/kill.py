@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -34,30 +35,47 @@ def command(workdir, data_dir, steps=100, config="photos_vqvae", fields=()):
     return [sys.executable, "-m", "kvae.main", f"--config=configs/{config}.py:smoke", f"--workdir={workdir}", *flags]
 
 
+class Before(NamedTuple):
+    """What a run's folder held as it was started."""
+
+    temporary: set
+    opened: float
+
+
+def temporary(workdir):
+    """The folders of checkpoints that are not whole."""
+    return {path.name for path in (workdir / "checkpoints").glob("*tmp*")}
+
+
+def opened(workdir):
+    """When the journal was opened or written last; 0 before."""
+    log = workdir / "metrics.jsonl"
+    return log.stat().st_mtime if log.exists() else 0.0
+
+
 def wait_while(process, is_early):
     """Returns when `is_early` holds no more; the run must still be there."""
     deadline = time.monotonic() + LONGEST_WAIT_SECONDS
-    while is_early() and time.monotonic() < deadline:
+    while is_early():
         assert process.poll() is None, "the run ended before it was killed; give it more steps"
+        assert time.monotonic() < deadline, "the moment to kill it did not come"
         time.sleep(0.002)
 
 
-def at_the_start(process, workdir, chance):
+def at_the_start(process, workdir, before, chance):
     """Within the first seconds, of which the imports take most."""
     time.sleep(chance.uniform(0, 5))
 
 
-def while_saving(process, workdir, chance):
+def while_saving(process, workdir, before, chance):
     """When a checkpoint has been begun, or a moment later."""
-    wait_while(process, lambda: not list((workdir / "checkpoints").glob("*tmp*")))
+    wait_while(process, lambda: temporary(workdir) <= before.temporary)
     time.sleep(chance.uniform(0, 0.05))
 
 
-def in_training(process, workdir, chance):
+def in_training(process, workdir, before, chance):
     """Some seconds after the journal was opened."""
-    log = workdir / "metrics.jsonl"
-    before = log.stat().st_mtime if log.exists() else 0
-    wait_while(process, lambda: not log.exists() or log.stat().st_mtime == before)
+    wait_while(process, lambda: opened(workdir) == before.opened)
     time.sleep(chance.uniform(0, 3))
 
 
@@ -68,9 +86,9 @@ def run_with_kills(start, workdir, kills, seed=0, say=print):
     """Starts the run again and again, killing it `kills` times, and once more to its end."""
     chance, workdir = random.Random(seed), pathlib.Path(workdir)
     for kill in range(kills):
-        moment = MOMENTS[kill % len(MOMENTS)]
+        moment, before = MOMENTS[kill % len(MOMENTS)], Before(temporary(workdir), opened(workdir))
         process = subprocess.Popen(start, cwd=ROOT, stderr=subprocess.DEVNULL)
-        moment(process, workdir, chance)
+        moment(process, workdir, before, chance)
         assert process.poll() is None, "the run ended before it was killed; give it more steps"
         process.kill()
         process.wait()
@@ -96,7 +114,7 @@ def main():
     folder = pathlib.Path(arguments.workdir).absolute()
     shutil.rmtree(folder, ignore_errors=True)
     starts = {
-        name: command(folder / name, folder.parent / "data", 20 * arguments.kills, arguments.config, fields)
+        name: command(folder / name, folder / "data", 20 * arguments.kills, arguments.config, fields)
         for name in ("whole", "killed")
     }
     subprocess.run(starts["whole"], cwd=ROOT, check=True, stderr=subprocess.DEVNULL)

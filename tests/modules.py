@@ -1,4 +1,4 @@
-"""Flax modules, compiled as a whole: left to run operation by operation, each of these is compiled by itself."""
+"""Flax modules, compiled as a whole. Run eagerly, each of their operations would be compiled by itself."""
 
 import functools
 

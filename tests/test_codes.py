@@ -92,7 +92,7 @@ def test_near_codes_are_those_of_the_grid_nearest_first(run):
     assert {*near[5:]} == {0, 2, 16, 18}
     assert {*run.codes_near(0)} == {0, 1, 8, 9}
     assert len(run.codes_near(9, radius=100)) == 32
-    with pytest.raises(InputError, match="run from 32 to 32; they must be in 0 to 31"):
+    with pytest.raises(InputError, match="code is 32; those of 'codebook' must be in 0 to 31"):
         run.codes_near(32)
     with pytest.raises(InputError, match="codebook is 'cdebook'; did you mean 'codebook'"):
         run.codes_near(0, codebook="cdebook")

@@ -48,6 +48,14 @@ def test_fields_that_only_another_quantiser_has_are_no_columns(tmp_path):
     assert cells(comparison.comparison(read_seeds([one, *fsq])), fsq[1])["quantizer.levels"] == "(8, 8)"
 
 
+def test_a_field_that_an_older_run_lacks_differs_and_labels_tell_all_lines_apart(tmp_path):
+    runs = [make_run(tmp_path / "older", [0.5], optimizer={}), make_run(tmp_path / "newer", [0.4])]
+    assert cells(comparison.comparison(read_seeds(runs)), runs[0])["optimizer.schedule"] == "—"
+    runs.append(make_run(tmp_path / "longer", [0.4, 0.3], optimizer={}))
+    (lines,) = {tuple(panel) for panel in comparison.curves(read_seeds(runs)).values()}
+    assert len(lines) == 3
+
+
 def test_a_run_that_is_not_finished_is_shown_as_far_as_it_is_and_said(tmp_path):
     whole = make_run(tmp_path / "whole", [0.5, 0.4], steps=200)
     part = make_run(tmp_path / "part", [0.5], steps=400)

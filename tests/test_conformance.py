@@ -29,6 +29,11 @@ LAYERS = {
 }
 
 
+def test_a_layer_itself_will_do_for_what_makes_one():
+    testing.check_quantizer(LAYERS["FSQ"](), without=set(testing.CHECKS) - {"evaluation_moves_nothing"})
+    testing.check_quantizer(LAYERS["NNX FSQ"](), without=set(testing.CHECKS) - {"evaluation_moves_nothing"})
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_quantiser_conforms(name):
     without = [] if name in ("map", "FSQ", "residual", "NNX map") else ["compiled_is_eager"]  # slow: one of each kind

@@ -17,7 +17,7 @@ from kvae.errors import InputError
 from kvae.fields import Count, Counts, Declaration, NotNegative, OneOf, Positive, Share, checked, value_of
 from kvae.training import reference
 from kvae.training.command_line import config_of
-from kvae.training.config import OPTIMIZER, declarations
+from kvae.training.config import OPTIMIZER, checked_config, declarations
 from kvae.training.schema import ImageStatistics, RunFields
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -75,7 +75,7 @@ def test_what_does_not_fit_is_said_in_one_line(annotation, given, message):
 def test_help_shows_a_layer_s_fields_without_their_types():
     shown = str(inspect.signature(kvae.KohonenVQ))
     assert shown.startswith("(grid_shape, neighborhood='hard', shrink_step=0.1, ")
-    assert "Annotated" not in shown
+    assert "Annotated" not in shown and "parent" not in shown
 
 
 def test_fields_are_checked_by_name_and_completed():
@@ -122,6 +122,24 @@ def test_names_are_set_before_what_they_allow_from_the_outside_in():
         assert quantizer["name"] == "residual"
         assert quantizer["quantizer"]["name"] == "gradient"
         assert quantizer["quantizer"]["commitment_weight"] == 0.5
+
+
+def test_a_model_of_two_levels_keeps_the_quantiser_that_both_share():
+    config, _ = config_of(f"{ROOT}/configs/photos_vqvae.py", ["--config.model.name=vqvae2"])
+    assert checked_config(config)["model"]["quantizer"]["grid_shape"] == (16, 32)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config.optimizer.nam=x", "config.optimizer has no field 'nam'; it has clip_norm, learning_rate"),
+        ("--config.extra.b=2", "config has no field 'extra'"),
+        ("--config.model.quantizer.nam=x", "did you mean 'name'"),
+    ],
+)
+def test_a_field_of_no_section_is_named(argument, message):
+    with pytest.raises(InputError, match=message):
+        config_of(f"{ROOT}/configs/photos_vqvae.py", [argument])
 
 
 def test_a_field_that_a_file_leaves_out_can_be_set_too(tmp_path):

@@ -117,14 +117,21 @@ def test_damaged_and_foreign_files_are_told_in_one_line(run, shared, tmp_path):
         (changed("truncated", lambda data: data[: len(data) // 2]), "truncated/model.safetensors is not readable"),
         (changed("flipped", flipped), "has not the digest that was saved; get it again"),
         (changed("wider", channels=16), r"is \[.*\]; the model takes \[.*\] there"),
-        (changed("foreign", foreign), "is nothing; the model takes|the model takes nothing there"),
+        (changed("foreign", foreign), "lacks .*in this model|, and this model has not"),
         (pathlib.Path(run.workdir), r"has no model\.safetensors; it is the folder of a run, which kvae\.load opens"),
     ]:
         with pytest.raises(InputError, match=message) as error:
             kvae.from_pretrained(folder)
         assert "\n" not in str(error.value)
-    with pytest.raises(InputError, match="is the folder of a run; choose another one"):
-        run.save_pretrained(run.workdir)
+    with pytest.raises(InputError, match=r"is a shared run; kvae\.from_pretrained opens it"):
+        kvae.load(shared)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "README.md").write_text("mine")
+    for write in (run.save_pretrained, run.export):
+        for folder in (run.workdir, tmp_path / "mine"):
+            with pytest.raises(InputError, match=r"holds other files .*; choose a folder that is new or empty"):
+                write(folder)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["README.md"]
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match="cannot be written"):
         run.save_pretrained(tmp_path / "file")
@@ -160,7 +167,7 @@ for call in (lambda: run.push_to_hub("forbidden/tokens"), lambda: kvae.from_pret
     address, opened, forbidden, none = done.stdout.splitlines()
     assert address.endswith(f"/somebody/tokens/commit/{hub_stub.COMMIT}")
     assert opened == "4 1"
-    assert forbidden.startswith("forbidden/tokens: the hub refuses: ")
+    assert forbidden.startswith("forbidden/tokens is not pushed: the hub refuses or does not answer; ")
     assert none.startswith("somebody/none is no folder here, and the hub")
     assert {"model.safetensors", "config.json", "README.md", "metrics.jsonl"} <= pushed.keys()
     assert b'kvae.from_pretrained("somebody/tokens")' in pushed["README.md"]

@@ -261,6 +261,8 @@ def test_pictures_show_what_the_map_has():
         plots.component(som, "y")
     with pytest.raises(InputError, match=r"X has .* rows and y 5 labels; they must be as many"):
         plots.classes(som, DATA, range(5))
+    halves = plots.classes(som, [DATA[:100], DATA[100:]], DATA[:, 0] > 0)  # batches, as fit takes them
+    assert halves.axes[0].get_title(loc="left") == titles[2]
     with pytest.raises(InputError, match=r"the map is a Pipeline; it must be a kvae.SOM, such as pipeline\[-1\]"):
         plots.hits(make_pipeline(som), DATA)
     with pytest.raises(NotFittedError):

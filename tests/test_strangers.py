@@ -214,8 +214,14 @@ class Forgetful(Bigram):
     ("registry", "entry", "use", "message"),
     [
         (kvae.NEIGHBORHOODS, len, lambda: kvae.KohonenVQ((4, 4), "mine"), "it must be a kvae.topology.Kernel"),
-        (kvae.GRIDS, 3, lambda: kvae.KohonenVQ((4, 4), grid="mine"), "it must give a kvae.grids.Grid"),
-        (kvae.GRIDS, len, lambda: kvae.KohonenVQ((4, 4), grid="mine"), "gives a int"),
+        (kvae.GRIDS, 3, lambda: kvae.KohonenVQ((4, 4), grid="mine"), "is 3; it must make a kvae.grids.Grid"),
+        (kvae.GRIDS, len, lambda: kvae.KohonenVQ((4, 4), grid="mine"), "is <built-in function len>; it must make a"),
+        (
+            kvae.GRIDS,
+            kvae.topology.Plane((2, 2)),
+            lambda: kvae.KohonenVQ((4, 4), grid="mine"),
+            "of the shape that it is",
+        ),
     ],
 )
 def test_an_entry_of_the_wrong_kind(registry, entry, use, message):
@@ -225,5 +231,5 @@ def test_an_entry_of_the_wrong_kind(registry, entry, use, message):
 
 
 def test_an_objective_of_the_wrong_kind():
-    with pytest.raises(kvae.InputError, match=r"objective of Forgetful returns .*; it must return kvae.Objective"):
+    with pytest.raises(kvae.InputError, match=r"objective of Forgetful returns a tuple; it must return kvae.Objective"):
         initial_state(Forgetful(), optax.identity(), {"tokens": jnp.zeros((1, 9), jnp.int32)}, 0)

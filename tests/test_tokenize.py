@@ -279,6 +279,8 @@ def test_codes_of_another_run_are_refused(run, images, tokens, make_config, tmp_
     other = kvae.load(str(tmp_path / "run"))
     assert start(*of_images(other, images, tokens)) == 2
     assert f"was made by another call: run {run.workdir} -> {other.workdir}; step 4 -> 2" in capsys.readouterr().err
+    assert start(run.workdir, f"--decode={tokens}", f"--out={tokens}") == 2
+    assert "is the folder of the codes; choose another one" in capsys.readouterr().err
     assert start(other.workdir, f"--decode={tokens}", f"--out={tmp_path / 'out'}") == 2
     assert "at step 2 has another codebook" in capsys.readouterr().err
 

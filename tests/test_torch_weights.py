@@ -71,7 +71,7 @@ def test_what_is_no_such_model_is_told_in_one_line(tmp_path):
     for path, message in [
         (resnet, r"is of another architecture: it has fc\.weight, \.\.\.; kvae\.from_torch names those it knows"),
         (truncated, "is not readable as safetensors"),
-        (tmp_path / "none.safetensors", "is not readable as safetensors"),
+        (tmp_path / "none.safetensors", "there is no such file"),
         (saved("more", head=flat), "it has head, and a vqvae has not"),
         (saved("less", **{"_decoder._conv_1.weight": None}), "or incomplete: it lacks _decoder._conv_1.weight"),
         (saved("flat", **{"_pre_vq_conv.weight": flat}), r"_pre_vq_conv\.weight is \[3\]"),

@@ -33,7 +33,8 @@ class Subject:
     def __init__(self, config: dict, batch: dict[str, np.ndarray], mesh: Mesh):
         self.config, self.mesh, self.replicas = config, mesh, Replicas(config["replicas"], mesh)
         self.model = build_model(config)
-        init, step = loop.functions_of(config, self.model, {name: array[0, 0] for name, array in batch.items()})
+        example = {name: array[0, 0] for name, array in batch.items()}
+        init, step = loop.functions_of(config, self.model, example, mesh)
         self.batch = next(loop.on_devices(iter([batch]), self.replicas))
         self.groups = self.replicas.program(init, run_once=True)(loop.seeds(config, self.replicas))
         lowered = self.replicas.compiled(step, donate=True).lower(self.groups[0], self.batch[0])

@@ -33,6 +33,10 @@ class ArrayExamples:
     arrays: Mapping[str, np.ndarray]
     names: Sequence[str] = ()
 
+    def __repr__(self):
+        arrays = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in self.arrays.items())
+        return f"ArrayExamples({arrays})"
+
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values())))
 

@@ -15,7 +15,8 @@ import numpy as np
 from kvae.errors import errors_of_reading
 
 MADE_ANEW = "remove it and run kvae.tokenize again"
-"""What to do with a damaged file of codes."""
+FOLDER_MADE_ANEW = "remove its folder and run kvae.tokenize again"
+"""What to do with a damaged file of codes, and with one that says what the others hold."""
 
 Rows = dict[str, Any]
 """Columns by name: `index` int64 [n], `name` a list of strings, `label` int32 [n], and codes [n, ...] by codebook."""

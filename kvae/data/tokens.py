@@ -11,7 +11,7 @@ import numpy as np
 from annotated_types import Gt, Lt
 
 from kvae.data.dataset import ArrayExamples, Dataset, Example, Examples
-from kvae.data.token_files import FORMATS, MADE_ANEW, Columns, row_of
+from kvae.data.token_files import FOLDER_MADE_ANEW, FORMATS, MADE_ANEW, Columns, row_of
 from kvae.errors import InputError, choose, errors_of_reading
 
 MANIFEST = "tokens.json"
@@ -67,7 +67,7 @@ def read_manifest(root: os.PathLike | str) -> dict[str, Any]:
         if path.with_name(UNFINISHED).exists():
             raise InputError(f"{root} is not finished; run the same command of kvae.tokenize again, and it goes on")
         raise InputError(f"{root} holds no tokens: it has no {MANIFEST}; python -m kvae.tokenize makes such folders")
-    with errors_of_reading(path, "remove its folder and run kvae.tokenize again"):
+    with errors_of_reading(path, FOLDER_MADE_ANEW):
         manifest = json.loads(path.read_text())
         columns_of(manifest)
         return manifest

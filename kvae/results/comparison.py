@@ -38,7 +38,7 @@ def lines_of(seeds: Iterable[Seed]) -> list[Line]:
         fields = {
             name: value
             for name, value in seed.config.items()
-            if name not in {*INCIDENTAL_FIELDS, "evaluate_every_steps"}
+            if name not in INCIDENTAL_FIELDS and name != "evaluate_every_steps"  # the last value is shown
         }
         by_config.setdefault(json.dumps(fields, sort_keys=True), (fields, []))[1].append(seed)
     return [
@@ -47,13 +47,19 @@ def lines_of(seeds: Iterable[Seed]) -> list[Line]:
 
 
 def differing(lines: list[Line]) -> list[str]:
-    """The fields in which lines differ, in the order of the config, those that only some lines have aside.
+    """The fields in which lines differ, in the order of the config.
 
-    Another quantiser has other fields: its name says so, and they are shown where lines that have them differ.
+    A line that lacks a field differs too, unless the name of its section explains that, as an FSQ has no grid.
     """
-    names = dict.fromkeys(name for line in lines for name in line.fields)
-    values = {name: {json.dumps(line.fields[name]) for line in lines if name in line.fields} for name in names}
-    return [name for name in names if len(values[name]) > 1]
+    return [name for name in dict.fromkeys(name for line in lines for name in line.fields) if _differs(name, lines)]
+
+
+def _differs(name, lines):
+    chosen_by = f"{name.rpartition('.')[0]}.name"
+    having = [line for line in lines if name in line.fields]
+    kinds = [line.fields.get(chosen_by) for line in having]
+    lacking = any(name not in line.fields and line.fields.get(chosen_by) in kinds for line in lines)
+    return len({json.dumps(line.fields[name]) for line in having}) + lacking > 1
 
 
 def comparison(seeds: Iterable[Seed]) -> str:
@@ -129,8 +135,7 @@ def curves(seeds: Iterable[Seed]) -> dict[tuple[str, str], dict[str, tuple[list[
 def _short_labels(lines: list[Line]) -> list[str]:
     """What tells the lines apart: the fields that differ where they are few, else the folders."""
     fields = differing(lines)
-    if len(lines) > 1 and 0 < len(fields) <= 3:
-        return [
-            ", ".join(f"{name.rpartition('.')[2]} {_value(line.fields.get(name))}" for name in fields) for line in lines
-        ]
-    return [line.label for line in lines]
+    labels = [
+        ", ".join(f"{name.rpartition('.')[2]} {_value(line.fields.get(name))}" for name in fields) for line in lines
+    ]
+    return labels if len(fields) <= 3 and len(set(labels)) == len(lines) > 1 else [line.label for line in lines]

@@ -21,7 +21,7 @@ INCIDENTAL_FIELDS = {
     "checkpoint_every_steps",
     "dataset.data_dir",
 }
-"""Fields in which seeds of one setting may differ: what they learn is as comparable, and is measured alike."""
+"""Fields that may differ between seeds that are averaged."""
 
 
 class Seed(NamedTuple):

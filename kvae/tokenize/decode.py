@@ -32,7 +32,10 @@ def write_images(run: Run, tokens: str, out: str, batch_size: int) -> None:
     manifest = read_manifest(tokens)
     if manifest["digests"] != digests(run.codebooks):
         made = f"{manifest['run']} at step {manifest['step']}"
-        raise InputError(f"{tokens} holds codes of {made}; {run.workdir} at step {run.step} has another codebook")
+        hint = "" if manifest["step"] == run.step else f"; --step={manifest['step']} may have it"
+        raise InputError(f"{tokens} holds codes of {made}; {run.workdir} at step {run.step} has another codebook{hint}")
+    if pathlib.Path(out).resolve() == pathlib.Path(tokens).resolve():
+        raise InputError(f"--out={out} is the folder of the codes; choose another one")
     kind, columns = choose("format", manifest["format"], FORMATS), columns_of(manifest)
     total = sum(said["rows"] for said in manifest["splits"].values())
     bar = tqdm.tqdm(total=total, desc=out, unit=" images", disable=None)

@@ -18,7 +18,7 @@ import tqdm
 from jax.sharding import NamedSharding, PartitionSpec
 
 from kvae.data.pipeline import prefetch
-from kvae.data.token_files import FORMATS, Columns, Format, Rows
+from kvae.data.token_files import FOLDER_MADE_ANEW, FORMATS, Columns, Format, Rows
 from kvae.data.tokens import MANIFEST, UNFINISHED, columns_of
 from kvae.errors import InputError, choose, errors_of_reading, errors_of_writing
 from kvae.files import replaced, write_text
@@ -122,7 +122,7 @@ def open_folder(folder: pathlib.Path, manifest: Mapping[str, Any]) -> bool:
     for name in (MANIFEST, UNFINISHED):
         if not (path := folder / name).exists():
             continue
-        with errors_of_reading(path, "remove its folder and run kvae.tokenize again"):
+        with errors_of_reading(path, FOLDER_MADE_ANEW):
             before = json.loads(path.read_text())
         flat, now = flatten(before), flatten(manifest)
         # What is known in the end only stands beside what is known from the start.

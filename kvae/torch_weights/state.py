@@ -27,6 +27,8 @@ def read_state(path: pathlib.Path) -> tuple[State, dict[str, Any]]:
     Raises:
       InputError: it cannot be read, or holds no state dict.
     """
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file")
     if path.suffix == ".safetensors":
         return read_weights(path)[0], {}
     found = _torch_load(path)

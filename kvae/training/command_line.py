@@ -123,12 +123,13 @@ def set_field(config: dict, path: str, text: str) -> None:
     """
     *sections, last = path.split(".")
     section, where = config, "config"
+    check_names(where, sections[:1], schema.SECTIONS)
     for name in sections:
         check_names(where, [name], [key for key, value in section.items() if isinstance(value, Mapping)])
         section, where = section[name], f"{where}.{name}"
     value = literal(text, section.get(last))
     if last == "name" and sections and section.get("name") != value:
-        _make_room(section, _names(sections, value), is_quantizer=sections[-1].startswith("quantizer"))
+        _make_room(section, _names(sections, value), is_quantizer=sections[0] == "model" and len(sections) > 1)
     elif last not in section:
         check_names(where, [last], {*section, *_names(sections, section.get("name"))})
     section[last] = value
@@ -139,11 +140,9 @@ def _names(sections: list[str], name: str | None) -> set[str]:
     if not sections:
         return {*fields_of(schema.RunFields), *schema.SECTIONS}
     # Imported here, for it loads every model.
-    from kvae.training.config import declarations
+    from kvae.training.config import names_in
 
-    return {"name"}.union(
-        *(fields_of(owner).keys() - without for owner, without in declarations(".".join(sections), name))
-    )
+    return names_in(".".join(sections), name)
 
 
 def _make_room(section: dict, known: set[str], is_quantizer: bool) -> None:

@@ -78,7 +78,7 @@ def checked_run(config: Mapping, where: str) -> dict[str, Any]:
             "optimizer": dict(config["optimizer"]),
         }
     except InputError as error:
-        hint = "; what a file of yours adds, its import makes known: --import=FILE"
+        hint = "; import the file of yours that adds it before, or give a program --import=FILE"
         raise InputError(f"{where}/config.json: {error}{hint * ('must be one of' in str(error))}") from error
 
 
@@ -91,20 +91,29 @@ def declarations(path: str, name: str | None = None) -> list[Declaration]:
     """What declares the fields of a section, beside its `name`.
 
     Args:
-      path: of the section, such as "model.quantizer"; "" for the fields that are in none.
+      path: of the section, such as "model.quantizer".
       name: by which it chooses, if it does.
 
     Raises:
       InputError: there is nothing of that name.
     """
     match path:
-        case "":
-            return [Declaration(RunFields)]
         case "optimizer":
             return [OPTIMIZER]
         case "dataset":
             return [Declaration(data.function_of(name)), Declaration(ImageStatistics)]
     return [models.declaration(path, name)]
+
+
+def names_in(path: str, name: str | None) -> set[str]:
+    """What the section at a path may hold; arguments are those of `declarations`."""
+    names = set() if path == "optimizer" else {"name"}
+    for owner, without in declarations(path, name):
+        fields = fields_of(owner)
+        names |= fields.keys() - without
+        if any(field.section for field in fields.values()):
+            names.add("quantizer")  # one for all that have no section of their own
+    return names
 
 
 def load_data(config: Mapping) -> tuple[data.Dataset, dict]:

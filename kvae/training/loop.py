@@ -96,16 +96,14 @@ def seeds(config: Mapping, replicas: Replicas) -> Groups:
     return replicas.split(config["seed"] + np.arange(replicas.count, dtype=np.int32))
 
 
-def functions_of(
-    config: Mapping, model: Model, example: Example, mesh: Mesh | None = None
-) -> tuple[Callable, Callable]:
+def functions_of(config: Mapping, model: Model, example: Example, mesh: Mesh) -> tuple[Callable, Callable]:
     """The first state from a seed, and the step from a state and a batch to the next state; both of one replica.
 
     Args:
       config: of the run.
       model: that is trained.
       example: one of the training set; only shapes and types matter.
-      mesh: the devices that are to hold it; all by default.
+      mesh: the devices that are to hold it.
 
     Raises:
       InputError: the batch is to be split, and the model's loss is of a whole one, or the memory holds no step.
@@ -114,7 +112,7 @@ def functions_of(
         raise InputError(f"micro_batches is {config['micro_batches']}; it must be 1, for this loss is of a whole batch")
     optimizer = make_optimizer(**config["optimizer"], steps=config["steps"])
     init = functools.partial(initial_state, model, optimizer, example_batch(example))
-    check_memory(config, init, example, mesh or devices.make_mesh(config["replicas"]))
+    check_memory(config, init, example, mesh)
     return init, functools.partial(train_step, model, optimizer, config["micro_batches"])
 
 
@@ -191,7 +189,8 @@ class Loop:
                     self.checkpoints.wait()
                     log.warning("stopped at step %d; run the same command again to go on", done)
                     return done
-        log.info("done; all pictures are in %s", self.figures / "index.html")
+        if (self.figures / "index.html").exists():
+            log.info("all pictures are in %s", self.figures / "index.html")
         return self.config["steps"]
 
     def is_due(self, field: str, done: int) -> bool:
@@ -239,9 +238,12 @@ class Loop:
           InputError: no replica has a finite loss any more.
         """
         if not np.any(finite):
+            failed_at, rate = int(np.max(at)) + 1, self.config["optimizer"]["learning_rate"]
+            what_helps = f"a lower optimizer.learning_rate (now {rate}) may help"
+            if failed_at == 1:
+                what_helps = "so early it is seldom the learning rate: do the data fit the model?"
             raise InputError(
-                f"the loss is not finite at step {int(np.max(at)) + 1}; the checkpoints before it are whole, and a "
-                f"lower optimizer.learning_rate (now {self.config['optimizer']['learning_rate']}) may help"
+                f"the loss is not finite at step {failed_at}; the checkpoints before it are whole, and {what_helps}"
             )
         failed = set(np.flatnonzero(~finite).tolist())
         for replica in sorted(failed - self.failed):

@@ -99,11 +99,12 @@ def _on_abort(number):
 def _wait_for_the_others() -> None:
     """Process 0 takes the store with it as it ends: first, the others end too, or have had time to hear of it."""
     others, deadline = range(1, distributed.global_state.num_processes), time.monotonic() + 8 * HEARTBEAT_SECONDS
-    while time.monotonic() < deadline:
-        said = dict(_store().key_value_dir_get("kvae/"))
-        if all(said.get(f"kvae/{process}", "").startswith(ENDED) for process in others):
-            return
-        time.sleep(HEARTBEAT_SECONDS / 10)
+    with contextlib.suppress(Exception):  # the store is gone already
+        while time.monotonic() < deadline:
+            said = dict(_store().key_value_dir_get("kvae/"))
+            if all(said.get(f"kvae/{process}", "").startswith(ENDED) for process in others):
+                return
+            time.sleep(HEARTBEAT_SECONDS / 10)
 
 
 def _say(text: str) -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from kvae.errors import InputError
-from kvae.fields import Count, NotNegative, OneOf, shown
+from kvae.fields import Count, NotNegative, OneOf
 from kvae.models.model import Batch, Model, Objective
 
 STREAMS = ("augmentation", "dropout")
@@ -122,9 +122,10 @@ def initial_state(model: Model, optimizer: optax.GradientTransformation, batch: 
     objective = jax.eval_shape(
         lambda variables: _objective(model, variables, batch, key)[0], {"params": params, **variables}
     )
-    if not isinstance(objective, Objective) or "loss" not in objective.metrics:
+    metrics = getattr(objective, "metrics", None)
+    if not isinstance(objective, Objective) or not isinstance(metrics, Mapping) or "loss" not in metrics:
         raise InputError(
-            f"objective of {type(model).__name__} returns {shown(objective)}; it must return "
+            f"objective of {type(model).__name__} returns a {type(objective).__name__}; it must return "
             'kvae.Objective(loss, {"loss": loss, ...})'
         )
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (objective.metrics, objective.counts))
