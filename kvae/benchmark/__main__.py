@@ -9,16 +9,16 @@ The step is that of training, compiled in the same way. The quantiser (lookup, s
 itself, and so is a matrix product, for the rate that the device reaches. `--compare` puts the config beside itself with
 one field of the model changed, step by step in turns, so that whatever else the machine does falls on both.
 
-`--scaling` on two CPU cores (jax 0.10.2, commit 958b940): time and memory are linear in N and in K.
+`--scaling` on two CPU cores (jax 0.10.2, commit 37cf6ce): time and memory are linear in N and in K.
 
                  milliseconds   picoseconds per distance   temporary memory, of one N x K array
-    4,096 x 512          6.7                      3,190                                   0.42
-    16,384 x 512        27.3                      3,254                                   0.26
-    65,536 x 512       118.6                      3,536                                   0.25
-    262,144 x 512      427.2                      3,183                                   0.25
-    4,096 x 2,048       28.7                      3,421                                   0.11
-    4,096 x 8,192       99.8                      2,973                                   0.03
-    4,096 x 65,536     1,077                      4,011                                   0.03
+    4,096 x 512          4.2                      2,002                                   1.27
+    16,384 x 512        20.6                      2,459                                   0.76
+    65,536 x 512        90.4                      2,694                                   0.29
+    262,144 x 512      330.4                      2,462                                   0.26
+    4,096 x 2,048       20.4                      2,435                                   0.67
+    4,096 x 8,192       74.3                      2,214                                   0.15
+    4,096 x 65,536     794.3                      2,959                                   0.02
 """
 
 import argparse
