@@ -13,6 +13,14 @@ from kvae import program
 from kvae.training.journal import read_metrics
 
 
+@pytest.fixture(autouse=True)
+def hangups_are_heeded():
+    """Under nohup they are ignored, and so would they be by the programs that are started here."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def test_sigkill_at_random_moments(tmp_path, data_dir):
     subprocess.run(kill.command(tmp_path / "whole", data_dir), cwd=kill.ROOT, check=True, stderr=subprocess.DEVNULL)
     kill.run_with_kills(kill.command(tmp_path / "killed", data_dir), tmp_path / "killed", kills=3)
@@ -38,6 +46,7 @@ def test_a_signal_in_the_first_seconds_ends_in_one_line(tmp_path, data_dir, name
     arguments = kill.command(tmp_path / "run", data_dir)
     process = subprocess.Popen(arguments, cwd=kill.ROOT, stderr=subprocess.PIPE, text=True)
     while not catches(process.pid, signal.SIGHUP):  # Python itself is still starting; of all it is heeded last
+        assert process.poll() is None
         time.sleep(0.01)
     time.sleep(moment)
     process.send_signal(getattr(signal, name))
