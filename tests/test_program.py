@@ -67,7 +67,8 @@ CONFIG_FILES = {
     "x = 1\n": "has no attribute 'get_config'",
     "raise SystemExit('bye')\n": "SystemExit, line 1: bye",
     "class E(BaseException): pass\nraise E('x')\n": "E, line 2: x",
-    "def get_config(): return {1: 2, 'a': {3.5: 4}}\n": "1",
+    "def get_config(): return {1: 2, 'a': {3.5: 4}}\n": "1 is no name of a field; it must be a string",
+    "def get_config(): return {'a': {3.5: 4}}\n": "3.5 is no name of a field; it must be a string",
     "\x89PNG\r\n\x00": "it is no Python",
 }
 

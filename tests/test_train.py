@@ -379,6 +379,7 @@ def test_fewer_steps_than_a_run_has_taken_are_refused_and_its_config_stays(make_
     assert (tmp_path / "config.json").read_bytes() == before
 
 
+@pytest.mark.drawn
 def test_the_log_says_how_much_there_is_to_learn_from_and_when_nothing_is_left_to_do(make_config, tmp_path, caplog):
     config = make_config(steps=4, evaluate_every_steps=4)
     with caplog.at_level(logging.INFO, "kvae"):

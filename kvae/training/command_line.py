@@ -64,8 +64,17 @@ def read_config(chosen: str) -> ConfigDict:
         spec.loader.exec_module(module)
         config = module.get_config(variant) if variant else module.get_config()
         if isinstance(config, (Mapping, ConfigDict)):
+            _check_names_are_strings(file, config)
             return ConfigDict(config)
     raise InputError(f"--config={file}: get_config returns {shown(config)}; it must return a ConfigDict")
+
+
+def _check_names_are_strings(file: str, section: Mapping | ConfigDict) -> None:
+    for name, value in section.items():
+        if not isinstance(name, str):
+            raise InputError(f"--config={file}: {shown(name)} is no name of a field; it must be a string")
+        if isinstance(value, (Mapping, ConfigDict)):
+            _check_names_are_strings(file, value)
 
 
 @contextlib.contextmanager
