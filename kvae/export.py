@@ -38,6 +38,8 @@ def write(run, folder: os.PathLike | str, batch: str | int, size: int) -> None:
     """
     if not (isinstance(batch, int) and batch > 0) and not (isinstance(batch, str) and batch.isidentifier()):
         raise InputError(f"batch is {batch!r}; it must be a name such as 'b', for any size, or a size such as 64")
+    folder = pathlib.Path(folder)
+    check_target(folder, DESCRIPTION)
     (images,) = export.symbolic_shape(batch) if isinstance(batch, str) else (batch,)
     images = jax.ShapeDtypeStruct((images, size, size, 3), jnp.uint8)
     encode, decode = (_program(run, method) for method in ("encode", "decode"))
@@ -47,8 +49,6 @@ def write(run, folder: os.PathLike | str, batch: str | int, size: int) -> None:
         "decode": {"inputs": codes, "outputs": {"images": jax.eval_shape(decode, codes)}},
     }
     exported = {"encode": _exported(encode, images), "decode": _exported(decode, codes)}
-    folder = pathlib.Path(folder)
-    check_target(folder, DESCRIPTION)
     with errors_of_writing(folder):
         for name, artefact in exported.items():
             with replaced(folder / f"{name}.jax_export") as incomplete:

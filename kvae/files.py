@@ -35,7 +35,7 @@ def read_text(path: os.PathLike | str) -> str:
 
 
 def check_target(folder: pathlib.Path, mark: str) -> None:
-    """Raises InputError where a folder that is to be written holds somebody's files: any, and not `mark` of ours."""
+    """Raises InputError where a folder holds files, and `mark`, which every folder that we write has, is not there."""
     others = sorted(path.name for path in folder.glob("*") if not path.name.startswith("."))
     if others and mark not in others:
         raise InputError(f"{folder} holds other files ({others[0]}); choose a folder that is new or empty")

@@ -93,6 +93,12 @@ class Trial:
         for seed in range(1, 4):
             _, self.state = self.apply(self.state, self.vectors(seed), train=True)
 
+    @property
+    def layer(self) -> Quantizer | None:
+        """The layer that is tried, where it is one of kvae in linen."""
+        layer = getattr(self.subject, "layer", None)
+        return layer if isinstance(layer, Quantizer) else None
+
     def vectors(self, seed: int, *leading: int) -> jax.Array:
         """Random vectors, float32 [16, 6, d] or [*leading, d]."""
         return jax.random.normal(jax.random.key(seed), (*(leading or POSITIONS), self.dimension))
@@ -124,10 +130,10 @@ def codes_are_integers_in_range(trial: Trial) -> None:
     codes = np.asarray(trial.apply(trial.state, trial.z)[0].codes)
     assert np.issubdtype(codes.dtype, np.integer), f"codes are {codes.dtype}"
     assert codes.shape[: len(POSITIONS)] == POSITIONS, f"codes are {codes.shape} for positions {POSITIONS}"
-    layer = getattr(trial.subject, "layer", None)
-    if isinstance(layer, Quantizer):
-        several = () if layer.n_codebooks is None else (layer.n_codebooks,)
-        assert codes.shape == POSITIONS + several, f"codes are {codes.shape}, and n_codebooks is {layer.n_codebooks}"
+    if trial.layer is not None:
+        n_codebooks = trial.layer.n_codebooks
+        several = () if n_codebooks is None else (n_codebooks,)
+        assert codes.shape == POSITIONS + several, f"codes are {codes.shape}, and n_codebooks is {n_codebooks}"
     assert codes.min() >= 0, f"there is a code {codes.min()}"
 
 
@@ -202,8 +208,8 @@ def compiled_is_eager(trial: Trial) -> None:
 
 def statistics_of_halves_add_up(trial: Trial) -> None:
     """A layer of kvae learns from the sum of the statistics of two halves what it learns from the whole."""
-    layer = getattr(trial.subject, "layer", None)
-    if not isinstance(layer, Quantizer):
+    layer = trial.layer
+    if layer is None:
         return
 
     @jax.jit

@@ -1,6 +1,6 @@
 """Models and quantisers by name, and `build`, which makes one from the sections of a config."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from kvae.errors import InputError, choose
@@ -91,6 +91,6 @@ def _module(section, registry, **arguments):
     return module(**fields, **quantizers, **arguments)
 
 
-def quantizer_slots(module: type) -> list[str]:
+def quantizer_slots(module: Callable) -> list[str]:
     """The fields of a model, or of a quantiser, that hold quantisers."""
     return [name for name, field in fields_of(module).items() if field.section]

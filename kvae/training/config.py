@@ -109,9 +109,8 @@ def names_in(path: str, name: str | None) -> set[str]:
     """What the section at a path may hold; arguments are those of `declarations`."""
     names = set() if path == "optimizer" else {"name"}
     for owner, without in declarations(path, name):
-        fields = fields_of(owner)
-        names |= fields.keys() - without
-        if any(field.section for field in fields.values()):
+        names |= fields_of(owner).keys() - without
+        if models.quantizer_slots(owner):
             names.add("quantizer")  # one for all that have no section of their own
     return names
 

@@ -122,8 +122,9 @@ def initial_state(model: Model, optimizer: optax.GradientTransformation, batch: 
     objective = jax.eval_shape(
         lambda variables: _objective(model, variables, batch, key)[0], {"params": params, **variables}
     )
-    metrics = getattr(objective, "metrics", None)
-    if not isinstance(objective, Objective) or not isinstance(metrics, Mapping) or "loss" not in metrics:
+    if not (
+        isinstance(objective, Objective) and isinstance(objective.metrics, Mapping) and "loss" in objective.metrics
+    ):
         raise InputError(
             f"objective of {type(model).__name__} returns a {type(objective).__name__}; it must return "
             'kvae.Objective(loss, {"loss": loss, ...})'
