@@ -58,6 +58,7 @@ def get_config(variant=""):
     config.model.dtype = "float32"
 
     config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.name = "adam"
     config.optimizer.learning_rate = 1e-3
     config.optimizer.schedule = "constant"
     config.optimizer.warmup = ((1_175, 1e-4), (2_350, 5e-4))  # epochs 5 and 10

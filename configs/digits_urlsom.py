@@ -45,6 +45,7 @@ def get_config(variant=""):
     config.model.dtype = "float32"
 
     config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.name = "adam"
     config.optimizer.learning_rate = 2e-3
     config.optimizer.schedule = "constant"
     config.optimizer.warmup = ()

@@ -61,6 +61,7 @@ def get_config(variant=""):
     config.model.quantizer.restart_below = 0.0  # never
 
     config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.name = "adam"
     config.optimizer.learning_rate = 3e-4
     config.optimizer.schedule = "constant"
     config.optimizer.warmup = ()

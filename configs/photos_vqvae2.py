@@ -57,6 +57,7 @@ def get_config(variant=""):
     config.model.quantizer.restart_below = 0.0  # never
 
     config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.name = "adam"
     config.optimizer.learning_rate = 1e-3
     config.optimizer.schedule = "cooldown"
     config.optimizer.warmup = ()

@@ -53,6 +53,7 @@ def get_config(variant=""):
     config.model.dtype = "float32"
 
     config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.name = "adam"
     config.optimizer.learning_rate = 1e-3
     config.optimizer.schedule = "constant"
     config.optimizer.warmup = ((1_940, 1e-4), (3_880, 5e-4))  # epochs 5 and 10

@@ -132,7 +132,7 @@ def test_a_model_of_two_levels_keeps_the_quantiser_that_both_share():
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--config.optimizer.nam=x", "config.optimizer has no field 'nam'; it has clip_norm, learning_rate"),
+        ("--config.optimizer.rate=x", "config.optimizer has no field 'rate'; it has clip_norm, learning_rate, name"),
         ("--config.extra.b=2", "config has no field 'extra'"),
         ("--config.model.quantizer.nam=x", "did you mean 'name'"),
     ],

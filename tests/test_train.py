@@ -25,8 +25,9 @@ from kvae.training import journal, loop
 from kvae.training.checkpoint import Checkpoints
 from kvae.training.evaluate import Evaluator
 from kvae.training.journal import Journal, read_metrics
+from kvae.training.optimizer import make_optimizer
 from kvae.training.replicas import one_of, over_axis
-from kvae.training.step import SCHEDULES, initial_state, make_optimizer, train_step
+from kvae.training.step import initial_state, train_step
 from runs import RATES, assert_same_run, final_state, images, rows, run, states_and_step
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -126,12 +127,6 @@ def test_each_micro_batch_has_random_streams_of_its_own_and_averages_what_forwar
         assert metrics["noise"] != metrics["other"]
         spread = metrics["square"] - metrics["noise"] ** 2
         assert (spread > 1e-3) == (parts > 1)
-
-
-def test_a_cooldown_holds_the_rate_and_then_takes_it_down_over_the_last_fifth():
-    rates = [SCHEDULES["cooldown"](2.0, 100)(step) for step in (0, 50, 80, 90, 100)]
-    np.testing.assert_allclose(rates, [2.0, 2.0, 2.0, (2.0 + 0.02) / 2, 0.02], rtol=1e-6)
-    assert SCHEDULES["cooldown"](2.0, 1)(0) == 2.0
 
 
 @pytest.mark.drawn
@@ -319,7 +314,7 @@ def test_a_request_to_stop_saves_and_a_second_start_goes_on(make_config, tmp_pat
         ({"model.quantizer.grid_shape": (0,)}, "grid_shape is"),
         (
             {"optimizer.momentum": 0.9},
-            "optimizer has no field 'momentum'; it has clip_norm, learning_rate, schedule, warmup, weight_decay",
+            "optimizer has no field 'momentum'; it has clip_norm, learning_rate, name, schedule, warmup, weight_decay",
         ),
         ({"optimizer.warmup": ((9, 1e-3), (3, 1e-4))}, r"optimizer.warmup is .*; its steps must rise"),
         ({"optimizer.learning_rate": -1.0}, "optimizer.learning_rate is -1.0; it must be a number, 0 or larger"),

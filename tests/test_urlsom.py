@@ -17,7 +17,6 @@ from kvae.models.views import Augmentation, crop, view
 from kvae.paper import pixel_map as baseline
 from kvae.training.evaluate import Evaluator
 from kvae.training.journal import read_metrics
-from kvae.training.step import make_optimizer
 from runs import final_state, run
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -332,16 +331,6 @@ def test_a_run_that_falls_no_more_stops_wherever_it_was_interrupted(make_config,
     rows = (tmp_path / "whole" / "metrics.jsonl").read_bytes()
     assert run(config, tmp_path / "whole") == 40  # a finished run stays as it is
     assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == rows
-
-
-def test_the_learning_rate_rises_at_the_steps_of_the_warmup():
-    optimizer = make_optimizer(10, 1e-3, warmup=((2, 1e-4), (4, 5e-4)))
-    state = optimizer.init({"w": jnp.zeros(())})
-    taken = []
-    for _ in range(6):
-        updates, state = optimizer.update({"w": jnp.ones(())}, state)
-        taken.append(-float(updates["w"]))
-    np.testing.assert_allclose(taken, [1e-4, 1e-4, 5e-4, 5e-4, 1e-3, 1e-3], rtol=1e-4)
 
 
 def test_the_baseline_is_judged_like_the_model(capsys, monkeypatch):

@@ -38,10 +38,12 @@ class Subject:
         self.batch = next(loop.on_devices(iter([batch]), self.replicas))
         self.groups = self.replicas.program(init, run_once=True)(loop.seeds(config, self.replicas))
         lowered = self.replicas.compiled(step, donate=True).lower(self.groups[0], self.batch[0])
-        self.flops = lowered.cost_analysis()["flops"] * len(self.groups)
         started = time.perf_counter()
         self.program = lowered.compile()
         self.compile_seconds = time.perf_counter() - started
+        # For a GPU, only what is compiled can be asked.
+        costs = lowered.cost_analysis() or self.program.cost_analysis()
+        self.flops = costs["flops"] * len(self.groups)
         self.seconds = []
         self.advance(1)
         self.steps_at_once = max(1, math.ceil(SHORTEST_SECONDS / self.advance(1)))

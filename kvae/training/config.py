@@ -6,8 +6,8 @@ from typing import Any
 from kvae import data, models
 from kvae.errors import InputError, check_local, check_names
 from kvae.fields import Declaration, checked, fields_of, shown, value_of
+from kvae.training.optimizer import make_optimizer
 from kvae.training.schema import SECTIONS, ImageStatistics, RunFields
-from kvae.training.step import make_optimizer
 
 OPTIMIZER = Declaration(make_optimizer, without=("steps",))
 """What declares the section `optimizer`."""

@@ -25,8 +25,9 @@ from kvae.training.evaluate import Evaluation, Evaluator
 from kvae.training.journal import Journal, summary
 from kvae.training.lock import Lock
 from kvae.training.memory import check_memory
+from kvae.training.optimizer import make_optimizer
 from kvae.training.replicas import Groups, Replicas, in_a_row, one_of
-from kvae.training.step import Interval, example_batch, initial_state, make_optimizer, train_step
+from kvae.training.step import Interval, example_batch, initial_state, train_step
 from kvae.training.workdir import open_workdir
 
 log = logging.getLogger(__name__)

@@ -1,8 +1,8 @@
 """Several seeds in one program: every array of training has a leading replica axis, of length 1 for a single run.
 
-Replicas go in groups, each a tree of arrays [g, ...]. On an accelerator there is one group, over which programs are
-`vmap`ped. On a CPU, where XLA is slow at convolutions whose kernels have a batch axis, each replica is a group: one
-program, compiled once, runs for each in turn.
+Replicas go in groups, each a tree of arrays [g, ...]. On a TPU there is one group, over which programs are `vmap`ped.
+CPUs and GPUs are slow at convolutions whose kernels have a batch axis. There each replica is a group: one program,
+compiled once, runs for each in turn.
 """
 
 import functools
@@ -30,7 +30,7 @@ class Replicas:
 
     def __init__(self, count: int, mesh: Mesh):
         self.count, self.mesh = count, mesh
-        self.size = 1 if jax.default_backend() == "cpu" else count
+        self.size = count if jax.default_backend() == "tpu" else 1
         self.sharding = devices.state_sharding(mesh)
 
     def program(
@@ -51,8 +51,8 @@ class Replicas:
             for i in range(self.count // self.size):
                 with errors_of_memory():
                     results.append(compiled(*(a if n in shared else a[i] for n, a in enumerate(arguments))))
-                if self.count > self.size and self.mesh.size > 1:
-                    # Collectives of two programs at once can wait for each other on a CPU.
+                if self.count > self.size and self.mesh.size > 1 and jax.default_backend() == "cpu":
+                    # Collectives of two programs at once can wait for each other there.
                     jax.block_until_ready(results[-1])
             return results
 

@@ -1,7 +1,7 @@
 """The state of training, and the step that takes it from one batch to the next. Everything here is of one replica."""
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import flax
 import jax
@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import optax
 
 from kvae.errors import InputError
-from kvae.fields import Count, NotNegative, OneOf
 from kvae.models.model import Batch, Model, Objective
 
 STREAMS = ("augmentation", "dropout")
@@ -51,55 +50,6 @@ class TrainState:
     def variables(self) -> dict:
         """What `model.apply` takes."""
         return {"params": self.params, **self.collections}
-
-
-def _cooldown(rate: float, steps: int) -> optax.Schedule:
-    last = max(steps // 5, 1)
-    falling = optax.linear_schedule(rate, rate / 100, last)
-    return optax.join_schedules([optax.constant_schedule(rate), falling], [steps - last])
-
-
-SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
-    "constant": lambda rate, steps: optax.constant_schedule(rate),
-    "cooldown": _cooldown,
-    "cosine": lambda rate, steps: optax.cosine_decay_schedule(rate, max(steps, 1), alpha=0.01),
-}
-"""By name, how the learning rate runs after the warm-up: from a rate and the number of steps that are left.
-
-`cooldown` holds the rate and takes it down to a hundredth, in a straight line, over the last fifth of the steps (Hägele
-et al., "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations", 2024). `cosine` falls along half a
-cosine to a hundredth at the last step (Loshchilov and Hutter, "SGDR", 2017).
-"""
-
-
-def make_optimizer(
-    steps: int,
-    learning_rate: NotNegative = 1e-3,
-    schedule: Annotated[str, OneOf(SCHEDULES)] = "constant",
-    warmup: tuple[tuple[Count, NotNegative], ...] = (),
-    weight_decay: NotNegative = 0.0,
-    clip_norm: NotNegative = 0.0,
-) -> optax.GradientTransformation:
-    """Adam, after clipping the gradients to a global norm as in the authors' release (its weight decay is 0).
-
-    Args:
-      steps: of the whole run.
-      learning_rate: the rate after the warm-up.
-      schedule: how the rate runs after the warm-up, a name in `SCHEDULES`.
-      warmup: pairs of a step and the rate that holds until it: ((1000, 1e-4), (2000, 5e-4)).
-      weight_decay: decoupled weight decay, as in AdamW (Loshchilov and Hutter, 2019).
-      clip_norm: the largest global norm of the gradients; 0 leaves them as they are.
-
-    Raises:
-      InputError: the steps of the warm-up do not rise.
-    """
-    ends, rates = [step for step, _ in warmup], [rate for _, rate in warmup]
-    if ends != sorted(set(ends)):
-        raise InputError(f"optimizer.warmup is {warmup}; its steps must rise from pair to pair")
-    last = SCHEDULES[schedule](learning_rate, steps - max(ends, default=0))
-    rate = optax.join_schedules([*(optax.constant_schedule(rate) for rate in rates), last], ends)
-    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
-    return optax.chain(clip, optax.adamw(rate, weight_decay=weight_decay) if weight_decay else optax.adam(rate))
 
 
 def example_batch(example: Mapping[str, Any]) -> dict[str, jax.Array]:
