@@ -1,12 +1,14 @@
 """Files that a reader, or a kill, never meets half written, and that a reader never waits for."""
 
 import contextlib
+import io
 import os
 import pathlib
 import stat
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from kvae.buckets import is_bucket, place
 from kvae.errors import InputError
 
 
@@ -16,6 +18,8 @@ def opened(path: os.PathLike | str) -> BinaryIO:
     Raises:
       OSError: it cannot be opened, or is a folder, a pipe or a device: a pipe would wait for its writer for ever.
     """
+    if is_bucket(path):
+        return io.BytesIO(place(path).read_bytes())
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -59,5 +63,9 @@ def replaced(path: os.PathLike | str) -> Iterator[pathlib.Path]:
 
 def write_text(path: os.PathLike | str, text: str) -> None:
     """Writes a text file in one step; what is no character, as in names of files, is written as its escape."""
+    content = text.encode(errors="backslashreplace")
+    if is_bucket(path):
+        place(path).write_bytes(content)
+        return
     with replaced(path) as temporary:
-        temporary.write_bytes(text.encode(errors="backslashreplace"))
+        temporary.write_bytes(content)

@@ -39,17 +39,24 @@ def main(argv: list[str]) -> int:
     if {"-h", "--help"} & {*argv} and any(argument.startswith("--config=") for argument in argv):
         return show_fields([argument for argument in argv if argument not in ("-h", "--help")])
     config, workdir = parse(argv)
+    from kvae.buckets import errors_of_bucket
     from kvae.training.cluster import joined_cluster
     from kvae.training.devices import keep_compiled_programs
     from kvae.training.journal import logged_to
+    from kvae.training.mirror import mirrored
     from kvae.training.workdir import check_place
 
     check_place(workdir, config)
-    with joined_cluster() as process, logged_to(workdir, first_process=process == 0):
+    with (
+        joined_cluster() as process,
+        errors_of_bucket(workdir),
+        mirrored(workdir) as mirror,
+        logged_to(mirror.folder, first_process=process == 0),
+    ):
         from kvae.training.loop import train
 
         keep_compiled_programs()
-        reached = train(config, workdir)
+        reached = train(config, workdir, mirror=mirror)
     return 0 if reached == config["steps"] else program.STOPPED
 
 

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from kvae.buckets import check_address
 from kvae.errors import InputError, check_local
 from kvae.fields import value_of, words
 
@@ -115,7 +116,10 @@ def run(program: Callable[[list[str]], int], argv: list[str]) -> int:
     try:
         for argument in argv:
             name, is_option, value = argument.partition("=") if argument.startswith("-") else (argument, "", argument)
-            check_local(name if is_option else "a path", value)
+            if is_option and name != "--workdir":
+                check_local(name, value)
+            else:
+                check_address(name if is_option else "a path", value)
         return program(import_files(argv))
     except InputError as error:
         return _mistake(error, argv)

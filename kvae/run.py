@@ -1,6 +1,5 @@
 """Runs in a notebook: `kvae.train` makes one, `kvae.load` opens one, `kvae.from_pretrained` one that is shared."""
 
-import contextlib
 import functools
 import os
 import pathlib
@@ -12,18 +11,17 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from kvae import export, share
+from kvae.buckets import errors_of_bucket
 from kvae.codes import between, checked_codes, checked_images, near
 from kvae.data.forms import Form, form_of, read_images
 from kvae.errors import InputError, check_local
 from kvae.models.codebooks import split
 from kvae.models.model import Model
-from kvae.training.checkpoint import Checkpoints, DamagedError
-from kvae.training.config import build_model, checked_run
+from kvae.opening import read_run
+from kvae.training.config import build_model
 from kvae.training.journal import logged_to, read_metrics
-from kvae.training.workdir import check_place, config_of_checkpoints, config_of_run, upgraded
-
-TRIES = 10
-"""How often a run is read that takes away, as it trains, what is being read."""
+from kvae.training.mirror import mirrored
+from kvae.training.workdir import check_place
 
 
 class Run:
@@ -212,23 +210,14 @@ def load(workdir: str, step: int | str | None = None, replica: int = 0) -> Run:
     """Opens a run, on any machine, whatever devices trained it.
 
     Args:
-      workdir: the run's folder.
+      workdir: the run's folder, on a disk or in a bucket.
       step: of the checkpoint; by default the newest that can be read; "best" is that of the lowest validation loss.
       replica: which one, where several were trained at once.
 
     Raises:
       InputError: there is no run, checkpoint or replica of that name.
     """
-    check_local("the run", workdir)
-    for again in reversed(range(TRIES)):
-        with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
-            try:
-                config, step, state = _read(workdir, checkpoints, step)
-                break
-            except InputError:
-                # A run that is training may take away what is being read.
-                if not again or checkpoints.are_still_there():
-                    raise
+    config, step, state = read_run(workdir, step)
     if not 0 <= replica < config["replicas"]:
         raise InputError(f"replica is {replica}; {workdir} has {config['replicas']}, from 0")
     variables = {"params": state["params"], **state["collections"]}
@@ -248,6 +237,7 @@ def from_pretrained(name: os.PathLike | str, **options) -> Run:
     Raises:
       InputError: there is no such folder or repository, or its weights are damaged or of another model.
     """
+    check_local("the shared run", name)
     folder = pathlib.Path(name).expanduser()
     if not folder.is_dir():
         folder = _hub().fetch(str(name), **options)
@@ -255,29 +245,6 @@ def from_pretrained(name: os.PathLike | str, **options) -> Run:
     model = build_model(config)
     share.check_variables(model, variables, str(folder / share.WEIGHTS))
     return Run(str(folder), config, step, model, variables, replica)
-
-
-def _read(workdir: str, checkpoints: Checkpoints, step: int | str | None) -> tuple[dict, int, dict]:
-    """The config, the step and the state of a checkpoint."""
-    steps = checkpoints.steps()
-    if not steps:
-        config_of_run(workdir)  # says what is wrong with it, if anything
-        if (pathlib.Path(workdir) / share.WEIGHTS).exists():
-            raise InputError(f"{workdir} is a shared run; kvae.from_pretrained opens it")
-        raise InputError(f"{workdir} has no checkpoint yet")
-    config = config_of_checkpoints(workdir, checkpoints)
-    if step == "best" and (step := checkpoints.best()) is None:
-        raise InputError(f"{workdir} has no checkpoint with a validation loss yet; leave step out")
-    if step is not None and step not in steps:
-        raise InputError(f"{workdir} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
-    config = checked_run(upgraded(config), workdir)
-    if step is None:
-        return config, *checkpoints.first_readable(reversed(steps), checkpoints.variables)
-    try:
-        return config, step, checkpoints.variables(step)
-    except DamagedError as error:
-        others = ", ".join(str(other) for other in steps if other != step) or "no other"
-        raise InputError(f"checkpoint {step} of {workdir} is damaged ({error}); it has {others}") from error
 
 
 def train(config: Mapping | ConfigDict, workdir: str) -> Run:
@@ -295,6 +262,6 @@ def train(config: Mapping | ConfigDict, workdir: str) -> Run:
 
     config = config.to_dict() if isinstance(config, ConfigDict) else config
     check_place(workdir, config)
-    with logged_to(workdir):
-        loop.train(config, workdir)
+    with errors_of_bucket(workdir), mirrored(workdir) as mirror, logged_to(mirror.folder):
+        loop.train(config, workdir, mirror=mirror)
     return load(workdir)

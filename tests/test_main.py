@@ -208,7 +208,8 @@ def test_a_smaller_image_than_the_model_can_halve(capsys, tmp_path):
 
 ABOVE = {
     "errors": set(),
-    "files": {"errors"},
+    "buckets": {"errors"},
+    "files": {"buckets", "errors"},
     "fields": {"errors"},
     "grids": {"errors", "fields"},
     "meshes": set(),
@@ -225,20 +226,20 @@ ABOVE = {
     "rows": {"errors"},
     "batches": {"classic", "kohonen", "measures", "topology"},
     "som": {"batches", "errors", "fields", "grids", "kohonen", "plots", "rows", "topology"},
-    "program": {"errors", "fields"},
-    "training": {"errors", "fields", "files", "data", "models", "figures", "program"},
-    "main": {"errors", "program", "training"},
+    "program": {"buckets", "errors", "fields"},
+    "training": {"buckets", "errors", "fields", "files", "data", "models", "figures", "program"},
+    "main": {"buckets", "errors", "program", "training"},
     "codes": {"errors", "fields", "grids", "models"},
     "card": {"fields"},
-    "share": {"card", "errors", "files", "models", "training"},
+    "share": {"buckets", "card", "errors", "files", "models", "training"},
     "hub": {"errors", "fields", "share"},
     "export": {"errors", "files"},
-    "run": {"errors", "fields", "data", "models", "training", "codes", "share", "hub", "export"},
+    "run": {"buckets", "errors", "fields", "data", "models", "training", "codes", "share", "hub", "export"},
     "torch_weights": {"errors", "fields", "models", "training", "share", "run"},
-    "tokenize": {"errors", "fields", "files", "data", "models", "program", "training", "share", "run"},
+    "tokenize": {"buckets", "errors", "fields", "files", "data", "models", "program", "training", "share", "run"},
     "benchmark": {"errors", "fields", "files", "data", "models", "program", "main", "training"}
     | {"grids", "measures", "som"},
-    "results": {"errors", "models", "training"},
+    "results": {"buckets", "errors", "models", "training"},
     "paper": {
         "errors",
         "fields",
@@ -254,7 +255,7 @@ ABOVE = {
     }
     | {"training", "main", "run", "results"},
     "report_page": {"errors", "files", "models", "figures", "training", "run"},
-    "report": {"errors", "files", "figures", "program", "results", "paper", "report_page", "run"},
+    "report": {"buckets", "errors", "files", "figures", "program", "results", "paper", "report_page", "run"},
 }
 """What each folder, or file beside the folders, may import of the others: downwards only."""
 

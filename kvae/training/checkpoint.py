@@ -16,6 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers, handlers
 
+from kvae.buckets import errors_of_bucket, is_bucket, place, reason_of, rename_folder
 from kvae.errors import InputError, errors_of_writing
 from kvae.training.cluster import wait_for_all
 from kvae.training.digests import digest_of_json, digests
@@ -37,11 +38,14 @@ class _Manager(ocp.CheckpointManager):
     """orbax's manager, to which a damaged loss is none: it reads the losses of all steps before anything else."""
 
     def metrics(self, step: int) -> dict | None:
-        with contextlib.suppress(Exception):
+        try:
             found = super().metrics(step)
             expected = self.json(step, "digests").get(LOSS) if found else None
             return found if expected in (None, digest_of_json(found)) else None
-        return None
+        except Exception as error:
+            if is_bucket(self.directory) and reason_of(error):
+                raise  # what does not answer is not damaged, and may be the best
+            return None
 
     def json(self, step: int, item: str) -> dict:
         """An item that is JSON; empty where the checkpoint, of an older kvae, has none."""
@@ -60,7 +64,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: str, *, read_only: bool = False):
-        self.folder = pathlib.Path(workdir).absolute() / "checkpoints"
+        self.folder = place(workdir if is_bucket(workdir) else pathlib.Path(workdir).absolute()) / "checkpoints"
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder} is no folder; it must be one, of checkpoints, or not be there")
         loss = operator.itemgetter(LOSS)
@@ -82,7 +86,7 @@ class Checkpoints:
                 registry.add(name, kind, handler)
         self._silenced = contextlib.ExitStack()
         self._silenced.enter_context(_silence())
-        with errors_of_writing(workdir):
+        with errors_of_writing(workdir), errors_of_bucket(workdir):
             self._manager = _Manager(self.folder, options=options, handler_registry=registry)
 
     def steps(self) -> list[int]:
@@ -175,7 +179,7 @@ class Checkpoints:
         Raises:
           DamagedError: it cannot be read, or is not what was saved.
         """
-        with _told_as_damage():
+        with self._told_as_damage():
             saved = self._manager.item_metadata(step)["state"]
             device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
             tree = getattr(saved, "tree", saved)
@@ -190,7 +194,7 @@ class Checkpoints:
         return jax.device_get(self._restore(step, arguments, parts))
 
     def _restore(self, step, arguments, parts=None):
-        with _told_as_damage():
+        with self._told_as_damage():
             found = self._manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
             saved = self._manager.json(step, "digests")
             saved = {name: digest for name, digest in saved.items() if name not in (CONFIG, LOSS)}
@@ -205,7 +209,7 @@ class Checkpoints:
     def config(self) -> dict | None:
         """The config of the newest checkpoint that has one with its digest; None where there is none."""
         for step in reversed(self.steps()):
-            with contextlib.suppress(DamagedError), _told_as_damage():
+            with contextlib.suppress(DamagedError), self._told_as_damage():
                 found = self._manager.json(step, CONFIG)
                 if self._manager.json(step, "digests").get(CONFIG) == digest_of_json(found):
                     return found
@@ -218,7 +222,7 @@ class Checkpoints:
             for step in steps:
                 names = itertools.chain([f"damaged-{step}"], (f"damaged-{step}-{n}" for n in itertools.count(2)))
                 free = next(name for name in names if not (self.folder / name).exists())
-                (self.folder / str(step)).rename(self.folder / free)
+                rename_folder(self.folder / str(step), self.folder / free)
         wait_for_all("set aside")
         self._manager.reload()
 
@@ -231,7 +235,7 @@ class Checkpoints:
     def _errors_of_saving(self):
         """Tells an error of writing, and whatever orbax raises where the folder has gone, in one line."""
         try:
-            with errors_of_writing(self.folder.parent):
+            with errors_of_writing(self.folder.parent), errors_of_bucket(self.folder.parent):
                 yield
         except InputError:
             raise
@@ -240,21 +244,23 @@ class Checkpoints:
                 raise
             raise InputError(f"{self.folder.parent} was deleted while the run trained; it ends here") from error
 
+    @contextlib.contextmanager
+    def _told_as_damage(self) -> Iterator[None]:
+        """Whatever orbax raises as it reads is `DamagedError`, in one line; but for a bucket that does not answer."""
+        try:
+            with errors_of_bucket(self.folder.parent):
+                yield
+        except InputError:
+            raise
+        except Exception as error:
+            lines = str(error).strip().splitlines()
+            reason = " ".join((lines[0] if lines else type(error).__name__).split())[:200]
+            raise DamagedError(f"it cannot be read: {reason}") from error
+
     def close(self) -> None:
         """Waits for the last save and lets go."""
         with self._silenced, self._errors_of_saving():
             self._manager.close()
-
-
-@contextlib.contextmanager
-def _told_as_damage() -> Iterator[None]:
-    """Whatever orbax raises as it reads is `DamagedError`, in one line."""
-    try:
-        yield
-    except Exception as error:
-        lines = str(error).strip().splitlines()
-        reason = " ".join((lines[0] if lines else type(error).__name__).split())[:200]
-        raise DamagedError(f"it cannot be read: {reason}") from error
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from kvae.buckets import place
 from kvae.errors import InputError, errors_of_writing
 from kvae.files import opened
 from kvae.training.rows import LOSS_AS_JSON, Sample, Settling, end_of_rows, lines_in, row_of
@@ -40,7 +41,7 @@ def rows_in(workdir: str) -> Iterator[dict | None]:
 
 
 def _metrics_file(workdir) -> BinaryIO:
-    path = pathlib.Path(workdir) / "metrics.jsonl"
+    path = place(workdir) / "metrics.jsonl"
     try:
         return opened(path) if path.exists() else io.BytesIO()
     except OSError as error:

@@ -8,12 +8,19 @@ import time
 
 import filelock
 
+from kvae.buckets import is_bucket
 from kvae.errors import InputError, errors_of_writing
+from kvae.training.bucket_lock import BucketLock
 
 log = logging.getLogger(__name__)
 
 STALE_SECONDS, HEARTBEAT_SECONDS = 60, 2
 """A lock whose holder has given no sign of life for so long is taken over; and how often a holder gives one."""
+
+
+def lock_of(workdir: str) -> "Lock | BucketLock":
+    """The lock of a run's folder, on a disk or in a bucket."""
+    return BucketLock(workdir) if is_bucket(workdir) else Lock(workdir)
 
 
 class Lock(contextlib.AbstractContextManager):

@@ -11,10 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from clu import parameter_overview
 from jax.sharding import Mesh
 
-from kvae.data import Dataset, Example, Examples, pipeline
+from kvae.buckets import place
+from kvae.data import Example, Examples, pipeline
 from kvae.errors import InputError
 from kvae.models.model import Model
 from kvae.training import devices, peers, pictures
@@ -23,10 +23,12 @@ from kvae.training.cluster import StopSignal, first_process_first, wait_for_all
 from kvae.training.config import build_model, checked_config, load_data
 from kvae.training.evaluate import Evaluation, Evaluator
 from kvae.training.journal import Journal, summary
-from kvae.training.lock import Lock
+from kvae.training.lock import lock_of
 from kvae.training.memory import check_memory
+from kvae.training.mirror import Mirror, mirrored, opened
+from kvae.training.overview import log_overview, log_sizes
 from kvae.training.optimizer import make_optimizer
-from kvae.training.replicas import Groups, Replicas, in_a_row, one_of
+from kvae.training.replicas import Groups, Replicas, in_a_row
 from kvae.training.step import Interval, example_batch, initial_state, train_step
 from kvae.training.workdir import open_workdir
 
@@ -37,13 +39,19 @@ DYING_STEPS = 500
 BATCHES_AHEAD = 4
 
 
-def train(config: Mapping, workdir: str, devices_used: Sequence[jax.Device] | None = None) -> int:
+def train(
+    config: Mapping,
+    workdir: str,
+    devices_used: Sequence[jax.Device] | None = None,
+    mirror: Mirror | None = None,
+) -> int:
     """Trains, or goes on training, the run of a folder.
 
     Args:
       config: see `configs/`, and `kvae.training.config` for the fields and their defaults.
       workdir: the run's folder, made where it does not exist.
       devices_used: those to train on; all by default.
+      mirror: of the run, where its log is written already; one of its own by default.
 
     Returns:
       The step that was reached: `config["steps"]`, also where the loss fell no more, or less where the run was asked to
@@ -65,8 +73,10 @@ def train(config: Mapping, workdir: str, devices_used: Sequence[jax.Device] | No
     init, step = functions_of(config, model, dataset.train[0], mesh)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopSignal())
-        lock = stack.enter_context(Lock(workdir)) if jax.process_index() == 0 else None
+        lock = stack.enter_context(lock_of(workdir)) if jax.process_index() == 0 else None
         peers.see_workdir(workdir, holds=lock is not None)
+        mirror = mirror or stack.enter_context(mirrored(workdir))
+        stack.enter_context(opened(mirror, lock))
         checkpoints = Checkpoints(workdir)
         stack.callback(checkpoints.close)
         open_workdir(workdir, config, checkpoints)
@@ -79,7 +89,7 @@ def train(config: Mapping, workdir: str, devices_used: Sequence[jax.Device] | No
             groups = replicas.split(state)
             log.info("%s is at step %d of %d", workdir, first_step, config["steps"])
         journal = Journal(
-            workdir,
+            mirror.folder,
             first_step=first_step,
             steps=config["steps"],
             patience=config["patience_evaluations"],
@@ -87,7 +97,7 @@ def train(config: Mapping, workdir: str, devices_used: Sequence[jax.Device] | No
         )
         stack.callback(journal.close)
         evaluator = Evaluator(model, replicas, dataset, config["batch_size"])
-        return Loop(config, workdir, replicas, evaluator, checkpoints, journal, lock, stop).run(
+        return Loop(config, workdir, replicas, evaluator, checkpoints, journal, mirror, stop).run(
             step, groups, first_step
         )
 
@@ -151,14 +161,14 @@ class Loop:
       evaluator: of the model on the data set.
       checkpoints: of the run.
       journal: of the run.
-      lock: of the folder; None on processes other than the first.
+      mirror: of the folder: its small files, and its lock.
       stop: whether the run was asked to.
     """
 
-    def __init__(self, config, workdir, replicas, evaluator, checkpoints, journal, lock, stop):
+    def __init__(self, config, workdir, replicas, evaluator, checkpoints, journal, mirror, stop):
+        self.workdir, self.mirror, self.figures = workdir, mirror, pathlib.Path(mirror.folder) / "figures"
         self.config, self.replicas, self.evaluator = config, replicas, evaluator
-        self.checkpoints, self.journal, self.lock, self.stop = checkpoints, journal, lock, stop
-        self.figures = pathlib.Path(workdir) / "figures"
+        self.checkpoints, self.journal, self.stop = checkpoints, journal, stop
         self.warned, self.failed = False, set()
 
     def run(self, step, groups: Groups, first_step: int) -> int:
@@ -191,7 +201,7 @@ class Loop:
                     log.warning("stopped at step %d; run the same command again to go on", done)
                     return done
         if (self.figures / "index.html").exists():
-            log.info("all pictures are in %s", self.figures / "index.html")
+            log.info("all pictures are in %s", place(self.workdir) / "figures" / "index.html")
         return self.config["steps"]
 
     def is_due(self, field: str, done: int) -> bool:
@@ -203,8 +213,7 @@ class Loop:
 
         A checkpoint never runs ahead of its row, and a picture never of the checkpoint.
         """
-        if self.lock is not None:
-            self.lock.check()
+        self.mirror.check()
         self.stop_if_all_failed(done, finite, at)
         self.warn_if_dying(interval.counts, finite, done)
         row, evaluation = {"step": done, **training_means(interval, finite), **rates}, None
@@ -212,6 +221,7 @@ class Loop:
             evaluation = self.evaluator.evaluate([group.variables for group in groups], finite)
             row |= evaluation.row
         self.journal.write(row, summary(row, interval.counts))
+        self.mirror.publish()
         if not (self.is_due("checkpoint_every_steps", done) or self.journal.settling.is_over()):
             return
         self.save(groups, done, evaluation)
@@ -221,7 +231,8 @@ class Loop:
         wait_for_all("drawn")  # collectives on a CPU do not wait for longer than half a minute
 
     def save(self, groups: Groups, done: int, evaluation: Evaluation | None) -> None:
-        """Saves a checkpoint, in the background."""
+        """Saves a checkpoint, in the background, once all rows are where it will be."""
+        self.mirror.publish_rows()
         loss = evaluation.mean_loss() if evaluation else None
         self.checkpoints.save(done, self.replicas.joined(groups), self.config, loss)
 
@@ -278,16 +289,3 @@ def training_means(interval: Interval, finite: np.ndarray) -> dict[str, Any]:
     steps = np.maximum(interval.steps, 1)
     means = {name: np.where(finite, total / steps, np.nan) for name, total in interval.metrics.items()}
     return {f"train/{name}": in_a_row(mean.tolist()) for name, mean in means.items()}
-
-
-def log_sizes(config: Mapping, dataset: Dataset) -> None:
-    """Logs how many examples there are to learn from, and how many to be measured on."""
-    sizes = ", ".join(f"{name} {len(examples):,}" for name, examples in dataset.validation.items())
-    log.info("%s: %s training examples; held out: %s", config["dataset"]["name"], f"{len(dataset.train):,}", sizes)
-
-
-def log_overview(params) -> None:
-    """Logs the names, shapes and number of the parameters of one replica."""
-    overview = parameter_overview.get_parameter_overview(one_of(params, 0), include_stats=False)
-    for line in overview.splitlines():
-        log.info("%s", line)

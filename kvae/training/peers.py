@@ -22,6 +22,7 @@ import jax
 from jax._src import distributed  # JAX shows its store nowhere else
 
 import kvae
+from kvae.buckets import place
 from kvae.data import Dataset
 from kvae.errors import InputError, one_line
 from kvae.program import FAILED, STOPPED
@@ -157,9 +158,9 @@ def of_data(config: Mapping, dataset: Dataset) -> dict[str, object]:
     """What all processes must have read: as many examples, the same mean, and the same first and last example."""
     sets = {"the training set": dataset.train, **{f"the set {name!r}": of for name, of in dataset.validation.items()}}
     facts = {f"the size of {name}": len(examples) for name, examples in sets.items()}
-    for place in (0, -1):
-        example = dataset.train[range(len(dataset.train))[place]]
-        facts[f"example {place} of the training set"] = str(sorted(digests(dict(example)).items()))
+    for index in (0, -1):
+        example = dataset.train[range(len(dataset.train))[index]]
+        facts[f"example {index} of the training set"] = str(sorted(digests(dict(example)).items()))
     return facts | {f"dataset.{name}": config["dataset"].get(name) for name in ("mean", "std")}
 
 
@@ -192,7 +193,7 @@ def see_workdir(workdir: str, holds: bool) -> None:
     """
     if jax.process_count() == 1:
         return
-    path = pathlib.Path(workdir) / "lock"
+    path = place(workdir) / "lock"
     if holds:
         _store().key_value_set("kvae-lock", path.read_text())
         return

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 import jax
 
-from kvae.errors import InputError, check_local, choose, errors_of_writing
+from kvae.buckets import check_address, check_reachable, is_bucket, place
+from kvae.errors import InputError, choose, errors_of_writing
 from kvae.fields import shown
 from kvae.files import read_text, write_text
 from kvae.training.checkpoint import Checkpoints
@@ -19,10 +20,11 @@ log = logging.getLogger(__name__)
 
 def check_place(workdir: str, config: Mapping) -> None:
     """Raises InputError for a folder that is none, or lies among the images: its figures would be trained on."""
-    check_local("--workdir", workdir)
+    check_address("--workdir", workdir)
+    check_reachable(workdir)
     dataset = config.get("dataset") if isinstance(config, Mapping) else None
     images = dataset.get("path") if isinstance(dataset, Mapping) else None
-    if images and isinstance(images, str):
+    if images and isinstance(images, str) and not is_bucket(workdir):
         images, place = pathlib.Path(images).resolve(), pathlib.Path(workdir).resolve()
         if place.is_relative_to(images):
             raise InputError(f"--workdir={workdir} lies in the folder of the images, {images}; choose one outside")
@@ -55,7 +57,7 @@ def open_workdir(workdir: str, config: Mapping, checkpoints: Checkpoints) -> Non
             )
     if jax.process_index() == 0:
         with errors_of_writing(f"--workdir={workdir}"):
-            write_text(pathlib.Path(workdir) / "config.json", json.dumps(config, indent=2) + "\n")
+            write_text(place(workdir) / "config.json", json.dumps(config, indent=2) + "\n")
 
 
 def differences(before: Mapping, now: Mapping) -> list[str]:
@@ -90,7 +92,7 @@ def read_config_json(workdir: str) -> dict:
     Raises:
       InputError: there is none, or it is damaged.
     """
-    path = pathlib.Path(workdir) / "config.json"
+    path = place(workdir) / "config.json"
     if not path.exists():
         raise InputError(f"{workdir} is no run: it has no config.json")
     try:

@@ -1,0 +1,149 @@
+"""The small files of a run, at hand: rows, log, events and pictures, which are appended to or written bit by bit."""
+
+import concurrent.futures
+import contextlib
+import logging
+import pathlib
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+
+from kvae.buckets import errors_of_bucket, is_bucket, place
+from kvae.errors import InputError
+
+log = logging.getLogger(__name__)
+
+ROWS, LOG = "metrics.jsonl", "log.txt"
+
+SECONDS_BETWEEN = 30
+"""How long files may wait, once changed, before they go to a bucket, which takes one object once a second at most."""
+
+
+class Mirror:
+    """The small files of a run on a disk, which are where they belong; and the run's lock.
+
+    Attributes:
+      folder: where they are written.
+    """
+
+    def __init__(self, folder: str):
+        self.folder, self._lock = folder, None
+
+    def open(self, lock) -> None:
+        """Fetches what the run has so far. From now on the process that holds the run's lock publishes what it writes.
+
+        Args:
+          lock: the run's; None on processes other than the first.
+        """
+        self._lock = lock
+
+    def check(self) -> None:
+        """Raises InputError where this process holds the lock no more."""
+        if self._lock is not None:
+            self._lock.check()
+
+    def publish(self) -> None:
+        """Brings what has changed to where the run is: in the background, and only if the last time is long ago."""
+
+    def publish_rows(self) -> None:
+        """Returns when all rows are where the run is.
+
+        Raises:
+          InputError: they cannot be written there.
+        """
+
+    def close(self) -> None:
+        """Returns when all files are where the run is.
+
+        Raises:
+          InputError: they cannot be written there.
+        """
+
+
+class BucketMirror(Mirror):
+    """The small files of a run in a bucket. No object can be appended to: a file that has changed goes there whole.
+
+    Args:
+      workdir: the run's folder, in the bucket.
+      folder: on this machine, where the files are written meanwhile.
+    """
+
+    def __init__(self, workdir: str, folder: str):
+        super().__init__(folder)
+        self._place, self._published = place(workdir), {}
+        self._one_at_a_time, self._thread = threading.Lock(), concurrent.futures.ThreadPoolExecutor(1)
+        self._job, self._begun = None, time.monotonic()
+
+    def open(self, lock) -> None:
+        super().open(lock)
+        folder = pathlib.Path(self.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with errors_of_bucket(self._place):
+            for name in (ROWS, LOG):
+                there, here = self._place / name, folder / name
+                if there.exists():
+                    # The log of this program has begun; its file is open, and what comes is appended.
+                    begun = here.read_bytes() if here.exists() else b""
+                    here.write_bytes(there.read_bytes() + begun)
+
+    def publish(self) -> None:
+        is_busy = self._job is not None and not self._job.done()
+        if self._lock is not None and not is_busy and time.monotonic() - self._begun > SECONDS_BETWEEN:
+            self._job, self._begun = self._thread.submit(self._try_to_publish), time.monotonic()
+
+    def _try_to_publish(self):
+        try:
+            self._publish_all()
+        except Exception as error:
+            log.warning("%s; training goes on, and so do the tries", error)
+
+    def _publish_all(self):
+        for path in sorted(pathlib.Path(self.folder).rglob("*")):
+            if path.is_file():
+                self._publish_file(path)
+
+    def _publish_file(self, path):
+        with self._one_at_a_time:  # so that what was read first never comes last
+            found = path.stat()
+            version = found.st_size, found.st_mtime_ns
+            if self._published.get(path) != version:
+                with errors_of_bucket(self._place):
+                    (self._place / path.relative_to(self.folder)).write_bytes(path.read_bytes())
+                self._published[path] = version
+
+    def publish_rows(self) -> None:
+        if self._lock is not None:
+            self._publish_file(pathlib.Path(self.folder) / ROWS)
+
+    def close(self) -> None:
+        self._thread.shutdown()
+        if self._lock is not None:
+            self.check()  # whoever has taken the run over writes there now
+            self._publish_all()
+
+
+@contextlib.contextmanager
+def mirrored(workdir: str) -> Iterator[Mirror]:
+    """The small files of a run while it trains: of one in a bucket, in a folder here that is removed afterwards."""
+    if not is_bucket(workdir):
+        yield Mirror(workdir)
+        return
+    with tempfile.TemporaryDirectory(prefix="kvae-") as folder:
+        # Pictures take the run's name from its folder.
+        yield BucketMirror(workdir, str(pathlib.Path(folder, place(workdir).name)))
+
+
+@contextlib.contextmanager
+def opened(mirror: Mirror, lock) -> Iterator[None]:
+    """Opens a mirror and closes it; where training fails, that counts for more than whether the bucket answers."""
+    mirror.open(lock)
+    try:
+        yield
+    except BaseException:
+        try:
+            mirror.close()
+        except InputError as error:
+            log.warning("%s", error)
+        raise
+    mirror.close()
