@@ -42,6 +42,19 @@ def place(path) -> pathlib.Path:
     return _epath().Path(str(path)) if is_bucket(path) else pathlib.Path(path)
 
 
+def folders_with(name: str, folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """All folders, from one downwards, in which there is something called `name`."""
+    if not is_bucket(folder):
+        yield from (path.parent for path in folder.rglob(name))
+        return
+    import fsspec
+
+    filesystem, root = fsspec.core.url_to_fs(str(folder))
+    below = (path.removeprefix(root) for path in filesystem.find(root))
+    parts = [pathlib.PurePosixPath("/", path.lstrip("/")).parts[1:] for path in below]
+    yield from {folder.joinpath(*of_path[: of_path.index(name)]) for of_path in parts if name in of_path}
+
+
 def rename_folder(folder: pathlib.Path, name: pathlib.Path) -> None:
     """Renames a folder. A bucket has no folders: there the objects are copied, by the bucket itself, then removed."""
     if not is_bucket(folder):
@@ -49,8 +62,9 @@ def rename_folder(folder: pathlib.Path, name: pathlib.Path) -> None:
         return
     import fsspec
 
-    filesystem, _ = fsspec.core.url_to_fs(str(folder))
-    filesystem.copy(str(folder), str(name), recursive=True, on_error="raise")
+    filesystem, root = fsspec.core.url_to_fs(str(folder))
+    files = filesystem.find(root)
+    filesystem.copy(files, [str(name / file.removeprefix(f"{root}/")) for file in files])
     folder.rmtree()
 
 

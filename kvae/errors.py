@@ -28,7 +28,8 @@ def check_local(name: str, path) -> None:
     """Raises InputError for the address of a bucket or another store: it would be taken for a folder of that name."""
     if BUCKET.match(str(path)):
         raise InputError(
-            f"{name} is {path}; it must be a path: mount the bucket as a folder (gcsfuse, mount-s3) and give that"
+            f"{name} is {path}; it must be a path: mount the bucket as a folder (gcsfuse, mount-s3), or copy what is "
+            "there to a disk, and give that"
         )
 
 

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from kvae.buckets import check_address
+from kvae.buckets import check_address, is_bucket, reason_of
 from kvae.errors import InputError, check_local
 from kvae.fields import value_of, words
 
@@ -132,8 +132,10 @@ def run(program: Callable[[list[str]], int], argv: list[str]) -> int:
         # Python would complain once more as it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (RuntimeError, ValueError) as error:
-        if not any(words in str(error) for words in OF_ENVIRONMENT):
+    except Exception as error:
+        if (reason := reason_of(error)) and any(map(is_bucket, argv)):
+            return _mistake(InputError(f"the bucket cannot be reached: {reason}"), argv)
+        if not isinstance(error, RuntimeError | ValueError) or not any(words in str(error) for words in OF_ENVIRONMENT):
             raise
         asked = {name: value for name, value in os.environ.items() if name.startswith("JAX_")}
         return _mistake(InputError(f"JAX does not start with the environment {asked}: {error}"), argv)

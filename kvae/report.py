@@ -6,16 +6,17 @@
     python -m kvae.report runs/one runs/two --html [--out=FILE]
     python -m kvae.report --check runs/one
 
-RUNS are run folders, or folders with runs somewhere below them. `--table` prints a table of the paper, or `all`, from
-the runs that have its settings. `--html` makes a page of it, to be opened in a browser, offline: the table, and the
-maps of the runs' codes side by side, to walk about in. `--check` reads all that is kept of a run and says what is
-damaged, and then ends with status 1.
+RUNS are run folders, on a disk or in a bucket (gs://bucket/run), or folders with runs somewhere below them. `--table`
+prints a table of the paper, or `all`, from the runs that have its settings. `--html` makes a page of it, to be opened
+in a browser, offline: the table, and the maps of the runs' codes side by side, to walk about in. `--check` reads all
+that is kept of a run and says what is damaged, and then ends with status 1.
 """
 
 import pathlib
 import sys
 
 from kvae import program
+from kvae.buckets import place
 from kvae.errors import InputError, choose, errors_of_writing
 from kvae.figures import run as figures
 from kvae.files import write_text
@@ -74,7 +75,7 @@ def _write_page(path: str, folders: list[str], text: str) -> str:
         try:
             runs.append(load(workdir))
         except InputError as error:
-            if workdir in map(str, map(pathlib.Path, folders)):
+            if workdir in map(str, map(place, folders)):
                 raise
             left_out.append(f"- left out: {error}")
     write_page(path, runs, "\n".join([text, *left_out]), f"Codes of {', '.join(folders)}")

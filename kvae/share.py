@@ -4,7 +4,6 @@ import functools
 import json
 import os
 import pathlib
-import shutil
 from typing import Any
 
 import flax
@@ -14,6 +13,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from kvae.buckets import place
 from kvae.card import card
 from kvae.errors import InputError, errors_of_writing, first_line
 from kvae.files import check_target, replaced, write_text
@@ -53,17 +53,17 @@ def write(run, folder: os.PathLike | str, name: str) -> None:
         config = {**run.config, "dataset": {**run.config["dataset"], **places}}
         write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
         # The pictures in a run's folder are those of its first replica.
-        for file in sorted((pathlib.Path(run.workdir) / "figures").glob("*.png")) if run.replica == 0 else ():
+        for file in sorted((place(run.workdir) / "figures").glob("*.png")) if run.replica == 0 else ():
             _copy(file, folder / "figures" / file.name)
             figures.append(f"figures/{file.name}")
-        if (metrics := pathlib.Path(run.workdir) / "metrics.jsonl").exists():
+        if (metrics := place(run.workdir) / "metrics.jsonl").exists():
             _copy(metrics, folder / metrics.name)
         write_text(folder / "README.md", card(run, name, figures))
 
 
 def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
     with replaced(target) as incomplete:
-        shutil.copyfile(source, incomplete)
+        incomplete.write_bytes(source.read_bytes())
 
 
 def read(folder: os.PathLike | str) -> tuple[dict, int, int, dict[str, Any]]:

@@ -10,17 +10,22 @@ import contextlib
 import http.server
 import io
 import json
+import logging
 import re
 import sys
 import threading
 import time
 import urllib.parse
+import urllib.request
+from collections.abc import Callable
 from functools import partial
 
 from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.handlers.buckets import create_bucket
 from gcp_storage_emulator.server import RequestHandler
 from gcp_storage_emulator.storage import Storage
+
+logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)  # it logs whatever is asked for in vain
 
 BUCKET = "bucket"
 
@@ -34,9 +39,9 @@ class Emulator:
     """
 
     def __init__(self, port: int = 0):
-        self.storage, self.requests, self._away_until = Storage(use_memory_fs=True), [], 0.0
+        self.storage, self.requests, self._away_until, self._awaited = Storage(use_memory_fs=True), [], 0.0, None
         create_bucket(BUCKET, self.storage)
-        self._server = http.server.HTTPServer(("127.0.0.1", port), partial(_Handler, self))
+        self._server = _Server(("127.0.0.1", port), partial(_Handler, self))
         self.address = f"http://127.0.0.1:{self._server.server_port}"
         self.environment = {"STORAGE_EMULATOR_HOST": self.address, "TENSORSTORE_GCS_HTTP_URL": self.address}
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -49,6 +54,17 @@ class Emulator:
         """Whether it answers nothing but 503."""
         return time.monotonic() < self._away_until
 
+    def at(self, words: str, act: Callable[[], None]) -> None:
+        """Calls `act` before the next request is answered that has these words in its first line."""
+        self._awaited = words, act
+
+    def hear(self, line: str) -> None:
+        """Takes note of the first line of a request."""
+        self.requests.append(line)
+        if self._awaited is not None and self._awaited[0] in urllib.parse.unquote(line):
+            (_, act), self._awaited = self._awaited, None
+            act()
+
     def names(self, folder: str) -> list[str]:
         """The names of the objects below a folder, relative to it."""
         there = self.storage.objects.get(BUCKET, {})
@@ -59,13 +75,23 @@ class Emulator:
         return self.storage.get_file(BUCKET, name)
 
     def write(self, name: str, content: bytes) -> None:
-        """Changes what an object holds."""
-        self.storage.create_file(BUCKET, name, content, self.storage.get_file_obj(BUCKET, name))
+        """Writes an object, as any other program may."""
+        query = urllib.parse.urlencode({"uploadType": "media", "name": name})
+        urllib.request.urlopen(f"{self.address}/upload/storage/v1/b/{BUCKET}/o?{query}", content).close()
+
+    def delete(self, name: str) -> None:
+        """Deletes an object."""
+        self.storage.delete_file(BUCKET, name)
 
     def close(self) -> None:
         """Ends it; what it held is lost."""
         self._server.shutdown()
         self._server.server_close()
+
+
+class _Server(http.server.HTTPServer):
+    def handle_error(self, request, client_address):
+        """Says nothing: clients are killed, and tensorstore hangs up on what it need not hear."""
 
 
 class _Handler(RequestHandler):
@@ -74,7 +100,7 @@ class _Handler(RequestHandler):
         super().__init__(emulator.storage, *of_request)
 
     def _answer(self):
-        self._emulator.requests.append(self.requestline)
+        self._emulator.hear(self.requestline)
         if self._emulator.is_away():
             self._refuse(503)
         elif self._is_met():

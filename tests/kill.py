@@ -4,7 +4,7 @@
 
 A third of the kills come in the first seconds, a third while a checkpoint is being saved. Prints a line a kill and, at
 the end, how many leaves of the final state and how many rows of metrics.jsonl, but for the rates, differ in any bit.
-`tests/test_kill.py` does the same with three kills.
+`tests/test_kill.py` does the same with three kills. DIR may be in a bucket, such as that of `tests/emulator.py`.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ import jax
 import numpy as np
 
 import runs
+from kvae.buckets import is_bucket, place
 
 ROOT = pathlib.Path(__file__).parents[1]
 LONGEST_WAIT_SECONDS = 60
@@ -43,14 +45,17 @@ class Before(NamedTuple):
 
 
 def temporary(workdir):
-    """The folders of checkpoints that are not whole."""
-    return {path.name for path in (workdir / "checkpoints").glob("*tmp*")}
+    """The folders of checkpoints that are not whole: in a bucket, which has no names for these, without their mark."""
+    found = (workdir / "checkpoints").glob("*" if is_bucket(workdir) else "*tmp*")
+    return {path.name for path in found if not (path / "commit_success.txt").exists()}
 
 
 def opened(workdir):
-    """When the journal was opened or written last; 0 before."""
+    """When the journal was opened or written last; 0 before. In a bucket it is written with each checkpoint."""
     log = workdir / "metrics.jsonl"
-    return log.stat().st_mtime if log.exists() else 0.0
+    if not log.exists():
+        return 0.0
+    return log.stat().mtime if is_bucket(log) else log.stat().st_mtime
 
 
 def wait_while(process, is_early):
@@ -84,7 +89,7 @@ MOMENTS = (in_training, at_the_start, while_saving)
 
 def run_with_kills(start, workdir, kills, seed=0, say=print):
     """Starts the run again and again, killing it `kills` times, and once more to its end."""
-    chance, workdir = random.Random(seed), pathlib.Path(workdir)
+    chance, workdir = random.Random(seed), place(workdir)
     for kill in range(kills):
         moment, before = MOMENTS[kill % len(MOMENTS)], Before(temporary(workdir), opened(workdir))
         process = subprocess.Popen(start, cwd=ROOT, stderr=subprocess.DEVNULL)
@@ -111,10 +116,12 @@ def main():
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--config", default="photos_vqvae")
     arguments, fields = parser.parse_known_args()
-    folder = pathlib.Path(arguments.workdir).absolute()
-    shutil.rmtree(folder, ignore_errors=True)
+    data_dir = tempfile.mkdtemp(prefix="kvae-data-")
+    folder = place(arguments.workdir) if is_bucket(arguments.workdir) else pathlib.Path(arguments.workdir).absolute()
+    if folder.exists():
+        folder.rmtree() if is_bucket(folder) else shutil.rmtree(folder)
     starts = {
-        name: command(folder / name, folder / "data", 20 * arguments.kills, arguments.config, fields)
+        name: command(folder / name, data_dir, 20 * arguments.kills, arguments.config, fields)
         for name in ("whole", "killed")
     }
     subprocess.run(starts["whole"], cwd=ROOT, check=True, stderr=subprocess.DEVNULL)

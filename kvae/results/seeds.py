@@ -1,12 +1,12 @@
 """The seeds of runs: what each has measured, and whether it has come to its end."""
 
-import pathlib
 import statistics
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
+from kvae.buckets import check_reachable, folders_with, place
 from kvae.errors import InputError
 from kvae.training.config import checked_run, flatten
 from kvae.training.journal import is_finished, read_metrics
@@ -22,6 +22,10 @@ INCIDENTAL_FIELDS = {
     "dataset.data_dir",
 }
 """Fields that may differ between seeds that are averaged."""
+
+
+PARTS = ("config.json", "checkpoints", "metrics.jsonl")
+"""What makes a folder a run; any of it may be lost."""
 
 
 class Seed(NamedTuple):
@@ -66,12 +70,12 @@ def run_folders(folders: Iterable[str]) -> list[str]:
     """The runs in, or below, the folders, in the order of their paths.
 
     Raises:
-      InputError: a folder has no run.
+      InputError: a folder has no run, or lies in a bucket that cannot be reached.
     """
     found = {}
     for folder in folders:
-        names = ("config.json", "checkpoints", "metrics.jsonl")  # any of which may be lost
-        paths = {path.parent for name in names for path in pathlib.Path(folder).rglob(name)}
+        check_reachable(folder)
+        paths = {path for name in PARTS for path in folders_with(name, place(folder))}
         if not paths:
             raise InputError(f"{folder} has no run: there is no config.json in it or below")
         found |= dict.fromkeys(map(str, sorted(paths)))

@@ -13,7 +13,6 @@ writes its share of the shards.
 """
 
 import argparse
-import pathlib
 import sys
 
 from kvae import program
@@ -59,6 +58,7 @@ def main(argv: list[str]) -> int:
     options, fields = parse(argv)
     # Imported here, so that a typo is told at once.
     from kvae import run as runs
+    from kvae.buckets import check_reachable, place
     from kvae.share import WEIGHTS
     from kvae.tokenize import decode, encode, source
     from kvae.training.cluster import joined_cluster
@@ -67,7 +67,8 @@ def main(argv: list[str]) -> int:
 
     with joined_cluster() as process, shown_on_terminal(first_process=process == 0):
         keep_compiled_programs()
-        if (pathlib.Path(options.run) / WEIGHTS).exists():
+        check_reachable(options.run)
+        if (place(options.run) / WEIGHTS).exists():
             run = runs.from_pretrained(options.run)
         else:
             run = runs.load(options.run, options.step, options.replica)

@@ -47,7 +47,7 @@ class Mirror:
         """Brings what has changed to where the run is: in the background, and only if the last time is long ago."""
 
     def publish_rows(self) -> None:
-        """Returns when all rows are where the run is.
+        """Returns when all rows are where the run is; the rest follows in the background.
 
         Raises:
           InputError: they cannot be written there.
@@ -88,8 +88,16 @@ class BucketMirror(Mirror):
                     here.write_bytes(there.read_bytes() + begun)
 
     def publish(self) -> None:
-        is_busy = self._job is not None and not self._job.done()
-        if self._lock is not None and not is_busy and time.monotonic() - self._begun > SECONDS_BETWEEN:
+        if time.monotonic() - self._begun > SECONDS_BETWEEN:
+            self._start()
+
+    def publish_rows(self) -> None:
+        if self._lock is not None:
+            self._publish_file(pathlib.Path(self.folder) / ROWS)
+            self._start()
+
+    def _start(self):
+        if self._lock is not None and (self._job is None or self._job.done()):
             self._job, self._begun = self._thread.submit(self._try_to_publish), time.monotonic()
 
     def _try_to_publish(self):
@@ -111,10 +119,6 @@ class BucketMirror(Mirror):
                 with errors_of_bucket(self._place):
                     (self._place / path.relative_to(self.folder)).write_bytes(path.read_bytes())
                 self._published[path] = version
-
-    def publish_rows(self) -> None:
-        if self._lock is not None:
-            self._publish_file(pathlib.Path(self.folder) / ROWS)
 
     def close(self) -> None:
         self._thread.shutdown()

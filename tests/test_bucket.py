@@ -1,0 +1,243 @@
+"""A bucket as a run's folder, with the real code of orbax, epath and gcsfs before an emulated store."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import PIL.Image
+import pytest
+
+import kvae
+from emulator import Emulator
+from kvae import buckets, main, program, report
+from kvae.errors import InputError
+from kvae.tokenize import __main__ as tokenize
+from kvae.training import bucket_lock
+from kvae.training.bucket_lock import BucketLock
+from kvae.training.journal import read_metrics
+from runs import assert_same_run, final_state, images, rows, run
+from test_multiprocess import finish, start_two
+
+PLACE = "gs://bucket/runs/one"
+SECONDS = 60
+
+WITHOUT_TENSORFLOW = """
+import sys
+from importlib.machinery import PathFinder
+
+find = PathFinder.find_spec
+PathFinder.find_spec = staticmethod(lambda name, *where: None if name == "tensorflow" else find(name, *where))
+from kvae import main, program
+
+sys.exit(program.run(main.main, sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """The emulated bucket, to which this process and those that it starts are led."""
+    emulator = Emulator()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in emulator.environment.items():
+            patch.setenv(name, value)
+        yield emulator
+    emulator.close()
+
+
+@pytest.fixture(scope="module")
+def arguments(data_dir):
+    fields = {
+        "dataset.data_dir": data_dir, "batch_size": 8, "log_every_steps": 2, "evaluate_every_steps": 6,
+        "checkpoint_every_steps": 4, "optimizer.schedule": "constant",
+    }  # fmt: skip
+    return ["--config=configs/photos_vqvae.py:smoke", *(f"--config.{name}={value}" for name, value in fields.items())]
+
+
+def start(arguments, steps, workdir=PLACE):
+    """Starts the training program, one process without TensorFlow."""
+    command = [sys.executable, "-c", WITHOUT_TENSORFLOW, *arguments, f"--workdir={workdir}", f"--config.steps={steps}"]
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def story(bucket, arguments, tmp_path_factory):
+    """A run of 12 steps that was killed as it committed step 8, and then met a bucket that was away for a while."""
+    killed = start(arguments, 12)
+    bucket.at("runs/one/checkpoints/8/commit_success.txt", killed.kill)
+    killed.communicate(timeout=SECONDS)
+    left = bucket.names("runs/one")
+    resumed = start(arguments, 12)
+    bucket.at("name=runs/one/metrics.jsonl", lambda: bucket.go_away(5))
+    said = resumed.communicate(timeout=SECONDS)[1]
+    whole = tmp_path_factory.mktemp("whole") / "run"
+    start(arguments, 12, whole).communicate(timeout=SECONDS)
+    return {"killed": killed.returncode, "left": left, "resumed": resumed.returncode, "said": said, "whole": whole}
+
+
+def test_a_run_that_was_killed_while_it_saved_ends_where_the_uninterrupted_one_ends(story, bucket):
+    assert story["killed"] == -signal.SIGKILL
+    assert "checkpoints/4/commit_success.txt" in story["left"] and "checkpoints/8/_CHECKPOINT_METADATA" in story["left"]
+    assert "checkpoints/8/commit_success.txt" not in story["left"]
+    assert story["resumed"] == 0, story["said"]
+    assert "is at step 4 of 12" in story["said"] and "Traceback" not in story["said"]
+    assert_same_run(story["whole"], PLACE)
+
+
+def test_the_bucket_holds_all_that_a_folder_does(story, bucket):
+    names = bucket.names("runs/one")
+    found = {name.partition("/")[0].partition(".tfevents")[0] for name in names}
+    assert found == {"config.json", "log.txt", "metrics.jsonl", "events.out", "figures", "checkpoints"}
+    assert {path.name for path in (story["whole"] / "figures").iterdir()} == {
+        name.removeprefix("figures/") for name in names if name.startswith("figures/")
+    }
+    log = bucket.read("runs/one/log.txt").decode()
+    assert log.count("training examples") == 2 and log.count("step 4/12") == 1 and log.count("is at step 4 of 12") == 1
+
+
+def test_rows_come_before_the_checkpoint_that_belongs_to_them(story, bucket):
+    lines = [line for line in bucket.requests if line.startswith("POST") and "runs/one/" in line]
+    commits = [at for at, line in enumerate(lines) if "checkpoints/12/commit_success.txt" in line]
+    written = [at for at, line in enumerate(lines) if "name=runs/one/metrics.jsonl" in line]
+    assert written[-1] < commits[0]
+
+
+def test_programs_read_a_bucket(story, tmp_path, capsys):
+    opened, there = kvae.load(PLACE), kvae.load(str(story["whole"]))
+    assert opened.step == 12 and opened.metrics == read_metrics(PLACE)
+    few = images(4, seed=0)
+    np.testing.assert_array_equal(opened.reconstruct(few), there.reconstruct(few))
+    opened.save_pretrained(tmp_path / "shared")
+    assert (tmp_path / "shared" / "figures" / "curves.png").exists()
+    assert (tmp_path / "shared" / "metrics.jsonl").read_text().count("\n") == 6
+    capsys.readouterr()
+    assert program.run(report.main, ["gs://bucket/runs"]) == 0
+    assert PLACE in capsys.readouterr().out
+    assert program.run(report.main, [PLACE, "--check"]) == 0
+    assert f"{PLACE}: checkpoint 12: whole" in capsys.readouterr().out
+    (tmp_path / "images").mkdir()
+    PIL.Image.fromarray(few[0]).save(tmp_path / "images" / "one.png")
+    command = [PLACE, f"--images={tmp_path / 'images'}", f"--out={tmp_path / 'tokens'}"]
+    assert program.run(tokenize.main, command) == 0
+    assert (tmp_path / "tokens" / "tokens.json").exists()
+
+
+def test_another_number_of_processes_goes_on(story, bucket, arguments):
+    said, statuses = finish(start_two([*arguments, f"--workdir={PLACE}", "--config.steps=16"]))
+    assert statuses == [0, 0], said
+    assert "is at step 12 of 16" in said[0]
+    assert [row["step"] for row in rows(PLACE)] == list(range(2, 17, 2))
+    assert int(final_state(PLACE)["step"][0]) == 16
+    assert rows(PLACE)[:6] == rows(story["whole"])
+
+
+def test_a_damaged_checkpoint_is_set_aside_whole(story, bucket, make_config, undrawn, caplog):
+    config, place = make_config(steps=8, checkpoint_every_steps=4), "gs://bucket/runs/damaged"
+    run(config, place)
+    before, state = bucket.names("runs/damaged/checkpoints/8"), final_state(place)
+    for name in before:
+        if "/d/" in name:
+            content = bytearray(bucket.read(f"runs/damaged/checkpoints/8/{name}"))
+            content[len(content) // 2] ^= 1
+            bucket.write(f"runs/damaged/checkpoints/8/{name}", bytes(content))
+    begun = time.monotonic()
+    run(config, place)
+    assert time.monotonic() - begun < 30
+    assert "checkpoint 8 is damaged" in caplog.text
+    assert bucket.names("runs/damaged/checkpoints/damaged-8") == before
+    np.testing.assert_array_equal(final_state(place)["step"], state["step"])
+    assert [row["step"] for row in rows(place)] == [2, 4, 6, 8]
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(bucket_lock, "STALE_SECONDS", 1.5)
+    monkeypatch.setattr(bucket_lock, "HEARTBEAT_SECONDS", 0.2)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_second_program_leaves_and_says_who_is_there(bucket):
+    place = "gs://bucket/runs/locked"
+    message = rf"locked is in use: process {os.getpid()} on .* trains there; end that, or choose another --workdir"
+    with BucketLock(place) as held:
+        with pytest.raises(InputError, match=message), BucketLock(place):
+            pass
+        held.check()
+    with BucketLock(place):
+        assert bucket.names("runs/locked") == ["lock"]
+    assert bucket.names("runs/locked") == []
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("left", "least", "most"), [("killed here", 0, 1), ("another host's", 1, 10), ("zeros", 1, 10)]
+)
+def test_a_lock_without_a_sign_of_life_is_taken_over_and_that_is_said(bucket, left, least, most, caplog):
+    place, killed = "gs://bucket/runs/stale", subprocess.Popen(["true"])
+    killed.wait()
+    with BucketLock(place):
+        text = bucket.read("runs/stale/lock").decode().replace(f"pid={os.getpid()}", f"pid={killed.pid}")
+    host = text.split("host=")[1].split("\n")[0]
+    text = {"killed here": text, "another host's": text.replace(host, "elsewhere"), "zeros": "\0" * 100}[left]
+    bucket.write("runs/stale/lock", text.encode())
+    begun = time.monotonic()
+    with BucketLock(place) as lock:
+        assert least <= time.monotonic() - begun < most
+        lock.check()
+    assert ("is locked by" in caplog.text) == (left != "killed here")
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_program_that_lost_its_lock_learns_of_it(bucket):
+    place = "gs://bucket/runs/lost"
+    with BucketLock(place) as held:
+        bucket.delete("runs/lost/lock")
+        time.sleep(0.6)
+        with pytest.raises(InputError, match="lost, or the lock in it, was deleted while the run trained"):
+            held.check()
+        bucket.write("runs/lost/lock", b"another's")
+        with pytest.raises(InputError, match="lost was taken over by another program"):
+            held.check()
+    assert bucket.names("runs/lost") == ["lock"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--workdir=gs://nowhere/run", "gs://nowhere/run: there is no bucket 'nowhere'"),
+        ("--workdir=gs://bucket", "it must name a folder in a bucket, such as gs://my-bucket/runs/photos"),
+        ("--workdir=s3://bucket/run", "--workdir is s3://bucket/run; it must be a path: mount the bucket"),
+        ("--workdir=hdfs://host/run", "--workdir is hdfs://host/run; it must be a path"),
+        ("--config.dataset.data_dir=gs://bucket/data", "it must be a path: mount the bucket"),
+    ],
+)
+def test_an_address_that_does_not_do_is_one_line(bucket, arguments, argument, message, capsys):
+    assert program.run(main.main, [*arguments, argument]) == program.MISTAKE
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
+
+
+def test_without_credentials_one_line_says_what_helps(monkeypatch, tmp_path, arguments, capsys):
+    for name in ("STORAGE_EMULATOR_HOST", "GOOGLE_APPLICATION_CREDENTIALS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    begun = time.monotonic()
+    assert program.run(main.main, [*arguments, f"--workdir={PLACE}"]) == program.MISTAKE
+    assert time.monotonic() - begun < 30
+    said = capsys.readouterr().err
+    assert "needs credentials, and there are none: gcloud auth application-default login" in said
+    assert said.count("\n") == 1
+
+
+def test_a_bucket_that_stays_away_is_one_line(bucket, arguments, monkeypatch, capsys):
+    monkeypatch.setattr(buckets, "LONGEST_WAIT_SECONDS", 2)
+    bucket.go_away(30)
+    begun = time.monotonic()
+    assert program.run(main.main, [*arguments, f"--workdir={PLACE}"]) == program.MISTAKE
+    assert time.monotonic() - begun < 15
+    bucket.go_away(0)
+    said = capsys.readouterr().err
+    assert f"{PLACE} cannot be reached: " in said and said.count("\n") == 1
