@@ -50,7 +50,7 @@ def bucket():
 @pytest.fixture(scope="module")
 def arguments(data_dir):
     fields = {
-        "dataset.data_dir": data_dir, "batch_size": 8, "log_every_steps": 2, "evaluate_every_steps": 6,
+        "dataset.data_dir": data_dir, "batch_size": 8, "log_every_steps": 2, "evaluate_every_steps": 8,
         "checkpoint_every_steps": 4, "optimizer.schedule": "constant",
     }  # fmt: skip
     return ["--config=configs/photos_vqvae.py:smoke", *(f"--config.{name}={value}" for name, value in fields.items())]
@@ -65,16 +65,16 @@ def start(arguments, steps, workdir=PLACE):
 
 @pytest.fixture(scope="module")
 def story(bucket, arguments, tmp_path_factory):
-    """A run of 12 steps that was killed as it committed step 8, and then met a bucket that was away for a while."""
-    killed = start(arguments, 12)
+    """A run of 8 steps that was killed as it committed step 8, and then met a bucket that was away for a while."""
+    killed = start(arguments, 8)
     bucket.at("runs/one/checkpoints/8/commit_success.txt", killed.kill)
     killed.communicate(timeout=SECONDS)
     left = bucket.names("runs/one")
-    resumed = start(arguments, 12)
+    resumed = start(arguments, 8)
     bucket.at("name=runs/one/metrics.jsonl", lambda: bucket.go_away(5))
     said = resumed.communicate(timeout=SECONDS)[1]
     whole = tmp_path_factory.mktemp("whole") / "run"
-    start(arguments, 12, whole).communicate(timeout=SECONDS)
+    start(arguments, 8, whole).communicate(timeout=SECONDS)
     return {"killed": killed.returncode, "left": left, "resumed": resumed.returncode, "said": said, "whole": whole}
 
 
@@ -83,7 +83,7 @@ def test_a_run_that_was_killed_while_it_saved_ends_where_the_uninterrupted_one_e
     assert "checkpoints/4/commit_success.txt" in story["left"] and "checkpoints/8/_CHECKPOINT_METADATA" in story["left"]
     assert "checkpoints/8/commit_success.txt" not in story["left"]
     assert story["resumed"] == 0, story["said"]
-    assert "is at step 4 of 12" in story["said"] and "Traceback" not in story["said"]
+    assert "is at step 4 of 8" in story["said"] and "Traceback" not in story["said"]
     assert_same_run(story["whole"], PLACE)
 
 
@@ -95,29 +95,29 @@ def test_the_bucket_holds_all_that_a_folder_does(story, bucket):
         name.removeprefix("figures/") for name in names if name.startswith("figures/")
     }
     log = bucket.read("runs/one/log.txt").decode()
-    assert log.count("training examples") == 2 and log.count("step 4/12") == 1 and log.count("is at step 4 of 12") == 1
+    assert log.count("training examples") == 2 and log.count("step 4/8") == 1 and log.count("is at step 4 of 8") == 1
 
 
 def test_rows_come_before_the_checkpoint_that_belongs_to_them(story, bucket):
     lines = [line for line in bucket.requests if line.startswith("POST") and "runs/one/" in line]
-    commits = [at for at, line in enumerate(lines) if "checkpoints/12/commit_success.txt" in line]
+    commits = [at for at, line in enumerate(lines) if "checkpoints/8/commit_success.txt" in line]
     written = [at for at, line in enumerate(lines) if "name=runs/one/metrics.jsonl" in line]
     assert written[-1] < commits[0]
 
 
 def test_programs_read_a_bucket(story, tmp_path, capsys):
     opened, there = kvae.load(PLACE), kvae.load(str(story["whole"]))
-    assert opened.step == 12 and opened.metrics == read_metrics(PLACE)
+    assert opened.step == 8 and opened.metrics == read_metrics(PLACE)
     few = images(4, seed=0)
     np.testing.assert_array_equal(opened.reconstruct(few), there.reconstruct(few))
     opened.save_pretrained(tmp_path / "shared")
     assert (tmp_path / "shared" / "figures" / "curves.png").exists()
-    assert (tmp_path / "shared" / "metrics.jsonl").read_text().count("\n") == 6
+    assert (tmp_path / "shared" / "metrics.jsonl").read_text().count("\n") == 4
     capsys.readouterr()
     assert program.run(report.main, ["gs://bucket/runs"]) == 0
     assert PLACE in capsys.readouterr().out
     assert program.run(report.main, [PLACE, "--check"]) == 0
-    assert f"{PLACE}: checkpoint 12: whole" in capsys.readouterr().out
+    assert f"{PLACE}: checkpoint 8: whole" in capsys.readouterr().out
     (tmp_path / "images").mkdir()
     PIL.Image.fromarray(few[0]).save(tmp_path / "images" / "one.png")
     command = [PLACE, f"--images={tmp_path / 'images'}", f"--out={tmp_path / 'tokens'}"]
@@ -126,30 +126,30 @@ def test_programs_read_a_bucket(story, tmp_path, capsys):
 
 
 def test_another_number_of_processes_goes_on(story, bucket, arguments):
-    said, statuses = finish(start_two([*arguments, f"--workdir={PLACE}", "--config.steps=16"]))
+    said, statuses = finish(start_two([*arguments, f"--workdir={PLACE}", "--config.steps=12"]))
     assert statuses == [0, 0], said
-    assert "is at step 12 of 16" in said[0]
-    assert [row["step"] for row in rows(PLACE)] == list(range(2, 17, 2))
-    assert int(final_state(PLACE)["step"][0]) == 16
-    assert rows(PLACE)[:6] == rows(story["whole"])
+    assert "is at step 8 of 12" in said[0]
+    assert [row["step"] for row in rows(PLACE)] == list(range(2, 13, 2))
+    assert int(final_state(PLACE)["step"][0]) == 12
+    assert rows(PLACE)[:4] == rows(story["whole"])
 
 
 def test_a_damaged_checkpoint_is_set_aside_whole(story, bucket, make_config, undrawn, caplog):
-    config, place = make_config(steps=8, checkpoint_every_steps=4), "gs://bucket/runs/damaged"
+    config, place = make_config(steps=4, checkpoint_every_steps=2), "gs://bucket/runs/damaged"
     run(config, place)
-    before, state = bucket.names("runs/damaged/checkpoints/8"), final_state(place)
+    before, state = bucket.names("runs/damaged/checkpoints/4"), final_state(place)
     for name in before:
         if "/d/" in name:
-            content = bytearray(bucket.read(f"runs/damaged/checkpoints/8/{name}"))
+            content = bytearray(bucket.read(f"runs/damaged/checkpoints/4/{name}"))
             content[len(content) // 2] ^= 1
-            bucket.write(f"runs/damaged/checkpoints/8/{name}", bytes(content))
+            bucket.write(f"runs/damaged/checkpoints/4/{name}", bytes(content))
     begun = time.monotonic()
     run(config, place)
     assert time.monotonic() - begun < 30
-    assert "checkpoint 8 is damaged" in caplog.text
-    assert bucket.names("runs/damaged/checkpoints/damaged-8") == before
+    assert "checkpoint 4 is damaged" in caplog.text
+    assert bucket.names("runs/damaged/checkpoints/damaged-4") == before
     np.testing.assert_array_equal(final_state(place)["step"], state["step"])
-    assert [row["step"] for row in rows(place)] == [2, 4, 6, 8]
+    assert [row["step"] for row in rows(place)] == [2, 4]
 
 
 @pytest.fixture
