@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from kvae.buckets import is_bucket, place
+from kvae.buckets import errors_of_bucket, is_bucket, place
 from kvae.errors import InputError
 
 
@@ -19,7 +19,8 @@ def opened(path: os.PathLike | str) -> BinaryIO:
       OSError: it cannot be opened, or is a folder, a pipe or a device: a pipe would wait for its writer for ever.
     """
     if is_bucket(path):
-        return io.BytesIO(place(path).read_bytes())
+        with errors_of_bucket(path):
+            return io.BytesIO(place(path).read_bytes())
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)

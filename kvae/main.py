@@ -39,7 +39,6 @@ def main(argv: list[str]) -> int:
     if {"-h", "--help"} & {*argv} and any(argument.startswith("--config=") for argument in argv):
         return show_fields([argument for argument in argv if argument not in ("-h", "--help")])
     config, workdir = parse(argv)
-    from kvae.buckets import errors_of_bucket
     from kvae.training.cluster import joined_cluster
     from kvae.training.devices import keep_compiled_programs
     from kvae.training.journal import logged_to
@@ -49,7 +48,6 @@ def main(argv: list[str]) -> int:
     check_place(workdir, config)
     with (
         joined_cluster() as process,
-        errors_of_bucket(workdir),
         mirrored(workdir) as mirror,
         logged_to(mirror.folder, first_process=process == 0),
     ):

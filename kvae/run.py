@@ -11,7 +11,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from kvae import export, share
-from kvae.buckets import errors_of_bucket
 from kvae.codes import between, checked_codes, checked_images, near
 from kvae.data.forms import Form, form_of, read_images
 from kvae.errors import InputError, check_local
@@ -262,6 +261,6 @@ def train(config: Mapping | ConfigDict, workdir: str) -> Run:
 
     config = config.to_dict() if isinstance(config, ConfigDict) else config
     check_place(workdir, config)
-    with errors_of_bucket(workdir), mirrored(workdir) as mirror, logged_to(mirror.folder):
+    with mirrored(workdir) as mirror, logged_to(mirror.folder):
         loop.train(config, workdir, mirror=mirror)
     return load(workdir)

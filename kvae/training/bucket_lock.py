@@ -117,10 +117,13 @@ class BucketLock(contextlib.AbstractContextManager):
             raise InputError(f"{self._workdir} was taken over by another program while this one stood still")
 
     def __exit__(self, *error):
+        from google.cloud.storage.retry import DEFAULT_RETRY
+
         self._ended.set()
+        patience = DEFAULT_RETRY.with_timeout(2 * HEARTBEAT_SECONDS)
         with contextlib.suppress(Exception), self._one_at_a_time:  # it becomes stale by itself
             if not self._is_lost:
-                self._bucket.blob(self._name).delete(if_generation_match=self._generation)
+                self._bucket.blob(self._name).delete(if_generation_match=self._generation, retry=patience)
         self._bucket.client.close()
 
 

@@ -23,9 +23,8 @@ from kvae.training.cluster import StopSignal, first_process_first, wait_for_all
 from kvae.training.config import build_model, checked_config, load_data
 from kvae.training.evaluate import Evaluation, Evaluator
 from kvae.training.journal import Journal, summary
-from kvae.training.lock import lock_of
 from kvae.training.memory import check_memory
-from kvae.training.mirror import Mirror, mirrored, opened
+from kvae.training.mirror import Mirror, opened
 from kvae.training.overview import log_overview, log_sizes
 from kvae.training.optimizer import make_optimizer
 from kvae.training.replicas import Groups, Replicas, in_a_row
@@ -73,10 +72,7 @@ def train(
     init, step = functions_of(config, model, dataset.train[0], mesh)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopSignal())
-        lock = stack.enter_context(lock_of(workdir)) if jax.process_index() == 0 else None
-        peers.see_workdir(workdir, holds=lock is not None)
-        mirror = mirror or stack.enter_context(mirrored(workdir))
-        stack.enter_context(opened(mirror, lock))
+        mirror = stack.enter_context(opened(workdir, mirror))
         checkpoints = Checkpoints(workdir)
         stack.callback(checkpoints.close)
         open_workdir(workdir, config, checkpoints)

@@ -9,8 +9,12 @@ import threading
 import time
 from collections.abc import Iterator
 
+import jax
+
 from kvae.buckets import errors_of_bucket, is_bucket, place
 from kvae.errors import InputError
+from kvae.training import peers
+from kvae.training.lock import lock_of
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +108,7 @@ class BucketMirror(Mirror):
         try:
             self._publish_all()
         except Exception as error:
-            log.warning("%s; training goes on, and so do the tries", error)
+            log.warning("%s; training goes on meanwhile", error)
 
     def _publish_all(self):
         for path in sorted(pathlib.Path(self.folder).rglob("*")):
@@ -139,15 +143,28 @@ def mirrored(workdir: str) -> Iterator[Mirror]:
 
 
 @contextlib.contextmanager
-def opened(mirror: Mirror, lock) -> Iterator[None]:
-    """Opens a mirror and closes it; where training fails, that counts for more than whether the bucket answers."""
-    mirror.open(lock)
-    try:
-        yield
-    except BaseException:
+def opened(workdir: str, mirror: Mirror | None = None) -> Iterator[Mirror]:
+    """Locks a run's folder, which all processes must see, and opens its small files; closes and unlocks at the end.
+
+    Args:
+      workdir: the run's folder.
+      mirror: of the folder; one of its own by default.
+
+    Raises:
+      InputError: another program trains there, or a process does not see it, or its bucket does not answer.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(errors_of_bucket(workdir))
+        lock = stack.enter_context(lock_of(workdir)) if jax.process_index() == 0 else None
+        peers.see_workdir(workdir, holds=lock is not None)
+        mirror = mirror or stack.enter_context(mirrored(workdir))
+        mirror.open(lock)
         try:
-            mirror.close()
-        except InputError as error:
-            log.warning("%s", error)
-        raise
-    mirror.close()
+            yield mirror
+        except BaseException:
+            try:
+                mirror.close()
+            except InputError as error:  # why training ended counts for more
+                log.warning("the last rows and pictures did not get there: %s", error)
+            raise
+        mirror.close()
