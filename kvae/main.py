@@ -26,7 +26,7 @@ def parse(argv: list[str]) -> tuple[dict, str]:
 
     parser = program.Parser("python -m kvae.main", __doc__)
     parser.add_argument("--config", metavar="FILE[:VARIANT]", help="such as configs/photos_vqvae.py:smoke")
-    parser.add_argument("--workdir", metavar="DIR", help="the run's folder (runs/<config name>)")
+    parser.add_argument("--workdir", metavar="DIR", help="the run's folder, or gs://BUCKET/FOLDER (runs/<config name>)")
     options, fields = parser.parse_known_args(argv)
     if not options.config:
         raise InputError("--config is missing; for example --config=configs/photos_vqvae.py")

@@ -22,7 +22,7 @@ from runs import assert_same_run, final_state, images, rows, run
 from test_multiprocess import finish, start_two
 
 PLACE = "gs://bucket/runs/one"
-SECONDS = 60
+SECONDS = 120
 
 WITHOUT_TENSORFLOW = """
 import sys

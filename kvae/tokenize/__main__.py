@@ -4,12 +4,12 @@
     python -m kvae.tokenize RUN --dataset=NAME [--dataset.FIELD=VALUE ...] --out=DIR
     python -m kvae.tokenize RUN --decode=TOKENS --out=DIR
 
-RUN is the folder of a run, or one that `save_pretrained` wrote. Without --images and --dataset it is the run's own data
-set; --dataset.FIELD sets a field, as --config.dataset.FIELD does in training. One row per image, in their order: its
-index, its name and label where it has them, and the codes of each codebook, in shards of ArrayRecord (read by
-config.dataset.name "tokens", grain and tfds) or Parquet (read by pyarrow, pandas and Hugging Face's datasets).
-tokens.json says what they are. Run the same command again and it goes on where it stopped. Of several processes, each
-writes its share of the shards.
+RUN is the folder of a run, on a disk or in a bucket (gs://bucket/run), or one that `save_pretrained` wrote. Without
+--images and --dataset it is the run's own data set; --dataset.FIELD sets a field, as --config.dataset.FIELD does in
+training. One row per image, in their order: its index, its name and label where it has them, and the codes of each
+codebook, in shards of ArrayRecord (read by config.dataset.name "tokens", grain and tfds) or Parquet (read by pyarrow,
+pandas and Hugging Face's datasets). tokens.json says what they are. Run the same command again and it goes on where it
+stopped. Of several processes, each writes its share of the shards.
 """
 
 import argparse

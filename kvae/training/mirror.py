@@ -112,7 +112,8 @@ class BucketMirror(Mirror):
 
     def _publish_all(self):
         for path in sorted(pathlib.Path(self.folder).rglob("*")):
-            if path.is_file():
+            # What has a dot before its name is being written, and is then renamed.
+            if path.is_file() and not path.name.startswith("."):
                 self._publish_file(path)
 
     def _publish_file(self, path):
