@@ -15,7 +15,7 @@ from emulator import Emulator
 from kvae import buckets, main, program, report
 from kvae.errors import InputError
 from kvae.tokenize import __main__ as tokenize
-from kvae.training import bucket_lock
+from kvae.training import bucket_lock, checkpoint
 from kvae.training.bucket_lock import BucketLock
 from kvae.training.journal import read_metrics
 from runs import assert_same_run, final_state, images, rows, run
@@ -150,6 +150,15 @@ def test_a_damaged_checkpoint_is_set_aside_whole(story, bucket, make_config, und
     assert bucket.names("runs/damaged/checkpoints/damaged-4") == before
     np.testing.assert_array_equal(final_state(place)["step"], state["step"])
     assert [row["step"] for row in rows(place)] == [2, 4]
+
+
+def test_a_bucket_that_does_not_answer_is_not_taken_for_damage(story, monkeypatch):
+    def restore(*_, **__):
+        raise ValueError("ABORTED: All 32 retry attempts failed: [http_response_code='503']")  # as tensorstore has it
+
+    monkeypatch.setattr(checkpoint._Manager, "restore", restore)
+    with pytest.raises(InputError, match=f"{PLACE} cannot be reached: ABORTED"):
+        kvae.load(PLACE)
 
 
 @pytest.fixture
