@@ -348,14 +348,14 @@ def test_replicas_that_share_the_devices_are_evaluated_on_all_of_them():
 
 
 def test_a_jax_that_does_not_know_an_option_compiles_without_it(monkeypatch, caplog):
-    devices_module.compiler_options.cache_clear()
-    assert devices_module.compiler_options() == devices_module.CPU_OPTIONS
-    monkeypatch.setattr(devices_module, "CPU_OPTIONS", {"xla_cpu_no_such_option": "1"})
-    devices_module.compiler_options.cache_clear()
+    devices_module.run_once_options.cache_clear()
+    assert devices_module.run_once_options() == devices_module.RUN_ONCE_OPTIONS
+    monkeypatch.setattr(devices_module, "RUN_ONCE_OPTIONS", {"xla_cpu_no_such_option": "1"})
+    devices_module.run_once_options.cache_clear()
     with caplog.at_level(logging.WARNING, "kvae"):
-        assert devices_module.compiler_options() == {}
+        assert devices_module.run_once_options() is None
     assert "xla_cpu_no_such_option" in caplog.text
-    devices_module.compiler_options.cache_clear()
+    devices_module.run_once_options.cache_clear()
 
 
 def test_another_number_of_devices_goes_on_where_it_stopped(make_config, tmp_path, whole):

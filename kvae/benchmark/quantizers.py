@@ -1,6 +1,5 @@
 """The cost of a quantiser by itself, and beside those of vector-quantize-pytorch where that is installed."""
 
-import functools
 import importlib.util
 import math
 import time
@@ -12,7 +11,6 @@ import numpy as np
 
 from kvae.benchmark.timing import median_seconds, say
 from kvae.models import FSQ, GradientVQ, GroupedVQ, KohonenVQ, ResidualVQ
-from kvae.training import devices
 
 SCALES = [(4_096, 512), (16_384, 512), (65_536, 512), (262_144, 512), (4_096, 2_048), (4_096, 8_192), (4_096, 65_536)]
 """The (N, K) of `--scaling`."""
@@ -26,7 +24,7 @@ def layer_seconds(layer, z: jax.Array) -> tuple[float, int]:
         out, updated = layer.apply(variables, z, train=True, mutable=["codebook"])
         return out.codes, out.loss, updated
 
-    program = jax.jit(step, compiler_options=devices.compiler_options()).lower(variables, z).compile()
+    program = jax.jit(step).lower(variables, z).compile()
     return median_seconds(program, variables, z), program.memory_analysis().temp_size_in_bytes
 
 
@@ -125,7 +123,7 @@ def step_of(layer, z: np.ndarray) -> Callable[[], None]:
         out, updated = layer.apply(variables, differentiable[1], train=True, mutable=["codebook"])
         return jnp.sum(out.quantized * z) + out.loss, updated
 
-    @functools.partial(jax.jit, compiler_options=devices.compiler_options())
+    @jax.jit
     def program(variables, z):
         collections = {name: tree for name, tree in variables.items() if name != "params"}
         (_, updated), gradients = jax.value_and_grad(loss, has_aux=True)(

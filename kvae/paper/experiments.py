@@ -22,7 +22,7 @@ DATASETS = {
     "faces": dict(config="configs/faces_vqvae2.py", loss_unit="1e-4", seeds=5),
 }
 
-BASE = {"model.augmentations": ()} | quantizer(
+BASE = {"model.augmentations": (), "optimizer.name": "adam"} | quantizer(
     name="kohonen",
     grid_shape=(16, 32),
     neighborhood="hard",

@@ -79,7 +79,7 @@ def encoder(run: Run, batch_size: int, shape: tuple[int, int]) -> tuple[Callable
     variables = jax.device_put(run.variables, NamedSharding(mesh, PartitionSpec()))
     encode = functools.partial(run.model.apply, method="encode")
     codes = jax.eval_shape(encode, variables, jax.ShapeDtypeStruct((batch_size, *shape, 3), jnp.uint8))
-    program = jax.jit(encode, compiler_options=devices.compiler_options())
+    program = jax.jit(encode)
     sharding = devices.shared_batch_sharding(mesh)
     return lambda images: program(variables, jax.device_put(images, sharding)), codes
 

@@ -19,12 +19,12 @@ log = logging.getLogger(__name__)
 def make_mesh(replicas: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The devices, all by default, as ("replica", "data").
 
-    Replicas are spread over the devices of an accelerator as far as they divide them. On a CPU, where they run one
-    after the other, and on several hosts, every device holds all replicas.
+    Replicas are spread over TPUs as far as they divide them. On CPUs and GPUs, where they run one after the other, and
+    on several hosts, every device holds all replicas.
     """
     devices = np.asarray(jax.devices() if devices is None else devices)
     groups = math.gcd(replicas, len(devices))
-    if jax.default_backend() == "cpu" or jax.process_count() > 1:
+    if jax.default_backend() != "tpu" or jax.process_count() > 1:
         groups = 1
     return Mesh(devices.reshape(groups, -1), ("replica", "data"))
 
@@ -60,26 +60,21 @@ def to_devices(sharding: NamedSharding, batch):
     return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, array), batch)
 
 
-CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
-"""On a CPU, YNNPACK is kept to matrix products, for its convolutions are slow."""
-
-
 RUN_ONCE_OPTIONS = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 """For a program that runs once: on a CPU, to optimise how parameters are drawn takes as long as the rest of a start."""
 
 
 @functools.cache
-def compiler_options(*, run_once: bool = False) -> dict[str, str | int | bool]:
-    """Options for `jax.jit`; none where this JAX does not know them, for what they change is speed alone."""
+def run_once_options() -> dict[str, int | bool] | None:
+    """`RUN_ONCE_OPTIONS`; None where this JAX does not know them, for what they change is speed alone."""
     if jax.default_backend() != "cpu":
-        return {}
-    options = RUN_ONCE_OPTIONS if run_once else CPU_OPTIONS
+        return None
     try:
-        jax.jit(lambda: 0, compiler_options=options).lower().compile()
+        jax.jit(lambda: 0, compiler_options=RUN_ONCE_OPTIONS).lower().compile()
     except jax.errors.JaxRuntimeError as error:
-        log.warning("this JAX does not take %s, and may be slower: %s", options, error)
-        return {}
-    return options
+        log.warning("this JAX does not take %s, and starts more slowly: %s", RUN_ONCE_OPTIONS, error)
+        return None
+    return RUN_ONCE_OPTIONS
 
 
 def keep_compiled_programs() -> None:

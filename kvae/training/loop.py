@@ -25,8 +25,8 @@ from kvae.training.evaluate import Evaluation, Evaluator
 from kvae.training.journal import Journal, summary
 from kvae.training.memory import check_memory
 from kvae.training.mirror import Mirror, opened
-from kvae.training.overview import log_overview, log_sizes
 from kvae.training.optimizer import make_optimizer
+from kvae.training.overview import log_overview, log_sizes
 from kvae.training.replicas import Groups, Replicas, in_a_row
 from kvae.training.step import Interval, example_batch, initial_state, train_step
 from kvae.training.workdir import open_workdir

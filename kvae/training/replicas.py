@@ -64,7 +64,7 @@ class Replicas:
             over_axis(function, self.size, shared),
             donate_argnums=0 if donate else None,
             out_shardings=self.sharding,
-            compiler_options=devices.compiler_options(run_once=run_once),
+            compiler_options=devices.run_once_options() if run_once else None,
         )
 
     def split(self, tree) -> Groups:
