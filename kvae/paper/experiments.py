@@ -47,11 +47,11 @@ GRADIENT = quantizer(name="gradient", neighborhood="none")
 NARROWING = quantizer(neighborhood="gaussian", initial_strength=16.0)
 
 # What helps every way of learning codes in so few steps, as in the config photos_vqvae.
-FLIPS = {"model.augmentations": ("flip", "turn"), "optimizer.schedule": "cooldown"}
-TUNED = FLIPS | quantizer(decay=0.8)
+QUICK = {"model.augmentations": ("flip", "turn"), "optimizer.name": "muon", "optimizer.schedule": "cooldown"}
+TUNED = QUICK | quantizer(decay=0.8)
 RESTARTS = TUNED | NONE | quantizer(restart_below=1.0)
-ORDERED = TUNED | quantizer(lowest_strength=0.1, shrink_step=0.01)
-SHORT = {"model.codeword_size": 8}
+THREE, EIGHT = {"model.codeword_size": 3}, {"model.codeword_size": 8}
+ORDERED = TUNED | THREE | quantizer(neighborhood="gaussian", initial_strength=4.0, shrink_step=0.03)
 SLOW = quantizer(lowest_strength=0.3, shrink_step=0.003)
 
 SETTINGS = {
@@ -78,15 +78,16 @@ SETTINGS = {
     "hard_held": quantizer(shrink_step=0.0),
     "narrowing": NARROWING | quantizer(lowest_strength=0.25),
     "narrowing1": NARROWING | quantizer(lowest_strength=1.0),
-    "tuned_ema_restarts_8": RESTARTS | SHORT,
-    "tuned_map_8": ORDERED | SHORT,
     "tuned_ema": TUNED | NONE,
     "tuned_ema_restarts": RESTARTS,
-    "tuned_cosine": RESTARTS | quantizer(metric="cosine"),
-    "tuned_rotation": RESTARTS | quantizer(gradient="rotation"),
-    "tuned_fsq": FLIPS | quantizer(name="fsq", levels=(8, 8, 8)),
+    "tuned_ema_restarts_8": RESTARTS | EIGHT,
+    "tuned_ema_restarts_3": RESTARTS | THREE,
+    "tuned_cosine": RESTARTS | EIGHT | quantizer(metric="cosine"),
+    "tuned_rotation": RESTARTS | EIGHT | quantizer(gradient="rotation"),
+    "tuned_fsq": QUICK | quantizer(name="fsq", levels=(8, 8, 8)),
     "tuned_hard": TUNED,
-    "tuned_map": ORDERED,
+    "tuned_map": ORDERED | quantizer(lowest_strength=0.5),
+    "tuned_map_3d": ORDERED | quantizer(lowest_strength=0.35, grid_shape=(8, 8, 8)),
 }
 
 TABLES = {
@@ -158,12 +159,13 @@ TABLES = {
             "tuned_ema": "EMA-VQ",
             "tuned_ema_restarts": "EMA-VQ, unused codes restart at vectors of the batch",
             "tuned_ema_restarts_8": "the same, codewords of 8 numbers",
-            "tuned_cosine": "restarts and cosine similarity",
-            "tuned_rotation": "restarts and the rotation trick",
+            "tuned_ema_restarts_3": "the same, codewords of 3 numbers",
+            "tuned_cosine": "restarts, 8 numbers, cosine similarity",
+            "tuned_rotation": "restarts, 8 numbers, the rotation trick",
             "tuned_fsq": "FSQ, 8 x 8 x 8",
-            "tuned_hard": "map, hard, tau 0.1 (the paper's)",
-            "tuned_map": "map, hard, tau 0.01, not below 0.1",
-            "tuned_map_8": "the same, codewords of 8 numbers",
+            "tuned_hard": "map, 16 x 32, hard, tau 0.1 (the paper's)",
+            "tuned_map": "map, 16 x 32, Gaussian, 3 numbers",
+            "tuned_map_3d": "map, 8 x 8 x 8, Gaussian, 3 numbers",
         },
     ),
 }
