@@ -3,8 +3,9 @@
     python -m kvae.main --config=configs/photos_vqvae2.py
 
 For a first look at two levels on a laptop. The architecture, but for its width, is that of the paper's ImageNet
-experiments. The rest is what was found best for few steps: a learning rate that cools down, flipped images, a codebook
-with a short memory, and a neighbourhood that shrinks slowly and not to nothing, so that the map stays in order.
+experiments. The rest is what was found best for few steps: Muon, a learning rate that cools down, flipped images, short
+codewords with a short memory, and a neighbourhood that narrows slowly and not to nothing, so that the maps stay in
+order.
 """
 
 import ml_collections
@@ -35,18 +36,18 @@ def get_config(variant=""):
     config.model.channels = 64
     config.model.residual_channels = 32
     config.model.residual_blocks = 2
-    config.model.codeword_size = 64
+    config.model.codeword_size = 8
     config.model.augmentations = ("flip", "turn")
     config.model.dtype = "float32"
 
     config.model.quantizer = ml_collections.ConfigDict()
     config.model.quantizer.name = "kohonen"
     config.model.quantizer.grid_shape = (16, 16)
-    config.model.quantizer.neighborhood = "hard"
+    config.model.quantizer.neighborhood = "gaussian"
     config.model.quantizer.grid = "plane"
-    config.model.quantizer.initial_strength = 1.0
-    config.model.quantizer.lowest_strength = 0.1
-    config.model.quantizer.shrink_step = 0.01
+    config.model.quantizer.initial_strength = 4.0
+    config.model.quantizer.lowest_strength = 0.5
+    config.model.quantizer.shrink_step = 0.03
     config.model.quantizer.radius = 1.5
     config.model.quantizer.decay = 0.8
     config.model.quantizer.init_count = 1.0
@@ -57,7 +58,7 @@ def get_config(variant=""):
     config.model.quantizer.restart_below = 0.0  # never
 
     config.optimizer = ml_collections.ConfigDict()
-    config.optimizer.name = "adam"
+    config.optimizer.name = "muon"
     config.optimizer.learning_rate = 1e-3
     config.optimizer.schedule = "cooldown"
     config.optimizer.warmup = ()

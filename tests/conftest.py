@@ -44,8 +44,9 @@ def undrawn(request, monkeypatch):
 
 # The paper's quantiser and training, which the equivalences are about.
 PAPER = {
-    "model.augmentations": (), "model.quantizer.decay": 0.99, "model.quantizer.shrink_step": 0.1,
-    "model.quantizer.lowest_strength": 0.0,
+    "model.augmentations": (), "model.quantizer.neighborhood": "hard", "model.quantizer.decay": 0.99,
+    "model.quantizer.initial_strength": 1.0, "model.quantizer.lowest_strength": 0.0, "model.quantizer.shrink_step": 0.1,
+    "optimizer.name": "adam",
 }  # fmt: skip
 TINY = {
     "vqvae": PAPER
