@@ -42,6 +42,12 @@ def undrawn(request, monkeypatch):
         monkeypatch.setattr("kvae.training.pictures.draw", lambda *of_run: None)
 
 
+@pytest.fixture
+def in_the_project(monkeypatch):
+    """Programs start in the project's folder, as the README's commands do."""
+    monkeypatch.chdir(ROOT)
+
+
 # The paper's quantiser and training, which the equivalences are about.
 PAPER = {
     "model.augmentations": (), "model.quantizer.neighborhood": "hard", "model.quantizer.decay": 0.99,

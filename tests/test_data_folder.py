@@ -1,24 +1,18 @@
+"""A folder of images as a data set: what is found, how it is split, and what is said of what cannot be read."""
+
 import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from image_files import NOISE, save
 from kvae import data
 from kvae.data import ArrayExamples
 from kvae.data import folder as module
-from kvae.data.folder import FolderExamples, folder, read_image
+from kvae.data.folder import FolderExamples, folder
 from kvae.data.pipeline import train_batches
 from kvae.errors import InputError
-
-NOISE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-RED, GREY, WHITE = (204, 0, 0), (100, 100, 100), (255, 255, 255)
-
-
-def save(path, color=GREY, size=(8, 8), mode="RGB", **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, color).convert(mode).save(path, **options)
-    return path
 
 
 def shades(root, names):
@@ -39,14 +33,6 @@ def sides(root, **fields):
     return seen(dataset.train), seen(dataset.validation["validation"])
 
 
-def pixel(path):
-    """The color in the middle of an image."""
-    image = read_image(path, 8, crop=True)
-    assert image.shape == (8, 8, 3)
-    assert image.dtype == np.uint8
-    return tuple(image[4, 4].tolist())
-
-
 def test_nested_images_are_found_and_other_files_are_not(tmp_path):
     shade = shades(tmp_path, ["a.png", "cats/b.PNG", "cats/small/c.bmp", "Ünïcode dir/d e.gif"])
     for name in ("notes.txt", "cats/data.h5", "film.mpg", "plot.eps", "no_suffix", ".hidden.png", ".git/x.png"):
@@ -64,97 +50,6 @@ def test_linked_folders_are_followed_and_loops_end(tmp_path):
     (tmp_path / "elsewhere" / "back").symlink_to(root)
     train, validation = sides(root)
     assert sorted(train + validation) == sorted(shade.values())
-
-
-@pytest.mark.parametrize(
-    ("mode", "suffix", "color"),
-    [
-        ("RGB", "png", RED),
-        ("P", "png", RED),
-        ("P", "gif", RED),
-        ("CMYK", "tif", RED),
-        ("CMYK", "jpg", RED),
-        ("YCbCr", "jpg", RED),
-        ("LAB", "tif", GREY),
-        ("L", "png", GREY),
-        ("L", "jpg", GREY),
-        ("LA", "png", GREY),
-        ("1", "png", WHITE),
-        ("RGB", "webp", RED),
-        ("RGB", "ppm", RED),
-        ("RGB", "tga", RED),
-    ],
-)
-def test_every_mode_becomes_rgb(tmp_path, mode, suffix, color):
-    path = save(tmp_path / f"a.{suffix}", color, mode=mode)
-    tolerance = 4 if mode == "LAB" or suffix in ("jpg", "webp") else 0
-    np.testing.assert_allclose(pixel(path), color, atol=tolerance)
-
-
-@pytest.mark.parametrize(
-    ("values", "suffix", "level"),
-    [
-        (np.full((8, 8), 65535, np.uint16), "png", 255),
-        (np.full((8, 8), 128 * 257, np.uint16), "png", 128),
-        (np.full((8, 8), 128 * 257, np.uint16), "tif", 128),
-        (np.full((8, 8), 128 * 257, np.int32), "tif", 128),
-        (np.full((8, 8), 0.2, np.float32), "tif", 51),
-        (np.full((8, 8), 51, np.float32), "tif", 51),
-        (np.full((8, 8), np.nan, np.float32), "tif", 0),
-    ],
-)
-def test_deep_grey_keeps_its_range(tmp_path, values, suffix, level):
-    path = tmp_path / f"a.{suffix}"
-    Image.fromarray(values).save(path)
-    assert pixel(path) == (level,) * 3
-
-
-def test_transparency_lies_over_white(tmp_path):
-    Image.new("RGBA", (8, 8), (*RED, 0)).save(tmp_path / "clear.png")
-    Image.new("RGBA", (8, 8), (0, 0, 0, 128)).save(tmp_path / "half.png")
-    Image.new("P", (8, 8), 0).save(tmp_path / "palette.png", transparency=0)
-    assert pixel(tmp_path / "clear.png") == WHITE
-    assert pixel(tmp_path / "half.png") == (127, 127, 127)
-    assert pixel(tmp_path / "palette.png") == WHITE
-
-
-def test_the_first_of_several_frames_is_read(tmp_path):
-    frames = [Image.new("RGB", (8, 8), color) for color in (RED, GREY)]
-    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert pixel(tmp_path / "a.gif") == RED
-
-
-def test_images_are_turned_upright(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was held a quarter turn to the left
-    Image.fromarray(NOISE).save(tmp_path / "a.png", exif=exif)
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png", 40, crop=True), np.rot90(NOISE[:, 10:50], -1))
-
-
-def test_a_crop_is_the_middle_and_a_resize_the_whole(tmp_path):
-    Image.fromarray(NOISE).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png", 40, crop=True), NOISE[:, 10:50])
-    whole = Image.fromarray(NOISE).resize((20, 20), Image.Resampling.BILINEAR)
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png", 20, crop=False), whole)
-
-
-def test_shrinking_is_antialiased(tmp_path):
-    stripes = np.zeros((64, 64, 3), np.uint8)
-    stripes[:, ::2] = 255
-    Image.fromarray(stripes).save(tmp_path / "a.png")
-    np.testing.assert_allclose(read_image(tmp_path / "a.png", 8, crop=True)[:, 1:-1], 127.5, atol=4)
-
-
-def test_a_large_jpeg_read_at_a_fraction_looks_the_same(tmp_path):
-    ramp = np.linspace(0, 255, 512).astype(np.uint8)
-    large = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None], 90), axis=-1).astype(np.uint8)
-    Image.fromarray(large).save(tmp_path / "a.jpg", quality=95)
-    expected = Image.fromarray(large).resize((32, 32), Image.Resampling.BILINEAR)
-    np.testing.assert_allclose(read_image(tmp_path / "a.jpg", 32, crop=True), np.asarray(expected, float), atol=4)
-
-
-def test_images_smaller_than_the_size_are_enlarged(tmp_path):
-    assert read_image(save(tmp_path / "a.png", size=(3, 5)), 32, crop=True).shape == (32, 32, 3)
 
 
 def test_the_split_is_disjoint_complete_and_about_the_fraction(tmp_path):

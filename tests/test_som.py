@@ -5,7 +5,6 @@ import pickle
 import grain
 import jax
 import jax.numpy as jnp
-import matplotlib.figure
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,13 +18,11 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 import kvae
-from kvae import classic, measures, plots
+from kvae import classic, measures
 from kvae.errors import InputError
 from kvae.topology import Neighborhood, Plane, matrix
+from vectors import DATA, RNG, START
 
-RNG = np.random.default_rng(0)
-DATA = RNG.normal(size=(200, 5)).astype(np.float32)
-START = DATA[:12] + 0.01
 SMALL = dict(grid_shape=(3, 4), init=START, n_epochs=4)
 
 
@@ -220,60 +217,6 @@ def test_weights_and_sparse_matrices_that_it_refuses():
         kvae.SOM().fit([DATA], sample_weight=np.ones(200))
     with pytest.raises(NotFittedError):
         kvae.SOM().predict(DATA)
-
-
-def test_every_picture_draws_every_grid_on_axes_of_the_user_s():
-    labels = np.where(DATA[:, 0] > 0, "right", "left")
-    for grid, shape, corners in (
-        ("plane", (3, 4), 4),
-        ("torus", (3, 4), 4),
-        ("hexagonal", (3, 4), 6),
-        ("plane", (12,), 4),
-    ):
-        som = kvae.SOM(shape, grid=grid, n_epochs=0, init=START).fit(DATA)
-        figure = matplotlib.figure.Figure()
-        for draw in (
-            plots.u_matrix,
-            lambda som, ax: plots.hits(som, DATA, ax),
-            lambda som, ax: plots.component(som, "x1", ax),
-            lambda som, ax: plots.classes(som, DATA, labels, ax),
-            lambda som, ax: plots.clusters(som, 3, ax),
-            lambda som, ax: plots.trajectory(som, DATA, ax),
-        ):
-            ax = figure.add_subplot()
-            assert draw(som, ax=ax) is figure
-            nodes = ax.collections[0]
-            assert len(nodes.get_paths()) == 12
-            assert len(nodes.get_paths()[0].vertices) == corners + 1
-            ax.remove()
-
-
-def test_pictures_show_what_the_map_has():
-    som = kvae.SOM((3, 4), n_epochs=0, init=START).fit(DATA)
-    counts = plots.hits(som, DATA).axes[0].collections[0].get_array()
-    np.testing.assert_array_equal(np.ma.filled(counts, 0), np.bincount(som.labels_, minlength=12))
-    plane = plots.component(som, 2).axes[0].collections[0].get_array()
-    np.testing.assert_array_equal(plane, som.cluster_centers_[:, 2])
-    titles = [ax.get_title(loc="left") for ax in som.plot(DATA, DATA[:, 0] > 0).axes if ax.get_title(loc="left")]
-    assert titles[0] == "U-matrix" and titles[1].startswith("Hits") and titles[2].startswith("Classes")
-    assert titles[3:] == ["x0", "x1", "x2", "x3", "x4"]
-    with pytest.raises(InputError, match="feature is 'y'; it must be a number below 5"):
-        plots.component(som, "y")
-    with pytest.raises(InputError, match=r"X has .* rows and y 5 labels; they must be as many"):
-        plots.classes(som, DATA, range(5))
-    halves = plots.classes(som, [DATA[:100], DATA[100:]], DATA[:, 0] > 0)  # batches, as fit takes them
-    assert halves.axes[0].get_title(loc="left") == titles[2]
-    with pytest.raises(InputError, match=r"the map is a Pipeline; it must be a kvae.SOM, such as pipeline\[-1\]"):
-        plots.hits(make_pipeline(som), DATA)
-    with pytest.raises(NotFittedError):
-        plots.u_matrix(kvae.SOM())
-
-
-def test_a_way_around_a_torus_leaves_on_one_side_and_comes_in_on_the_other():
-    som = kvae.SOM((3, 4), grid="torus", n_epochs=0, init=START).fit(DATA)
-    first, last = som.cluster_centers_[[0, 3]]  # the two ends of the first row: neighbours
-    path = plots.trajectory(som, np.stack([first, last])).axes[0].collections[1]
-    np.testing.assert_allclose([line[:, 0] for line in path.get_segments()], [[0, -1], [4, 3]])
 
 
 @pytest.mark.parametrize(("grid", "beside"), [("plane", 18), ("hexagonal", 13)])

@@ -8,26 +8,21 @@ import socket
 import subprocess
 import sys
 import time
-from typing import Annotated
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pyarrow.parquet
 import pytest
 import tensorflow_datasets as tfds
-from annotated_types import Ge
 from PIL import Image
 
 import kvae
 from kvae import program
 from kvae.data import tokens as module
-from kvae.models.model import Metric, Model, Objective
 from kvae.tokenize import __main__ as tokenize
 from kvae.training.config import load_data
 from kvae.training.loop import train
+from prior import Prior
 
 ROOT = pathlib.Path(__file__).parents[1]
 COUNT = 21
@@ -207,26 +202,6 @@ def test_images_come_back(run, images, tokens, tmp_path):
     for name, image in zip(names, expected, strict=True):
         found = np.asarray(Image.open(tmp_path / "train" / f"{name}.png")).astype(int)
         assert np.max(np.abs(found - image)) <= 1
-
-
-class Prior(Model):
-    """A model of the second stage: how likely each code is at each position."""
-
-    codes: Annotated[int, Ge(2)] = 32
-    positions: Annotated[int, Ge(1)] = 64
-
-    def setup(self):
-        self.logits = self.param("logits", nn.initializers.zeros, (self.positions, self.codes))
-
-    def objective(self, batch, *, train=True):
-        codes = batch["codebook"].reshape(-1, self.positions)
-        losses = optax.softmax_cross_entropy_with_integer_labels(self.logits[None], codes).mean(axis=1)
-        loss = jnp.mean(losses, where=batch["mask"]) if "mask" in batch else jnp.mean(losses)
-        return Objective(loss, {"loss": loss})
-
-    @property
-    def metrics(self):
-        return {"loss": Metric(panel=("Loss", "nats a code"))}
 
 
 def test_a_model_of_the_second_stage_trains_on_them(tokens, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""URL-SOM: the network, its fixed filter, its views, what a run leaves and what it refuses."""
+"""URL-SOM: the network, its fixed filter, its loss, its measures and its views."""
 
 import functools
 
@@ -7,19 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import kvae
-from kvae import data, models
-from kvae.errors import InputError
+from kvae import models
 from kvae.main import parse
 from kvae.models import urlsom_measures
 from kvae.models.urlsom import radial_filter
 from kvae.models.views import Augmentation, crop, view
-from kvae.paper import pixel_map as baseline
-from kvae.training.evaluate import Evaluator
-from kvae.training.journal import read_metrics
-from runs import final_state, run
-
-pytestmark = pytest.mark.usefixtures("undrawn")
 
 NORMALIZATION = dict(mean=(120.0, 110.0, 100.0), std=(60.0, 50.0, 70.0))
 SMALL = dict(
@@ -256,89 +248,3 @@ def test_a_crop_magnifies_and_keeps_within_the_image():
     assert last > 6.4
     smaller = np.asarray(crop(jax.random.key(0), np.ones((8, 8, 3), np.float32), 16, 16))
     assert np.mean(smaller) == pytest.approx(0.25, abs=0.02)  # half as wide and high, on black
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"micro_batches": 2}, "micro_batches is 2; it must be 1, for this loss is of a whole batch"),
-        ({"patience_evaluations": -1}, "patience_evaluations is -1; it must be an integer, 0 or larger"),
-        ({"model.kernel": "box"}, "kernel is 'box'; it must be one of gaussian, student"),
-        ({"model.sigma": 0.0}, "sigma is 0.0; it must be a number, larger than 0"),
-        ({"model.dropout": 1.0}, "dropout is 1.0; it must be a number, 0 or larger and below 1"),
-        ({"model.flip_probability": 1.5}, "flip_probability is 1.5; it must be a number, 0 or larger and at most 1"),
-        ({"model.collapse_weight": -1.0}, "collapse_weight is -1.0; it must be a number, 0 or larger"),
-        ({"model.label_names": tuple("abc")}, "model.label_names has 3 names; digits has 10 classes"),
-        ({"model.crop_sizes": (9, 8)}, r"crop_sizes is \(9, 8\)"),
-        ({"model.grid_shape": (1,)}, r"grid_shape is \(1,\); a map has at least two neurons"),
-        ({"model.quantizer": "kohonen"}, "model has no field 'quantizer'"),
-    ],
-)
-def test_impossible_runs_leave_nothing_behind(make_config, tmp_path, fields, message):
-    with pytest.raises(InputError, match=message):
-        run(make_config("urlsom", **fields), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.drawn
-def test_a_run_leaves_its_pictures_and_opens_in_a_notebook(make_config, tmp_path):
-    config = make_config("urlsom", steps=4, evaluate_every_steps=4)
-    assert run(config, tmp_path) == 4
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
-        "curves.png", "index.html", "mean_images.png",
-        "hit_map.png", "winners.png", "train_hit_map.png", "train_winners.png",
-    }  # fmt: skip
-    opened = kvae.load(str(tmp_path))
-    pictures = data.load(**{"name": "digits", "size": 16}).validation["validation"].arrays["image"][:5]
-    map = opened.map(pictures)
-    assert map.shape == (5, *config["model"]["grid_shape"])
-    np.testing.assert_allclose(map.sum(axis=(1, 2)), 1, rtol=1e-5)
-    np.testing.assert_array_equal(opened.winners(pictures), map.reshape(5, -1).argmax(axis=1))
-    assert opened.winners(pictures).dtype == np.int32
-    with pytest.raises(InputError, match="is a run of URLSOM: no 'encode'; it can winners, map"):
-        opened.encode(pictures)
-    with pytest.raises(InputError, match="images are float32"):
-        opened.map(pictures.astype(np.float32))
-
-
-@pytest.mark.drawn
-def test_a_run_that_falls_no_more_stops_wherever_it_was_interrupted(make_config, tmp_path, monkeypatch):
-    """With a rate of 0 but for the first steps the loss stays as it is."""
-    digits = data.function_of("digits")
-
-    @functools.wraps(digits)
-    def few(**fields):
-        whole = digits(**fields)
-        cut = lambda examples: data.ArrayExamples({k: array[:256] for k, array in examples.arrays.items()})  # noqa: E731
-        return data.Dataset(cut(whole.train), {name: cut(part) for name, part in whole.validation.items()})
-
-    monkeypatch.setitem(data.DATASETS, "digits", few)
-    config = make_config(
-        "urlsom", steps=40, evaluate_every_steps=2, checkpoint_every_steps=40, patience_evaluations=2,
-        **{"optimizer.learning_rate": 0.0, "optimizer.warmup": ((3, 1e-3),)},
-    )  # fmt: skip
-    monkeypatch.setattr(Evaluator, "inspect", lambda self, variables: {})
-    assert run(config, tmp_path / "whole") == 40
-    steps = [row["step"] for row in read_metrics(str(tmp_path / "whole"))]
-    losses = [row["valid/loss"] for row in read_metrics(str(tmp_path / "whole"))]
-    assert steps[-1] < 40
-    assert np.argmin(losses) == len(losses) - 3
-    assert (tmp_path / "whole" / "figures" / "winners.png").exists()
-    run({**config, "steps": steps[-1] - 2}, tmp_path / "parts")
-    assert run(config, tmp_path / "parts") == 40
-    assert read_metrics(str(tmp_path / "parts"))[-1]["step"] == steps[-1]
-    jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path / "whole"), final_state(tmp_path / "parts"))
-    rows = (tmp_path / "whole" / "metrics.jsonl").read_bytes()
-    assert run(config, tmp_path / "whole") == 40  # a finished run stays as it is
-    assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == rows
-
-
-def test_the_baseline_is_judged_like_the_model(capsys, monkeypatch):
-    monkeypatch.setattr(baseline, "EPOCHS", 5)
-    monkeypatch.setattr(baseline, "SEEDS", (0, 1))
-    assert baseline.run(["--config=configs/digits_urlsom.py:smoke"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.partition(":")[0] for line in lines] == [
-        "neural_selectivity_train", "neural_selectivity_transferred", "dead_neurons_train"
-    ]  # fmt: skip
-    assert 0.3 < float(lines[1].split()[1]) < 0.9  # 20 neurons
