@@ -21,7 +21,7 @@ IMAGE = {"image": np.zeros((32, 32, 3), np.uint8)}
         ({"batch_size": 10**9}, r"images 14,305\.1 GiB"),
         ({"batch_size": 10**6}, r"the largest activation \d+\.\d GiB"),
         ({"replicas": 10**7}, r"codebooks \d+\.\d GiB"),
-        ({"model.channels": 10**6}, r"parameters, gradients and optimiser \d+,\d+\.\d GiB"),
+        ({"model.channels": 10**6}, r"parameters and optimiser \d+,\d+\.\d GiB"),
         ({"model.quantizer.grid_shape": (256, 256), "model.codeword_size": 2**20}, r"codebooks \d+\.\d GiB"),
     ],
 )

@@ -49,14 +49,18 @@ def test_muon_turns_a_kernel_by_the_nearest_orthogonal_matrix(shape):
     np.testing.assert_allclose(np.sqrt(np.mean(found**2)), 0.2 * RATE, rtol=0.2)
 
 
-def test_muon_leaves_to_adam_what_is_no_kernel():
-    params = {"Conv_0": {"kernel": some(2, 3, 4), "bias": some(4)}, "codebook": {"codewords": some(8, 3)}}
+def test_muon_leaves_to_adam_what_is_no_matrix():
+    params = {
+        "Conv_0": {"kernel": some(2, 2, 3, 4), "bias": some(4)},
+        "codebook": {"codewords": some(8, 3)},
+        "query": {"kernel": some(6, 2, 3)},  # of attention: from 6 numbers to 2 heads of 3
+    }
     gradients = jax.tree.map(lambda leaf: leaf + 1, params)
     found = first_update(params, gradients, name="muon")
     adam = optax.nadam(RATE)
     expected, _ = adam.update(gradients, adam.init(params), params)
-    np.testing.assert_allclose(found["Conv_0"]["bias"], expected["Conv_0"]["bias"], rtol=1e-5)
-    np.testing.assert_allclose(found["codebook"]["codewords"], expected["codebook"]["codewords"], rtol=1e-5)
+    for module, name in (("Conv_0", "bias"), ("codebook", "codewords"), ("query", "kernel")):
+        np.testing.assert_allclose(found[module][name], expected[module][name], rtol=1e-5)
     assert not np.allclose(found["Conv_0"]["kernel"], expected["Conv_0"]["kernel"], rtol=0.1)
 
 

@@ -78,7 +78,7 @@ def test_each_replica_is_the_run_with_its_seed_bit_for_bit(make_config, model):
 
 
 def test_replicas_that_share_one_vmapped_program_are_those_that_run_in_turns(make_config):
-    """An accelerator has one group of all replicas, a CPU a group of each."""
+    """A TPU has one group of all replicas, a CPU or GPU a group of each."""
     model = models.build(make_config()["model"], mean=(120.0,) * 3, std=(60.0,) * 3)
     optimizer = make_optimizer(10, clip_norm=1.0)
     batch = {"image": np.stack([images(4, 0), images(4, 1)])}

@@ -41,9 +41,7 @@ class Subject:
         started = time.perf_counter()
         self.program = lowered.compile()
         self.compile_seconds = time.perf_counter() - started
-        # For a GPU, only what is compiled can be asked.
-        costs = lowered.cost_analysis() or self.program.cost_analysis()
-        self.flops = costs["flops"] * len(self.groups)
+        self.flops = len(self.groups) * flops(lowered, self.program, mesh.size)
         self.seconds = []
         self.advance(1)
         self.steps_at_once = max(1, math.ceil(SHORTEST_SECONDS / self.advance(1)))
@@ -97,6 +95,12 @@ class Subject:
             "temporary_mebibytes": memory.temp_size_in_bytes / 2**20,
             "peak_mebibytes": measured.get("peak_bytes_in_use", memory_peak(memory)) / 2**20,
         }
+
+
+def flops(lowered, program, device_count: int) -> float:
+    """Floating-point operations of a program on all devices. On a GPU only what is compiled, for one device, tells."""
+    costs = lowered.cost_analysis()
+    return costs["flops"] if costs else program.cost_analysis()["flops"] * device_count
 
 
 def memory_peak(memory) -> int:

@@ -16,16 +16,22 @@ from kvae.errors import InputError
 log = logging.getLogger(__name__)
 
 
+def replicas_at_once(replicas: int) -> int:
+    """How many replicas one program trains: all on TPUs; one elsewhere, where they take turns.
+
+    XLA is slow at convolutions whose kernels have a batch axis, on CPUs and on GPUs.
+    """
+    return replicas if jax.default_backend() == "tpu" else 1
+
+
 def make_mesh(replicas: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The devices, all by default, as ("replica", "data").
 
-    Replicas are spread over TPUs as far as they divide them. On CPUs and GPUs, where they run one after the other, and
-    on several hosts, every device holds all replicas.
+    Replicas that are trained at once are spread over the devices as far as they divide them. Where they take turns, and
+    on several hosts, every device holds all of them.
     """
     devices = np.asarray(jax.devices() if devices is None else devices)
-    groups = math.gcd(replicas, len(devices))
-    if jax.default_backend() != "tpu" or jax.process_count() > 1:
-        groups = 1
+    groups = 1 if jax.process_count() > 1 else math.gcd(replicas_at_once(replicas), len(devices))
     return Mesh(devices.reshape(groups, -1), ("replica", "data"))
 
 

@@ -78,12 +78,11 @@ def train(
         open_workdir(workdir, config, checkpoints)
         groups = replicas.program(init, run_once=True)(seeds(config, replicas))
         step = replicas.program(step, donate=True)
-        first_step, state = checkpoints.restore_newest(replicas.joined(groups)) or (0, None)
-        if state is None:
-            log_overview(groups[0].params)
-        else:
-            groups = replicas.split(state)
+        first_step, groups = newest_state(checkpoints, replicas, groups)
+        if first_step:
             log.info("%s is at step %d of %d", workdir, first_step, config["steps"])
+        else:
+            log_overview(groups[0].params)
         journal = Journal(
             mirror.folder,
             first_step=first_step,
@@ -121,6 +120,12 @@ def functions_of(config: Mapping, model: Model, example: Example, mesh: Mesh) ->
     init = functools.partial(initial_state, model, optimizer, example_batch(example))
     check_memory(config, init, example, mesh)
     return init, functools.partial(train_step, model, optimizer, config["micro_batches"])
+
+
+def newest_state(checkpoints: Checkpoints, replicas: Replicas, groups: Groups) -> tuple[int, Groups]:
+    """The step and the groups of the newest checkpoint that can be read; 0 and `groups` where there is none."""
+    found = checkpoints.restore_newest(replicas.form(groups))
+    return (found[0], replicas.split(found[1])) if found else (0, groups)
 
 
 def training_batches(config: Mapping, examples: Examples, first_step: int) -> Iterator[dict[str, np.ndarray]]:

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from kvae.errors import InputError
+from kvae.training.devices import replicas_at_once
 
 BYTES_OF_IMAGES = 5
 """Of each number of an image: one as it is read, four as it is trained on."""
@@ -35,12 +36,14 @@ def check_memory(config: Mapping[str, Any], init: Callable, example: Mapping[str
     """
     program, state = jax.make_jaxpr(init, return_shape=True)(jax.ShapeDtypeStruct((), jnp.int32))
     replicas = config["replicas"] // mesh.shape["replica"]
+    at_once = replicas_at_once(config["replicas"]) // mesh.shape["replica"]
     images = config["batch_size"] // mesh.shape["data"] if jax.default_backend() != "cpu" else config["batch_size"]
     parts = {
-        "parameters, gradients and optimiser": replicas * _bytes((state.params, state.params, state.optimizer)),
+        "parameters and optimiser": replicas * _bytes((state.params, state.optimizer)),
+        "gradients": at_once * _bytes(state.params),
         "codebooks": replicas * _bytes(state.collections),
         "images": replicas * images * BYTES_OF_IMAGES * sum(np.size(value) for value in example.values()),
-        "the largest activation": 2 * images // config["micro_batches"] * _largest_activation(program.jaxpr),
+        "the largest activation": at_once * 2 * images // config["micro_batches"] * _largest_activation(program.jaxpr),
     }
     needed, (there, whose) = sum(parts.values()), _memory()
     if needed > there:

@@ -49,10 +49,14 @@ def _muon(rate: optax.Schedule, weight_decay: float) -> optax.GradientTransforma
 
 
 def _matrices(params):
-    """Which axes of each parameter make it a matrix: of kernels the last and all before; None for other parameters."""
+    """Which axes of each parameter make it a matrix: of kernels the last and all before; None for other parameters.
+
+    Kernels of dense layers have two axes, and those of images' convolutions four. In others, such as attention's, the
+    outputs may be more than the last axis.
+    """
 
     def axes(path, leaf):
-        is_kernel = getattr(path[-1], "key", None) == "kernel" and leaf.ndim > 1
+        is_kernel = getattr(path[-1], "key", None) == "kernel" and leaf.ndim in (2, 4)
         return MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1) if is_kernel else None
 
     return jax.tree_util.tree_map_with_path(axes, params)
@@ -61,9 +65,9 @@ def _matrices(params):
 OPTIMIZERS: dict[str, Callable[[optax.Schedule, float], optax.GradientTransformation]] = {"adam": _adam, "muon": _muon}
 """By name, from a learning rate and a weight decay.
 
-`muon` makes the momentum of each kernel orthogonal, as a matrix from all inputs of an output to the outputs (Jordan et
+`muon` makes the momentum of each dense or convolutional kernel orthogonal, as a matrix from inputs to outputs (Jordan et
 al., "Muon: An optimizer for hidden layers in neural networks", 2024; its updates scaled as in Liu et al., "Muon is
-Scalable for LLM Training", 2025). What is no kernel, such as a bias, learns by Adam with Nesterov's momentum.
+Scalable for LLM Training", 2025). All else, such as biases, learns by Adam with Nesterov's momentum.
 """
 
 

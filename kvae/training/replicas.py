@@ -1,8 +1,7 @@
 """Several seeds in one program: every array of training has a leading replica axis, of length 1 for a single run.
 
-Replicas go in groups, each a tree of arrays [g, ...]. On a TPU there is one group, over which programs are `vmap`ped.
-CPUs and GPUs are slow at convolutions whose kernels have a batch axis. There each replica is a group: one program,
-compiled once, runs for each in turn.
+Replicas go in groups, each a tree of arrays [g, ...]; g is how many are trained at once. A program is `vmap`ped over a
+group. Of several groups, each takes its turn in one program that is compiled once.
 """
 
 import functools
@@ -30,7 +29,7 @@ class Replicas:
 
     def __init__(self, count: int, mesh: Mesh):
         self.count, self.mesh = count, mesh
-        self.size = count if jax.default_backend() == "tpu" else 1
+        self.size = devices.replicas_at_once(count)
         self.sharding = devices.state_sharding(mesh)
 
     def program(
@@ -75,10 +74,18 @@ class Replicas:
         return [jax.tree.map(lambda leaf, s=start: leaf[s : s + self.size], tree) for start in starts]
 
     def joined(self, groups: Groups):
-        """A tree of arrays [count, ...] on the devices."""
+        """A tree of arrays [count, ...] on the devices: a copy, where there are several groups."""
         if len(groups) == 1:
             return groups[0]
-        return _concatenated(self.sharding)(groups)
+        with errors_of_memory():
+            return _concatenated(self.sharding)(groups)
+
+    def form(self, groups: Groups):
+        """Shapes, types and shardings of what `joined` gives, without its memory."""
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((self.count, *leaf.shape[1:]), leaf.dtype, sharding=self.sharding),
+            groups[0],
+        )
 
     def on_host(self, groups: Groups):
         """A tree of NumPy arrays [count, ...]."""
