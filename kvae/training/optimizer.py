@@ -65,8 +65,8 @@ def _matrices(params):
 OPTIMIZERS: dict[str, Callable[[optax.Schedule, float], optax.GradientTransformation]] = {"adam": _adam, "muon": _muon}
 """By name, from a learning rate and a weight decay.
 
-`muon` makes the momentum of each dense or convolutional kernel orthogonal, as a matrix from inputs to outputs (Jordan et
-al., "Muon: An optimizer for hidden layers in neural networks", 2024; its updates scaled as in Liu et al., "Muon is
+`muon` makes the momentum of each dense or convolutional kernel orthogonal, as a matrix from inputs to outputs (Jordan
+et al., "Muon: An optimizer for hidden layers in neural networks", 2024; its updates scaled as in Liu et al., "Muon is
 Scalable for LLM Training", 2025). All else, such as biases, learns by Adam with Nesterov's momentum.
 """
 
