@@ -53,12 +53,13 @@ def load_experiments(path: str | None) -> dict:
 
 
 def setting_of(config: Mapping, of: Mapping) -> str | None:
-    """The setting that a flat config has, or None.
+    """The setting that a flat config has, or None; of several, the one that names most of its fields.
 
-    Fields that its quantiser does not have do not matter, and of the grid only whether it is a line or a plane.
+    Fields that its quantiser does not have do not matter, and of the grid only its number of axes.
     """
     if QUANTIZER not in config:
         return None
+    found = []
     for setting, fields in of["SETTINGS"].items():
         base = {name: value for name, value in of["BASE"].items() if name in config or name == QUANTIZER}
         wanted = {**base, **fields}
@@ -66,8 +67,8 @@ def setting_of(config: Mapping, of: Mapping) -> str | None:
         # As JSON, in which a tuple is a list.
         is_equal = (json.dumps(config.get(name)) == json.dumps(value) for name, value in wanted.items())
         if len(config.get(GRID_SHAPE, ())) == axes and all(is_equal):
-            return setting
-    return None
+            found.append(setting)
+    return max(found, key=lambda setting: len(of["SETTINGS"][setting]), default=None)
 
 
 def collect(seeds: Iterable[Seed], of: Mapping, name: str, dataset: str) -> Table:
