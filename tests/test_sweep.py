@@ -28,7 +28,7 @@ def printed(capsys, *arguments):
 
 
 @pytest.mark.parametrize("dataset", EXPERIMENTS["DATASETS"])
-@pytest.mark.parametrize("table", ["3", "4"])
+@pytest.mark.parametrize("table", ["3", "4", "peers"])
 def test_every_command_makes_the_run_that_the_report_takes_for_its_setting(capsys, tmp_path, table, dataset):
     commands = printed(capsys, f"--table={table}", f"--dataset={dataset}", f"--runs={tmp_path}")
     assert list(commands) == list(EXPERIMENTS["TABLES"][table]["rows"])
