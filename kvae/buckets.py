@@ -21,7 +21,10 @@ CLIENTS = ("aiohttp", "gcsfs", "google", "requests", "urllib3")
 """Whose exceptions come from the network, or from the bucket at the end of it."""
 
 REFUSALS = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "PERMISSION_DENIED", "UNAUTHENTICATED")
-"""What tensorstore's messages begin with where a bucket does not answer, or does not let one in."""
+"""What tensorstore's messages begin with where a bucket does not answer, or does not let one in.
+
+They are ValueErrors. JAX begins alike, of a peer that has gone or of a full GPU: its errors are RuntimeErrors.
+"""
 
 
 def is_bucket(path) -> bool:
@@ -120,7 +123,9 @@ def reason_of(error: BaseException | None) -> str | None:
     while error is not None and not isinstance(error, InputError):
         text = first_line(error)
         by_client = type(error).__module__.partition(".")[0] in CLIENTS
-        if by_client or isinstance(error, ConnectionError | TimeoutError) or text.startswith(("Forbidden", *REFUSALS)):
+        by_client |= isinstance(error, OSError) and text.startswith("Forbidden")  # gcsfs
+        by_tensorstore = isinstance(error, ValueError) and text.startswith(REFUSALS)
+        if by_client or by_tensorstore or isinstance(error, ConnectionError | TimeoutError):
             return text[:300]
         error = error.__cause__ or error.__context__
     return None

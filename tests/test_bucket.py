@@ -6,17 +6,16 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import PIL.Image
 import pytest
 
 import kvae
-from emulator import Emulator
 from kvae import buckets, main, program, report
 from kvae.errors import InputError
 from kvae.tokenize import __main__ as tokenize
-from kvae.training import bucket_lock, checkpoint
-from kvae.training.bucket_lock import BucketLock
+from kvae.training import checkpoint
 from kvae.training.journal import read_metrics
 from runs import assert_same_run, final_state, images, rows, run
 from test_multiprocess import finish, start_two
@@ -34,17 +33,6 @@ from kvae import main, program
 
 sys.exit(program.run(main.main, sys.argv[1:]))
 """
-
-
-@pytest.fixture(scope="module")
-def bucket():
-    """The emulated bucket, to which this process and those that it starts are led."""
-    emulator = Emulator()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in emulator.environment.items():
-            patch.setenv(name, value)
-        yield emulator
-    emulator.close()
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +140,12 @@ def test_a_damaged_checkpoint_is_set_aside_whole(story, bucket, make_config, und
     assert [row["step"] for row in rows(place)] == [2, 4]
 
 
+@pytest.mark.parametrize("words", ["UNAVAILABLE: a peer has gone", "RESOURCE_EXHAUSTED: Out of memory", "ABORTED: x"])
+def test_what_jax_raises_is_not_said_of_the_bucket(words):
+    with pytest.raises(jax.errors.JaxRuntimeError), buckets.errors_of_bucket(PLACE):
+        raise jax.errors.JaxRuntimeError(words)
+
+
 def test_a_bucket_that_does_not_answer_is_not_taken_for_damage(story, monkeypatch):
     def restore(*_, **__):
         raise ValueError("ABORTED: All 32 retry attempts failed: [http_response_code='503']")  # as tensorstore has it
@@ -159,58 +153,6 @@ def test_a_bucket_that_does_not_answer_is_not_taken_for_damage(story, monkeypatc
     monkeypatch.setattr(checkpoint._Manager, "restore", restore)
     with pytest.raises(InputError, match=f"{PLACE} cannot be reached: ABORTED"):
         kvae.load(PLACE)
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    monkeypatch.setattr(bucket_lock, "STALE_SECONDS", 1.5)
-    monkeypatch.setattr(bucket_lock, "HEARTBEAT_SECONDS", 0.2)
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_second_program_leaves_and_says_who_is_there(bucket):
-    place = "gs://bucket/runs/locked"
-    message = rf"locked is in use: process {os.getpid()} on .* trains there; end that, or choose another --workdir"
-    with BucketLock(place) as held:
-        with pytest.raises(InputError, match=message), BucketLock(place):
-            pass
-        held.check()
-    with BucketLock(place):
-        assert bucket.names("runs/locked") == ["lock"]
-    assert bucket.names("runs/locked") == []
-
-
-@pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize(
-    ("left", "least", "most"), [("killed here", 0, 1), ("another host's", 1, 10), ("zeros", 1, 10)]
-)
-def test_a_lock_without_a_sign_of_life_is_taken_over_and_that_is_said(bucket, left, least, most, caplog):
-    place, killed = "gs://bucket/runs/stale", subprocess.Popen(["true"])
-    killed.wait()
-    with BucketLock(place):
-        text = bucket.read("runs/stale/lock").decode().replace(f"pid={os.getpid()}", f"pid={killed.pid}")
-    host = text.split("host=")[1].split("\n")[0]
-    text = {"killed here": text, "another host's": text.replace(host, "elsewhere"), "zeros": "\0" * 100}[left]
-    bucket.write("runs/stale/lock", text.encode())
-    begun = time.monotonic()
-    with BucketLock(place) as lock:
-        assert least <= time.monotonic() - begun < most
-        lock.check()
-    assert ("is locked by" in caplog.text) == (left != "killed here")
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_program_that_lost_its_lock_learns_of_it(bucket):
-    place = "gs://bucket/runs/lost"
-    with BucketLock(place) as held:
-        bucket.delete("runs/lost/lock")
-        time.sleep(0.6)
-        with pytest.raises(InputError, match="lost, or the lock in it, was deleted while the run trained"):
-            held.check()
-        bucket.write("runs/lost/lock", b"another's")
-        with pytest.raises(InputError, match="lost was taken over by another program"):
-            held.check()
-    assert bucket.names("runs/lost") == ["lock"]
 
 
 @pytest.mark.parametrize(
