@@ -19,6 +19,7 @@ from kvae.errors import InputError, errors_of_writing, first_line
 from kvae.files import check_target, replaced, write_text
 from kvae.models.model import Model
 from kvae.training.digests import digests
+from kvae.training.rows import ROWS
 from kvae.training.workdir import config_of_run
 
 WEIGHTS = "model.safetensors"
@@ -56,7 +57,7 @@ def write(run, folder: os.PathLike | str, name: str) -> None:
         for file in sorted((place(run.workdir) / "figures").glob("*.png")) if run.replica == 0 else ():
             _copy(file, folder / "figures" / file.name)
             figures.append(f"figures/{file.name}")
-        if (metrics := place(run.workdir) / "metrics.jsonl").exists():
+        if (metrics := place(run.workdir) / ROWS).exists():
             _copy(metrics, folder / metrics.name)
         write_text(folder / "README.md", card(run, name, figures))
 

@@ -1,7 +1,9 @@
 """One program at a time in a bucket: its lock, and what a program may write that has lost it."""
 
 import os
+import pathlib
 import re
+import shutil
 import subprocess
 import threading
 import time
@@ -9,8 +11,9 @@ import time
 import pytest
 
 from kvae.errors import InputError
-from kvae.training import bucket_lock
+from kvae.training import bucket_lock, mirror
 from kvae.training.bucket_lock import BucketLock
+from kvae.training.mirror import BucketMirror, mirrored, opened
 
 
 @pytest.fixture(autouse=True)
@@ -99,3 +102,70 @@ def test_a_defect_in_a_heartbeat_is_not_hidden(bucket, monkeypatch):
         monkeypatch.setattr(held, "_write", lambda expected: 1 / 0)
         time.sleep(0.6)
     assert [of.exc_type for of in told] == [ZeroDivisionError]
+
+
+@pytest.fixture
+def lost(bucket, tmp_path):
+    """The mirror of a run whose lock is another program's by now, whose rows are there; it has new ones."""
+    workdir = "gs://bucket/runs/mirrored"
+    with BucketLock(workdir) as lock:
+        mirror = BucketMirror(workdir, str(tmp_path))
+        mirror.open(lock)
+        (tmp_path / "metrics.jsonl").write_text("own")
+        bucket.write("runs/mirrored/lock", b"another's")
+        bucket.write("runs/mirrored/metrics.jsonl", b"another's")
+        time.sleep(0.6)
+        yield mirror
+    assert bucket.read("runs/mirrored/metrics.jsonl") == b"another's"
+
+
+@pytest.mark.parametrize("act", ["publish_rows", "close"])
+def test_a_program_that_lost_its_lock_writes_nothing(lost, act):
+    with pytest.raises(InputError, match="taken over by another program"):
+        getattr(lost, act)()
+
+
+def test_what_waits_to_be_written_is_not_once_the_lock_is_lost(lost, monkeypatch, caplog):
+    monkeypatch.setattr(mirror, "SECONDS_BETWEEN", 0)
+    lost.publish()
+    with pytest.raises(InputError, match="taken over by another program"):
+        lost.close()
+    assert "training goes on" not in caplog.text
+
+
+class Held:
+    """A lock that stays this program's."""
+
+    def check(self):
+        """Says nothing."""
+
+
+def refuse(*_):
+    """As gcsfs where a bucket lets nobody write."""
+    raise OSError("Forbidden: gs://bucket/runs")
+
+
+def test_what_the_bucket_would_not_take_at_the_end_is_kept_here(bucket, monkeypatch):
+    message = "the last rows, log and pictures are in"
+    with pytest.raises(InputError, match=message) as told, mirrored("gs://bucket/runs/away") as small:
+        small.open(Held())
+        pathlib.Path(small.folder, "log.txt").write_text("said")
+        monkeypatch.setattr(type(small._place), "write_bytes", refuse)
+        small.close()
+    folder = pathlib.Path(small.folder)
+    assert str(folder) in str(told.value) and (folder / "log.txt").read_text() == "said"
+    shutil.rmtree(folder.parent)
+
+
+def test_a_folder_that_is_needed_no_more_is_removed(bucket):
+    with mirrored("gs://bucket/runs/there") as small:
+        small.open(Held())
+        pathlib.Path(small.folder, "log.txt").write_text("said")
+        small.close()
+    assert bucket.read("runs/there/log.txt") == b"said" and not pathlib.Path(small.folder).parent.exists()
+
+
+def test_why_training_ended_counts_for_more_than_what_comes_after(bucket, monkeypatch):
+    with pytest.raises(ZeroDivisionError), opened("gs://bucket/runs/ended") as mirror:
+        monkeypatch.setattr(mirror, "_publish_all", lambda: [][0])
+        1 / 0  # noqa: B018

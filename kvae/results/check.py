@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from kvae.errors import InputError
 from kvae.training.checkpoint import Checkpoints, DamagedError
 from kvae.training.journal import rows_in
+from kvae.training.rows import ROWS
 from kvae.training.workdir import differences, read_config_json
 
 
@@ -37,7 +38,7 @@ def findings(workdir: str) -> Iterator[tuple[str, str]]:
             order += row["step"] <= before
             before = row["step"]
     problems = [f"{damaged} damaged lines"] * bool(damaged) + [f"{order} rows out of order"] * bool(order)
-    yield "metrics.jsonl", ", ".join(problems)
+    yield ROWS, ", ".join(problems)
 
 
 def check(workdir: str) -> bool:

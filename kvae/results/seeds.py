@@ -10,7 +10,7 @@ from kvae.buckets import check_reachable, folders_with, place
 from kvae.errors import InputError
 from kvae.training.config import checked_run, flatten
 from kvae.training.journal import is_finished, read_metrics
-from kvae.training.rows import LOSS
+from kvae.training.rows import LOSS, ROWS
 from kvae.training.workdir import config_of_run
 
 INCIDENTAL_FIELDS = {
@@ -24,7 +24,7 @@ INCIDENTAL_FIELDS = {
 """Fields that may differ between seeds that are averaged."""
 
 
-PARTS = ("config.json", "checkpoints", "metrics.jsonl")
+PARTS = ("config.json", "checkpoints", ROWS)
 """What makes a folder a run; any of it may be lost."""
 
 
