@@ -7,7 +7,7 @@ import logging
 import os
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from kvae.errors import InputError, check_local, first_line
 
@@ -45,17 +45,16 @@ def place(path) -> pathlib.Path:
     return _epath().Path(str(path)) if is_bucket(path) else pathlib.Path(path)
 
 
-def folders_with(name: str, folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """All folders, from one downwards, in which there is something called `name`."""
+def folders_with(names: Collection[str], folder: pathlib.Path) -> set[pathlib.Path]:
+    """All folders, from one downwards, in which there is something that has one of these names."""
     if not is_bucket(folder):
-        yield from (path.parent for path in folder.rglob(name))
-        return
+        return {path.parent for name in names for path in folder.rglob(name)}
     import fsspec
 
     filesystem, root = fsspec.core.url_to_fs(str(folder))
     below = (path.removeprefix(root) for path in filesystem.find(root))
     parts = [pathlib.PurePosixPath("/", path.lstrip("/")).parts[1:] for path in below]
-    yield from {folder.joinpath(*of_path[: of_path.index(name)]) for of_path in parts if name in of_path}
+    return {folder.joinpath(*of_path[:at]) for of_path in parts for at, part in enumerate(of_path) if part in names}
 
 
 def rename_folder(folder: pathlib.Path, name: pathlib.Path) -> None:

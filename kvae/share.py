@@ -13,7 +13,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from kvae.buckets import place
+from kvae.buckets import errors_of_bucket, place
 from kvae.card import card
 from kvae.errors import InputError, errors_of_writing, first_line
 from kvae.files import check_target, replaced, write_text
@@ -45,7 +45,7 @@ def write(run, folder: os.PathLike | str, name: str) -> None:
     # One entry, for safetensors writes several in any order.
     said = {"kvae": json.dumps({"step": run.step, "replica": run.replica, "digests": digests(flat)})}
     figures = []
-    with errors_of_writing(folder):
+    with errors_of_writing(folder), errors_of_bucket(run.workdir):
         with replaced(folder / WEIGHTS) as incomplete:
             # Files that safetensors writes itself are for their owner only.
             incomplete.write_bytes(safetensors.numpy.save(flat, metadata=said))

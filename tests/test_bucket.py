@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import fsspec
 import jax
 import numpy as np
 import PIL.Image
@@ -14,9 +15,12 @@ import pytest
 import kvae
 from kvae import buckets, main, program, report
 from kvae.errors import InputError
+from kvae.results.check import check
+from kvae.results.seeds import run_folders
 from kvae.tokenize import __main__ as tokenize
 from kvae.training import checkpoint
 from kvae.training.journal import read_metrics
+from kvae.training.workdir import read_config_json
 from runs import assert_same_run, final_state, images, rows, run
 from test_multiprocess import finish, start_two
 
@@ -111,6 +115,26 @@ def test_programs_read_a_bucket(story, tmp_path, capsys):
     command = [PLACE, f"--images={tmp_path / 'images'}", f"--out={tmp_path / 'tokens'}"]
     assert program.run(tokenize.main, command) == 0
     assert (tmp_path / "tokens" / "tokens.json").exists()
+
+
+def refuse(*_, **__):
+    """As gcsfs where a bucket lets nobody in any more."""
+    raise OSError("Forbidden: it was locked up meanwhile")
+
+
+@pytest.mark.parametrize("read", [read_metrics, read_config_json, check, lambda place: run_folders([place])])
+def test_a_bucket_that_refuses_what_is_read_is_one_line(bucket, read, monkeypatch):
+    monkeypatch.setattr(type(buckets.place(PLACE)), "exists", refuse)
+    monkeypatch.setattr(fsspec.core, "url_to_fs", refuse)
+    with pytest.raises(InputError, match=f"{PLACE} cannot be reached: Forbidden"):
+        read(PLACE)
+
+
+def test_programs_that_a_bucket_refuses_say_so_in_one_line(bucket, monkeypatch, capsys):
+    monkeypatch.setattr(type(buckets.place(PLACE)), "exists", refuse)
+    assert program.run(tokenize.main, [PLACE, "--images=images", "--out=tokens"]) == program.MISTAKE
+    said = capsys.readouterr().err
+    assert f"{PLACE} cannot be reached: Forbidden" in said and said.count("\n") == 1
 
 
 def test_another_number_of_processes_goes_on(story, bucket, arguments):

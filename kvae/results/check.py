@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
+from kvae.buckets import errors_of_bucket
 from kvae.errors import InputError
 from kvae.training.checkpoint import Checkpoints, DamagedError
 from kvae.training.journal import rows_in
@@ -44,7 +45,8 @@ def findings(workdir: str) -> Iterator[tuple[str, str]]:
 def check(workdir: str) -> bool:
     """Prints a line for each part of a run; returns whether all are whole."""
     whole = True
-    for part, problem in findings(workdir):
-        print(f"{workdir}: {part}: {problem or 'whole'}")
-        whole = whole and not problem
+    with errors_of_bucket(workdir):
+        for part, problem in findings(workdir):
+            print(f"{workdir}: {part}: {problem or 'whole'}")
+            whole = whole and not problem
     return whole

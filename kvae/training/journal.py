@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from kvae.buckets import place
+from kvae.buckets import errors_of_bucket, place
 from kvae.errors import InputError, errors_of_writing
 from kvae.files import opened
 from kvae.training.rows import LOSS_AS_JSON, ROWS, Sample, Settling, end_of_rows, lines_in, row_of
@@ -46,7 +46,8 @@ def rows_in(workdir: str) -> Iterator[dict | None]:
 def _metrics_file(workdir) -> BinaryIO:
     path = place(workdir) / ROWS
     try:
-        return opened(path) if path.exists() else io.BytesIO()
+        with errors_of_bucket(workdir):
+            return opened(path) if path.exists() else io.BytesIO()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
 
