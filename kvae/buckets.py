@@ -34,6 +34,9 @@ def is_bucket(path) -> bool:
 
 def check_address(name: str, path) -> None:
     """Raises InputError for an address that is neither a path of this machine nor of a folder in a bucket."""
+    if isinstance(path, pathlib.PurePath) and re.match(r"gs:/[^/]", str(path)):
+        address = str(path).replace("gs:/", SCHEME, 1)
+        raise InputError(f"{name} is {path}, which pathlib made of an address; give it as a string, {address!r}")
     if not is_bucket(path):
         check_local(name, path)
     elif not ADDRESS.match(str(path)):
@@ -90,7 +93,7 @@ def bucket_of(path):
     """
     name = str(path).removeprefix(SCHEME).partition("/")[0]
     try:
-        from google.api_core.exceptions import NotFound
+        from google.api_core.exceptions import Forbidden, NotFound
         from google.auth.exceptions import DefaultCredentialsError
         from google.cloud import storage
 
@@ -104,6 +107,11 @@ def bucket_of(path):
         raise InputError(
             f"{path} needs credentials, and there are none: gcloud auth application-default login makes them, or "
             "GOOGLE_APPLICATION_CREDENTIALS names a file of them"
+        ) from error
+    except Forbidden as error:
+        raise InputError(
+            f"{path} may not be read with these credentials: they need a role for objects and one for the bucket, such "
+            f"as roles/storage.objectUser and roles/storage.legacyBucketReader ({first_line(error)})"
         ) from error
     except NotFound as error:
         raise InputError(f"{path}: there is no bucket {name!r}; gcloud storage buckets create makes one") from error

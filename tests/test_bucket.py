@@ -1,12 +1,15 @@
 """A bucket as a run's folder, with the real code of orbax, epath and gcsfs before an emulated store."""
 
 import os
+import pathlib
 import signal
 import subprocess
 import sys
 import time
 
 import fsspec
+import google.api_core.exceptions
+import google.cloud.storage
 import jax
 import numpy as np
 import PIL.Image
@@ -62,12 +65,16 @@ def story(bucket, arguments, tmp_path_factory):
     bucket.at("runs/one/checkpoints/8/commit_success.txt", killed.kill)
     killed.communicate(timeout=SECONDS)
     left = bucket.names("runs/one")
-    resumed = start(arguments, 8)
+    resumed, refused = start(arguments, 8), bucket.refused
     bucket.at("name=runs/one/metrics.jsonl", lambda: bucket.go_away(5))
     said = resumed.communicate(timeout=SECONDS)[1]
+    refused = bucket.refused - refused
     whole = tmp_path_factory.mktemp("whole") / "run"
     start(arguments, 8, whole).communicate(timeout=SECONDS)
-    return {"killed": killed.returncode, "left": left, "resumed": resumed.returncode, "said": said, "whole": whole}
+    return {
+        "killed": killed.returncode, "left": left, "resumed": resumed.returncode, "said": said, "refused": refused,
+        "whole": whole,
+    }  # fmt: skip
 
 
 def test_a_run_that_was_killed_while_it_saved_ends_where_the_uninterrupted_one_ends(story, bucket):
@@ -75,6 +82,7 @@ def test_a_run_that_was_killed_while_it_saved_ends_where_the_uninterrupted_one_e
     assert "checkpoints/4/commit_success.txt" in story["left"] and "checkpoints/8/_CHECKPOINT_METADATA" in story["left"]
     assert "checkpoints/8/commit_success.txt" not in story["left"]
     assert story["resumed"] == 0, story["said"]
+    assert story["refused"] > 0
     assert "is at step 4 of 8" in story["said"] and "Traceback" not in story["said"]
     assert_same_run(story["whole"], PLACE)
 
@@ -205,6 +213,22 @@ def test_without_credentials_one_line_says_what_helps(monkeypatch, tmp_path, arg
     said = capsys.readouterr().err
     assert "needs credentials, and there are none: gcloud auth application-default login" in said
     assert said.count("\n") == 1
+
+
+def test_without_a_role_one_line_says_which(bucket, arguments, monkeypatch, capsys):
+    def get_bucket(*_, **__):
+        raise google.api_core.exceptions.Forbidden("x does not have storage.buckets.get access")
+
+    monkeypatch.setattr(google.cloud.storage.Client, "get_bucket", get_bucket)
+    assert program.run(main.main, [*arguments, f"--workdir={PLACE}"]) == program.MISTAKE
+    said = capsys.readouterr().err
+    assert "does not have storage.buckets.get access" in said and said.count("\n") == 1
+    assert "roles/storage.objectUser and roles/storage.legacyBucketReader" in said
+
+
+def test_the_address_of_a_bucket_is_no_path_of_pathlib():
+    with pytest.raises(InputError, match=r"the run is gs:/bucket/run, .*; give it as a string, 'gs://bucket/run'"):
+        kvae.load(pathlib.Path("gs://bucket/run"))
 
 
 def test_a_bucket_that_stays_away_is_one_line(bucket, arguments, monkeypatch, capsys):
