@@ -79,7 +79,7 @@ class BucketMirror(Mirror):
       folder: on this machine, where the files are written meanwhile.
 
     Attributes:
-      is_needed: whether there is something in the folder that the bucket would not take.
+      is_needed: whether the folder holds, after all, something that the bucket would not take.
     """
 
     def __init__(self, workdir: str, folder: str):
@@ -142,14 +142,16 @@ class BucketMirror(Mirror):
         self._thread.shutdown()
         if self._lock is None:
             return
+        self.is_needed = True
         try:
             self.check()
             self._publish_all()
         except LostError:
+            self.is_needed = False  # the run is another program's
             raise
         except InputError as error:
-            self.is_needed = True
             raise InputError(f"{error}; the last rows, log and pictures are in {self.folder}") from error
+        self.is_needed = False
 
 
 @contextlib.contextmanager
