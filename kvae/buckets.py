@@ -7,7 +7,7 @@ import logging
 import os
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from kvae.errors import InputError, check_local, first_line
 
@@ -21,7 +21,10 @@ CLIENTS = ("aiohttp", "gcsfs", "google", "requests", "urllib3")
 """Whose exceptions come from the network, or from the bucket at the end of it."""
 
 REFUSALS = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "PERMISSION_DENIED", "UNAUTHENTICATED")
-"""What tensorstore's messages begin with where a bucket does not answer, or does not let one in."""
+"""What tensorstore's messages begin with where a bucket does not answer, or does not let one in.
+
+They are ValueErrors. JAX begins alike, of a peer that has gone or of a full GPU: its errors are RuntimeErrors.
+"""
 
 
 def is_bucket(path) -> bool:
@@ -31,6 +34,9 @@ def is_bucket(path) -> bool:
 
 def check_address(name: str, path) -> None:
     """Raises InputError for an address that is neither a path of this machine nor of a folder in a bucket."""
+    if isinstance(path, pathlib.PurePath) and re.match(r"gs:/[^/]", str(path)):
+        address = str(path).replace("gs:/", SCHEME, 1)
+        raise InputError(f"{name} is {path}, which pathlib made of an address; give it as a string, {address!r}")
     if not is_bucket(path):
         check_local(name, path)
     elif not ADDRESS.match(str(path)):
@@ -42,17 +48,16 @@ def place(path) -> pathlib.Path:
     return _epath().Path(str(path)) if is_bucket(path) else pathlib.Path(path)
 
 
-def folders_with(name: str, folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """All folders, from one downwards, in which there is something called `name`."""
+def folders_with(names: Collection[str], folder: pathlib.Path) -> set[pathlib.Path]:
+    """All folders, from one downwards, in which there is something that has one of these names."""
     if not is_bucket(folder):
-        yield from (path.parent for path in folder.rglob(name))
-        return
+        return {path.parent for name in names for path in folder.rglob(name)}
     import fsspec
 
     filesystem, root = fsspec.core.url_to_fs(str(folder))
     below = (path.removeprefix(root) for path in filesystem.find(root))
     parts = [pathlib.PurePosixPath("/", path.lstrip("/")).parts[1:] for path in below]
-    yield from {folder.joinpath(*of_path[: of_path.index(name)]) for of_path in parts if name in of_path}
+    return {folder.joinpath(*of_path[:at]) for of_path in parts for at, part in enumerate(of_path) if part in names}
 
 
 def rename_folder(folder: pathlib.Path, name: pathlib.Path) -> None:
@@ -88,7 +93,7 @@ def bucket_of(path):
     """
     name = str(path).removeprefix(SCHEME).partition("/")[0]
     try:
-        from google.api_core.exceptions import NotFound
+        from google.api_core.exceptions import Forbidden, NotFound
         from google.auth.exceptions import DefaultCredentialsError
         from google.cloud import storage
 
@@ -102,6 +107,11 @@ def bucket_of(path):
         raise InputError(
             f"{path} needs credentials, and there are none: gcloud auth application-default login makes them, or "
             "GOOGLE_APPLICATION_CREDENTIALS names a file of them"
+        ) from error
+    except Forbidden as error:
+        raise InputError(
+            f"{path} may not be read with these credentials: they need a role for objects and one for the bucket, such "
+            f"as roles/storage.objectUser and roles/storage.legacyBucketReader ({first_line(error)})"
         ) from error
     except NotFound as error:
         raise InputError(f"{path}: there is no bucket {name!r}; gcloud storage buckets create makes one") from error
@@ -120,7 +130,9 @@ def reason_of(error: BaseException | None) -> str | None:
     while error is not None and not isinstance(error, InputError):
         text = first_line(error)
         by_client = type(error).__module__.partition(".")[0] in CLIENTS
-        if by_client or isinstance(error, ConnectionError | TimeoutError) or text.startswith(("Forbidden", *REFUSALS)):
+        by_client |= isinstance(error, OSError) and text.startswith("Forbidden")  # gcsfs
+        by_tensorstore = isinstance(error, ValueError) and text.startswith(REFUSALS)
+        if by_client or by_tensorstore or isinstance(error, ConnectionError | TimeoutError):
             return text[:300]
         error = error.__cause__ or error.__context__
     return None

@@ -11,7 +11,7 @@ from kvae import share
 from kvae.errors import InputError
 from kvae.fields import shown
 
-FILES = (share.WEIGHTS, "config.json", "metrics.jsonl", "figures/*.png", "README.md")
+FILES = (share.WEIGHTS, "config.json", share.ROWS, "figures/*.png", "README.md")
 """What is fetched: whatever else a repository holds stays there."""
 
 HTTP_ERRORS = HfHubHTTPError.__bases__

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from kvae.buckets import check_address, is_bucket, reason_of
+from kvae.buckets import check_address
 from kvae.errors import InputError, check_local
 from kvae.fields import value_of, words
 
@@ -48,6 +48,9 @@ def _end(number, frame):
     os._exit(status)
 
 
+WORKDIR = "--workdir"
+
+
 class Parser(argparse.ArgumentParser):
     """Arguments of a program, described by the docstring of its module; a mistake is an `InputError`."""
 
@@ -62,6 +65,27 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(
             "--import", metavar="FILE", help="a file of yours that adds to kvae.NEIGHBORHOODS and the like"
         )
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse's; only a run may lie in a bucket: `--workdir`, or what stands without an option.
+
+        Raises:
+          InputError: another argument is an address, which would be taken for a folder of that name.
+        """
+        options, rest = super().parse_known_args(args, namespace)
+        for action in self._actions:  # argparse alone knows which options have a value
+            found = getattr(options, action.dest, None)
+            name = action.option_strings[0] if action.option_strings else action.metavar or action.dest
+            check = check_local if action.option_strings and name != WORKDIR else check_address
+            for value in found if isinstance(found, list) else [found]:
+                check(name, value)
+        before = "an argument"
+        for argument in rest:
+            name, has_value, value = argument.partition("=") if argument.startswith("-") else (before, "", argument)
+            if name != WORKDIR:
+                check_local(name, value)
+            before = name if argument.startswith("-") and not has_value else "an argument"
+        return options, rest
 
     def error(self, message: str) -> NoReturn:
         """Raises an InputError with the message of argparse."""
@@ -93,6 +117,7 @@ def import_files(argv: list[str]) -> list[str]:
         if name != "--import":
             rest.append(argument)
             continue
+        check_local(name, path)
         try:
             runpy.run_path(path)
         except Exception as error:
@@ -114,12 +139,6 @@ def run(program: Callable[[list[str]], int], argv: list[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # paths may hold what no terminal can show
     try:
-        for argument in argv:
-            name, is_option, value = argument.partition("=") if argument.startswith("-") else (argument, "", argument)
-            if is_option and name != "--workdir":
-                check_local(name, value)
-            else:
-                check_address(name if is_option else "a path", value)
         return program(import_files(argv))
     except InputError as error:
         return _mistake(error, argv)
@@ -133,8 +152,6 @@ def run(program: Callable[[list[str]], int], argv: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if (reason := reason_of(error)) and any(map(is_bucket, argv)):
-            return _mistake(InputError(f"the bucket cannot be reached: {reason}"), argv)
         if not isinstance(error, RuntimeError | ValueError) or not any(words in str(error) for words in OF_ENVIRONMENT):
             raise
         asked = {name: value for name, value in os.environ.items() if name.startswith("JAX_")}

@@ -13,12 +13,13 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from kvae.buckets import place
+from kvae.buckets import errors_of_bucket, place
 from kvae.card import card
 from kvae.errors import InputError, errors_of_writing, first_line
 from kvae.files import check_target, replaced, write_text
 from kvae.models.model import Model
 from kvae.training.digests import digests
+from kvae.training.rows import ROWS
 from kvae.training.workdir import config_of_run
 
 WEIGHTS = "model.safetensors"
@@ -44,7 +45,7 @@ def write(run, folder: os.PathLike | str, name: str) -> None:
     # One entry, for safetensors writes several in any order.
     said = {"kvae": json.dumps({"step": run.step, "replica": run.replica, "digests": digests(flat)})}
     figures = []
-    with errors_of_writing(folder):
+    with errors_of_writing(folder), errors_of_bucket(run.workdir):
         with replaced(folder / WEIGHTS) as incomplete:
             # Files that safetensors writes itself are for their owner only.
             incomplete.write_bytes(safetensors.numpy.save(flat, metadata=said))
@@ -56,7 +57,7 @@ def write(run, folder: os.PathLike | str, name: str) -> None:
         for file in sorted((place(run.workdir) / "figures").glob("*.png")) if run.replica == 0 else ():
             _copy(file, folder / "figures" / file.name)
             figures.append(f"figures/{file.name}")
-        if (metrics := place(run.workdir) / "metrics.jsonl").exists():
+        if (metrics := place(run.workdir) / ROWS).exists():
             _copy(metrics, folder / metrics.name)
         write_text(folder / "README.md", card(run, name, figures))
 

@@ -2,7 +2,7 @@
 # Trains on several nodes of a Slurm cluster: one task per node, which takes all GPUs of its node.
 #   sbatch --nodes=4 launch/slurm.sh --config=configs/imagenet_vqvae2.py --workdir=/shared/runs/imagenet
 # Fill in: partition, account, time and GPUs; and, below, how your cluster finds Python. --workdir must be on a disk that
-# all nodes share. Submit it from the project's folder.
+# all nodes share, or in a bucket. Submit it from the project's folder.
 #SBATCH --job-name=kvae
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1

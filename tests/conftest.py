@@ -48,6 +48,19 @@ def in_the_project(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
+@pytest.fixture(scope="module")
+def bucket():
+    """The emulated bucket, to which this process and those that it starts are led."""
+    from emulator import Emulator  # only here is what it needs loaded
+
+    emulator = Emulator()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in emulator.environment.items():
+            patch.setenv(name, value)
+        yield emulator
+    emulator.close()
+
+
 # The paper's quantiser and training, which the equivalences are about.
 PAPER = {
     "model.augmentations": (), "model.quantizer.neighborhood": "hard", "model.quantizer.decay": 0.99,

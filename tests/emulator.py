@@ -36,10 +36,12 @@ class Emulator:
     Attributes:
       environment: variables by which programs find it.
       requests: the lines of all requests so far.
+      refused: how many of them came while it was away.
     """
 
     def __init__(self, port: int = 0):
         self.storage, self.requests, self._away_until, self._awaited = Storage(use_memory_fs=True), [], 0.0, None
+        self.refused = 0
         create_bucket(BUCKET, self.storage)
         self._server = _Server(("127.0.0.1", port), partial(_Handler, self))
         self.address = f"http://127.0.0.1:{self._server.server_port}"
@@ -102,6 +104,7 @@ class _Handler(RequestHandler):
     def _answer(self):
         self._emulator.hear(self.requestline)
         if self._emulator.is_away():
+            self._emulator.refused += 1
             self._refuse(503)
         elif self._is_met():
             getattr(super(), f"do_{self.command}")()

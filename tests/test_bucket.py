@@ -1,23 +1,29 @@
 """A bucket as a run's folder, with the real code of orbax, epath and gcsfs before an emulated store."""
 
 import os
+import pathlib
 import signal
 import subprocess
 import sys
 import time
 
+import fsspec
+import google.api_core.exceptions
+import google.cloud.storage
+import jax
 import numpy as np
 import PIL.Image
 import pytest
 
 import kvae
-from emulator import Emulator
 from kvae import buckets, main, program, report
 from kvae.errors import InputError
+from kvae.results.check import check
+from kvae.results.seeds import run_folders
 from kvae.tokenize import __main__ as tokenize
-from kvae.training import bucket_lock, checkpoint
-from kvae.training.bucket_lock import BucketLock
+from kvae.training import checkpoint
 from kvae.training.journal import read_metrics
+from kvae.training.workdir import read_config_json
 from runs import assert_same_run, final_state, images, rows, run
 from test_multiprocess import finish, start_two
 
@@ -34,17 +40,6 @@ from kvae import main, program
 
 sys.exit(program.run(main.main, sys.argv[1:]))
 """
-
-
-@pytest.fixture(scope="module")
-def bucket():
-    """The emulated bucket, to which this process and those that it starts are led."""
-    emulator = Emulator()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in emulator.environment.items():
-            patch.setenv(name, value)
-        yield emulator
-    emulator.close()
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +65,16 @@ def story(bucket, arguments, tmp_path_factory):
     bucket.at("runs/one/checkpoints/8/commit_success.txt", killed.kill)
     killed.communicate(timeout=SECONDS)
     left = bucket.names("runs/one")
-    resumed = start(arguments, 8)
+    resumed, refused = start(arguments, 8), bucket.refused
     bucket.at("name=runs/one/metrics.jsonl", lambda: bucket.go_away(5))
     said = resumed.communicate(timeout=SECONDS)[1]
+    refused = bucket.refused - refused
     whole = tmp_path_factory.mktemp("whole") / "run"
     start(arguments, 8, whole).communicate(timeout=SECONDS)
-    return {"killed": killed.returncode, "left": left, "resumed": resumed.returncode, "said": said, "whole": whole}
+    return {
+        "killed": killed.returncode, "left": left, "resumed": resumed.returncode, "said": said, "refused": refused,
+        "whole": whole,
+    }  # fmt: skip
 
 
 def test_a_run_that_was_killed_while_it_saved_ends_where_the_uninterrupted_one_ends(story, bucket):
@@ -83,6 +82,7 @@ def test_a_run_that_was_killed_while_it_saved_ends_where_the_uninterrupted_one_e
     assert "checkpoints/4/commit_success.txt" in story["left"] and "checkpoints/8/_CHECKPOINT_METADATA" in story["left"]
     assert "checkpoints/8/commit_success.txt" not in story["left"]
     assert story["resumed"] == 0, story["said"]
+    assert story["refused"] > 0
     assert "is at step 4 of 8" in story["said"] and "Traceback" not in story["said"]
     assert_same_run(story["whole"], PLACE)
 
@@ -125,6 +125,26 @@ def test_programs_read_a_bucket(story, tmp_path, capsys):
     assert (tmp_path / "tokens" / "tokens.json").exists()
 
 
+def refuse(*_, **__):
+    """As gcsfs where a bucket lets nobody in any more."""
+    raise OSError("Forbidden: it was locked up meanwhile")
+
+
+@pytest.mark.parametrize("read", [read_metrics, read_config_json, check, lambda place: run_folders([place])])
+def test_a_bucket_that_refuses_what_is_read_is_one_line(bucket, read, monkeypatch):
+    monkeypatch.setattr(type(buckets.place(PLACE)), "exists", refuse)
+    monkeypatch.setattr(fsspec.core, "url_to_fs", refuse)
+    with pytest.raises(InputError, match=f"{PLACE} cannot be reached: Forbidden"):
+        read(PLACE)
+
+
+def test_programs_that_a_bucket_refuses_say_so_in_one_line(bucket, monkeypatch, capsys):
+    monkeypatch.setattr(type(buckets.place(PLACE)), "exists", refuse)
+    assert program.run(tokenize.main, [PLACE, "--images=images", "--out=tokens"]) == program.MISTAKE
+    said = capsys.readouterr().err
+    assert f"{PLACE} cannot be reached: Forbidden" in said and said.count("\n") == 1
+
+
 def test_another_number_of_processes_goes_on(story, bucket, arguments):
     said, statuses = finish(start_two([*arguments, f"--workdir={PLACE}", "--config.steps=12"]))
     assert statuses == [0, 0], said
@@ -152,6 +172,12 @@ def test_a_damaged_checkpoint_is_set_aside_whole(story, bucket, make_config, und
     assert [row["step"] for row in rows(place)] == [2, 4]
 
 
+@pytest.mark.parametrize("words", ["UNAVAILABLE: a peer has gone", "RESOURCE_EXHAUSTED: Out of memory", "ABORTED: x"])
+def test_what_jax_raises_is_not_said_of_the_bucket(words):
+    with pytest.raises(jax.errors.JaxRuntimeError), buckets.errors_of_bucket(PLACE):
+        raise jax.errors.JaxRuntimeError(words)
+
+
 def test_a_bucket_that_does_not_answer_is_not_taken_for_damage(story, monkeypatch):
     def restore(*_, **__):
         raise ValueError("ABORTED: All 32 retry attempts failed: [http_response_code='503']")  # as tensorstore has it
@@ -159,58 +185,6 @@ def test_a_bucket_that_does_not_answer_is_not_taken_for_damage(story, monkeypatc
     monkeypatch.setattr(checkpoint._Manager, "restore", restore)
     with pytest.raises(InputError, match=f"{PLACE} cannot be reached: ABORTED"):
         kvae.load(PLACE)
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    monkeypatch.setattr(bucket_lock, "STALE_SECONDS", 1.5)
-    monkeypatch.setattr(bucket_lock, "HEARTBEAT_SECONDS", 0.2)
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_second_program_leaves_and_says_who_is_there(bucket):
-    place = "gs://bucket/runs/locked"
-    message = rf"locked is in use: process {os.getpid()} on .* trains there; end that, or choose another --workdir"
-    with BucketLock(place) as held:
-        with pytest.raises(InputError, match=message), BucketLock(place):
-            pass
-        held.check()
-    with BucketLock(place):
-        assert bucket.names("runs/locked") == ["lock"]
-    assert bucket.names("runs/locked") == []
-
-
-@pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize(
-    ("left", "least", "most"), [("killed here", 0, 1), ("another host's", 1, 10), ("zeros", 1, 10)]
-)
-def test_a_lock_without_a_sign_of_life_is_taken_over_and_that_is_said(bucket, left, least, most, caplog):
-    place, killed = "gs://bucket/runs/stale", subprocess.Popen(["true"])
-    killed.wait()
-    with BucketLock(place):
-        text = bucket.read("runs/stale/lock").decode().replace(f"pid={os.getpid()}", f"pid={killed.pid}")
-    host = text.split("host=")[1].split("\n")[0]
-    text = {"killed here": text, "another host's": text.replace(host, "elsewhere"), "zeros": "\0" * 100}[left]
-    bucket.write("runs/stale/lock", text.encode())
-    begun = time.monotonic()
-    with BucketLock(place) as lock:
-        assert least <= time.monotonic() - begun < most
-        lock.check()
-    assert ("is locked by" in caplog.text) == (left != "killed here")
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_program_that_lost_its_lock_learns_of_it(bucket):
-    place = "gs://bucket/runs/lost"
-    with BucketLock(place) as held:
-        bucket.delete("runs/lost/lock")
-        time.sleep(0.6)
-        with pytest.raises(InputError, match="lost, or the lock in it, was deleted while the run trained"):
-            held.check()
-        bucket.write("runs/lost/lock", b"another's")
-        with pytest.raises(InputError, match="lost was taken over by another program"):
-            held.check()
-    assert bucket.names("runs/lost") == ["lock"]
 
 
 @pytest.mark.parametrize(
@@ -239,6 +213,22 @@ def test_without_credentials_one_line_says_what_helps(monkeypatch, tmp_path, arg
     said = capsys.readouterr().err
     assert "needs credentials, and there are none: gcloud auth application-default login" in said
     assert said.count("\n") == 1
+
+
+def test_without_a_role_one_line_says_which(bucket, arguments, monkeypatch, capsys):
+    def get_bucket(*_, **__):
+        raise google.api_core.exceptions.Forbidden("x does not have storage.buckets.get access")
+
+    monkeypatch.setattr(google.cloud.storage.Client, "get_bucket", get_bucket)
+    assert program.run(main.main, [*arguments, f"--workdir={PLACE}"]) == program.MISTAKE
+    said = capsys.readouterr().err
+    assert "does not have storage.buckets.get access" in said and said.count("\n") == 1
+    assert "roles/storage.objectUser and roles/storage.legacyBucketReader" in said
+
+
+def test_the_address_of_a_bucket_is_no_path_of_pathlib():
+    with pytest.raises(InputError, match=r"the run is gs:/bucket/run, .*; give it as a string, 'gs://bucket/run'"):
+        kvae.load(pathlib.Path("gs://bucket/run"))
 
 
 def test_a_bucket_that_stays_away_is_one_line(bucket, arguments, monkeypatch, capsys):

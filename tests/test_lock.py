@@ -10,6 +10,7 @@ import pytest
 from kvae.errors import InputError
 from kvae.training import lock
 from kvae.training.lock import Lock
+from kvae.training.mirror import Mirror
 
 
 @pytest.fixture(autouse=True)
@@ -63,3 +64,13 @@ def test_a_program_that_lost_its_folder_or_its_lock_learns_of_it(tmp_path):
         time.sleep(1)
         with pytest.raises(InputError, match="run was taken over by another program"):
             held.check()
+
+
+def test_a_run_that_lost_its_lock_saves_nothing(tmp_path):
+    with Lock(tmp_path / "run") as held:
+        mirror = Mirror(str(tmp_path / "run"))
+        mirror.open(held)
+        mirror.publish_rows()
+        (tmp_path / "run" / "lock").unlink()
+        with pytest.raises(InputError, match="was deleted while the run trained"):
+            mirror.publish_rows()  # as before every checkpoint

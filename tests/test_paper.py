@@ -11,14 +11,7 @@ from kvae import program
 from kvae.paper import figures as paper
 from kvae.training.loop import train
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
-ROOT = pathlib.Path(__file__).parents[1]
-
-
-@pytest.fixture(autouse=True)
-def in_the_project(monkeypatch):
-    monkeypatch.chdir(ROOT)
+pytestmark = pytest.mark.usefixtures("undrawn", "in_the_project")
 
 
 def drawn(capsys, name, runs, out):

@@ -1,7 +1,7 @@
 """What all programs do alike: one line and status 2 for a mistake in arguments, config files and the environment."""
 
 import os
-import pathlib
+import re
 import subprocess
 import sys
 
@@ -15,14 +15,11 @@ from kvae.data import ArrayExamples
 from kvae.errors import InputError, one_line
 from kvae.fields import Count, Positive
 from kvae.paper import figures, sweep
+from kvae.tokenize import __main__ as tokenize
 
-ROOT = pathlib.Path(__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("in_the_project")
+
 SMOKE = "--config=configs/photos_vqvae.py:smoke"
-
-
-@pytest.fixture(autouse=True)
-def in_the_project(monkeypatch):
-    monkeypatch.chdir(ROOT)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +42,47 @@ def test_every_program_has_one_form_of_an_error(own, arguments, message, capsys)
     assert captured.out == ""
     assert captured.err.startswith("kvae: ") and captured.err.count("\n") == 1
     assert message in captured.err
+
+
+@pytest.mark.parametrize(
+    ("own", "arguments", "name"),
+    [
+        (tokenize.main, ["runs/a", "--out", "gs://b/tokens"], "--out"),
+        (tokenize.main, ["gs://b/run", "--out=tokens", "--images", "gs://b/x"], "--images"),
+        (
+            tokenize.main,
+            ["gs://b/run", "--out=tokens", "--dataset=photos", "--dataset.path=s3://b/x"],
+            "--dataset.path",
+        ),
+        (tokenize.main, ["s3://b/run", "--out=tokens"], "RUN"),
+        (report.main, ["gs://b/run", "--curves=gs://b/curves.png"], "--curves"),
+        (report.main, ["--check", "hdfs://b/run"], "RUNS"),
+        (sweep.main, ["--table=3", "--dataset=photos", "--runs", "gs://b/runs"], "--runs"),
+        (main.main, [SMOKE, "--workdir", "s3://b/run"], "--workdir"),
+        (
+            main.main,
+            [SMOKE, "--workdir=gs://b/run", "--config.dataset.data_dir", "gs://b/x"],
+            "--config.dataset.data_dir",
+        ),
+        (main.main, [SMOKE, "--import=gs://b/mine.py"], "--import"),
+    ],
+)
+def test_an_address_where_a_path_must_be_is_one_line(own, arguments, name, capsys):
+    assert program.run(own, arguments) == program.MISTAKE
+    assert re.match(f"kvae: {name} is .*://b/.*; it must be a path", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["gs://b/run"], ["--debug", "gs://b/run"], ["--workdir=gs://b/run"], ["--workdir", "gs://b/run"]]
+)
+def test_runs_may_lie_in_a_bucket(arguments):
+    parser = program.Parser("x", "x")
+    parser.add_argument("run", metavar="RUN", nargs="?")
+    parser.add_argument("--workdir")
+    chosen = parser.parse_args(arguments)
+    assert "gs://b/run" in (chosen.run, chosen.workdir)
+    # A program that hands on what is of another.
+    assert program.Parser("x", "x").parse_known_args(["--workdir", "gs://b/run"])[1] == ["--workdir", "gs://b/run"]
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "x", "", "1e999", str(10**30)])

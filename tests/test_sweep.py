@@ -10,13 +10,9 @@ from kvae import main, program
 from kvae.paper import settings, sweep
 from kvae.training.config import flatten
 
-ROOT = pathlib.Path(__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("in_the_project")
+
 EXPERIMENTS = settings.load_experiments(None)
-
-
-@pytest.fixture(autouse=True)
-def in_the_project(monkeypatch):
-    monkeypatch.chdir(ROOT)
 
 
 def printed(capsys, *arguments):

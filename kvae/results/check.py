@@ -3,9 +3,11 @@
 import contextlib
 from collections.abc import Iterator
 
+from kvae.buckets import errors_of_bucket
 from kvae.errors import InputError
 from kvae.training.checkpoint import Checkpoints, DamagedError
 from kvae.training.journal import rows_in
+from kvae.training.rows import ROWS
 from kvae.training.workdir import differences, read_config_json
 
 
@@ -37,13 +39,14 @@ def findings(workdir: str) -> Iterator[tuple[str, str]]:
             order += row["step"] <= before
             before = row["step"]
     problems = [f"{damaged} damaged lines"] * bool(damaged) + [f"{order} rows out of order"] * bool(order)
-    yield "metrics.jsonl", ", ".join(problems)
+    yield ROWS, ", ".join(problems)
 
 
 def check(workdir: str) -> bool:
     """Prints a line for each part of a run; returns whether all are whole."""
     whole = True
-    for part, problem in findings(workdir):
-        print(f"{workdir}: {part}: {problem or 'whole'}")
-        whole = whole and not problem
+    with errors_of_bucket(workdir):
+        for part, problem in findings(workdir):
+            print(f"{workdir}: {part}: {problem or 'whole'}")
+            whole = whole and not problem
     return whole

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kvae.buckets import check_reachable, folders_with, place
+from kvae.buckets import check_reachable, errors_of_bucket, folders_with, place
 from kvae.errors import InputError
 from kvae.training.config import checked_run, flatten
 from kvae.training.journal import is_finished, read_metrics
-from kvae.training.rows import LOSS
+from kvae.training.rows import LOSS, ROWS
 from kvae.training.workdir import config_of_run
 
 INCIDENTAL_FIELDS = {
@@ -24,7 +24,7 @@ INCIDENTAL_FIELDS = {
 """Fields that may differ between seeds that are averaged."""
 
 
-PARTS = ("config.json", "checkpoints", "metrics.jsonl")
+PARTS = ("config.json", "checkpoints", ROWS)
 """What makes a folder a run; any of it may be lost."""
 
 
@@ -75,7 +75,8 @@ def run_folders(folders: Iterable[str]) -> list[str]:
     found = {}
     for folder in folders:
         check_reachable(folder)
-        paths = {path for name in PARTS for path in folders_with(name, place(folder))}
+        with errors_of_bucket(folder):
+            paths = folders_with(PARTS, place(folder))
         if not paths:
             raise InputError(f"{folder} has no run: there is no config.json in it or below")
         found |= dict.fromkeys(map(str, sorted(paths)))

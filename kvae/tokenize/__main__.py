@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
     options, fields = parse(argv)
     # Imported here, so that a typo is told at once.
     from kvae import run as runs
-    from kvae.buckets import check_reachable, place
+    from kvae.buckets import check_reachable, errors_of_bucket, place
     from kvae.share import WEIGHTS
     from kvae.tokenize import decode, encode, source
     from kvae.training.cluster import joined_cluster
@@ -68,10 +68,9 @@ def main(argv: list[str]) -> int:
     with joined_cluster() as process, shown_on_terminal(first_process=process == 0):
         keep_compiled_programs()
         check_reachable(options.run)
-        if (place(options.run) / WEIGHTS).exists():
-            run = runs.from_pretrained(options.run)
-        else:
-            run = runs.load(options.run, options.step, options.replica)
+        with errors_of_bucket(options.run):
+            is_shared = (place(options.run) / WEIGHTS).exists()
+        run = runs.from_pretrained(options.run) if is_shared else runs.load(options.run, options.step, options.replica)
         if options.decode:
             decode.write_images(run, options.decode, options.out, options.batch_size)
             return 0

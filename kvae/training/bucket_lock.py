@@ -4,17 +4,15 @@ Each write says which generation of the object it expects, so that of several pr
 """
 
 import contextlib
-import logging
 import os
+import pathlib
 import secrets
 import socket
 import threading
 import time
 
-from kvae.buckets import SCHEME, bucket_of, errors_of_bucket
-from kvae.errors import InputError
-
-log = logging.getLogger(__name__)
+from kvae.buckets import SCHEME, bucket_of, errors_of_bucket, place, reason_of
+from kvae.training.watch import Watch, check_held
 
 STALE_SECONDS, HEARTBEAT_SECONDS = 60, 5
 """A lock that has not been written for so long is taken over; and how often its holder writes it."""
@@ -22,11 +20,14 @@ STALE_SECONDS, HEARTBEAT_SECONDS = 60, 5
 NO_OBJECT = 0
 """The generation that a write expects where there may be no object yet."""
 
+HELD = set()
+"""The tokens of this process's own locks."""
+
 
 class BucketLock(contextlib.AbstractContextManager):
     """`<workdir>/lock`, an object that names the program that trains there.
 
-    The lock of a program that was killed on this host counts for nothing. Any other is watched, until it is written
+    The lock of a program that was killed on this machine counts for nothing. Any other is watched, until it is written
     again or stale.
 
     Args:
@@ -38,35 +39,30 @@ class BucketLock(contextlib.AbstractContextManager):
 
     def __init__(self, workdir: str):
         self._workdir = str(workdir)
-        self._text = f"pid={os.getpid()}\nhost={socket.gethostname()}\ntoken={secrets.token_hex(16)}\n"
+        self._token = secrets.token_hex(16)
+        fields = {"pid": os.getpid(), "host": socket.gethostname(), **_where(), "token": self._token}
+        self._text = "".join(f"{name}={value}\n" for name, value in fields.items())
         self._ended, self._one_at_a_time = threading.Event(), threading.Lock()
         self._is_lost, self._written = False, 0.0
 
     def __enter__(self):
         self._bucket = bucket_of(self._workdir)
-        self._name = self._workdir.removeprefix(SCHEME).partition("/")[2].strip("/") + "/lock"
+        # As all other files of the run are named: an address may have more slashes than that.
+        self._name = str(place(self._workdir) / "lock").removeprefix(SCHEME).partition("/")[2]
+        HELD.add(self._token)
         with errors_of_bucket(self._workdir):
             self._acquire()
         threading.Thread(target=self._beat, daemon=True).start()
         return self
 
     def _acquire(self):
-        begun, seen, said = time.monotonic(), None, False
+        watch = Watch(self._workdir, STALE_SECONDS, HEARTBEAT_SECONDS)
         while not self._write(NO_OBJECT):
             found = self._read()
             if found is None:
                 continue  # it has just been released
             generation, holder = found
-            if generation != (seen or generation):
-                raise InputError(
-                    f"{self._workdir} is in use: {_name_of(holder)} trains there; end that, or choose another --workdir"
-                )
-            seen, waited = generation, time.monotonic() - begun
-            if waited > 2 * HEARTBEAT_SECONDS and not said:
-                who = _name_of(holder)
-                log.warning("%s is locked by %s, which may be dead: watching it for a minute", self._workdir, who)
-                said = True
-            is_over = waited > STALE_SECONDS + HEARTBEAT_SECONDS or _was_killed_here(holder)
+            is_over = watch.is_stale(generation, _name_of(holder)) or _was_killed_here(holder)
             if is_over and self._write(generation):
                 return
             time.sleep(HEARTBEAT_SECONDS / 4)
@@ -75,7 +71,7 @@ class BucketLock(contextlib.AbstractContextManager):
         """Writes the object if it has the generation that is expected; whether it is this program's now."""
         from google.api_core.exceptions import PreconditionFailed
 
-        begun, blob = time.monotonic(), self._bucket.blob(self._name)
+        begun, blob = time.time(), self._bucket.blob(self._name)
         with self._one_at_a_time:
             try:
                 blob.upload_from_string(self._text, if_generation_match=expected)
@@ -101,25 +97,35 @@ class BucketLock(contextlib.AbstractContextManager):
 
     def _beat(self):
         while not self._ended.wait(HEARTBEAT_SECONDS):
-            with contextlib.suppress(Exception):  # a bucket that does not answer: `check` says so if that lasts
+            try:
                 if not self._write(self._generation):
                     self._is_lost = True
                     return
+            except Exception as error:
+                if reason_of(error) is None:
+                    raise
+                # A bucket that does not answer: `check` says so if that lasts.
 
     def check(self) -> None:
-        """Raises InputError where the lock is gone, or another program has taken it, or the bucket does not answer."""
+        """Says whether this program may write where the run is.
+
+        Raises:
+          LostError: the lock is gone, or another program has taken it.
+          InputError: the bucket does not answer.
+        """
+        # Not the monotonic clock: that stands still while a machine is suspended. One that was set back says nothing.
+        is_fresh = 0 <= time.time() - self._written < STALE_SECONDS / 2
         with errors_of_bucket(self._workdir):
-            if time.monotonic() - self._written > STALE_SECONDS and not self._is_lost:
+            if not is_fresh and not self._is_lost:
                 self._is_lost = not self._write(self._generation)
-            if self._is_lost and self._read() is None:
-                raise InputError(f"{self._workdir}, or the lock in it, was deleted while the run trained; it ends here")
-        if self._is_lost:
-            raise InputError(f"{self._workdir} was taken over by another program while this one stood still")
+            is_there = not self._is_lost or self._read() is not None
+        check_held(self._workdir, is_there=is_there, is_lost=self._is_lost)
 
     def __exit__(self, *error):
         from google.cloud.storage.retry import DEFAULT_RETRY
 
         self._ended.set()
+        HELD.discard(self._token)
         patience = DEFAULT_RETRY.with_timeout(2 * HEARTBEAT_SECONDS)
         with contextlib.suppress(Exception), self._one_at_a_time:  # it becomes stale by itself
             if not self._is_lost:
@@ -127,18 +133,36 @@ class BucketLock(contextlib.AbstractContextManager):
         self._bucket.client.close()
 
 
+def _fields_of(holder: str) -> dict[str, str]:
+    """What the text of a lock says, by name."""
+    return dict(line.partition("=")[::2] for line in holder.splitlines())
+
+
 def _name_of(holder: str) -> str:
     """Whom the text of a lock names, in words."""
-    fields = dict(line.partition("=")[::2] for line in holder.splitlines())
+    fields = _fields_of(holder)
     return f"process {fields['pid']} on {fields['host']}" if {"pid", "host"} <= fields.keys() else "another program"
 
 
+def _where() -> dict[str, str]:
+    """Where a number of a process means this one: the kernel since its start, and its namespace; empty if unknown.
+
+    The name of a host does not tell: many machines are called localhost, and containers share that of theirs.
+    """
+    with contextlib.suppress(OSError):
+        boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return {"boot": boot, "namespace": os.readlink("/proc/self/ns/pid")}
+    return {}
+
+
 def _was_killed_here(holder: str) -> bool:
-    """Whether the text of a lock names a process of this host that is no more."""
-    fields = dict(line.partition("=")[::2] for line in holder.splitlines())
+    """Whether the text of a lock names a process of this machine that is no more."""
+    fields, where = _fields_of(holder), _where()
     pid = fields.get("pid", "")
-    if fields.get("host") != socket.gethostname() or not pid.isdecimal():
+    if not where or any(fields.get(name) != value for name, value in where.items()) or not pid.isdecimal():
         return False
+    if int(pid) == os.getpid():
+        return fields.get("token") not in HELD  # of a process before this one, which had the same number
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:

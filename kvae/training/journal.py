@@ -14,12 +14,15 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from kvae.buckets import place
+from kvae.buckets import errors_of_bucket, place
 from kvae.errors import InputError, errors_of_writing
 from kvae.files import opened
-from kvae.training.rows import LOSS_AS_JSON, Sample, Settling, end_of_rows, lines_in, row_of
+from kvae.training.rows import LOSS_AS_JSON, ROWS, Sample, Settling, end_of_rows, lines_in, row_of
 
 log = logging.getLogger(__name__)
+
+LOG = "log.txt"
+"""The name of the file of what a run has said."""
 
 
 def read_metrics(workdir: str) -> list[dict]:
@@ -41,16 +44,17 @@ def rows_in(workdir: str) -> Iterator[dict | None]:
 
 
 def _metrics_file(workdir) -> BinaryIO:
-    path = place(workdir) / "metrics.jsonl"
+    path = place(workdir) / ROWS
     try:
-        return opened(path) if path.exists() else io.BytesIO()
+        with errors_of_bucket(workdir):
+            return opened(path) if path.exists() else io.BytesIO()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _say_damaged(workdir, count):
     if count:
-        log.warning("%s/metrics.jsonl: %d damaged line%s left out", workdir, count, " is" if count == 1 else "s are")
+        log.warning("%s/%s: %d damaged line%s left out", workdir, ROWS, count, " is" if count == 1 else "s are")
 
 
 def as_json(value):
@@ -105,7 +109,7 @@ class Journal:
         from tensorboardX import SummaryWriter
         from tqdm import tqdm
 
-        path, self._workdir = pathlib.Path(workdir) / "metrics.jsonl", workdir
+        path, self._workdir = pathlib.Path(workdir) / ROWS, workdir
         with errors_of_writing(workdir):
             self._file = path.open("a")
             os.truncate(self._file.fileno(), end)
@@ -201,7 +205,7 @@ def logged_to(workdir: str, *, first_process: bool = True):
     """
     try:
         pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(pathlib.Path(workdir) / "log.txt" if first_process else os.devnull)
+        file = logging.FileHandler(pathlib.Path(workdir) / LOG if first_process else os.devnull)
     except OSError as error:
         raise InputError(f"--workdir={workdir} cannot be written: {error.strerror}") from error
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

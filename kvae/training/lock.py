@@ -1,7 +1,6 @@
 """A lock in a run's folder: one program at a time trains there, on whatever host that shares the disk."""
 
 import contextlib
-import logging
 import os
 import pathlib
 import time
@@ -9,10 +8,9 @@ import time
 import filelock
 
 from kvae.buckets import is_bucket
-from kvae.errors import InputError, errors_of_writing
+from kvae.errors import errors_of_writing
 from kvae.training.bucket_lock import BucketLock
-
-log = logging.getLogger(__name__)
+from kvae.training.watch import Watch, check_held
 
 STALE_SECONDS, HEARTBEAT_SECONDS = 60, 2
 """A lock whose holder has given no sign of life for so long is taken over; and how often a holder gives one."""
@@ -52,21 +50,14 @@ class Lock(contextlib.AbstractContextManager):
         return self
 
     def _acquire(self):
-        begun, touched, said = time.monotonic(), self._touched(), False
+        watch = Watch(self._workdir, STALE_SECONDS, HEARTBEAT_SECONDS)
         while True:
+            touched = self._touched()
             with contextlib.suppress(filelock.Timeout):
                 self._lease.acquire(timeout=0)
                 return
-            owner, waited = self._lease.owner, time.monotonic() - begun
-            who = f"process {owner.pid} on {owner.hostname}" if owner else "another program"
-            if self._touched() != touched:
-                raise InputError(
-                    f"{self._workdir} is in use: {who} trains there; end that, or choose another --workdir"
-                )
-            if waited > 2 * HEARTBEAT_SECONDS and not said:
-                log.warning("%s is locked by %s, which may be dead: watching it for a minute", self._workdir, who)
-                said = True
-            if waited > STALE_SECONDS + HEARTBEAT_SECONDS:
+            owner = self._lease.owner
+            if watch.is_stale(touched, f"process {owner.pid} on {owner.hostname}" if owner else "another program"):
                 self._lease.force_break()  # a lock that names nobody: a power cut can leave it empty
             time.sleep(HEARTBEAT_SECONDS / 4)
 
@@ -76,11 +67,9 @@ class Lock(contextlib.AbstractContextManager):
         return None
 
     def check(self) -> None:
-        """Raises InputError where the folder or the lock in it is gone, or another program has taken the lock."""
-        if not os.path.exists(self._lease.lock_file):
-            raise InputError(f"{self._workdir}, or the lock in it, was deleted while the run trained; it ends here")
-        if self._lease.compromise is not None:
-            raise InputError(f"{self._workdir} was taken over by another program while this one stood still")
+        """Raises LostError where the folder or the lock in it is gone, or another program has taken the lock."""
+        is_there = os.path.exists(self._lease.lock_file)
+        check_held(self._workdir, is_there=is_there, is_lost=self._lease.compromise is not None)
 
     def __exit__(self, *error):
         with contextlib.suppress(OSError):  # such as of a folder that is gone

@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import logging
 import pathlib
+import shutil
 import tempfile
 import threading
 import time
@@ -14,11 +15,12 @@ import jax
 from kvae.buckets import errors_of_bucket, is_bucket, place
 from kvae.errors import InputError
 from kvae.training import peers
+from kvae.training.journal import LOG
 from kvae.training.lock import lock_of
+from kvae.training.rows import ROWS
+from kvae.training.watch import LostError
 
 log = logging.getLogger(__name__)
-
-ROWS, LOG = "metrics.jsonl", "log.txt"
 
 SECONDS_BETWEEN = 30
 """How long files may wait, once changed, before they go to a bucket, which takes one object once a second at most."""
@@ -43,7 +45,7 @@ class Mirror:
         self._lock = lock
 
     def check(self) -> None:
-        """Raises InputError where this process holds the lock no more."""
+        """Raises LostError where this process holds the lock no more."""
         if self._lock is not None:
             self._lock.check()
 
@@ -54,8 +56,10 @@ class Mirror:
         """Returns when all rows are where the run is; the rest follows in the background.
 
         Raises:
+          LostError: this process holds the lock no more.
           InputError: they cannot be written there.
         """
+        self.check()
 
     def close(self) -> None:
         """Returns when all files are where the run is.
@@ -68,23 +72,28 @@ class Mirror:
 class BucketMirror(Mirror):
     """The small files of a run in a bucket. No object can be appended to: a file that has changed goes there whole.
 
+    Nothing is written without the lock: whoever has taken the run over has files of the same names.
+
     Args:
       workdir: the run's folder, in the bucket.
       folder: on this machine, where the files are written meanwhile.
+
+    Attributes:
+      is_needed: whether the folder holds, after all, something that the bucket would not take.
     """
 
     def __init__(self, workdir: str, folder: str):
         super().__init__(folder)
         self._place, self._published = place(workdir), {}
         self._one_at_a_time, self._thread = threading.Lock(), concurrent.futures.ThreadPoolExecutor(1)
-        self._job, self._begun = None, time.monotonic()
+        self._job, self._begun, self.is_needed = None, time.monotonic(), False
 
     def open(self, lock) -> None:
         super().open(lock)
         folder = pathlib.Path(self.folder)
         folder.mkdir(parents=True, exist_ok=True)
         with errors_of_bucket(self._place):
-            for name in (ROWS, LOG):
+            for name in (ROWS, LOG) if lock is not None else (ROWS,):  # all read the rows, one writes the log
                 there, here = self._place / name, folder / name
                 if there.exists():
                     # The log of this program has begun; its file is open, and what comes is appended.
@@ -96,6 +105,7 @@ class BucketMirror(Mirror):
             self._start()
 
     def publish_rows(self) -> None:
+        super().publish_rows()
         if self._lock is not None:
             self._publish_file(pathlib.Path(self.folder) / ROWS)
             self._start()
@@ -107,6 +117,8 @@ class BucketMirror(Mirror):
     def _try_to_publish(self):
         try:
             self._publish_all()
+        except LostError:
+            pass  # training asks too, and ends
         except Exception as error:
             log.warning("%s; training goes on meanwhile", error)
 
@@ -121,26 +133,44 @@ class BucketMirror(Mirror):
             found = path.stat()
             version = found.st_size, found.st_mtime_ns
             if self._published.get(path) != version:
+                self.check()
                 with errors_of_bucket(self._place):
                     (self._place / path.relative_to(self.folder)).write_bytes(path.read_bytes())
                 self._published[path] = version
 
     def close(self) -> None:
         self._thread.shutdown()
-        if self._lock is not None:
-            self.check()  # whoever has taken the run over writes there now
+        if self._lock is None:
+            return
+        self.is_needed = True
+        try:
+            self.check()
             self._publish_all()
+        except LostError:
+            self.is_needed = False  # the run is another program's
+            raise
+        except InputError as error:
+            raise InputError(f"{error}; the last rows, log and pictures are in {self.folder}") from error
+        self.is_needed = False
 
 
 @contextlib.contextmanager
 def mirrored(workdir: str) -> Iterator[Mirror]:
-    """The small files of a run while it trains: of one in a bucket, in a folder here that is removed afterwards."""
+    """The small files of a run while it trains: of one in a bucket, in a folder here.
+
+    It is removed afterwards, unless the bucket was away at the end.
+    """
     if not is_bucket(workdir):
         yield Mirror(workdir)
         return
-    with tempfile.TemporaryDirectory(prefix="kvae-") as folder:
-        # Pictures take the run's name from its folder.
-        yield BucketMirror(workdir, str(pathlib.Path(folder, place(workdir).name)))
+    folder = tempfile.mkdtemp(prefix="kvae-")
+    # Pictures take the run's name from its folder.
+    mirror = BucketMirror(workdir, str(pathlib.Path(folder, place(workdir).name)))
+    try:
+        yield mirror
+    finally:
+        if not mirror.is_needed:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -165,7 +195,7 @@ def opened(workdir: str, mirror: Mirror | None = None) -> Iterator[Mirror]:
         except BaseException:
             try:
                 mirror.close()
-            except InputError as error:  # why training ended counts for more
+            except Exception as error:  # why training ended counts for more
                 log.warning("the last rows and pictures did not get there: %s", error)
             raise
         mirror.close()

@@ -204,8 +204,8 @@ def see_workdir(workdir: str, holds: bool) -> None:
                 return
         time.sleep(0.5)
     raise InputError(
-        f"process {jax.process_index()} does not see in {workdir} what process 0 writes there; --workdir must be on a "
-        "disk that all processes share"
+        f"process {jax.process_index()} does not see in {workdir} what process 0 writes there; --workdir must be "
+        "on a disk that all processes share, or in a bucket that all may read"
     )
 
 

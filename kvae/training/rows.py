@@ -9,6 +9,9 @@ from typing import BinaryIO
 
 import numpy as np
 
+ROWS = "metrics.jsonl"
+"""The name of their file."""
+
 LOSS, LOSS_AS_JSON = "valid/loss", b'"valid/loss"'
 """A row that has it holds an evaluation."""
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import jax
 
-from kvae.buckets import check_address, check_reachable, is_bucket, place
+from kvae.buckets import check_address, check_reachable, errors_of_bucket, is_bucket, place
 from kvae.errors import InputError, choose, errors_of_writing
 from kvae.fields import shown
 from kvae.files import read_text, write_text
@@ -25,8 +25,8 @@ def check_place(workdir: str, config: Mapping) -> None:
     dataset = config.get("dataset") if isinstance(config, Mapping) else None
     images = dataset.get("path") if isinstance(dataset, Mapping) else None
     if images and isinstance(images, str) and not is_bucket(workdir):
-        images, place = pathlib.Path(images).resolve(), pathlib.Path(workdir).resolve()
-        if place.is_relative_to(images):
+        images, folder = pathlib.Path(images).resolve(), pathlib.Path(workdir).resolve()
+        if folder.is_relative_to(images):
             raise InputError(f"--workdir={workdir} lies in the folder of the images, {images}; choose one outside")
 
 
@@ -93,7 +93,9 @@ def read_config_json(workdir: str) -> dict:
       InputError: there is none, or it is damaged.
     """
     path = place(workdir) / "config.json"
-    if not path.exists():
+    with errors_of_bucket(workdir):
+        is_there = path.exists()
+    if not is_there:
         raise InputError(f"{workdir} is no run: it has no config.json")
     try:
         config = json.loads(read_text(path))
