@@ -152,6 +152,12 @@ def test_a_missing_value_is_a_gap_and_a_lonely_one_a_dot(drawn):
     assert dots == [[8]]
 
 
+def test_counts_have_whole_numbers_on_their_axis(drawn):
+    curves("", rows(lambda step: 511 + step // 6))
+    _, axes = curve(drawn[0], "Perplexity", "validation")
+    assert {511, 512} <= {*axes.get_yticks()} and all(tick == int(tick) for tick in axes.get_yticks())
+
+
 def test_replicas_are_a_thin_line_each_and_their_mean(drawn):
     curves("", rows(lambda step: [step, 3 * step, None if step == 8 else 5 * step]))
     values, axes = curve(drawn[0], "Reconstruction quality", "validation")

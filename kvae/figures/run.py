@@ -133,8 +133,10 @@ def comparison(path, panels, title):
 
 
 def _draw_curves(axes, rows, found):
+    from matplotlib.ticker import MaxNLocator
+
     names = list(dict.fromkeys(name for _, name, _ in found))
-    last, lowest = max(row["step"] for row in rows), np.inf
+    last, lowest, are_counts = max(row["step"] for row in rows), np.inf, True
     for split, name, key in sorted(found, key=lambda series: (names.index(series[1]), series[0])):
         told = [row for row in rows if key in row]
         seeds = max(np.size(row[key]) for row in told)
@@ -156,6 +158,9 @@ def _draw_curves(axes, rows, found):
             label = None
         axes.plot(steps, mean, label=label, linewidth=1.7 if bold else 1.3, color=color, zorder=order)
         lowest = min(lowest, np.nanmin(values, initial=np.inf))
+        are_counts &= bool(np.all(values[np.isfinite(values)] % 1 == 0))
+    if are_counts:
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     if "loss" in axes.get_title(loc="left").lower() and 0 < lowest < np.inf:
         axes.set_ylabel(f"{axes.get_ylabel()} (log scale)")
         axes.set_yscale("log")
