@@ -6,7 +6,10 @@ import numpy as np
 
 from kvae.figures.canvas import PALETTE, drawing, labelled_curves, refuse_empty
 
-SEEDS = "Bands and bars: one standard deviation over seeds."
+
+def _of_seeds(what, values):
+    """Says what bands or bars stand for, of arrays [seeds, ...] by label."""
+    return f"{what}: one standard deviation over {max(map(len, values))} seeds."
 
 
 def bit_errors(path, rates, lost, title):
@@ -20,7 +23,8 @@ def bit_errors(path, rates, lost, title):
     """
     refuse_empty("lost", lost)
     note = (
-        f"Each bit of the codes is flipped with some probability; the images are then decoded. Lower is better. {SEEDS}"
+        "A code is sent as its place on the grid, in Gray code, or as a number where there is no grid. Some bits are "
+        f"flipped on the way. Lower is better. {_of_seeds('Bands', lost.values())}"
     )
     with drawing(path, 5.2, 3.1, title, note) as figure:
         axes = figure.subplots()
@@ -40,12 +44,13 @@ def fewer_bits(path, bits, psnr, title):
       title: what one sees.
     """
     refuse_empty("psnr", psnr)
-    note = f"Images are encoded with the codes that are kept, and decoded. Higher is better. {SEEDS}"
+    bands = _of_seeds("Bands", psnr.values())
+    note = f"Images are encoded with the codes that are kept, and decoded. Higher is better. {bands}"
     with drawing(path, 5.2, 3.1, title, note) as figure:
         axes = figure.subplots()
         labelled_curves(axes, bits, psnr, marker="o", markersize=3.5)
-        axes.set(xlabel="bits per code: codes that are kept, as a power of 2", ylabel="PSNR (dB)")
-        axes.set_xticks(bits)
+        axes.set(xlabel="codes that are kept", ylabel="PSNR (dB)")
+        axes.set_xticks(bits, [f"{2**of_code:.0f}" for of_code in bits])
         axes.legend()
 
 
@@ -59,7 +64,10 @@ def compression(path, bits, title):
     """
     refuse_empty("bits", bits)
     ways = list(dict.fromkeys(way for found in bits.values() for way in found))
-    note = f"A coder that knows more of a code spends fewer bits on it. Lower is better. {SEEDS}"
+    note = (
+        "Bits that a coder spends if it knows how often codes are used, and the codes beside it in the image. Lower is "
+        f"better. {_of_seeds('Bars', [own for found in bits.values() for own in found.values()])}"
+    )
     with drawing(path, 5.6, 3.5, title, note) as figure:
         axes = figure.subplots()
         width = 0.8 / len(ways)

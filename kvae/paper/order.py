@@ -164,8 +164,10 @@ def bit_errors(table: Table, stem: str) -> Iterator[str]:
     """PSNR that is lost when bits of the codes are flipped, by the bit error rate."""
     lost = {}
     for label, seeds in _measured(table):
+        clean = np.mean([seed.psnr(seed.codes) for seed in seeds])
+        label = f"{label}, {clean:.1f} dB without errors"
         lost[label] = np.array([[seed.lost(rate) for rate in BIT_ERROR_RATES] for seed in seeds])
-    figures.bit_errors(f"{stem}.png", BIT_ERROR_RATES, lost, f"{table.dataset}: how much a noisy line costs")
+    figures.bit_errors(f"{stem}.png", BIT_ERROR_RATES, lost, f"{table.dataset}: what flipped bits cost")
     yield f"{stem}.png"
 
 
@@ -173,9 +175,9 @@ def fewer_bits(table: Table, stem: str) -> Iterator[str]:
     """PSNR after codes were left out without training: every second row or column, or the least used."""
     found, bits = {}, ()
     for label, seeds in _measured(table, ("tuned_map", "tuned_ema_restarts")):
-        ways = {f"{label}, the most used codes": [list(most_used(seed.usage)) for seed in seeds]}
+        ways = {f"{label}, its most used codes": [list(most_used(seed.usage)) for seed in seeds]}
         if seeds[0].layer.is_map:
-            ways = {f"{label}, every second row or column": [list(sub_grids(seed.shape)) for seed in seeds], **ways}
+            ways = {f"{label}, every second row or column": [list(sub_grids(seed.shape)) for seed in seeds]}
         for way, kept in ways.items():
             found[way] = np.array([
                 [seed.psnr(seed.codes_among(codes)) for codes in own] for seed, own in zip(seeds, kept, strict=True)
@@ -192,10 +194,12 @@ def compression(table: Table, stem: str) -> Iterator[str]:
         rows = [
             {
                 "as a number": math.log2(len(seed.codewords)),
-                "by usage": bits_per_code(seed.codes, seed.distances()["between codewords"], seed.usage, math.inf),
+                "by use": bits_per_code(seed.codes, seed.distances()["between codewords"], seed.usage, math.inf),
             }
             | {
-                f"and neighbours, {space}": best_bits_per_code(seed.train_codes, seed.codes, distances, seed.usage)
+                f"by use and distance from codes beside it, {space}": best_bits_per_code(
+                    seed.train_codes, seed.codes, distances, seed.usage
+                )
                 for space, distances in seed.distances().items()
             }
             for seed in seeds
