@@ -161,6 +161,6 @@ def test_help_lists_the_fields_of_a_config_with_its_values(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     assert program.run(main.main, ["--config=configs/photos_vqvae.py", "--config.steps=7", "--help"]) == 0
     shown = capsys.readouterr().out
-    for words in ("  steps = 7\n", "  model.quantizer.neighborhood = 'hard'\n", "lambda of the commitment loss"):
+    for words in ("  steps = 7\n", "  model.quantizer.neighborhood = 'gaussian'\n", "lambda of the commitment loss"):
         assert words.lower() in shown.lower()
     assert "model.mean" not in shown

@@ -14,11 +14,13 @@ from kvae.training.journal import read_metrics
 
 
 @pytest.fixture(autouse=True)
-def hangups_are_heeded():
-    """Under nohup they are ignored, and so would they be by the programs that are started here."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+def signals_are_heeded():
+    """Under nohup and in the background they are ignored, as they would be by the programs that are started here."""
+    of = {signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in of.items()}
     yield
-    signal.signal(signal.SIGHUP, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_sigkill_at_random_moments(tmp_path, data_dir):

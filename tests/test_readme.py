@@ -61,7 +61,7 @@ def test_python_blocks(make_config, tmp_path, monkeypatch, data_dir):
 def test_the_other_commands_parse(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(ROOT)
     sweeps = re.findall(r"^python (launch/sweep\.py [^\n]*)", TEXT, flags=re.MULTILINE)
-    for sweep, settings in zip(sweeps, (9, 8), strict=True):
+    for sweep, settings in zip(sweeps, (10, 8), strict=True):
         command = [sys.executable, *shlex.split(sweep), "--print", f"--runs={tmp_path}"]
         run = subprocess.run(command, capture_output=True, text=True)
         assert len(run.stdout.splitlines()) == settings, run.stderr

@@ -175,14 +175,18 @@ def test_a_grid(story):
     assert run.model.quantizers["codebook"].layout == Sphere((30,))
     assert 0 <= rows(run.workdir)[-1]["valid/topographic_error_near"] <= 1
     assert figures == {"reconstructions", "codebook_map", "hit_map", "u_matrix", "curves"}
-    assert run.codebooks["codebook"].shape == (30, 64)
+    assert run.codebooks["codebook"].shape == (30, 3)
 
 
 def test_a_neighborhood(story):
     kvae.NEIGHBORHOODS["triangle"] = kvae.topology.Kernel(
         lambda distance, strength, radius: jnp.maximum(0, 1 - distance / (radius * strength)), lowest_strength=0.5
     )
-    run, figures = story("--config.model.quantizer.neighborhood=triangle", "--config.model.quantizer.radius=3.0")
+    run, figures = story(
+        "--config.model.quantizer.neighborhood=triangle",
+        "--config.model.quantizer.radius=3.0",
+        "--config.model.quantizer.initial_strength=1.0",
+    )
     layer = run.model.quantizers["codebook"]
     np.testing.assert_allclose(kvae.topology.matrix(layer.spreading, 0)[0, :4], [1, 2 / 3, 1 / 3, 0], atol=1e-6)
     assert "u_matrix" in figures
