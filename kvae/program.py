@@ -151,8 +151,8 @@ def run(program: Callable[[list[str]], int], argv: list[str]) -> int:
         # Python would complain once more as it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:
-        if not isinstance(error, RuntimeError | ValueError) or not any(words in str(error) for words in OF_ENVIRONMENT):
+    except (RuntimeError, ValueError) as error:
+        if not any(words in str(error) for words in OF_ENVIRONMENT):
             raise
         asked = {name: value for name, value in os.environ.items() if name.startswith("JAX_")}
         return _mistake(InputError(f"JAX does not start with the environment {asked}: {error}"), argv)

@@ -4,6 +4,7 @@ Functions of codes and codebooks in NumPy, and the three figures that compare th
 `bit_errors`, `fewer_bits` and `compression` of `python -m kvae.paper`, from the runs of the table `peers`.
 """
 
+import functools
 import math
 from collections.abc import Iterator
 
@@ -134,10 +135,15 @@ class Measured:
         """Mean PSNR, in dB, of the validation images that are made of other codes."""
         return float(np.mean(measures.psnr(self.images, np.asarray(self.run.decode({self.name: codes})))))
 
+    @functools.cached_property
+    def clean_psnr(self) -> float:
+        """`psnr` of the codes as they are."""
+        return self.psnr(self.codes)
+
     def lost(self, rate: float) -> float:
         """By how many dB the mean PSNR falls at a bit error rate."""
         received = with_bit_errors(self.codes, self.shape, rate, np.random.default_rng(0))
-        return self.psnr(self.codes) - self.psnr(received)
+        return self.clean_psnr - self.psnr(received)
 
     def codes_among(self, kept: np.ndarray) -> np.ndarray:
         """Codes of the validation images if only those of `kept` may be used."""
@@ -164,25 +170,26 @@ def bit_errors(table: Table, stem: str) -> Iterator[str]:
     """PSNR that is lost when bits of the codes are flipped, by the bit error rate."""
     lost = {}
     for label, seeds in _measured(table):
-        clean = np.mean([seed.psnr(seed.codes) for seed in seeds])
-        label = f"{label}, {clean:.1f} dB without errors"
-        lost[label] = np.array([[seed.lost(rate) for rate in BIT_ERROR_RATES] for seed in seeds])
+        clean = np.mean([seed.clean_psnr for seed in seeds])
+        lost[f"{label}, {clean:.1f} dB without errors"] = np.array(
+            [[seed.lost(rate) for rate in BIT_ERROR_RATES] for seed in seeds]
+        )
     figures.bit_errors(f"{stem}.png", BIT_ERROR_RATES, lost, f"{table.dataset}: what flipped bits cost")
     yield f"{stem}.png"
 
 
 def fewer_bits(table: Table, stem: str) -> Iterator[str]:
-    """PSNR after codes were left out without training: every second row or column, or the least used."""
+    """PSNR after codes were left out without training: every second row or column of a map, else the least used."""
     found, bits = {}, ()
     for label, seeds in _measured(table, ("tuned_map", "tuned_ema_restarts")):
-        ways = {f"{label}, its most used codes": [list(most_used(seed.usage)) for seed in seeds]}
         if seeds[0].layer.is_map:
-            ways = {f"{label}, every second row or column": [list(sub_grids(seed.shape)) for seed in seeds]}
-        for way, kept in ways.items():
-            found[way] = np.array([
-                [seed.psnr(seed.codes_among(codes)) for codes in own] for seed, own in zip(seeds, kept, strict=True)
-            ])  # fmt: skip
-            bits = [math.log2(len(codes)) for codes in kept[0]]
+            way, kept = "every second row or column", [list(sub_grids(seed.shape)) for seed in seeds]
+        else:
+            way, kept = "its most used codes", [list(most_used(seed.usage)) for seed in seeds]
+        found[f"{label}, {way}"] = np.array([
+            [seed.psnr(seed.codes_among(codes)) for codes in own] for seed, own in zip(seeds, kept, strict=True)
+        ])  # fmt: skip
+        bits = [math.log2(len(codes)) for codes in kept[0]]
     figures.fewer_bits(f"{stem}.png", bits, found, f"{table.dataset}: a trained codebook cut down, without training")
     yield f"{stem}.png"
 
