@@ -8,7 +8,7 @@ import abc
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import jax
@@ -28,8 +28,6 @@ class Grid(abc.ABC):
 
     Attributes:
       shape: nodes along each axis; K is their product.
-      adjacency: what counts as a neighbour where a map is judged: by name, the distance that neighbours lie below.
-        The first is the usual one.
       cell: how a node is drawn, "square" or "hexagon".
       border: what a picture says of the border; empty where nodes end there.
 
@@ -39,7 +37,6 @@ class Grid(abc.ABC):
 
     shape: Counts
 
-    adjacency: ClassVar[dict[str, float]] = {"8": 1.5, "4": 1.1}
     cell: ClassVar[str] = "square"
     border: ClassVar[str] = ""
 
@@ -55,6 +52,19 @@ class Grid(abc.ABC):
     def axis_distances(self) -> list[jax.Array] | None:
         """Distances along each axis, float32 [n, n], where their squares add up to the squared distance; else None."""
         return None
+
+    @property
+    def adjacency(self) -> Mapping[str, float]:
+        """What counts as a neighbour where a map is judged: by name, the distance that neighbours lie below.
+
+        The first is the usual one. The name is how many neighbours a node has: 8 or 4, with and without the diagonals,
+        on a plane (and on a line, where both mean the adjacent two), 26 or 6 in a cube. With more axes, neighbours
+        differ along three of them at most.
+        """
+        axes = len(self.shape)
+        if axes <= 2:
+            return {"8": 1.5, "4": 1.1}
+        return {f"{sum(2**n * math.comb(axes, n) for n in (1, 2, 3))}": 1.8, f"{2 * axes}": 1.1}
 
     @property
     def size(self) -> int:

@@ -111,8 +111,7 @@ def topographic_errors(
       z: vectors, float [..., d].
       codewords: float32 [K, d].
       grid: of K nodes.
-      adjacency: who is a neighbour, a name in the grid's `adjacency`; its first by default. On a plane that is "8",
-        diagonals too; "4" is along one axis only. On a line both mean the adjacent two.
+      adjacency: who is a neighbour, a name in the grid's `adjacency`; its first by default: with the diagonals.
       mask: optional bool [...]; where False, the vector is not counted.
 
     Returns:

@@ -12,7 +12,7 @@ from sklearn import manifold
 from kvae import kohonen, measures
 from kvae.errors import InputError
 from kvae.models import urlsom_measures
-from kvae.topology import Plane
+from kvae.topology import Hexagonal, Plane, Torus
 
 RNG = np.random.default_rng(0)
 
@@ -108,6 +108,20 @@ def test_topographic_error_by_hand():
     for adjacency in ("4", "8"):  # on a line: 0 1 and 4 5 and 2 3 are adjacent
         assert measures.topographic_errors(z, codewords, Plane((6,)), adjacency) == 1
     assert measures.topographic_error(z, codewords[:1], Plane((1,))) == 0
+    # In a 2 x 2 x 2 cube 0 and 7 differ along three axes: diagonal neighbours. In 1 x 1 x 3, 0 and 2 are two apart.
+    codewords = jnp.array([[0.0], [9.0], [9.0], [9.0], [9.0], [9.0], [9.0], [1.0]])
+    assert measures.topographic_errors(jnp.array([[0.4]]), codewords, Plane((2, 2, 2))) == 0
+    assert measures.topographic_errors(jnp.array([[0.4]]), codewords, Plane((2, 2, 2)), "6") == 1
+    assert measures.topographic_errors(jnp.array([[0.4]]), jnp.array([[0.0], [9.0], [1.0]]), Plane((1, 1, 3))) == 1
+
+
+@pytest.mark.parametrize(
+    "grid", [Plane((5, 5)), Torus((5, 5)), Plane((5, 5, 5)), Plane((3, 3, 3, 3)), Hexagonal((5, 5))]
+)
+def test_an_adjacency_is_named_by_how_many_neighbors_a_node_inside_has(grid):
+    for name, reach in grid.adjacency.items():
+        _, there = grid.neighbors(reach)
+        assert there.sum(axis=0).max() == int(name)
 
 
 def test_topographic_error_takes_the_lowest_codes_of_a_tie():

@@ -50,6 +50,12 @@ def batch(count, masked=0):
     return {"image": images(count), "label": labels, "mask": np.arange(count) < count - masked}
 
 
+def test_the_map_may_be_a_cube():
+    model, variables = build(grid_shape=[2, 2, 3])
+    totals = jax.tree.map(np.asarray, apply(model, variables, batch(6), method="totals"))
+    assert {"topographic_error_26", "topographic_error_6"} <= {*model.summarize(totals)}
+
+
 def test_parameters_are_the_papers_3_4_million_of_which_0_23_project():
     config, _ = parse(["--config=configs/cifar10_urlsom.py"])
     model = models.build(config["model"], **NORMALIZATION)

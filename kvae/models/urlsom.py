@@ -191,7 +191,7 @@ class URLSOM(Model):
           batch: `image` uint8 [b, h, w, 3], `mask` bool [b], False for padding, and `label` int32 [b] if there is one.
 
         Returns:
-          `counts` [n], `topographic_error_4` and `_8` [], and `table` [n, classes] where there are labels.
+          `counts` [n], a `topographic_error_...` [] of each adjacency, and `table` [n, classes] where there are labels.
         """
         activations = self(batch["image"])
         first, second = jnp.moveaxis(jax.lax.top_k(activations, 2)[1], -1, 0)
@@ -221,14 +221,18 @@ class URLSOM(Model):
 
     def summarize(self, totals: Mapping[str, Any]) -> dict[str, float]:
         """Metrics from the totals of validation sets and, where there is one, the tally of the training set."""
-        found = {name: metric.value(totals) for name, metric in METRICS.items()}
+        found = {name: metric.value(totals) for name, metric in self.metrics.items()}
         found["loss"] = self.loss(found)
         return {name: value for name, value in found.items() if value is not None}
 
     @property
     def metrics(self) -> dict[str, Metric]:
-        """`METRICS`."""
-        return METRICS
+        """`METRICS`, and a topographic error for each way in which neurons of the grid are neighbours."""
+        found = dict(METRICS)
+        for adjacency in Plane(self.grid_shape).adjacency:
+            name = f"topographic_error_{adjacency}"
+            found[name] = Metric(lambda totals, name=name: float(totals[name] / totals["examples"]))
+        return found
 
     def inspect(self, variables, samples):
         """Trustworthiness and neighbourhood preservation of the vectors that the neurons answer to."""

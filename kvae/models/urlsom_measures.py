@@ -124,8 +124,6 @@ METRICS = {
     "winner_take_all_loss": Metric(lambda totals: float(np.sum(_direction(totals)) / np.sqrt(len(_direction(totals))))),
     "collapse_loss": Metric(lambda totals: float(collapse_loss(jnp.asarray(_direction(totals), jnp.float32)))),
     "similarity_loss": Metric(lambda totals: float(totals["similarity_loss"] / totals["examples"])),
-    "topographic_error_4": Metric(lambda totals: float(totals["topographic_error_4"] / totals["examples"])),
-    "topographic_error_8": Metric(lambda totals: float(totals["topographic_error_8"] / totals["examples"])),
     "dead_neurons": Metric(_dead("counts"), pooled=True, panel=DEAD),
     "dead_neurons_train": Metric(_dead("train_counts"), pooled=True, panel=DEAD, label="training set"),
     "neural_selectivity": Metric(_selectivity("table"), pooled=True, panel=CLASSES),
@@ -134,4 +132,4 @@ METRICS = {
         _selectivity("train_table", "table"), pooled=True, panel=CLASSES, label="labels from training"
     ),
 }
-"""The metrics of URL-SOM; None where the totals do not tell."""
+"""The metrics of URL-SOM on any grid; None where the totals do not tell."""

@@ -17,9 +17,10 @@ LEGEND = """\
 Mean ± standard deviation over seeds. Loss: the lowest validation reconstruction loss of a run, on the normalised scale;
 in brackets, how far its mean is above the lowest of the table. Steps to +10% (+20%): the first evaluation, of one every
 {evaluate_every_steps:,} steps, whose loss is at most 1.1 (1.2) times that run's lowest. The rest is measured over the
-validation set after the last step, {steps:,}: perplexity and codes used over the whole set; topographic error with 8
-neighbours, the share of vectors whose two nearest codewords are no neighbours on the grid; PSNR of 32 images when every
-code is moved by one node along each axis or, without a map, to the next number. Two values: top / bottom level."""
+validation set after the last step, {steps:,}: perplexity and codes used over the whole set; topographic error, the
+share of vectors whose two nearest codewords are no neighbours on the grid (8 on a plane, 26 in a cube); PSNR of 32
+images when every code is moved by one node along each axis or, without a map, to the next number. Two values: top /
+bottom level."""
 
 
 def cell(values: list[float], decimals: int, scale: float = 1.0) -> str:
