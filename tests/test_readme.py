@@ -13,6 +13,7 @@ import pytest
 
 import kvae
 from kvae import main, program, report
+from kvae.paper import experiments
 from kvae.training import loop as train
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -60,11 +61,11 @@ def test_python_blocks(make_config, tmp_path, monkeypatch, data_dir):
 
 def test_the_other_commands_parse(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(ROOT)
-    sweeps = re.findall(r"^python (launch/sweep\.py [^\n]*)", TEXT, flags=re.MULTILINE)
-    for sweep, settings in zip(sweeps, (10, 8), strict=True):
+    for sweep in re.findall(r"python (launch/sweep\.py --table=[^\n`]*)", TEXT):
         command = [sys.executable, *shlex.split(sweep), "--print", f"--runs={tmp_path}"]
         run = subprocess.run(command, capture_output=True, text=True)
-        assert len(run.stdout.splitlines()) == settings, run.stderr
+        table = experiments.TABLES[re.search(r"--table=(\w+)", sweep)[1]]
+        assert len(run.stdout.splitlines()) == len(table["rows"]), run.stderr
     report_arguments = shlex.split(re.search(r"python -m kvae\.report ([^\n`]*)", TEXT)[1])
     assert program.run(report.main, report_arguments) == 2  # no runs here yet: said in one line
     assert "runs/photos" in capsys.readouterr().err
