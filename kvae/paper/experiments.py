@@ -152,8 +152,8 @@ TABLES = {
             "hard_floor0.1": "hard, tau 0.1, not below 0.1",
             "hard_floor0.3": "hard, tau 0.1, not below 0.3",
             "hard_held": "hard, held at 1",
-            "narrowing": "Gaussian, width from 4 nodes towards 1/2",
-            "narrowing1": "Gaussian, width from 4 nodes towards 1",
+            "narrowing": "Gaussian, width from 4 nodes to 1/2",
+            "narrowing1": "Gaussian, width from 4 nodes to 1",
         },
     ),
     "peers": dict(
