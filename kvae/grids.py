@@ -57,14 +57,11 @@ class Grid(abc.ABC):
     def adjacency(self) -> Mapping[str, float]:
         """What counts as a neighbour where a map is judged: by name, the distance that neighbours lie below.
 
-        The first is the usual one. The name is how many neighbours a node has: 8 or 4, with and without the diagonals,
-        on a plane (and on a line, where both mean the adjacent two), 26 or 6 in a cube. With more axes, neighbours
-        differ along three of them at most.
+        The first is the usual one. On a plane a node has 8 or 4 neighbours, with and without the diagonals; on a line
+        both names mean the adjacent two. In a cube it has 26 with the diagonals, and 6 along the axes. With more axes,
+        neighbours differ along three of them at most. A grid with other distances says its own.
         """
-        axes = len(self.shape)
-        if axes <= 2:
-            return {"8": 1.5, "4": 1.1}
-        return {f"{sum(2**n * math.comb(axes, n) for n in (1, 2, 3))}": 1.8, f"{2 * axes}": 1.1}
+        return {"8": 1.5, "4": 1.1} if len(self.shape) <= 2 else {"diagonals": 1.8, "axes": 1.1}
 
     @property
     def size(self) -> int:
@@ -139,10 +136,10 @@ class _Lattice(Grid):
     """A grid on which near nodes have near coordinates, so that neighbours are found without all K x K distances."""
 
     wraps: ClassVar[bool] = False
+    stretch: ClassVar[float] = 1.0  # coordinates differ by less than this times the distance, from a distance of 1 on
 
     def neighbors(self, radius):
-        # Rows of hexagons are closer than 1, and shifted by half a node: a little more than the radius covers both.
-        reach = [min(math.ceil(1.2 * radius), size - 1) for size in self.shape]
+        reach = [min(math.ceil(self.stretch * radius) - 1, size - 1) for size in self.shape]
         offsets = np.array(list(itertools.product(*(range(-r, r + 1) for r in reach))))
         moved = self.coordinates + offsets[:, None]
         inside = self.wraps | np.all((moved >= 0) & (moved < self.shape), axis=-1)
@@ -213,6 +210,7 @@ class Hexagonal(_Lattice):
 
     adjacency: ClassVar = {"6": 1.1}
     cell: ClassVar = "hexagon"
+    stretch: ClassVar = 1.2  # rows are closer than 1, and shifted by half a node
 
     def __post_init__(self):
         super().__post_init__()

@@ -111,7 +111,7 @@ def topographic_errors(
       z: vectors, float [..., d].
       codewords: float32 [K, d].
       grid: of K nodes.
-      adjacency: who is a neighbour, a name in the grid's `adjacency`; its first by default: with the diagonals.
+      adjacency: who is a neighbour, a name in the grid's `adjacency`; its first by default.
       mask: optional bool [...]; where False, the vector is not counted.
 
     Returns:

@@ -61,7 +61,9 @@ def test_python_blocks(make_config, tmp_path, monkeypatch, data_dir):
 
 def test_the_other_commands_parse(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(ROOT)
-    for sweep in re.findall(r"python (launch/sweep\.py --table=[^\n`]*)", TEXT):
+    sweeps = re.findall(r"python\s+(launch/sweep\.py\s+--table=[^\n`]*)", TEXT)
+    assert len(sweeps) == TEXT.count("launch/sweep.py")
+    for sweep in sweeps:
         command = [sys.executable, *shlex.split(sweep), "--print", f"--runs={tmp_path}"]
         run = subprocess.run(command, capture_output=True, text=True)
         table = experiments.TABLES[re.search(r"--table=(\w+)", sweep)[1]]

@@ -142,7 +142,7 @@ def test_every_grid_spreads_as_its_dense_matrix(grid, kernel):
 
 def test_neighbors_found_by_offsets_are_those_of_all_distances():
     for grid in (Plane((4, 6)), Torus((3, 6)), Hexagonal((5, 4)), Plane((3, 3, 3)), Torus((2, 5))):
-        for radius in (0.5, 1.1, 1.5, 2.4):
+        for radius in (0.5, 1.0, 1.1, 1.5, 1.74, 2.0, 2.4, 2.66, 3.01):
             codes, there = grid.neighbors(radius)
             near = np.zeros((grid.size, grid.size), bool)
             near[np.broadcast_to(np.arange(grid.size), codes.shape)[there], codes[there]] = True

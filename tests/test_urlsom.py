@@ -53,7 +53,7 @@ def batch(count, masked=0):
 def test_the_map_may_be_a_cube():
     model, variables = build(grid_shape=[2, 2, 3])
     totals = jax.tree.map(np.asarray, apply(model, variables, batch(6), method="totals"))
-    assert {"topographic_error_26", "topographic_error_6"} <= {*model.summarize(totals)}
+    assert {"topographic_error_diagonals", "topographic_error_axes"} <= {*model.summarize(totals)}
 
 
 def test_parameters_are_the_papers_3_4_million_of_which_0_23_project():

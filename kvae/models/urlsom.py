@@ -66,7 +66,7 @@ class URLSOM(Model):
 
     Attributes:
       mean, std: statistics of each channel, on the 0-255 scale.
-      grid_shape: rows and columns of the map; neuron k sits at `np.unravel_index(k, grid_shape)`.
+      grid_shape: of the map, such as (rows, columns); neuron k sits at `np.unravel_index(k, grid_shape)`.
       kernel: the radial filter, a name in `FILTERS`.
       sigma: width of the radial filter, in neurons.
       similarity_weight: gamma, weight of the similarity term in Eq. 8.

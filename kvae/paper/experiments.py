@@ -51,7 +51,6 @@ QUICK = {"model.augmentations": ("flip", "turn"), "optimizer.name": "muon", "opt
 TUNED = QUICK | quantizer(decay=0.8)
 RESTARTS = TUNED | NONE | quantizer(restart_below=1.0)
 THREE, EIGHT = {"model.codeword_size": 3}, {"model.codeword_size": 8}
-WIDE = TUNED | quantizer(neighborhood="gaussian", initial_strength=16.0)
 SLOW = quantizer(lowest_strength=0.3, shrink_step=0.003)
 
 SETTINGS = {
@@ -86,8 +85,8 @@ SETTINGS = {
     "tuned_rotation": RESTARTS | EIGHT | quantizer(gradient="rotation"),
     "tuned_fsq": QUICK | quantizer(name="fsq", levels=(8, 8, 8)),
     "tuned_hard": TUNED,
-    "tuned_gaussian": WIDE | quantizer(lowest_strength=0.35),
-    "tuned_cube": WIDE | quantizer(grid_shape=(8, 8, 8), lowest_strength=0.25, shrink_step=0.07),
+    "tuned_gaussian": TUNED | NARROWING | quantizer(lowest_strength=0.35),
+    "tuned_cube": TUNED | NARROWING | quantizer(grid_shape=(8, 8, 8), lowest_strength=0.25, shrink_step=0.07),
     "tuned_map": TUNED
     | THREE
     | quantizer(neighborhood="gaussian", initial_strength=4.0, lowest_strength=0.5, shrink_step=0.03),
@@ -166,10 +165,10 @@ TABLES = {
             "tuned_cosine": "restarts, 8 numbers, cosine similarity",
             "tuned_rotation": "restarts, 8 numbers, the rotation trick",
             "tuned_fsq": "FSQ, 8 x 8 x 8",
-            "tuned_hard": "map, 16 x 32, hard, tau 0.1 (the paper's)",
-            "tuned_gaussian": "map, 16 x 32, Gaussian, not below 0.35",
-            "tuned_cube": "map, 8 x 8 x 8, Gaussian, tau 0.07",
-            "tuned_map": "map, 16 x 32, Gaussian, not below 0.5, 3 numbers",
+            "tuned_hard": "map, 16 x 32, hard, tau 0.1 (the paper's neighbourhood)",
+            "tuned_gaussian": "map, 16 x 32, Gaussian, width from 4 nodes to 0.6",
+            "tuned_cube": "map, 8 x 8 x 8, Gaussian, width from 4 nodes to 0.5, slowly",
+            "tuned_map": "map, 16 x 32, Gaussian, width from 2 nodes to 0.7, 3 numbers",
         },
     ),
     "order": dict(
@@ -177,8 +176,8 @@ TABLES = {
         rows={
             "tuned_ema_restarts": "no map (EMA-VQ with restarts)",
             "tuned_hard": "map, hard, tau 0.1 (the paper's)",
-            "tuned_gaussian": "map, Gaussian, not below 0.35",
-            "tuned_map": "map, Gaussian, not below 0.5, 3 numbers",
+            "tuned_gaussian": "map, Gaussian, width from 4 nodes to 0.6",
+            "tuned_map": "map, Gaussian, width from 2 nodes to 0.7, 3 numbers",
         },
     ),
 }

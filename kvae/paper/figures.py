@@ -169,9 +169,8 @@ def frontier(table: Table, stem: str) -> Iterator[str]:
         if setting == EMA or not measured:
             continue
         point = {"label": label, "paper": setting == MAP}
-        for name, key in (
-            ("loss", "loss"), ("topographic_error", "topographic_error_8"), ("psnr", "perturbation_psnr_1")
-        ):  # fmt: skip
+        usual = next((name for name in measured[0] if name.startswith("topographic_error")), "")  # comes first
+        for name, key in (("loss", "loss"), ("topographic_error", usual), ("psnr", "perturbation_psnr_1")):
             if key in measured[0]:
                 mean, std = spread([values[key] for values in measured])
                 point |= {name: mean} | ({} if std is None else {f"{name}_std": std})

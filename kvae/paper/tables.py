@@ -4,6 +4,7 @@ What is missing, unfinished or made by another config than the rest of its table
 averaged in.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -46,11 +47,22 @@ def columns(table: Table, unit: str) -> list[Column]:
         "steps to +20%": Column("steps to +20%", 0, ["steps_20"]),
     }
     for workdir in dict.fromkeys(own[0].workdir for own in table.seeds.values() if own):
-        for name, metric in build_model(config_of_run(workdir)).metrics.items():
+        for name, metric in _metrics(workdir).items():
             if metric.column is not None:
                 column = found.setdefault(metric.column, Column(metric.column, metric.decimals, []))
                 column.measures.extend({name} - {*column.measures})
     return list(found.values())
+
+
+@functools.cache
+def _metrics(workdir):
+    return build_model(config_of_run(workdir)).metrics
+
+
+def _measures(seed):
+    """`measures_of`, less the metrics that its model no longer has: they may have meant something else."""
+    known = {"loss", "steps_10", "steps_20", *_metrics(seed.workdir)}
+    return {name: value for name, value in measures_of(seed).items() if name in known}
 
 
 def markdown(table: Table, experiments: Mapping) -> str:
@@ -59,7 +71,7 @@ def markdown(table: Table, experiments: Mapping) -> str:
     unit = experiments["DATASETS"].get(table.dataset, {}).get("loss_unit", "1e-3")
     paper = experiments["PAPER"].get(table.name, {}).get(table.dataset, {})
     known = max(map(len, paper.values()), default=0)  # how many of the first columns the paper has too
-    measured = {setting: [measures_of(seed) for seed in own] for setting, own in table.seeds.items()}
+    measured = {setting: [_measures(seed) for seed in own] for setting, own in table.seeds.items()}
     losses = {setting: spread([m["loss"] for m in own])[0] for setting, own in measured.items() if own}
     shown = columns(table, unit)
     headings = ["setting", "seeds"]

@@ -69,7 +69,8 @@ def comparison(seeds: Iterable[Seed]) -> str:
     for line in lines:
         metrics |= {name: metric for name, metric in line.metrics.items() if metric.column or name == "loss"}
     headings = ["run", "seeds", "step", *(name.removeprefix("model.") for name in fields)]
-    headings += [_heading(name, metric) for name, metric in metrics.items()]
+    said = [_heading(name, metric) for name, metric in metrics.items()]
+    headings += [heading if said.count(heading) == 1 else name for heading, name in zip(said, metrics, strict=True)]
     rows = [headings, ["---"] * len(headings)]
     for line in lines:
         cells = [line.label, str(len(line.seeds)), _reached(line)]
