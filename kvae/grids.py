@@ -136,7 +136,7 @@ class _Lattice(Grid):
     """A grid on which near nodes have near coordinates, so that neighbours are found without all K x K distances."""
 
     wraps: ClassVar[bool] = False
-    stretch: ClassVar[float] = 1.0  # coordinates differ by less than this times the distance, from a distance of 1 on
+    stretch: ClassVar[float] = 1.0  # coordinates differ by at most this times the distance
 
     def neighbors(self, radius):
         reach = [min(math.ceil(self.stretch * radius) - 1, size - 1) for size in self.shape]

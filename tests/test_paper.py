@@ -3,12 +3,14 @@
 import json
 import pathlib
 import shutil
+import types
 
 import jax
 import pytest
 
 from kvae import program
 from kvae.paper import figures as paper
+from kvae.paper import tables
 from kvae.training.loop import train
 
 pytestmark = pytest.mark.usefixtures("undrawn", "in_the_project")
@@ -101,3 +103,11 @@ def test_a_figure_without_its_runs_says_what_it_needs(make_config, tmp_path, cap
     (tmp_path / "metrics.jsonl").write_text('{"step": 2, "valid/loss": 0.1, "valid/reconstruction_loss": 0.1}\n')
     assert program.run(paper.main, [f"--figure={figure}", str(tmp_path), f"--out={tmp_path}"]) == 2
     assert capsys.readouterr().err == f"kvae: {message}\n"
+
+
+def test_a_metric_that_the_model_no_longer_has_is_in_no_table():
+    row = {"step": 8, "valid/reconstruction_loss": 0.5, "valid/topographic_error_8": 0.3}
+    row |= {"valid/topographic_error_diagonals": 0.2}
+    seed = types.SimpleNamespace(evaluations=[row])
+    measured = tables._measures(seed, {"topographic_error_diagonals": None})
+    assert measured == {"loss": 0.5, "steps_10": 8, "steps_20": 8, "topographic_error_diagonals": 0.2}

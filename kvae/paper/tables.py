@@ -4,13 +4,13 @@ What is missing, unfinished or made by another config than the rest of its table
 averaged in.
 """
 
-import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from kvae.errors import InputError
+from kvae.models.model import Metric
 from kvae.paper.settings import Table, collect, measures_of, setting_of
-from kvae.results.seeds import read_seeds, spread
+from kvae.results.seeds import Seed, read_seeds, spread
 from kvae.training.config import build_model
 from kvae.training.workdir import config_of_run
 
@@ -39,29 +39,24 @@ class Column(NamedTuple):
     measures: list[str]
 
 
-def columns(table: Table, unit: str) -> list[Column]:
-    """The loss, the steps to near it, and what the models say of their metrics."""
+def columns(metrics: Iterable[Mapping[str, Metric]], unit: str) -> list[Column]:
+    """The loss, the steps to near it, and what the settings' models say of their metrics."""
     found = {
         f"loss ({unit})": Column(f"loss ({unit})", 1, ["loss"]),
         "steps to +10%": Column("steps to +10%", 0, ["steps_10"]),
         "steps to +20%": Column("steps to +20%", 0, ["steps_20"]),
     }
-    for workdir in dict.fromkeys(own[0].workdir for own in table.seeds.values() if own):
-        for name, metric in _metrics(workdir).items():
+    for of_model in metrics:
+        for name, metric in of_model.items():
             if metric.column is not None:
                 column = found.setdefault(metric.column, Column(metric.column, metric.decimals, []))
                 column.measures.extend({name} - {*column.measures})
     return list(found.values())
 
 
-@functools.cache
-def _metrics(workdir):
-    return build_model(config_of_run(workdir)).metrics
-
-
-def _measures(seed):
+def _measures(seed: Seed, metrics: Mapping[str, Metric]) -> dict[str, float]:
     """`measures_of`, less the metrics that its model no longer has: they may have meant something else."""
-    known = {"loss", "steps_10", "steps_20", *_metrics(seed.workdir)}
+    known = {"loss", "steps_10", "steps_20", *metrics}
     return {name: value for name, value in measures_of(seed).items() if name in known}
 
 
@@ -71,9 +66,12 @@ def markdown(table: Table, experiments: Mapping) -> str:
     unit = experiments["DATASETS"].get(table.dataset, {}).get("loss_unit", "1e-3")
     paper = experiments["PAPER"].get(table.name, {}).get(table.dataset, {})
     known = max(map(len, paper.values()), default=0)  # how many of the first columns the paper has too
-    measured = {setting: [_measures(seed) for seed in own] for setting, own in table.seeds.items()}
+    metrics = {
+        setting: build_model(config_of_run(own[0].workdir)).metrics for setting, own in table.seeds.items() if own
+    }
+    measured = {setting: [_measures(seed, metrics[setting]) for seed in own] for setting, own in table.seeds.items()}
     losses = {setting: spread([m["loss"] for m in own])[0] for setting, own in measured.items() if own}
-    shown = columns(table, unit)
+    shown = columns(metrics.values(), unit)
     headings = ["setting", "seeds"]
     for i, column in enumerate(shown):
         headings += [column.heading] + ["paper"] * (i < known)
