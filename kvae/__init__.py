@@ -3,42 +3,42 @@
 import importlib
 
 _HOME = {
-    "KohonenVQ": "kvae.models",
-    "GradientVQ": "kvae.models",
-    "FSQ": "kvae.models",
-    "ResidualVQ": "kvae.models",
-    "GroupedVQ": "kvae.models",
+    "KohonenVQ": "kvae.quantizers",
+    "GradientVQ": "kvae.quantizers",
+    "FSQ": "kvae.quantizers",
+    "ResidualVQ": "kvae.quantizers",
+    "GroupedVQ": "kvae.quantizers",
     "Model": "kvae.models.model",
     "Objective": "kvae.models.model",
     "Metric": "kvae.models.model",
     "SOM": "kvae.som",
-    "load": "kvae.run",
-    "from_pretrained": "kvae.run",
-    "from_torch": "kvae.torch_weights",
-    "train": "kvae.run",
-    "read_config": "kvae.training.command_line",
-    "InputError": "kvae.errors",
+    "load": "kvae.runs.opening",
+    "from_pretrained": "kvae.runs.opening",
+    "from_torch": "kvae.runs.from_torch",
+    "train": "kvae.runs.opening",
+    "read_config": "kvae.training.config.command_line",
+    "InputError": "kvae.core.errors",
     # What a program of the user's own may be added to, by assignment.
     "DATASETS": "kvae.data",
     "GRIDS": "kvae.grids",
     "MODELS": "kvae.models",
     "NEIGHBORHOODS": "kvae.topology",
-    "QUANTIZERS": "kvae.models",
+    "QUANTIZERS": "kvae.quantizers",
 }
 
-_MODULES = (
-    "classic",
-    "data",
-    "export",
-    "grids",
-    "kohonen",
-    "measures",
-    "models",
-    "nnx",
-    "plots",
-    "testing",
-    "topology",
-)
+_MODULES = {
+    "classic": "kvae.classic",
+    "data": "kvae.data",
+    "export": "kvae.runs.export",
+    "grids": "kvae.grids",
+    "kohonen": "kvae.kohonen",
+    "measures": "kvae.measures",
+    "models": "kvae.models",
+    "nnx": "kvae.nnx",
+    "plots": "kvae.plots",
+    "testing": "kvae.testing",
+    "topology": "kvae.topology",
+}
 
 __all__ = sorted([*_HOME, *_MODULES])
 
@@ -48,7 +48,7 @@ def __getattr__(name):
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
     if name in _MODULES:
-        return importlib.import_module(f"kvae.{name}")
+        return importlib.import_module(_MODULES[name])
     raise AttributeError(f"module 'kvae' has no attribute {name!r}")
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from kvae.errors import InputError
+from kvae.core.errors import InputError
 from kvae.kohonen import Statistics, batch_statistics, nearest_code
 from kvae.topology import Neighborhood, spread, spread_at
 

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kvae.errors import InputError, choose
-from kvae.fields import Counts, check_attributes, shown
+from kvae.core.errors import InputError, choose
+from kvae.core.fields import Counts, check_attributes, shown
 
 LARGEST_SIZE = 2**20
 """Nodes of a grid, at most: what is known of each node is listed."""

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, PartitionSpec
 
-from kvae import meshes
 from kvae.topology import Neighborhood, spread
 
 EPSILON = 1e-5
@@ -108,7 +108,7 @@ def by_chunks(lookup: Callable, z: jax.Array, codewords: jax.Array):
         half_norms = 0.5 * jnp.sum(jnp.square(codewords), axis=-1)
         return lookup(half_norms - jnp.matmul(z, codewords.T, precision=jax.lax.Precision.HIGHEST))
 
-    return meshes.along(z, functools.partial(_by_chunks, of_vectors), z, codewords)
+    return along(z, functools.partial(_by_chunks, of_vectors), z, codewords)
 
 
 def _by_chunks(lookup, z, codewords):
@@ -154,7 +154,7 @@ def batch_statistics(z: jax.Array, codes: jax.Array, size: int, mask: jax.Array 
     """
     z = jax.lax.stop_gradient(z)
     mask = jnp.ones_like(codes, bool) if mask is None else mask
-    return meshes.replicated(functools.partial(_batch_statistics, size), z, codes, mask)
+    return replicated(functools.partial(_batch_statistics, size), z, codes, mask)
 
 
 def _batch_statistics(size, z, codes, mask):
@@ -181,12 +181,12 @@ def drawn_samples(z: jax.Array, size: int, step: jax.Array, mask: jax.Array | No
         return _batch_statistics(size, z[drawn], jnp.arange(size), mask[drawn])
 
     mask = jnp.ones(z.shape[:-1], bool) if mask is None else mask
-    return meshes.replicated(draw, jax.lax.stop_gradient(z), mask, step)
+    return replicated(draw, jax.lax.stop_gradient(z), mask, step)
 
 
 def codewords_of(codes: jax.Array, codewords: jax.Array) -> jax.Array:
     """The codewords of codes, [..., d]."""
-    return meshes.along(codes[..., None], lambda codes, codewords: codewords[codes], codes, codewords)
+    return along(codes[..., None], lambda codes, codewords: codewords[codes], codes, codewords)
 
 
 def update_codebook(
@@ -251,3 +251,28 @@ def restart(codebook: Codebook, samples: Statistics, lowest_count: float) -> Cod
 def unit(vectors: jax.Array) -> jax.Array:
     """Vectors [..., d] at length 1; those near 0 stay there."""
     return vectors / jnp.sqrt(jnp.sum(jnp.square(vectors), axis=-1, keepdims=True) + EPSILON**2)
+
+
+def along(array: jax.Array, function: Callable, *arguments):
+    """`function(*arguments)`, whose results [..., *] are sharded as the leading axes of `array` [..., d] are."""
+    return _automatic(function, arguments, _spec(array)[:-1])
+
+
+def replicated(function: Callable, *arguments):
+    """`function(*arguments)`, whose results are the same on every device."""
+    return _automatic(function, arguments, ())
+
+
+def _spec(array) -> tuple:
+    sharding = getattr(jax.typeof(array), "sharding", None)
+    return tuple(sharding.spec) if sharding is not None else ()
+
+
+def _automatic(function, arguments, spec):
+    mesh = jax.sharding.get_abstract_mesh()
+    explicit = tuple(
+        name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Explicit
+    )
+    if not explicit:
+        return function(*arguments)
+    return jax.sharding.auto_axes(function, axes=explicit, out_sharding=PartitionSpec(*spec))(*arguments)

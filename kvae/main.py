@@ -10,8 +10,8 @@ stop before its last step.
 import os
 import sys
 
-from kvae import program
-from kvae.errors import InputError
+from kvae.core import program
+from kvae.core.errors import InputError
 
 # The rest is imported where it is used: so that a typo is told, and a signal heeded, at once.
 
@@ -22,7 +22,7 @@ def parse(argv: list[str]) -> tuple[dict, str]:
     Raises:
       InputError: an option, a config file, a field or a value that does not exist or does not fit.
     """
-    from kvae.training.command_line import config_of
+    from kvae.training.config.command_line import config_of
 
     parser = program.Parser("python -m kvae.main", __doc__)
     parser.add_argument("--config", metavar="FILE[:VARIANT]", help="such as configs/photos_vqvae.py:smoke")
@@ -39,11 +39,11 @@ def main(argv: list[str]) -> int:
     if {"-h", "--help"} & {*argv} and any(argument.startswith("--config=") for argument in argv):
         return show_fields([argument for argument in argv if argument not in ("-h", "--help")])
     config, workdir = parse(argv)
-    from kvae.training.cluster import joined_cluster
-    from kvae.training.devices import keep_compiled_programs
-    from kvae.training.journal import logged_to
-    from kvae.training.mirror import mirrored
-    from kvae.training.workdir import check_place
+    from kvae.training.parallel.cluster import joined_cluster
+    from kvae.training.parallel.devices import keep_compiled_programs
+    from kvae.training.workdir.journal import logged_to
+    from kvae.training.workdir.mirror import mirrored
+    from kvae.training.workdir.run_config import check_place
 
     check_place(workdir, config)
     with (
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
         mirrored(workdir) as mirror,
         logged_to(mirror.folder, first_process=process == 0),
     ):
-        from kvae.training.loop import train
+        from kvae.training.train import train
 
         keep_compiled_programs()
         reached = train(config, workdir, mirror=mirror)
@@ -60,8 +60,8 @@ def main(argv: list[str]) -> int:
 
 def show_fields(argv: list[str]) -> int:
     """Prints every field of the config that the arguments describe; returns 0."""
-    from kvae.training.config import checked_config
-    from kvae.training.reference import as_text
+    from kvae.training.config.reference import as_text
+    from kvae.training.config.sections import checked_config
 
     print(as_text(checked_config(parse(argv)[0])), end="")
     return 0

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kvae.errors import InputError
+from kvae.core.errors import InputError
 from kvae.kohonen import by_chunks, lowest, nearest_code
 from kvae.topology import Grid
 

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kvae import models
-from kvae.errors import InputError
-from kvae.fields import Count, value_of
-from kvae.models.quantizer import Quantized
+from kvae import quantizers
+from kvae.core.errors import InputError
+from kvae.core.fields import Count, value_of
+from kvae.quantizers.base import Quantized
 
 __all__ = ["FSQ", "Codebook", "GradientVQ", "GroupedVQ", "KohonenVQ", "ResidualVQ"]
 
@@ -87,31 +87,31 @@ class Quantizer(nnx.Module):
 class KohonenVQ(Quantizer):
     """`kvae.KohonenVQ` for NNX."""
 
-    LINEN = models.KohonenVQ
+    LINEN = quantizers.KohonenVQ
 
 
 class GradientVQ(Quantizer):
     """`kvae.GradientVQ` for NNX."""
 
-    LINEN = models.GradientVQ
+    LINEN = quantizers.GradientVQ
 
 
 class FSQ(Quantizer):
     """`kvae.FSQ` for NNX."""
 
-    LINEN = models.FSQ
+    LINEN = quantizers.FSQ
 
 
 class ResidualVQ(Quantizer):
     """`kvae.ResidualVQ` for NNX."""
 
-    LINEN = models.ResidualVQ
+    LINEN = quantizers.ResidualVQ
 
 
 class GroupedVQ(Quantizer):
     """`kvae.GroupedVQ` for NNX."""
 
-    LINEN = models.GroupedVQ
+    LINEN = quantizers.GroupedVQ
 
 
 def _as_variables(tree, kind) -> nnx.Dict:

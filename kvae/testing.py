@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from kvae.models.quantizer import Quantizer
+from kvae.quantizers.base import Quantizer
 
 POSITIONS = (16, 6)
 

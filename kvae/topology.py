@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kvae.errors import InputError, choose
-from kvae.fields import NotNegative, OneOf, Positive, check_attributes
+from kvae.core.errors import InputError, choose
+from kvae.core.fields import NotNegative, OneOf, Positive, check_attributes
 from kvae.grids import GRIDS, Grid, Hexagonal, Plane, Torus, make_grid
 
 __all__ = [

@@ -18,8 +18,9 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import kvae
-from kvae import measures, program
-from kvae.fields import Count
+from kvae import measures
+from kvae.core import program
+from kvae.core.fields import Count
 
 
 def in_context(x: jax.Array) -> jax.Array:

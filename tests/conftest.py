@@ -17,7 +17,7 @@ import hypothesis
 import jax
 import pytest
 
-from kvae.training.command_line import config_of
+from kvae.training.config.command_line import config_of
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -20,8 +20,8 @@ import jax
 import numpy as np
 
 import kvae
-from kvae.errors import InputError
-from kvae.training.checkpoint import Checkpoints
+from kvae.core.errors import InputError
+from kvae.training.workdir.checkpoint import Checkpoints
 
 
 def flipped(place):

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from kvae.figures import run as figures
+from kvae.plots import run as figures
 
 RANDOM = np.random.default_rng(0)
 

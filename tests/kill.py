@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 import runs
-from kvae.buckets import is_bucket, place
+from kvae.core.buckets import is_bucket, place
 
 ROOT = pathlib.Path(__file__).parents[1]
 LONGEST_WAIT_SECONDS = 60

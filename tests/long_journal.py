@@ -10,7 +10,7 @@ import resource
 import tempfile
 import time
 
-from kvae.training.journal import Journal
+from kvae.training.workdir.journal import Journal
 
 
 def write_rows(path, count, every=20):

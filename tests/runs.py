@@ -4,17 +4,19 @@ import jax
 import numpy as np
 
 from kvae import models
-from kvae.training import devices, loop
-from kvae.training.checkpoint import Checkpoints
-from kvae.training.journal import read_metrics
-from kvae.training.replicas import Replicas
+from kvae.training import loop
+from kvae.training import train as story
+from kvae.training.parallel import devices
+from kvae.training.parallel.devices import Replicas
+from kvae.training.workdir.checkpoint import Checkpoints
+from kvae.training.workdir.journal import read_metrics
 
 RATES = ("steps_per_second", "images_per_second")
 
 
 def run(config, workdir, devices=1):
     """Trains on so many devices; the step that was reached."""
-    return loop.train(config, str(workdir), jax.devices()[:devices])
+    return story.train(config, str(workdir), jax.devices()[:devices])
 
 
 def final_state(workdir, step=None):
@@ -45,7 +47,7 @@ def states_and_step(config, device_count, seeds=(0,)):
     """First states of some seeds on so many devices, and the compiled step, which takes images [seeds, b, h, w, 3]."""
     model = models.build(config["model"], mean=(120.0,) * 3, std=(60.0,) * 3)
     replicas = Replicas(len(seeds), devices.make_mesh(len(seeds), jax.devices()[:device_count]))
-    init, step = loop.functions_of(config, model, {"image": np.zeros((32, 32, 3), np.uint8)}, replicas.mesh)
+    init, step = story.functions_of(config, model, {"image": np.zeros((32, 32, 3), np.uint8)}, replicas.mesh)
     init, step = replicas.program(init, run_once=True), replicas.program(step, donate=True)
 
     def advance(groups, batch):

@@ -21,14 +21,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import kvae
-from kvae import codes as codes_module
-from kvae.data.folder import read_image
+from kvae.core.errors import InputError
+from kvae.data.images import read_image
 from kvae.data.manifest import check_manifest, write_manifest
-from kvae.errors import InputError
-from kvae.results.comparison import comparison
-from kvae.results.seeds import read_seeds
-from kvae.training.command_line import config_of, read_config
-from kvae.training.config import build_model, checked_config
+from kvae.runs import codes as codes_module
+from kvae.runs.comparison import comparison
+from kvae.runs.seeds import read_seeds
+from kvae.training.config.command_line import config_of, read_config
+from kvae.training.config.sections import build_model, checked_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = ("photos_vqvae", "photos_vqvae2", "digits_urlsom", "folder_vqvae")

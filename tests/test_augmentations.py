@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kvae.errors import InputError
-from kvae.models.augmentations import AUGMENTATIONS, augment
+from kvae.core.errors import InputError
+from kvae.models.autoencoders.augmentations import AUGMENTATIONS, augment
 from runs import images, rows, run
 
 pytestmark = pytest.mark.usefixtures("undrawn")

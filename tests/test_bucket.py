@@ -16,14 +16,16 @@ import PIL.Image
 import pytest
 
 import kvae
-from kvae import buckets, main, program, report
-from kvae.errors import InputError
-from kvae.results.check import check
-from kvae.results.seeds import run_folders
+from kvae import main
+from kvae.core import buckets, program
+from kvae.core.errors import InputError
+from kvae.report import __main__ as report
+from kvae.runs.check import check
+from kvae.runs.seeds import run_folders
 from kvae.tokenize import __main__ as tokenize
-from kvae.training import checkpoint
-from kvae.training.journal import read_metrics
-from kvae.training.workdir import read_config_json
+from kvae.training.workdir import checkpoint
+from kvae.training.workdir.journal import read_metrics
+from kvae.training.workdir.run_config import read_config_json
 from runs import assert_same_run, final_state, images, rows, run
 from test_multiprocess import finish, start_two
 

@@ -10,10 +10,10 @@ import time
 
 import pytest
 
-from kvae.errors import InputError
-from kvae.training import bucket_lock, mirror
-from kvae.training.bucket_lock import BucketLock
-from kvae.training.mirror import BucketMirror, mirrored, opened
+from kvae.core.errors import InputError
+from kvae.training.workdir import bucket_lock, mirror
+from kvae.training.workdir.bucket_lock import BucketLock
+from kvae.training.workdir.mirror import BucketMirror, mirrored, opened
 
 
 @pytest.fixture(autouse=True)

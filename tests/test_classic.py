@@ -9,7 +9,7 @@ import pytest
 from sklearn.cluster import KMeans
 
 from kvae import classic, kohonen, measures
-from kvae.errors import InputError
+from kvae.core.errors import InputError
 from kvae.kohonen import Codebook, batch_statistics, nearest_code
 from kvae.topology import NEIGHBORHOODS, Neighborhood, Plane, matrix
 

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 import kvae
-from kvae.data.folder import read_image
-from kvae.errors import InputError
+from kvae.core.errors import InputError
+from kvae.data.images import read_image
 from kvae.grids import GRIDS
-from kvae.training.loop import train
+from kvae.training.train import train
 
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 

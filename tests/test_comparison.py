@@ -5,9 +5,10 @@ import pathlib
 
 import numpy as np
 
-from kvae import program, report
-from kvae.results import comparison
-from kvae.results.seeds import read_seeds
+from kvae.core import program
+from kvae.report import __main__ as report
+from kvae.runs import comparison
+from kvae.runs.seeds import read_seeds
 from test_report import make_run, row_of
 
 LAST = {"valid/psnr": 25.0, "valid/codes_used": 100}

@@ -11,10 +11,11 @@ from hypothesis import strategies as some
 
 import kvae
 from damage import DAMAGES, Attack, flipped
-from kvae import program, report
-from kvae.errors import InputError
-from kvae.training.checkpoint import Checkpoints
-from kvae.training.journal import read_metrics
+from kvae.core import program
+from kvae.core.errors import InputError
+from kvae.report import __main__ as report
+from kvae.training.workdir.checkpoint import Checkpoints
+from kvae.training.workdir.journal import read_metrics
 from runs import run
 
 

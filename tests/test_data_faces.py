@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 import archives
-from kvae.data import faces
-from kvae.errors import InputError
+from kvae.core.errors import InputError
+from kvae.data.sets import faces
 
 SIZE = 32
 

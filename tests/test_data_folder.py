@@ -8,11 +8,11 @@ from PIL import Image
 
 from image_files import NOISE, save
 from kvae import data
+from kvae.core.errors import InputError
 from kvae.data import ArrayExamples
-from kvae.data import folder as module
-from kvae.data.folder import FolderExamples, folder
 from kvae.data.pipeline import train_batches
-from kvae.errors import InputError
+from kvae.data.sets import folder as module
+from kvae.data.sets.folder import FolderExamples, folder
 
 
 def shades(root, names):

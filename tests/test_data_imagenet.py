@@ -11,8 +11,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 import archives
-from kvae.data import imagenet, records
-from kvae.errors import InputError
+from kvae.core.errors import InputError
+from kvae.data import records
+from kvae.data.sets import imagenet
 
 SIZE = 32
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from kvae import data
-from kvae.data.photos import MOST_PIXELS_HIGH, SCENES, SIZES, Photos, grid_of_crops
-from kvae.errors import InputError
+from kvae.core.errors import InputError
+from kvae.data.sets.photos import MOST_PIXELS_HIGH, SCENES, SIZES, Photos, grid_of_crops
 
 PER_PHOTOGRAPH = {
     "coffee.png": 975,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from kvae import data
+from kvae.core.errors import InputError
 from kvae.data import ArrayExamples
 from kvae.data.pipeline import evaluation_batches, example_indices, prefetch, train_batches
-from kvae.errors import InputError
 
 COUNT = 10
 ARRAYS = ArrayExamples(

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import archives
-from kvae.data import records, standard
-from kvae.errors import InputError
+from kvae.core.errors import InputError
+from kvae.data import records
+from kvae.data.sets import standard
 
 
 @pytest.fixture(scope="module")

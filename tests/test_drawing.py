@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from drawings import POINT, RANDOM, curves, photos, pixels, rows
-from kvae.errors import InputError
-from kvae.figures import canvas, maps
-from kvae.figures import paper as paper_figures
-from kvae.figures import run as figures
-from kvae.figures import urlsom as urlsom_figures
+from kvae.core.errors import InputError
+from kvae.plots import canvas, maps
+from kvae.plots import paper as paper_figures
+from kvae.plots import run as figures
+from kvae.plots import urlsom as urlsom_figures
 
 STEPS = np.arange(0, 5000, 1000)
 SERIES = {"a": (STEPS, RANDOM.uniform(1, 9, (3, 5))), "b": (STEPS, RANDOM.uniform(1, 9, 5))}
@@ -127,7 +127,7 @@ def test_a_draw_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkey
 
 def test_matplotlib_is_imported_only_to_draw_and_pyplot_never(tmp_path):
     program = (
-        "import sys; from kvae.figures import maps as figures, paper as p; assert 'matplotlib' not in sys.modules\n"
+        "import sys; from kvae.plots import maps as figures, paper as p; assert 'matplotlib' not in sys.modules\n"
         "figures.u_matrix(sys.argv[1], [[1.0, 2.0]], 't'); p.frontier(sys.argv[1], [dict(label='a', loss=1,"
         " topographic_error=0.1)], 't'); assert 'matplotlib.pyplot' not in sys.modules"
     )

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import kvae
-from kvae.errors import InputError
-from kvae.training.loop import train
+from kvae.core.errors import InputError
+from kvae.training.train import train
 
 ALONE = """
 import json, pathlib, sys

@@ -12,13 +12,14 @@ import pytest
 from annotated_types import Ge, Le
 
 import kvae
-from kvae import data, fields, main, models, program
-from kvae.errors import InputError
-from kvae.fields import Count, Counts, Declaration, NotNegative, OneOf, Positive, Share, checked, value_of
-from kvae.training import reference
-from kvae.training.command_line import config_of
-from kvae.training.config import OPTIMIZER, checked_config, declarations
-from kvae.training.schema import ImageStatistics, RunFields
+from kvae import data, main, models
+from kvae.core import fields, program
+from kvae.core.errors import InputError
+from kvae.core.fields import Count, Counts, Declaration, NotNegative, OneOf, Positive, Share, checked, value_of
+from kvae.training.config import reference
+from kvae.training.config.command_line import config_of
+from kvae.training.config.schema import ImageStatistics, RunFields
+from kvae.training.config.sections import OPTIMIZER, checked_config, declarations
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -153,7 +154,9 @@ def test_a_field_that_a_file_leaves_out_can_be_set_too(tmp_path):
 
 
 def test_the_page_of_all_fields_is_that_of_the_code():
-    made = subprocess.run([sys.executable, "-m", "kvae.training.reference"], capture_output=True, text=True, check=True)
+    made = subprocess.run(
+        [sys.executable, "-m", "kvae.training.config.reference"], capture_output=True, text=True, check=True
+    )
     assert (ROOT / "configs" / "README.md").read_text() == made.stdout
 
 

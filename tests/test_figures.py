@@ -8,10 +8,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from drawings import POINT, curves, photos, pixels, rows
-from kvae.figures import canvas, maps, page
-from kvae.figures import paper as paper_figures
-from kvae.figures import run as figures
-from kvae.figures import urlsom as urlsom_figures
+from kvae.plots import canvas, index, maps
+from kvae.plots import paper as paper_figures
+from kvae.plots import run as figures
+from kvae.plots import urlsom as urlsom_figures
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_each_pair_has_its_psnr_below_and_each_code_its_real_patch_in_the_same_p
 def test_a_page_shows_what_is_there_with_the_words_of_each_picture(tmp_path):
     maps.hit_map(tmp_path / "hits.png", [[3, 1], [0, 1]], "How <often>")
     Image.new("RGB", (10, 10)).save(tmp_path / "of_another.png")
-    page.write_index(tmp_path, ["hits", "missing", "of_another"], "a & b, step 4")
+    index.write_index(tmp_path, ["hits", "missing", "of_another"], "a & b, step 4")
     text = (tmp_path / "index.html").read_text()
     assert "<h1>a &amp; b, step 4</h1>" in text
     assert re.findall(r'<img src="(.*?)" alt="(.*?)"', text) == [

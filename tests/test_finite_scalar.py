@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import kvae
-from kvae.errors import InputError
+from kvae.core.errors import InputError
 from modules import apply, init
 
 RNG = np.random.default_rng(0)

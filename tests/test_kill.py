@@ -9,8 +9,8 @@ import time
 import pytest
 
 import kill
-from kvae import program
-from kvae.training.journal import read_metrics
+from kvae.core import program
+from kvae.training.workdir.journal import read_metrics
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import sysconfig
 import pytest
 import yaml
 
-from kvae import program
+from kvae.core import program
 
 LAUNCH = pathlib.Path(__file__).parents[1] / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))

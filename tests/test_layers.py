@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kvae.models import convolutions, layers
+from kvae.models.autoencoders import convolutions, layers
 
 RNG = np.random.default_rng(0)
 

@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from kvae.errors import InputError
-from kvae.training import lock
-from kvae.training.lock import Lock
-from kvae.training.mirror import Mirror
+from kvae.core.errors import InputError
+from kvae.training.workdir import lock
+from kvae.training.workdir.lock import Lock
+from kvae.training.workdir.mirror import Mirror
 
 
 @pytest.fixture(autouse=True)

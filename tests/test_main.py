@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 import archives
-from kvae import main, program
-from kvae.training.config import build_model, checked_config, flatten
-from kvae.training.journal import read_metrics
+from kvae import main
+from kvae.core import program
+from kvae.training.config.sections import build_model, checked_config, flatten
+from kvae.training.workdir.journal import read_metrics
 
 pytestmark = pytest.mark.usefixtures("in_the_project")
 

@@ -10,8 +10,8 @@ from skimage.metrics import peak_signal_noise_ratio
 from sklearn import manifold
 
 from kvae import kohonen, measures
-from kvae.errors import InputError
-from kvae.models import urlsom_measures
+from kvae.core.errors import InputError
+from kvae.models.urlsom import losses as urlsom_measures
 from kvae.topology import Hexagonal, Plane, Torus
 
 RNG = np.random.default_rng(0)

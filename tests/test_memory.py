@@ -5,12 +5,11 @@ import numpy as np
 import pytest
 
 import kvae
-from kvae.errors import InputError
+from kvae.core.errors import InputError
 from kvae.models import build
-from kvae.training.config import checked_config
-from kvae.training.devices import make_mesh
-from kvae.training.loop import functions_of
-from kvae.training.memory import errors_of_memory
+from kvae.training.config.sections import checked_config
+from kvae.training.parallel.devices import errors_of_memory, make_mesh
+from kvae.training.train import functions_of
 
 IMAGE = {"image": np.zeros((32, 32, 3), np.uint8)}
 
@@ -40,10 +39,10 @@ def test_the_estimate_of_the_state_is_what_the_state_takes(make_config, monkeypa
     )
     own += sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.collections))
     own += config["batch_size"] * 5 * 32 * 32 * 3
-    monkeypatch.setattr("kvae.training.memory._memory", lambda: (own, "this machine"))
+    monkeypatch.setattr("kvae.training.parallel.memory._memory", lambda: (own, "this machine"))
     with pytest.raises(InputError, match="a step needs at least"):  # the activations go beyond
         functions_of(config, build(config["model"]), IMAGE, make_mesh())
-    monkeypatch.setattr("kvae.training.memory._memory", lambda: (10 * own, "this machine"))
+    monkeypatch.setattr("kvae.training.parallel.memory._memory", lambda: (10 * own, "this machine"))
     functions_of(config, build(config["model"]), IMAGE, make_mesh())
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import kvae
 from kvae import measures, models
-from kvae.errors import InputError
+from kvae.core.errors import InputError
 from modules import apply, init
 
 QUANTIZER = {"name": "kohonen", "grid_shape": [4, 4]}

@@ -12,10 +12,11 @@ import jax
 import numpy as np
 import pytest
 
-from kvae import main, program
-from kvae.errors import InputError
-from kvae.training import cluster
-from kvae.training.journal import read_metrics
+from kvae import main
+from kvae.core import program
+from kvae.core.errors import InputError
+from kvae.training.parallel import cluster
+from kvae.training.workdir.journal import read_metrics
 from runs import final_state, rows, run
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -12,7 +12,7 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import kvae
-from kvae.errors import InputError
+from kvae.core.errors import InputError
 
 Z = np.random.default_rng(0).standard_normal((64, 16)).astype(np.float32)
 MODES = [pytest.param({"graph": on, "graph_updates": on}, id="graph" if on else "tree") for on in (True, False)]

@@ -6,7 +6,7 @@ import jax
 import nbformat
 from nbclient import NotebookClient
 
-from kvae.training.loop import train
+from kvae.training.train import train
 
 ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOK = ROOT / "launch" / "inspect.ipynb"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import kvae
-from kvae.errors import InputError
+from kvae.core.errors import InputError
 from modules import apply, init
 from vectors import vectors
 

@@ -6,9 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from kvae.training.devices import make_mesh
 from kvae.training.optimizer import SCHEDULES, make_optimizer
-from kvae.training.replicas import Replicas
+from kvae.training.parallel.devices import Replicas, make_mesh
 
 RATE = 0.1
 

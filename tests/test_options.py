@@ -11,9 +11,9 @@ from jax.sharding import Mesh, PartitionSpec
 
 import kvae
 from kvae import kohonen
-from kvae.errors import InputError
+from kvae.core.errors import InputError
 from kvae.kohonen import Codebook, Statistics
-from kvae.models import quantizer
+from kvae.quantizers import base as quantizer
 from modules import apply, init
 
 RNG = np.random.default_rng(0)

@@ -8,7 +8,7 @@ import pytest
 
 from kvae.paper import figures, order
 from kvae.paper.settings import Table
-from kvae.results.seeds import read_seeds
+from kvae.runs.seeds import read_seeds
 from runs import run
 
 pytestmark = pytest.mark.usefixtures("undrawn")

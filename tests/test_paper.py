@@ -8,10 +8,10 @@ import types
 import jax
 import pytest
 
-from kvae import program
+from kvae.core import program
 from kvae.paper import figures as paper
 from kvae.paper import tables
-from kvae.training.loop import train
+from kvae.training.train import train
 
 pytestmark = pytest.mark.usefixtures("undrawn", "in_the_project")
 

@@ -8,7 +8,7 @@ from sklearn.pipeline import make_pipeline
 
 import kvae
 from kvae import plots
-from kvae.errors import InputError
+from kvae.core.errors import InputError
 from vectors import DATA, START
 
 

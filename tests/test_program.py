@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 import kvae
-from kvae import data, main, program, report
+from kvae import data, main
 from kvae.benchmark import __main__ as benchmark
+from kvae.core import program
+from kvae.core.errors import InputError, one_line
+from kvae.core.fields import Count, Positive
 from kvae.data import ArrayExamples
-from kvae.errors import InputError, one_line
-from kvae.fields import Count, Positive
 from kvae.paper import figures, sweep
+from kvae.report import __main__ as report
 from kvae.tokenize import __main__ as tokenize
 
 pytestmark = pytest.mark.usefixtures("in_the_project")

@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 import kvae
 from kvae import kohonen, topology
 from kvae.kohonen import Statistics
-from kvae.models import quantizers
+from kvae.quantizers import maps as quantizers
 from kvae.topology import NEIGHBORHOODS, Neighborhood, Plane
 from modules import apply, init
 from vectors import vectors

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from image_files import GREY, NOISE, RED, WHITE, save
-from kvae.data.folder import read_image
+from kvae.data.images import read_image
 
 
 def pixel(path):

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 import kvae
-from kvae import main, program, report
-from kvae.training import loop as train
+from kvae import main
+from kvae.core import program
+from kvae.report import __main__ as report
+from kvae.training.train import train
 
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -29,7 +31,7 @@ def test_python_blocks(make_config, tmp_path, monkeypatch, data_dir):
     config = make_config(
         steps=4, evaluate_every_steps=4, **{"model.quantizer.grid_shape": (16, 32), "model.codeword_size": 64}
     )
-    train.train(config, str(tmp_path / "runs" / "photos"), jax.devices()[:1])
+    train(config, str(tmp_path / "runs" / "photos"), jax.devices()[:1])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TFDS_DATA_DIR", data_dir)
     monkeypatch.setitem(kvae.NEIGHBORHOODS, "tent", None)  # both are taken away after the test

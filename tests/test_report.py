@@ -5,11 +5,13 @@ import pathlib
 
 import pytest
 
-from kvae import main, program, report
-from kvae.errors import InputError
+from kvae import main
+from kvae.core import program
+from kvae.core.errors import InputError
 from kvae.paper import settings, tables
-from kvae.results.seeds import read_seeds
-from kvae.training.config import flatten
+from kvae.report import __main__ as report
+from kvae.runs.seeds import read_seeds
+from kvae.training.config.sections import flatten
 
 ROOT = pathlib.Path(__file__).parents[1]
 EXPERIMENTS = settings.load_experiments(None)

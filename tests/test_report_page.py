@@ -14,12 +14,13 @@ import pytest
 from PIL import Image
 
 import kvae
-from kvae import program, report
-from kvae.models import inspection
-from kvae.report_page import write_page
-from kvae.run import Run
+from kvae.core import program
+from kvae.models.autoencoders import inspection
+from kvae.report import __main__ as report
+from kvae.report.page import write_page
+from kvae.runs.run import Run
 from kvae.training import loop, step
-from kvae.training.config import build_model, checked_config, load_data
+from kvae.training.config.sections import build_model, checked_config, load_data
 from kvae.training.evaluate import pictured, samples
 from runs import run as train
 

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 import kvae
-from kvae import main, program
-from kvae.errors import InputError
-from kvae.training.checkpoint import Checkpoints
-from kvae.training.config import load_data
-from kvae.training.devices import make_mesh
+from kvae import main
+from kvae.core import program
+from kvae.core.errors import InputError
+from kvae.training.config.sections import load_data
 from kvae.training.evaluate import Evaluator
-from kvae.training.journal import read_metrics
-from kvae.training.loop import train
-from kvae.training.replicas import Replicas
+from kvae.training.parallel.devices import Replicas, make_mesh
+from kvae.training.train import train
+from kvae.training.workdir.checkpoint import Checkpoints
+from kvae.training.workdir.journal import read_metrics
 from runs import assert_same_run
 
 pytestmark = pytest.mark.usefixtures("undrawn")

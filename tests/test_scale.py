@@ -13,11 +13,14 @@ import pytest
 
 import kvae
 from compiled import collectives
-from kvae import kohonen, models, program
+from kvae import kohonen, models
 from kvae.benchmark import __main__ as benchmark
+from kvae.core import program
 from kvae.data import pipeline
-from kvae.training import devices, loop
-from kvae.training.replicas import Replicas
+from kvae.training import loop
+from kvae.training import train as story
+from kvae.training.parallel import devices
+from kvae.training.parallel.devices import Replicas
 
 
 def quantizer_step(layer, variables, z):
@@ -29,7 +32,7 @@ def prepare(config, count, batch_size):
     """First state, jitted step and a batch, on so many devices; all with a replica axis of 1."""
     model = models.build(config["model"], mean=(120.0,) * 3, std=(60.0,) * 3)
     replicas = Replicas(1, devices.make_mesh(1, jax.devices()[:count]))
-    init, step = loop.functions_of(config, model, {"image": np.zeros((32, 32, 3), np.uint8)}, replicas.mesh)
+    init, step = story.functions_of(config, model, {"image": np.zeros((32, 32, 3), np.uint8)}, replicas.mesh)
     blocks = np.random.default_rng(0).integers(0, 256, (1, batch_size, 2, 2, 3), dtype=np.uint8)
     batch = {"image": blocks.repeat(16, axis=2).repeat(16, axis=3)}
     (state,) = replicas.program(init, run_once=True)([np.zeros(1, np.int32)])

@@ -14,8 +14,8 @@ import safetensors.numpy
 
 import hub_stub
 import kvae
-from kvae.errors import InputError
-from kvae.training.loop import train
+from kvae.core.errors import InputError
+from kvae.training.train import train
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -175,7 +175,7 @@ for call in (lambda: run.push_to_hub("forbidden/tokens"), lambda: kvae.from_pret
 
 def test_without_the_hub_s_client_it_says_what_to_install(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    monkeypatch.delitem(sys.modules, "kvae.hub", raising=False)
+    monkeypatch.delitem(sys.modules, "kvae.runs.hub", raising=False)
     for call in (lambda: run.push_to_hub("a/b"), lambda: kvae.from_pretrained("a/b")):
         with pytest.raises(InputError, match=r"pip install -e '\.\[hub\]'"):
             call()

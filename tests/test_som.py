@@ -19,7 +19,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import kvae
 from kvae import classic, measures
-from kvae.errors import InputError
+from kvae.core.errors import InputError
 from kvae.topology import Neighborhood, Plane, matrix
 from vectors import DATA, RNG, START
 

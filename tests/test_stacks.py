@@ -7,8 +7,8 @@ import pytest
 
 import kvae
 from kvae import models
-from kvae.errors import InputError
-from kvae.run import Run
+from kvae.core.errors import InputError
+from kvae.runs.run import Run
 from modules import apply, init
 
 Z = np.random.default_rng(0).standard_normal((40, 8)).astype(np.float32)

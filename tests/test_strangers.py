@@ -16,9 +16,11 @@ import pytest
 from annotated_types import Ge
 
 import kvae
-from kvae import main, measures, program, report
+from kvae import main, measures
+from kvae.core import program
 from kvae.data import ArrayExamples, Dataset
-from kvae.models.quantizer import Quantized, Quantizer
+from kvae.quantizers.base import Quantized, Quantizer
+from kvae.report import __main__ as report
 from kvae.training import pictures
 from kvae.training.step import initial_state
 from runs import assert_same_run, rows

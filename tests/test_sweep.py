@@ -6,9 +6,10 @@ import shlex
 
 import pytest
 
-from kvae import main, program
+from kvae import main
+from kvae.core import program
 from kvae.paper import settings, sweep
-from kvae.training.config import flatten
+from kvae.training.config.sections import flatten
 
 pytestmark = pytest.mark.usefixtures("in_the_project")
 

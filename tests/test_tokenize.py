@@ -17,11 +17,11 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 import kvae
-from kvae import program
-from kvae.data import tokens as module
+from kvae.core import program
+from kvae.data.sets import tokens as module
 from kvae.tokenize import __main__ as tokenize
-from kvae.training.config import load_data
-from kvae.training.loop import train
+from kvae.training.config.sections import load_data
+from kvae.training.train import train
 from prior import Prior
 
 ROOT = pathlib.Path(__file__).parents[1]

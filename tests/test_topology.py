@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kvae import topology
-from kvae.errors import InputError
+from kvae.core.errors import InputError
 from kvae.topology import Hexagonal, Neighborhood, Plane, Torus
 
 SQUARE = Plane((2, 2))

@@ -7,8 +7,8 @@ import pytest
 import safetensors.numpy
 
 import kvae
-from kvae.errors import InputError
-from kvae.torch_weights.state import grid_shape, quantizer_fields
+from kvae.core.errors import InputError
+from kvae.runs.from_torch.state import grid_shape, quantizer_fields
 
 MODELS = pathlib.Path(__file__).parent / "pytorch"
 RELEASE = dict(mean=(100, 100, 100), std=(60, 60, 60))

@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 
 from kvae import data, models
-from kvae.errors import InputError
+from kvae.core.errors import InputError
 from kvae.models.model import Model, Objective
-from kvae.training import devices as devices_module
-from kvae.training import journal, loop
+from kvae.training import loop
 from kvae.training.evaluate import Evaluator
-from kvae.training.journal import Journal
 from kvae.training.optimizer import make_optimizer
-from kvae.training.replicas import one_of, over_axis
+from kvae.training.parallel import devices as devices_module
+from kvae.training.parallel.devices import one_of, over_axis
 from kvae.training.step import initial_state, train_step
+from kvae.training.workdir import journal
+from kvae.training.workdir.journal import Journal
 from runs import images, run, states_and_step
 
 pytestmark = pytest.mark.usefixtures("undrawn")

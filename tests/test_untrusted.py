@@ -17,14 +17,15 @@ import pytest
 from PIL import Image
 
 import archives
-from kvae import data, program
-from kvae.data import faces, imagenet
-from kvae.data.folder import folder
+from kvae import data
+from kvae.core import program
+from kvae.core.errors import InputError
 from kvae.data.images import formats
 from kvae.data.manifest import check_manifest
-from kvae.errors import InputError
+from kvae.data.sets import faces, imagenet
+from kvae.data.sets.folder import folder
 from kvae.paper import figures as paper
-from kvae.training.config import checked_config
+from kvae.training.config.sections import checked_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(x) print showpage\n"

@@ -9,9 +9,9 @@ import pytest
 
 from kvae import models
 from kvae.main import parse
-from kvae.models import urlsom_measures
-from kvae.models.urlsom import radial_filter
-from kvae.models.views import Augmentation, crop, view
+from kvae.models.urlsom import losses as urlsom_measures
+from kvae.models.urlsom.model import radial_filter
+from kvae.models.urlsom.views import Augmentation, crop, view
 
 NORMALIZATION = dict(mean=(120.0, 110.0, 100.0), std=(60.0, 50.0, 70.0))
 SMALL = dict(

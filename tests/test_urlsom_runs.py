@@ -8,10 +8,10 @@ import pytest
 
 import kvae
 from kvae import data
-from kvae.errors import InputError
+from kvae.core.errors import InputError
 from kvae.paper import pixel_map as baseline
 from kvae.training.evaluate import Evaluator
-from kvae.training.journal import read_metrics
+from kvae.training.workdir.journal import read_metrics
 from runs import final_state, run
 
 pytestmark = pytest.mark.usefixtures("undrawn")

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import kvae
-from kvae import main, program
+from kvae import main
+from kvae.core import program
 
 ARCHIVES = pathlib.Path(__file__).parent / "version_0_1"
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import kvae
-from kvae.errors import InputError
-from kvae.figures import maps
-from kvae.models.autoencoder import Autoencoder
-from kvae.training import loop
-from kvae.training.checkpoint import Checkpoints
-from kvae.training.journal import read_metrics
+from kvae.core.errors import InputError
+from kvae.models.autoencoders.base import Autoencoder
+from kvae.plots import maps
+from kvae.training import train as story
+from kvae.training.workdir.checkpoint import Checkpoints
+from kvae.training.workdir.journal import read_metrics
 from runs import RATES, assert_same_run, final_state, rows, run
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -143,7 +143,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(make_conf
     run(make_config(steps=4), tmp_path)
     good = final_state(tmp_path, 4)
     # As a run that goes wrong after step 4: another learning rate in the middle of it.
-    monkeypatch.setattr(loop, "open_workdir", lambda *_: None)
+    monkeypatch.setattr(story, "open_workdir", lambda *_: None)
     with pytest.raises(InputError, match=r"the loss is not finite at step \d+; .* lower optimizer.learning_rate"):
         run(make_config(**{"optimizer.learning_rate": 1e30}), tmp_path)
     jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path), good)
@@ -151,7 +151,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(make_conf
 
 def test_a_request_to_stop_saves_and_a_second_start_goes_on(make_config, tmp_path, monkeypatch, whole):
     config = make_config()
-    monkeypatch.setattr(loop.StopSignal, "requested", lambda self, step: step == 7)
+    monkeypatch.setattr(story.StopSignal, "requested", lambda self, step: step == 7)
     assert run(config, tmp_path / "parts") == 7
     monkeypatch.undo()
     assert run(config, tmp_path / "parts") == 12

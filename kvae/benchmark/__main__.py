@@ -28,15 +28,16 @@ import sys
 
 import jax
 
-from kvae import main, program
+from kvae import main
 from kvae.benchmark.quantizers import quantizers, scaling
 from kvae.benchmark.soms import soms
 from kvae.benchmark.step import measure
 from kvae.benchmark.timing import say, table, transposed
-from kvae.errors import InputError, errors_of_writing
-from kvae.fields import Positive, Size
-from kvae.files import write_text
-from kvae.training.config import checked_config
+from kvae.core import program
+from kvae.core.errors import InputError, errors_of_writing
+from kvae.core.fields import Positive, Size
+from kvae.core.files import write_text
+from kvae.training.config.sections import checked_config
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, dict]]:

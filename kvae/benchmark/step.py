@@ -13,9 +13,11 @@ from tqdm import tqdm
 from kvae.benchmark.quantizers import layer_seconds
 from kvae.benchmark.timing import matmul_gigaflop_per_second, say
 from kvae.data import ArrayExamples, pipeline
-from kvae.training import devices, loop
-from kvae.training.config import build_model, load_data
-from kvae.training.replicas import Replicas
+from kvae.training import loop
+from kvae.training import train as story
+from kvae.training.config.sections import build_model, load_data
+from kvae.training.parallel import devices
+from kvae.training.parallel.devices import Replicas
 
 SHORTEST_SECONDS = 0.05
 """Steps are timed in groups of at least this long, or what is measured of a small one is its start."""
@@ -34,9 +36,9 @@ class Subject:
         self.config, self.mesh, self.replicas = config, mesh, Replicas(config["replicas"], mesh)
         self.model = build_model(config)
         example = {name: array[0, 0] for name, array in batch.items()}
-        init, step = loop.functions_of(config, self.model, example, mesh)
+        init, step = story.functions_of(config, self.model, example, mesh)
         self.batch = next(loop.on_devices(iter([batch]), self.replicas))
-        self.groups = self.replicas.program(init, run_once=True)(loop.seeds(config, self.replicas))
+        self.groups = self.replicas.program(init, run_once=True)(story.seeds(config, self.replicas))
         lowered = self.replicas.compiled(step, donate=True).lower(self.groups[0], self.batch[0])
         started = time.perf_counter()
         self.program = lowered.compile()

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from kvae.core.errors import InputError, choose
+from kvae.core.fields import checked
 from kvae.data.dataset import ArrayExamples, Dataset, Example, Examples
 from kvae.data.pipeline import evaluation_batches
-from kvae.errors import InputError, choose
-from kvae.fields import checked
 
 __all__ = [
     "DATASETS",
@@ -23,14 +23,14 @@ __all__ = [
 ]
 
 DATASETS: dict[str, str | Callable[..., Dataset]] = {
-    "photos": "kvae.data.photos:photos",
-    "folder": "kvae.data.folder:folder",
-    "cifar10": "kvae.data.standard:cifar10",
-    "svhn": "kvae.data.standard:svhn",
-    "imagenet": "kvae.data.imagenet:imagenet",
-    "faces": "kvae.data.faces:faces",
-    "digits": "kvae.data.digits:digits",
-    "tokens": "kvae.data.tokens:tokens",
+    "photos": "kvae.data.sets.photos:photos",
+    "folder": "kvae.data.sets.folder:folder",
+    "cifar10": "kvae.data.sets.standard:cifar10",
+    "svhn": "kvae.data.sets.standard:svhn",
+    "imagenet": "kvae.data.sets.imagenet:imagenet",
+    "faces": "kvae.data.sets.faces:faces",
+    "digits": "kvae.data.sets.digits:digits",
+    "tokens": "kvae.data.sets.tokens:tokens",
 }
 """By name, the function that makes a data set, or where it stands: that module is imported when it is asked for."""
 

@@ -8,8 +8,8 @@ import json
 import os
 import pathlib
 
-from kvae import files
-from kvae.errors import InputError
+from kvae.core import files
+from kvae.core.errors import InputError
 
 NAME = "manifest.json"
 

@@ -13,8 +13,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from kvae.core.errors import InputError
 from kvae.data.dataset import ArrayExamples, Examples
-from kvae.errors import InputError
 
 Batch = dict[str, np.ndarray]
 Item = TypeVar("Item")

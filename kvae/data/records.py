@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 from PIL.Image import Resampling
 
+from kvae.core.errors import InputError, errors_of_reading, first_line
+from kvae.core.files import opened, replaced
 from kvae.data.dataset import Example
 from kvae.data.images import opened_image
 from kvae.data.manifest import check_manifest, write_manifest
-from kvae.errors import InputError, errors_of_reading, first_line
-from kvae.files import opened, replaced
 
 PREPARED_ANEW = "remove it, and it is prepared anew"
 """What to do with a damaged folder of records."""

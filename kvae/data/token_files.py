@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kvae.errors import errors_of_reading
+from kvae.core.errors import errors_of_reading
 
 MADE_ANEW = "remove it and run kvae.tokenize again"
 FOLDER_MADE_ANEW = "remove its folder and run kvae.tokenize again"

@@ -3,28 +3,35 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from kvae.errors import InputError, choose
-from kvae.fields import Declaration, checked, fields_of, shown
-from kvae.models.finite_scalar import FSQ
+from kvae.core.errors import InputError, choose
+from kvae.core.fields import Declaration, checked, fields_of, shown
+from kvae.models.autoencoders.vqvae import VQVAE
+from kvae.models.autoencoders.vqvae2 import VQVAE2
 from kvae.models.model import Model
-from kvae.models.quantizer import Quantizer
-from kvae.models.quantizers import GradientVQ, KohonenVQ
-from kvae.models.stacks import GroupedVQ, ResidualVQ
-from kvae.models.urlsom import URLSOM
-from kvae.models.vqvae import VQVAE
-from kvae.models.vqvae2 import VQVAE2
+from kvae.models.urlsom.model import URLSOM
+from kvae.quantizers import FSQ, QUANTIZERS, GradientVQ, GroupedVQ, KohonenVQ, Quantizer, ResidualVQ
+
+__all__ = [
+    "FSQ",
+    "MODELS",
+    "QUANTIZERS",
+    "URLSOM",
+    "VQVAE",
+    "VQVAE2",
+    "GradientVQ",
+    "GroupedVQ",
+    "KohonenVQ",
+    "Model",
+    "Quantizer",
+    "ResidualVQ",
+    "build",
+    "checked_section",
+    "declaration",
+    "quantizer_slots",
+]
 
 MODELS: dict[str, type[Model]] = {"vqvae": VQVAE, "vqvae2": VQVAE2, "urlsom": URLSOM}
 """By name, the models that `config.model.name` may choose."""
-
-QUANTIZERS: dict[str, type[Quantizer]] = {
-    "kohonen": KohonenVQ,
-    "gradient": GradientVQ,
-    "fsq": FSQ,
-    "residual": ResidualVQ,
-    "grouped": GroupedVQ,
-}
-"""By name, the layers that `config.model.quantizer.name` may choose."""
 
 STATISTICS = ("mean", "std")
 """Fields of a model that describe the images: they stand in the config's section `dataset`."""

@@ -1,8 +1,11 @@
 """Images in the codes of one codebook, and what each code stands for in them."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
+import jax
 import numpy as np
 
 from kvae import measures
@@ -104,3 +107,75 @@ class Coding:
         counts = self.counts.reshape(-1, 1, 1, 1)
         means = np.where(counts, np.round(sums / np.maximum(counts, 1)), NOTHING).astype(np.uint8)
         return means.reshape(*self.shape, *means.shape[1:])
+
+
+IMAGES_PER_BATCH = 32
+
+
+RANKED_NEIGHBORS = 8
+
+
+LARGEST_RANKED_SIZE = 4_096
+"""Ranking all codewords against all is left out for larger maps: it would take longer than the evaluation."""
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def apply(model, variables, argument, method: str):
+    """A method of a model, compiled once."""
+    return model.apply(variables, argument, method=method)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _ranked(measure, codewords, grid):
+    return measure(codewords, grid, RANKED_NEIGHBORS)
+
+
+def order(codewords: jax.Array, grid: Grid) -> dict[str, float]:
+    """Trustworthiness and neighbourhood preservation of a map; nothing where it is too small or too large for them."""
+    if not 2 * RANKED_NEIGHBORS < len(codewords) <= LARGEST_RANKED_SIZE:
+        return {}
+    ranked = (measures.trustworthiness, measures.neighborhood_preservation)
+    return {measure.__name__: float(_ranked(measure, codewords, grid)) for measure in ranked}
+
+
+def in_batches(model, variables, images: np.ndarray, method: str) -> Any:
+    """A method of the model, of any number of images uint8 [n, h, w, 3]: a tree of NumPy arrays [n, ...]."""
+    found, count = [], len(images)
+    # Always whole batches, so that one program does for them all.
+    for start in range(0, count, IMAGES_PER_BATCH):
+        batch = images[np.minimum(np.arange(start, start + IMAGES_PER_BATCH), count - 1)]
+        found.append(jax.device_get(apply(model, variables, batch, method)))
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found)
+
+
+def part_names(name: str, n_codebooks: int | None) -> list[str]:
+    """The names of a quantiser's codebooks: its own, where it is not made of several."""
+    return [name] if n_codebooks is None else [f"{name}_{i}" for i in range(n_codebooks)]
+
+
+def split(name: str, n_codebooks: int | None, values: Any) -> dict[str, Any]:
+    """By codebook, what a quantiser has of each: trees of arrays [q, ...], or one tree where it has but one."""
+    if n_codebooks is None:
+        return {name: values}
+    return {
+        part: jax.tree.map(lambda array, i=i: array[i], values) for i, part in enumerate(part_names(name, n_codebooks))
+    }
+
+
+def tallies_of(tallies: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Mapping[str, np.ndarray]]:
+    """Tallies by codebook, from those by quantiser."""
+    found = {}
+    for name, tally in tallies.items():
+        counts = tally["counts"]
+        found |= split(name, len(counts) if counts.ndim == 2 else None, tally)
+    return found
+
+
+def suffix(codebook: str) -> str:
+    """What a metric's or a picture's name ends in: nothing for `codebook`, else `_top`, `_bottom`, `_0`."""
+    return codebook.removeprefix("codebook") if codebook.startswith("codebook") else f"_{codebook}"
+
+
+def level(codebook: str) -> str:
+    """Which codebook it is, in words, such as `top 0`; nothing for `codebook`."""
+    return suffix(codebook).removeprefix("_").replace("_", " ")

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kvae.fields import check_attributes
+from kvae.core.errors import InputError
+from kvae.core.fields import check_attributes
 from kvae.models.coding import Coding
 
 Batch = Mapping[str, jax.Array]
@@ -122,3 +123,13 @@ class Model(nn.Module):
     ) -> dict[str, Callable[[str], None]]:
         """The model's pictures: by file name without suffix, a function that draws the PNG file at a path."""
         return {}
+
+
+DTYPES = {"float32": "as everywhere else", "bfloat16": "faster on accelerators"}
+"""Types of the convolutions, by name."""
+
+
+def check_images(images: jax.Array) -> None:
+    """Raises InputError unless images are uint8 [b, h, w, 3]."""
+    if images.dtype != jnp.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        raise InputError(f"images are {images.dtype}{list(images.shape)}; they must be uint8[b, h, w, 3]")

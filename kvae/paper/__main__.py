@@ -2,7 +2,7 @@
 
 import sys
 
-from kvae import program
+from kvae.core import program
 from kvae.paper.figures import main
 
 if __name__ == "__main__":

@@ -14,21 +14,21 @@ from collections.abc import Iterator, Mapping
 import jax
 import numpy as np
 
-from kvae import measures, program, topology
-from kvae.errors import InputError, errors_of_writing
-from kvae.figures import maps
-from kvae.figures import paper as paper_figures
-from kvae.figures import run as figures
-from kvae.models import inspection
-from kvae.models.codebooks import suffix, tallies_of
+from kvae import measures, topology
+from kvae.core import program
+from kvae.core.errors import InputError, errors_of_writing
+from kvae.models.autoencoders import inspection
+from kvae.models.coding import suffix, tallies_of
 from kvae.paper import order, urlsom
 from kvae.paper.settings import Table, collect, load_experiments, measures_of, open_seed, setting_of
-from kvae.results.seeds import Seed, read_seeds, series, spread
-from kvae.run import Run
-from kvae.training.config import load_data
-from kvae.training.devices import make_mesh
+from kvae.plots import maps
+from kvae.plots import paper as paper_figures
+from kvae.plots import run as figures
+from kvae.runs.run import Run
+from kvae.runs.seeds import Seed, read_seeds, series, spread
+from kvae.training.config.sections import load_data
 from kvae.training.evaluate import Evaluator, samples
-from kvae.training.replicas import Replicas, one_of
+from kvae.training.parallel.devices import Replicas, make_mesh, one_of
 
 FIRST_STEPS = 1_500
 """How far Figure 1 goes; the authors' script too plots the training loss of these steps."""

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from kvae import kohonen, measures
-from kvae.figures import order as figures
-from kvae.models import inspection
+from kvae.models import coding
 from kvae.paper.settings import Table, open_seed
-from kvae.run import Run
+from kvae.plots import paper as figures
+from kvae.runs.run import Run
 from kvae.topology import Grid
-from kvae.training.config import load_data
+from kvae.training.config.sections import load_data
 from kvae.training.evaluate import samples
 
 IMAGES = 256
@@ -147,7 +147,7 @@ class Measured:
 
     def codes_among(self, kept: np.ndarray) -> np.ndarray:
         """Codes of the validation images if only those of `kept` may be used."""
-        out = inspection.apply(self.run.model, self.run.variables, self.images, "__call__")
+        out = coding.apply(self.run.model, self.run.variables, self.images, "__call__")
         return kept[np.asarray(kohonen.nearest_code(out.latents[self.name], jnp.asarray(self.codewords[kept])))]
 
     def distances(self) -> dict[str, np.ndarray]:

@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kvae import data, main, program
+from kvae import data, main
+from kvae.core import program
+from kvae.core.errors import InputError
 from kvae.data.dataset import Examples
-from kvae.errors import InputError
-from kvae.models import urlsom_measures as selectivity
+from kvae.models.urlsom import losses as selectivity
 from kvae.som import SOM
-from kvae.training.config import checked_config, load_data
+from kvae.training.config.sections import checked_config, load_data
 
 EPOCHS = 60
 INITIAL_WIDTH, FINAL_WIDTH = 4.0, 0.4

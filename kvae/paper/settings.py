@@ -11,10 +11,11 @@ import runpy
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from kvae.errors import InputError
+from kvae.core.errors import InputError
 from kvae.paper import experiments
-from kvae.results.seeds import INCIDENTAL_FIELDS, Seed
-from kvae.run import Run, load
+from kvae.runs.opening import load
+from kvae.runs.run import Run
+from kvae.runs.seeds import INCIDENTAL_FIELDS, Seed
 
 QUANTIZER, GRID_SHAPE = "model.quantizer.name", "model.quantizer.grid_shape"
 CODES_ALONG = (GRID_SHAPE, "model.quantizer.levels")

@@ -16,12 +16,12 @@ import subprocess
 import sys
 
 from kvae import main as training
-from kvae import program
-from kvae.errors import choose
-from kvae.fields import Count
+from kvae.core import program
+from kvae.core.errors import choose
+from kvae.core.fields import Count
 from kvae.paper.settings import load_experiments
 from kvae.paper.tables import report
-from kvae.training import journal
+from kvae.training.workdir import journal
 
 
 def commands(

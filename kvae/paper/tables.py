@@ -7,12 +7,12 @@ averaged in.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from kvae.errors import InputError
+from kvae.core.errors import InputError
 from kvae.models.model import Metric
 from kvae.paper.settings import Table, collect, measures_of, setting_of
-from kvae.results.seeds import Seed, read_seeds, spread
-from kvae.training.config import build_model
-from kvae.training.workdir import config_of_run
+from kvae.runs.seeds import Seed, read_seeds, spread
+from kvae.training.config.sections import build_model
+from kvae.training.workdir.run_config import config_of_run
 
 LEGEND = """\
 Mean ± standard deviation over seeds. Loss: the lowest validation reconstruction loss of a run, on the normalised scale;

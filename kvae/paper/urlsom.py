@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kvae.errors import InputError
-from kvae.figures import urlsom as figures
-from kvae.models.urlsom_measures import collapse_loss, winner_take_all_loss
-from kvae.results.seeds import INCIDENTAL_FIELDS, read_seeds
-from kvae.training.journal import is_finished
+from kvae.core.errors import InputError
+from kvae.models.urlsom.losses import collapse_loss, winner_take_all_loss
+from kvae.plots import urlsom as figures
+from kvae.runs.seeds import INCIDENTAL_FIELDS, read_seeds
+from kvae.training.workdir.journal import is_finished
 
 
 def loss_of_two_neurons(stem: str) -> Iterator[str]:

@@ -15,8 +15,8 @@ stopped. Of several processes, each writes its share of the shards.
 import argparse
 import sys
 
-from kvae import program
-from kvae.errors import InputError
+from kvae.core import program
+from kvae.core.errors import InputError
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -57,20 +57,24 @@ def main(argv: list[str]) -> int:
     """Runs the program; returns its exit status."""
     options, fields = parse(argv)
     # Imported here, so that a typo is told at once.
-    from kvae import run as runs
-    from kvae.buckets import check_reachable, errors_of_bucket, place
-    from kvae.share import WEIGHTS
+    from kvae.core.buckets import check_reachable, errors_of_bucket, place
+    from kvae.runs import opening
+    from kvae.runs.share import WEIGHTS
     from kvae.tokenize import decode, encode, source
-    from kvae.training.cluster import joined_cluster
-    from kvae.training.devices import keep_compiled_programs
-    from kvae.training.journal import shown_on_terminal
+    from kvae.training.parallel.cluster import joined_cluster
+    from kvae.training.parallel.devices import keep_compiled_programs
+    from kvae.training.workdir.journal import shown_on_terminal
 
     with joined_cluster() as process, shown_on_terminal(first_process=process == 0):
         keep_compiled_programs()
         check_reachable(options.run)
         with errors_of_bucket(options.run):
             is_shared = (place(options.run) / WEIGHTS).exists()
-        run = runs.from_pretrained(options.run) if is_shared else runs.load(options.run, options.step, options.replica)
+        run = (
+            opening.from_pretrained(options.run)
+            if is_shared
+            else opening.load(options.run, options.step, options.replica)
+        )
         if options.decode:
             decode.write_images(run, options.decode, options.out, options.batch_size)
             return 0

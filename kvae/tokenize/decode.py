@@ -9,12 +9,12 @@ import numpy as np
 import tqdm
 from PIL import Image
 
+from kvae.core.digests import digests
+from kvae.core.errors import InputError, choose, errors_of_writing
+from kvae.core.files import replaced
+from kvae.data.sets.tokens import columns_of, read_manifest
 from kvae.data.token_files import FORMATS
-from kvae.data.tokens import columns_of, read_manifest
-from kvae.errors import InputError, choose, errors_of_writing
-from kvae.files import replaced
-from kvae.run import Run
-from kvae.training.digests import digests
+from kvae.runs.run import Run
 
 
 def write_images(run: Run, tokens: str, out: str, batch_size: int) -> None:

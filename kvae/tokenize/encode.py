@@ -17,17 +17,17 @@ import numpy as np
 import tqdm
 from jax.sharding import NamedSharding, PartitionSpec
 
+from kvae.core.digests import digests
+from kvae.core.errors import InputError, choose, errors_of_reading, errors_of_writing
+from kvae.core.files import replaced, write_text
 from kvae.data.pipeline import prefetch
+from kvae.data.sets.tokens import MANIFEST, UNFINISHED, columns_of
 from kvae.data.token_files import FOLDER_MADE_ANEW, FORMATS, Columns, Format, Rows
-from kvae.data.tokens import MANIFEST, UNFINISHED, columns_of
-from kvae.errors import InputError, choose, errors_of_reading, errors_of_writing
-from kvae.files import replaced, write_text
-from kvae.run import Run
+from kvae.runs.run import Run
 from kvae.tokenize.source import Batch, Source, batches
-from kvae.training import devices
-from kvae.training.cluster import first_process_first, wait_for_all
-from kvae.training.config import flatten
-from kvae.training.digests import digests
+from kvae.training.config.sections import flatten
+from kvae.training.parallel import devices
+from kvae.training.parallel.cluster import first_process_first, wait_for_all
 
 log = logging.getLogger(__name__)
 

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kvae.core.errors import InputError
+from kvae.core.fields import shown
 from kvae.data import ArrayExamples, Example, Examples
-from kvae.data.folder import existing_folder, whole_folder
-from kvae.data.forms import form_of
-from kvae.errors import InputError
-from kvae.fields import shown
-from kvae.run import Run
-from kvae.training.command_line import set_field
-from kvae.training.config import load_data
+from kvae.data.images import existing_folder, form_of
+from kvae.data.sets.folder import whole_folder
+from kvae.runs.run import Run
+from kvae.training.config.command_line import set_field
+from kvae.training.config.sections import load_data
 
 log = logging.getLogger(__name__)
 

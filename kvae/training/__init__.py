@@ -1,1 +1,1 @@
-"""The training program from a config to a run folder; `loop.train` tells its story."""
+"""The training program, from a config to a run folder; `kvae.training.train` tells its story."""

@@ -13,8 +13,8 @@ import numpy as np
 from kvae.data import pipeline
 from kvae.data.dataset import Dataset, Examples
 from kvae.models.model import Metric, Model
-from kvae.training import devices
-from kvae.training.replicas import Groups, Replicas, in_a_row, one_of
+from kvae.training.parallel import devices
+from kvae.training.parallel.devices import Groups, Replicas, in_a_row, one_of
 
 SAMPLES = 32
 """How many validation examples a model inspects."""

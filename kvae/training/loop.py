@@ -1,131 +1,31 @@
-"""The story of a run: from a config to a folder with metrics, checkpoints and pictures."""
+"""The training loop: steps, logs, evaluations, checkpoints and pictures."""
 
-import contextlib
-import functools
 import logging
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
-from kvae.buckets import place
-from kvae.data import Example, Examples, pipeline
-from kvae.errors import InputError
-from kvae.models.model import Model
-from kvae.training import devices, peers, pictures
-from kvae.training.checkpoint import Checkpoints
-from kvae.training.cluster import StopSignal, first_process_first, wait_for_all
-from kvae.training.config import build_model, checked_config, load_data
-from kvae.training.evaluate import Evaluation, Evaluator
-from kvae.training.journal import Journal, summary
-from kvae.training.memory import check_memory
-from kvae.training.mirror import Mirror, opened
-from kvae.training.optimizer import make_optimizer
-from kvae.training.overview import log_overview, log_sizes
-from kvae.training.replicas import Groups, Replicas, in_a_row
-from kvae.training.step import Interval, example_batch, initial_state, train_step
-from kvae.training.workdir import open_workdir
+from kvae.core.buckets import place
+from kvae.core.errors import InputError
+from kvae.data import Examples, pipeline
+from kvae.training import pictures
+from kvae.training.evaluate import Evaluation
+from kvae.training.parallel import devices
+from kvae.training.parallel.cluster import wait_for_all
+from kvae.training.parallel.devices import Groups, Replicas, in_a_row
+from kvae.training.step import Interval
+from kvae.training.workdir.journal import summary
 
 log = logging.getLogger(__name__)
 
 DYING_SHARE = 0.05
 DYING_STEPS = 500
 BATCHES_AHEAD = 4
-
-
-def train(
-    config: Mapping,
-    workdir: str,
-    devices_used: Sequence[jax.Device] | None = None,
-    mirror: Mirror | None = None,
-) -> int:
-    """Trains, or goes on training, the run of a folder.
-
-    Args:
-      config: see `configs/`, and `kvae.training.config` for the fields and their defaults.
-      workdir: the run's folder, made where it does not exist.
-      devices_used: those to train on; all by default.
-      mirror: of the run, where its log is written already; one of its own by default.
-
-    Returns:
-      The step that was reached: `config["steps"]`, also where the loss fell no more, or less where the run was asked to
-      stop.
-
-    Raises:
-      InputError: something that the user can mend: a field, the data, the folder, a loss that is not finite.
-    """
-    config = checked_config(config)
-    peers.agree("config", lambda: peers.of_program(config))
-    mesh = devices.make_mesh(config["replicas"], devices_used)
-    devices.check_batch_size(config["batch_size"], mesh, config["micro_batches"])
-    replicas = Replicas(config["replicas"], mesh)
-    with first_process_first():
-        dataset, config = load_data(config)
-    log_sizes(config, dataset)
-    peers.agree("data set", lambda: peers.of_data(config, dataset))
-    model = build_model(config)
-    init, step = functions_of(config, model, dataset.train[0], mesh)
-    with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(StopSignal())
-        mirror = stack.enter_context(opened(workdir, mirror))
-        checkpoints = Checkpoints(workdir)
-        stack.callback(checkpoints.close)
-        open_workdir(workdir, config, checkpoints)
-        groups = replicas.program(init, run_once=True)(seeds(config, replicas))
-        step = replicas.program(step, donate=True)
-        first_step, groups = newest_state(checkpoints, replicas, groups)
-        if first_step:
-            log.info("%s is at step %d of %d", workdir, first_step, config["steps"])
-        else:
-            log_overview(groups[0].params)
-        journal = Journal(
-            mirror.folder,
-            first_step=first_step,
-            steps=config["steps"],
-            patience=config["patience_evaluations"],
-            writes=jax.process_index() == 0,
-        )
-        stack.callback(journal.close)
-        evaluator = Evaluator(model, replicas, dataset, config["batch_size"])
-        return Loop(config, workdir, replicas, evaluator, checkpoints, journal, mirror, stop).run(
-            step, groups, first_step
-        )
-
-
-def seeds(config: Mapping, replicas: Replicas) -> Groups:
-    """The seed of each replica, int32 [g] by group."""
-    return replicas.split(config["seed"] + np.arange(replicas.count, dtype=np.int32))
-
-
-def functions_of(config: Mapping, model: Model, example: Example, mesh: Mesh) -> tuple[Callable, Callable]:
-    """The first state from a seed, and the step from a state and a batch to the next state; both of one replica.
-
-    Args:
-      config: of the run.
-      model: that is trained.
-      example: one of the training set; only shapes and types matter.
-      mesh: the devices that are to hold it.
-
-    Raises:
-      InputError: the batch is to be split, and the model's loss is of a whole one, or the memory holds no step.
-    """
-    if model.needs_whole_batch and config["micro_batches"] > 1:
-        raise InputError(f"micro_batches is {config['micro_batches']}; it must be 1, for this loss is of a whole batch")
-    optimizer = make_optimizer(**config["optimizer"], steps=config["steps"])
-    init = functools.partial(initial_state, model, optimizer, example_batch(example))
-    check_memory(config, init, example, mesh)
-    return init, functools.partial(train_step, model, optimizer, config["micro_batches"])
-
-
-def newest_state(checkpoints: Checkpoints, replicas: Replicas, groups: Groups) -> tuple[int, Groups]:
-    """The step and the groups of the newest checkpoint that can be read; 0 and `groups` where there is none."""
-    found = checkpoints.restore_newest(replicas.form(groups))
-    return (found[0], replicas.split(found[1])) if found else (0, groups)
 
 
 def training_batches(config: Mapping, examples: Examples, first_step: int) -> Iterator[dict[str, np.ndarray]]:

@@ -7,8 +7,8 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
-from kvae.errors import InputError
-from kvae.fields import Count, NotNegative, OneOf
+from kvae.core.errors import InputError
+from kvae.core.fields import Count, NotNegative, OneOf
 
 
 def _cooldown(rate: float, steps: int) -> optax.Schedule:

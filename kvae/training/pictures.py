@@ -8,7 +8,7 @@ import numpy as np
 
 from kvae.models.model import Model
 from kvae.training.evaluate import Evaluation
-from kvae.training.replicas import one_of
+from kvae.training.parallel.devices import one_of
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +31,8 @@ def draw(
       rows: of metrics.jsonl.
       folder: where the files go.
     """
-    from kvae.figures import page
-    from kvae.figures import run as figures
+    from kvae.plots import index
+    from kvae.plots import run as figures
 
     step = rows[-1]["step"]
     first = one_of(evaluation.variables, 0), samples, one_of(evaluation.totals, 0), step
@@ -44,7 +44,7 @@ def draw(
         return
     title = f"{folder.absolute().parent.name}, step {step:,}"
     files = {f"{name}.png": picture for name, picture in pictures.items()}
-    files["index.html"] = lambda path: page.write_index(path.parent, pictures, title)
+    files["index.html"] = lambda path: index.write_index(path.parent, pictures, title)
     for name, draw_at in files.items():
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kvae.errors import InputError
+from kvae.core.errors import InputError
 from kvae.models.model import Batch, Model, Objective
 
 STREAMS = ("augmentation", "dropout")

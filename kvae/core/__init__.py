@@ -1,0 +1,1 @@
+"""Shared machinery: errors, fields, files, buckets, command-line programs and digests."""

@@ -1,0 +1,205 @@
+"""ImageNet (ILSVRC2012): the published archives made once into images small enough to decode while training.
+
+The work goes shard by shard, so a preparation that was interrupted goes on after its last whole shard.
+"""
+
+import io
+import logging
+import pathlib
+import re
+import sys
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from typing import BinaryIO
+
+from kvae.core.errors import InputError, errors_of_reading
+from kvae.core.fields import Size
+from kvae.core.files import opened
+from kvae.data.dataset import Dataset
+from kvae.data.manifest import write_manifest
+from kvae.data.records import (
+    PREPARED_ANEW,
+    data_folder,
+    errors_of_preparing,
+    fit_all,
+    manual_folder,
+    opened_builder,
+    read_split,
+)
+
+log = logging.getLogger(__name__)
+
+_NAME, _VERSION = "kvae_imagenet", "1.0.0"
+_ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "validation": "ILSVRC2012_img_val.tar"}
+_MEMBERS_PER_SHARD = {"train": 8, "validation": 5000}  # class archives; images. 135 shards in all: few open files
+
+
+def imagenet(size: Size = 256, data_dir: str = "") -> Dataset:
+    """ImageNet resized to size x size without cropping (antialiased bilinear, aspect ratio not kept).
+
+    The first call makes `<data_dir>/kvae_imagenet/<size>/1.0.0` out of the two archives in
+    `<data_dir>/downloads/manual`, without TensorFlow (at 256 about 45 GB); `tfds.builder_from_directory` reads it too.
+    Labels index the 1,000 WordNet ids in tfds's order.
+
+    Args:
+      size: the images' side in pixels.
+      data_dir: tfds's folder; empty for its default.
+
+    Raises:
+      InputError: an archive is missing or truncated, or an image in it is broken.
+    """
+    import tensorflow_datasets as tfds
+
+    folder = data_folder(data_dir) / _NAME / str(size) / _VERSION
+    if not folder.exists():
+        with errors_of_preparing(folder):
+            _prepare(folder, size, manual_folder(data_dir))
+    builder = opened_builder(folder.parent, lambda: tfds.builder_from_directory(folder))
+    return Dataset(
+        train=read_split(builder, "train"),
+        validation={"validation": read_split(builder, "validation")},
+        label_names=tuple(builder.info.features["label"].names),
+    )
+
+
+def _prepare(folder: pathlib.Path, size: int, manual: pathlib.Path) -> None:
+    """Writes the shards that are missing, then the metadata, and renames the folder when it is whole."""
+    import tensorflow_datasets as tfds
+
+    archives = {split: manual / name for split, name in _ARCHIVES.items()}
+    if missing := [path.name for path in archives.values() if not path.exists()]:
+        raise InputError(
+            f"imagenet: neither prepared in {folder} nor to be made: {manual} lacks {' and '.join(missing)}; put "
+            f"{' and '.join(_ARCHIVES.values())} there, as they are downloaded from image-net.org"
+        )
+    features = tfds.features.FeaturesDict(
+        {
+            "file_name": tfds.features.Text(),
+            "image": tfds.features.Image(shape=(size, size, 3), encoding_format="jpeg"),
+            "label": tfds.features.ClassLabel(names=_label_lines("labels.txt")),
+        }
+    )
+    incomplete = folder.with_name(f"incomplete.{folder.name}")
+    incomplete.mkdir(parents=True, exist_ok=True)
+    template = tfds.core.ShardedFileTemplate(data_dir=incomplete, dataset_name=_NAME, filetype_suffix="array_record")
+    splits = [_write_split(split, archives[split], template, features, size) for split in archives]
+    tfds.folder_dataset.write_metadata(
+        data_dir=incomplete,
+        features=features,
+        split_infos=splits,
+        version=_VERSION,
+        description=f"ILSVRC2012, resized to {size} x {size} without cropping.",
+        check_data=False,  # it would need TensorFlow
+    )
+    write_manifest(incomplete)
+    incomplete.rename(folder)
+
+
+def _write_split(split: str, archive: pathlib.Path, template, features, size: int):
+    """Writes the shards of one archive that are not there yet; returns the `tfds.core.SplitInfo` of all of them."""
+    import tensorflow_datasets as tfds
+    from array_record.python.array_record_module import ArrayRecordReader
+    from tqdm import tqdm
+
+    template = template.replace(split=split)
+    images_of = {"train": _class_images, "validation": _validation_images}[split]
+    with opened(archive) as file, _opened(archive, file) as tar:
+        members = list(_members(tar, archive.name))
+        if not members:
+            raise InputError(f"{archive}: an empty archive; get it again")
+        chunk = _MEMBERS_PER_SHARD[split]
+        shards = [members[start : start + chunk] for start in range(0, len(members), chunk)]
+        paths = [pathlib.Path(path) for path in template.sharded_filepaths(len(shards))]
+        on_terminal = sys.stderr.isatty()
+        for path, shard in zip(tqdm(paths, f"imagenet {split}", disable=not on_terminal), shards, strict=True):
+            if not path.exists():
+                _write_shard(path, fit_all(images_of(tar, shard, archive.name), size), features)
+                if not on_terminal:
+                    log.info("imagenet: wrote %s", path.name)
+    lengths = []
+    for path in paths:
+        with errors_of_reading(path, PREPARED_ANEW):
+            reader = ArrayRecordReader(str(path))
+            lengths.append(reader.num_records())
+            reader.close()
+    num_bytes = sum(path.stat().st_size for path in paths)
+    return tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=num_bytes, filename_template=template)
+
+
+def _write_shard(path: pathlib.Path, images: Iterable[tuple[str, bytes, str]], features) -> None:
+    """Writes (name, JPEG, label) triples as one file, which bears another name until it is whole."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    incomplete = path.with_name(f"incomplete.{path.name}")
+    writer = ArrayRecordWriter(str(incomplete), "group_size:1")
+    try:
+        for name, data, label in images:
+            example = {"file_name": pathlib.PurePath(name).name, "image": io.BytesIO(data), "label": label}
+            writer.write(features.serialize_example(features.encode_example(example)))
+    finally:
+        writer.close()
+    incomplete.rename(path)
+
+
+def _class_images(tar: tarfile.TarFile, members: Sequence[tarfile.TarInfo], archive: str) -> Iterator[tuple]:
+    """The images of archives of one class each, such as n01440764.tar."""
+    known = set(_label_lines("labels.txt"))
+    for member in members:
+        name, wordnet_id = f"{archive}/{member.name}", pathlib.PurePath(member.name).stem
+        if wordnet_id not in known:
+            raise InputError(f"{name}: not one of the 1,000 class archives of ILSVRC2012, such as n01440764.tar")
+        with _opened(name, tar.extractfile(member)) as class_tar:
+            for image in _members(class_tar, name):
+                image_name = f"{name}/{image.name}"
+                yield image_name, _contents(class_tar, image, image_name), wordnet_id
+
+
+def _validation_images(tar: tarfile.TarFile, members: Sequence[tarfile.TarInfo], archive: str) -> Iterator[tuple]:
+    """The images of the validation archive, whose classes are listed in the order of the images' numbers."""
+    labels = _label_lines("validation_labels.txt")
+    for member in members:
+        name = f"{archive}/{member.name}"
+        match = re.fullmatch(r"ILSVRC2012_val_(\d{8})\.JPEG", pathlib.PurePath(member.name).name)
+        number = int(match[1]) if match else 0
+        if not 1 <= number <= len(labels):
+            raise InputError(f"{name}: not named as the validation images are, such as ILSVRC2012_val_00000001.JPEG")
+        yield name, _contents(tar, member, name), labels[number - 1]
+
+
+def _label_lines(file_name: str) -> list[str]:
+    """The WordNet ids in one of the lists that tfds ships with its own builder."""
+    import tensorflow_datasets as tfds
+
+    return (tfds.core.tfds_path("datasets/imagenet2012") / file_name).read_text().split()
+
+
+def _opened(archive: pathlib.Path | str, file: BinaryIO) -> tarfile.TarFile:
+    try:
+        return tarfile.open(None, "r:", file)
+    except Exception as error:  # tarfile raises more than its own errors over a damaged header
+        raise InputError(f"{archive}: not a tar archive ({error}); get it again") from error
+
+
+def _members(tar: tarfile.TarFile, name: str) -> Iterator[tarfile.TarInfo]:
+    """The files in a tar archive. tarfile takes a cut inside a header for the end, so the end mark is looked for."""
+    last = "its first member"
+    try:
+        for member in tar:
+            last = member.name
+            if member.isfile():
+                yield member
+        tar.fileobj.seek(tar.offset)
+        rest = tar.fileobj.read(tarfile.BLOCKSIZE)
+        # The end mark, filled up to a record; more zeros are room that a broken download had reserved.
+        whole = rest == bytes(tarfile.BLOCKSIZE) and tar.fileobj.seek(0, 2) - tar.offset <= 2 * tarfile.RECORDSIZE
+    except Exception:
+        whole = False
+    if not whole:
+        raise InputError(f"{name}: truncated or damaged at {last}; get the archive again")
+
+
+def _contents(tar: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> bytes:
+    try:
+        return tar.extractfile(member).read()
+    except Exception as error:
+        raise InputError(f"{name}: the archive is truncated or damaged there ({error}); get it again") from error

@@ -1,1 +1,0 @@
-"""Figures: arrays in, a PNG file out."""

@@ -1,0 +1,1 @@
+"""VQ-VAE and VQ-VAE-2."""

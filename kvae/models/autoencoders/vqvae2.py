@@ -1,0 +1,68 @@
+"""VQ-VAE-2 (Razavi et al., 2019) with two levels, as Irie et al. (2023) train it on images of 256 x 256."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from kvae.models.autoencoders.base import Autoencoder, Reconstruction
+from kvae.models.autoencoders.layers import Conv, Decoder, Encoder, TransposedConv
+from kvae.quantizers.base import Quantizer
+
+
+class VQVAE2(Autoencoder):
+    """Images [b, h, w, 3] -> codes `top` [b, h/8, w/8] and `bottom` [b, h/4, w/4] -> images.
+
+    The bottom level sees what the top level decodes to, beside its own features.
+
+    Attributes:
+      quantizer_top, quantizer_bottom: the quantiser layers; their codebooks are named `top` and `bottom`.
+    """
+
+    quantizer_top: Quantizer | None = None
+    quantizer_bottom: Quantizer | None = None
+
+    code_strides: ClassVar = {"top": 8, "bottom": 4}
+
+    def setup(self):
+        shape = dict(
+            channels=self.channels,
+            residual_channels=self.residual_channels,
+            residual_blocks=self.residual_blocks,
+            rectified=False,
+            dtype=self.dtype,
+        )
+        self.encoder_bottom = Encoder(halvings=2, **shape)
+        self.encoder_top = Encoder(halvings=1, **shape)
+        self.to_codeword_size_top = Conv(self.codeword_size, 1, dtype=self.dtype)
+        self.to_codeword_size_bottom = Conv(self.codeword_size, 1, dtype=self.dtype)
+        self.decoder_top = Decoder(features=self.codeword_size, doublings=1, **shape)
+        self.upsample_top = TransposedConv(self.codeword_size, self.dtype)
+        self.decoder = Decoder(features=3, doublings=2, **shape)
+
+    @property
+    def quantizers(self):
+        """The quantisers by the names of their codebooks."""
+        return {"top": self.quantizer_top, "bottom": self.quantizer_bottom}
+
+    def __call__(self, images: jax.Array, *, train: bool = False, mask: jax.Array | None = None) -> Reconstruction:
+        """Encodes, quantises and decodes uint8 images [b, h, w, 3]; `mask` [b] leaves images out of the statistics."""
+
+        def positions(z):
+            return None if mask is None else jnp.broadcast_to(mask[:, None, None], z.shape[:-1])
+
+        features_bottom = self.encoder_bottom(self.normalize(images))
+        z_top = self.to_codeword_size_top(self.encoder_top(features_bottom))
+        top = self.quantizer_top.quantize(z_top, train=train, mask=positions(z_top))
+        features_bottom = jnp.concatenate([self.decoder_top(top.quantized), features_bottom], axis=-1)
+        z_bottom = self.to_codeword_size_bottom(features_bottom)
+        bottom = self.quantizer_bottom.quantize(z_bottom, train=train, mask=positions(z_bottom))
+        decoded = self.decode_quantized({"top": top.quantized, "bottom": bottom.quantized})
+        return Reconstruction(decoded, {"top": z_top, "bottom": z_bottom}, {"top": top, "bottom": bottom})
+
+    def decode_quantized(self, quantized: Mapping[str, jax.Array]) -> jax.Array:
+        """Normalised images, float32 [b, h, w, 3], from codewords `top` [b, h/8, w/8, d], `bottom` [b, h/4, w/4, d]."""
+        top = self.upsample_top(quantized["top"])
+        bottom = quantized["bottom"].astype(top.dtype)
+        return self.decoder(jnp.concatenate([top, bottom], axis=-1)).astype(jnp.float32)

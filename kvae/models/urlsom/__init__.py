@@ -1,0 +1,1 @@
+"""URL-SOM: a network whose output layer is a map."""

@@ -1,0 +1,117 @@
+"""Finite scalar quantisation: a fixed grid instead of a learned codebook."""
+
+from typing import Annotated
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from annotated_types import Ge, MinLen
+
+from kvae import kohonen, measures
+from kvae.quantizers.base import (
+    Quantized,
+    Quantizer,
+    check_codes,
+    check_dimension,
+    check_vectors,
+    masked,
+    straight_through,
+    tally_of,
+)
+from kvae.topology import Grid, Plane
+
+MARGIN = 1e-3
+"""How far the bound reaches beyond the outermost levels, so that they can be reached."""
+
+
+class FSQ(Quantizer):
+    """Finite scalar quantiser (Mentzer, Minnen, Agustsson and Tschannen, "Finite Scalar Quantization", 2023).
+
+    Each number of a vector is bounded to L levels by f(z) = (L - 1 + margin) / 2 tanh(z + shift) - offset, and rounded;
+    offset is 1/2 for an even L, and the shift makes f(0) = 0. There is no loss, and nothing but the projections is
+    learned. Codes are numbered row by row, so they lie on a plane of the shape `levels`.
+
+    Vectors with another number of elements than there are levels are projected there and back by linear layers, whose
+    parameters are in `params`.
+
+    Attributes:
+      levels: L of each number; the paper takes (8, 6, 5) for about 2^8 codes, (8, 5, 5, 5) for 2^10, (7, 5, 5, 5, 5)
+        for 2^12, (8, 8, 8, 6, 5) for 2^14, (8, 8, 8, 5, 5, 5) for 2^16.
+      train: see `Quantizer`; it changes nothing.
+    """
+
+    levels: Annotated[tuple[Annotated[int, Ge(2)], ...], MinLen(1)] = (8, 5, 5, 5)
+    train: bool | None = None
+
+    @nn.compact
+    def quantize(self, z: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> Quantized:
+        """As `Quantizer.quantize`; training and evaluation do the same."""
+        check_vectors(z, mask)
+        if self.has_variable("params", "back_kernel"):
+            check_dimension(z, self.get_variable("params", "back_kernel"))
+        if z.shape[-1] != len(self.levels):
+            for name, shape in (
+                ("to_levels", (z.shape[-1], len(self.levels))),
+                ("back", (len(self.levels), z.shape[-1])),
+            ):
+                self.param(f"{name}_kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
+                self.param(f"{name}_bias", nn.initializers.zeros, shape[1:], jnp.float32)
+        bounded = self.bounded(masked(z, mask))
+        nearest = jnp.round(jax.lax.stop_gradient(bounded))
+        codes = self._codes(nearest)
+        counts = kohonen.batch_statistics(bounded, codes, self.codebook_size, mask).counts
+        quantized = self._back(straight_through(bounded, nearest)).astype(z.dtype)
+        return Quantized(quantized, codes, jnp.zeros((), jnp.float32), measures.perplexity(counts), counts, {})
+
+    def bounded(self, z: jax.Array) -> jax.Array:
+        """f(z), before it is rounded: float32 [..., levels], in units of a level."""
+        levels = np.array(self.levels)
+        half, offset = (levels - 1) * (1 + MARGIN) / 2, np.where(levels % 2 == 0, 0.5, 0.0)
+        projected = self._projected("to_levels", z.astype(jnp.float32))
+        return half * jnp.tanh(projected + np.arctanh(offset / half)) - offset
+
+    def lookup(self, codes: jax.Array) -> jax.Array:
+        """The vectors of codes."""
+        check_codes(codes)
+        place = jnp.stack(jnp.unravel_index(codes, self.levels), axis=-1)
+        return self._back(place - self._half_widths.astype(np.float32))
+
+    def tally(self, z: jax.Array, out: Quantized, mask: jax.Array) -> dict[str, jax.Array]:
+        """As `Quantizer.tally`, where vectors are compared: bounded, and in units of a level."""
+        places = jnp.asarray(self.layout.coordinates - self._half_widths, jnp.float32)
+        bounded = self.bounded(masked(z, mask))
+        return tally_of(bounded, out, mask, places[out.codes], places, self.layout)
+
+    @property
+    def codebook_size(self) -> int:
+        """K, the product of the levels."""
+        return self.layout.size
+
+    @property
+    def layout(self) -> Grid:
+        """A plane, of as many axes as a vector has numbers."""
+        return Plane(self.levels)
+
+    @property
+    def is_map(self) -> bool:
+        """True: codes that are near on the grid are alike by construction."""
+        return True
+
+    @property
+    def _half_widths(self) -> np.ndarray:
+        return np.array(self.levels) // 2
+
+    def _codes(self, nearest):
+        places = (nearest + self._half_widths).astype(jnp.int32)
+        weights = np.cumprod([1, *self.levels[:0:-1]])[::-1]
+        return jnp.sum(places * weights.astype(np.int32), axis=-1, dtype=jnp.int32)
+
+    def _back(self, nearest):
+        return self._projected("back", nearest / self._half_widths)
+
+    def _projected(self, name, vectors):
+        if not self.has_variable("params", f"{name}_kernel"):
+            return vectors
+        kernel, bias = (self.get_variable("params", f"{name}_{part}") for part in ("kernel", "bias"))
+        return jnp.matmul(vectors, kernel, precision=jax.lax.Precision.HIGHEST) + bias

@@ -1,0 +1,1 @@
+"""`python -m kvae.report`: tables, curves and an HTML page of runs."""

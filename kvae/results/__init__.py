@@ -1,1 +1,0 @@
-"""What runs have found, seed by seed, and side by side."""

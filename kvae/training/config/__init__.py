@@ -1,0 +1,1 @@
+"""A config: its fields, the command line, and the reference page."""

@@ -1,0 +1,151 @@
+"""A run's folder, which belongs to one config."""
+
+import json
+import logging
+import pathlib
+from collections.abc import Mapping
+
+import jax
+
+from kvae.core.buckets import check_address, check_reachable, errors_of_bucket, is_bucket, place
+from kvae.core.errors import InputError, choose, errors_of_writing
+from kvae.core.fields import shown
+from kvae.core.files import read_text, write_text
+from kvae.training.config.schema import FREE_FIELDS
+from kvae.training.config.sections import checked_config, flatten
+from kvae.training.workdir.checkpoint import Checkpoints
+
+log = logging.getLogger(__name__)
+
+
+def check_place(workdir: str, config: Mapping) -> None:
+    """Raises InputError for a folder that is none, or lies among the images: its figures would be trained on."""
+    check_address("--workdir", workdir)
+    check_reachable(workdir)
+    dataset = config.get("dataset") if isinstance(config, Mapping) else None
+    images = dataset.get("path") if isinstance(dataset, Mapping) else None
+    if images and isinstance(images, str) and not is_bucket(workdir):
+        images, folder = pathlib.Path(images).resolve(), pathlib.Path(workdir).resolve()
+        if folder.is_relative_to(images):
+            raise InputError(f"--workdir={workdir} lies in the folder of the images, {images}; choose one outside")
+
+
+def open_workdir(workdir: str, config: Mapping, checkpoints: Checkpoints) -> None:
+    """Writes the run's config.json, or checks that the folder belongs to this config.
+
+    Raises:
+      InputError: it belongs to another, or cannot be written.
+    """
+    config = json.loads(json.dumps(config))
+    # Without a checkpoint there is nothing that another config could spoil, such as after a mistake in the first one.
+    if steps := checkpoints.steps():
+        before = config_of_checkpoints(workdir, checkpoints)
+        if is_of_version_0_1(before):
+            raise InputError(
+                f"{workdir} is a run of kvae 0.1: kvae.load opens it, but it cannot go on; choose another --workdir"
+            )
+        before = json.loads(json.dumps(checked_config(before)))  # with the fields that did not exist then
+        if differ := differences(before, config):
+            raise InputError(f"{workdir} was made by another config: {'; '.join(differ)}; choose another --workdir")
+        if steps[-1] > config["steps"]:
+            raise InputError(
+                f"config.steps is {config['steps']}, and {workdir} has come to step {steps[-1]}; set it to that or more"
+            )
+        if before["steps"] != config["steps"] and config["optimizer"]["schedule"] != "constant":
+            log.warning(
+                "the learning rate now runs as in a run of %d steps, no longer of %d", config["steps"], before["steps"]
+            )
+    if jax.process_index() == 0:
+        with errors_of_writing(f"--workdir={workdir}"):
+            write_text(place(workdir) / "config.json", json.dumps(config, indent=2) + "\n")
+
+
+def differences(before: Mapping, now: Mapping) -> list[str]:
+    """The fields in which two configs of one run may not differ, but do, each with both values."""
+    before, now = flatten(before), flatten(now)
+    differ = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+    return [f"{name} {before.get(name)} -> {now.get(name)}" for name in differ if name not in FREE_FIELDS]
+
+
+def config_of_checkpoints(workdir: str, checkpoints: Checkpoints) -> dict:
+    """The config that the checkpoints were saved with, as it was saved; only where they hold none that of config.json.
+
+    Raises:
+      InputError: there is neither.
+    """
+    saved = checkpoints.config()
+    return read_config_json(workdir) if saved is None else saved
+
+
+def config_of_run(workdir: str) -> dict:
+    """The config of a run, from its config.json, in today's form.
+
+    Raises:
+      InputError: there is none, or it is damaged.
+    """
+    return upgraded(read_config_json(workdir))
+
+
+def read_config_json(workdir: str) -> dict:
+    """The config of a run, from its config.json, as it stands there.
+
+    Raises:
+      InputError: there is none, or it is damaged.
+    """
+    path = place(workdir) / "config.json"
+    with errors_of_bucket(workdir):
+        is_there = path.exists()
+    if not is_there:
+        raise InputError(f"{workdir} is no run: it has no config.json")
+    try:
+        config = json.loads(read_text(path))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not the config of a run: it is not JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path} is not the config of a run: it holds {shown(config)}")
+    for name, kind in FORM.items():
+        if name not in config:
+            raise InputError(f"{path} is not the config of a run: it has no {name}")
+        if type(config[name]) is not kind:
+            raise InputError(f"{path} is not the config of a run: {name} is {shown(config[name])}")
+    return config
+
+
+FORM = {"seed": int, "replicas": int, "steps": int, "dataset": dict, "model": dict}
+"""What any config of a run has."""
+
+
+SCHEDULES = {
+    "inverse": (1.0, 0.0, 1.0),
+    "held": (1.0, 0.0, 0.0),
+    "slow": (1.0, 0.3, 0.03),
+    "floor_0.1": (1.0, 0.1, 1.0),
+    "floor_0.3": (1.0, 0.3, 1.0),
+    "narrowing": (16.0, 0.25, 1.0),
+    "narrowing_1": (16.0, 1.0, 1.0),
+}
+"""By their names in version 0.1: initial and lowest strength, and what the shrink step is multiplied by."""
+
+
+def is_of_version_0_1(config: Mapping) -> bool:
+    """Whether a config is of kvae 0.1, which had no sections for quantisers."""
+    optimizer = config.get("optimizer", {})
+    return isinstance(optimizer, Mapping) and "schedule" not in optimizer
+
+
+def upgraded(config: Mapping) -> dict:
+    """The config of a run, of this version or of 0.1, in today's form."""
+    model = config["model"]
+    if not is_of_version_0_1(config) or not isinstance(model, Mapping) or not isinstance(model.get("quantizer"), str):
+        return dict(config)
+    model = dict(model)
+    initial, lowest, factor = choose("model.schedule", model.pop("schedule", None), SCHEDULES)
+    own = ("grid_shape", "neighborhood", "shrink_step", "radius", "decay", "init_count", "update_empty")
+    own += ("commitment_weight", "pull", "neighbor_weight")
+    quantizer = {"name": model.pop("quantizer"), "initial_strength": initial, "lowest_strength": lowest}
+    quantizer |= {name: model.pop(name) for name in own if name in model}
+    if isinstance(quantizer.get("shrink_step"), (int, float)):
+        quantizer["shrink_step"] *= factor
+    return {**config, "model": {**model, "quantizer": quantizer}}
