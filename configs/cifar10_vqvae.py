@@ -33,11 +33,11 @@ def get_config(variant=""):
 
     config.model = ml_collections.ConfigDict()
     config.model.name = "vqvae"
-    config.model.halvings = 2  # codes are a quarter as high and wide as images
+    config.model.num_downsamples = 2  # codes are a quarter as high and wide as images
     config.model.channels = 128
     config.model.residual_channels = 32
     config.model.residual_blocks = 2
-    config.model.codeword_size = 64
+    config.model.embedding_dim = 64
     config.model.augmentations = ()
     config.model.dtype = "float32"
 
@@ -45,9 +45,9 @@ def get_config(variant=""):
     config.model.quantizer.name = "kohonen"
     config.model.quantizer.grid_shape = (16, 32)
     config.model.quantizer.neighborhood = "hard"
-    config.model.quantizer.grid = "plane"
-    config.model.quantizer.initial_strength = 1.0
-    config.model.quantizer.lowest_strength = 0.0
+    config.model.quantizer.topology = "plane"
+    config.model.quantizer.initial_width = 1.0
+    config.model.quantizer.lowest_width = 0.0
     config.model.quantizer.shrink_step = 0.1
     config.model.quantizer.radius = 1.5
     config.model.quantizer.decay = 0.99

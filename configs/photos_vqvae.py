@@ -33,21 +33,21 @@ def get_config(variant=""):
 
     config.model = ml_collections.ConfigDict()
     config.model.name = "vqvae"
-    config.model.halvings = 2  # codes are a quarter as high and wide as images
+    config.model.num_downsamples = 2  # codes are a quarter as high and wide as images
     config.model.channels = 128
     config.model.residual_channels = 32
     config.model.residual_blocks = 2
-    config.model.codeword_size = 3
-    config.model.augmentations = ("flip", "turn")
+    config.model.embedding_dim = 3
+    config.model.augmentations = ("flip_horizontal", "rot90")
     config.model.dtype = "float32"
 
     config.model.quantizer = ml_collections.ConfigDict()
     config.model.quantizer.name = "kohonen"
     config.model.quantizer.grid_shape = (16, 32)
     config.model.quantizer.neighborhood = "gaussian"
-    config.model.quantizer.grid = "plane"
-    config.model.quantizer.initial_strength = 4.0
-    config.model.quantizer.lowest_strength = 0.5
+    config.model.quantizer.topology = "plane"
+    config.model.quantizer.initial_width = 2.0
+    config.model.quantizer.lowest_width = 0.7
     config.model.quantizer.shrink_step = 0.03
     config.model.quantizer.radius = 1.5
     config.model.quantizer.decay = 0.8

@@ -9,7 +9,7 @@ _HOME = {
     "ResidualVQ": "kvae.quantizers",
     "GroupedVQ": "kvae.quantizers",
     "Model": "kvae.models.model",
-    "Objective": "kvae.models.model",
+    "LossAndMetrics": "kvae.models.model",
     "Metric": "kvae.models.model",
     "SOM": "kvae.som",
     "load": "kvae.runs.opening",

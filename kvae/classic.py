@@ -1,8 +1,8 @@
 """The classic forms of Kohonen's map on plain arrays: online, Hebbian and batch (Appendix A of Irie et al., 2023).
 
 `*_update` are single steps, compiled once for each neighbourhood; `fit_*` train a map on the rows of an array. A map
-that has to unfold starts with a wide neighbourhood: `Neighborhood(grid, "gaussian", initial_strength=16.0,
-lowest_strength=0.25)` is 4 nodes wide at first.
+that has to unfold starts with a wide neighbourhood: `Neighborhood(grid, "gaussian", initial_width=4.0,
+lowest_width=0.5)` is 4 nodes wide at first.
 """
 
 import functools
@@ -25,14 +25,14 @@ def online_update(codewords: jax.Array, x: jax.Array, neighborhood: Neighborhood
     Args:
       codewords: w, float32 [K, d].
       x: one vector, float [d].
-      neighborhood: A; its strength is taken at `step`.
+      neighborhood: A; its width is taken at `step`.
       step: updates done so far, integer [].
       learning_rate: beta, float [].
 
     Returns:
       The new codewords, float32 [K, d].
     """
-    pull = learning_rate * _strengths(neighborhood, nearest_code(x, codewords), step)
+    pull = learning_rate * _weights(neighborhood, nearest_code(x, codewords), step)
     return codewords + pull[:, None] * (x - codewords)
 
 
@@ -46,7 +46,7 @@ def hebbian_update(codewords: jax.Array, x: jax.Array, neighborhood: Neighborhoo
     kernel `none` they are equal. Arguments and result are those of `online_update`; the first of equal winners wins.
     """
     winner = jnp.argmax(jnp.matmul(codewords, x, precision=jax.lax.Precision.HIGHEST))
-    pull = learning_rate * _strengths(neighborhood, winner, step)
+    pull = learning_rate * _weights(neighborhood, winner, step)
     return codewords + pull[:, None] * (x - codewords[winner])
 
 
@@ -59,32 +59,32 @@ def batch_update(codewords: jax.Array, data: jax.Array, neighborhood: Neighborho
     Args:
       codewords: w, float32 [K, d].
       data: all vectors, float [..., d].
-      neighborhood: A; its strength is taken at `step`.
+      neighborhood: A; its width is taken at `step`.
       step: updates done so far, integer [].
 
     Returns:
       The new codewords, float32 [K, d]. One whose weighted count N_k is 0 stays.
     """
     statistics = batch_statistics(data, nearest_code(data, codewords), neighborhood.grid.size)
-    return weighted_means(statistics, neighborhood, neighborhood.strength(step), codewords)
+    return weighted_means(statistics, neighborhood, neighborhood.width(step), codewords)
 
 
 def weighted_means(
-    statistics: Statistics, neighborhood: Neighborhood, strength: jax.Array, codewords: jax.Array
+    statistics: Statistics, neighborhood: Neighborhood, width: jax.Array, codewords: jax.Array
 ) -> jax.Array:
     """The mean of each code's and its neighbours' members, by their sums and numbers (Eqs. 19-21).
 
     Args:
       statistics: of all vectors; those of parts of the data add up.
-      neighborhood: A, taken at this strength, float32 [].
-      strength: see `kvae.topology.Kernel`.
+      neighborhood: A, taken at this width.
+      width: in nodes, float32 [].
       codewords: float [K, d], what a code keeps whose weighted count N_k is 0.
 
     Returns:
       The new codewords, [K, d].
     """
-    sums = spread_at(neighborhood, statistics.sums, strength)
-    counts = spread_at(neighborhood, statistics.counts, strength)
+    sums = spread_at(neighborhood, statistics.sums, width)
+    counts = spread_at(neighborhood, statistics.counts, width)
     # Below 1e-30, in the far tail of a Gaussian, the sums lose their digits to float32's smallest number.
     moves = counts > 1e-30
     return jnp.where(moves[:, None], sums / jnp.where(moves, counts, 1.0)[:, None], codewords)
@@ -151,7 +151,7 @@ def fit_batch(
     return jax.lax.fori_loop(0, epochs, lambda t, w: batch_update(w, data, neighborhood, t), codewords)
 
 
-def _strengths(neighborhood, winner, step):
+def _weights(neighborhood, winner, step):
     """The winner's row of A(t), float32 [K], without forming the matrix where `spread` does not."""
     return spread(neighborhood, jax.nn.one_hot(winner, neighborhood.grid.size), step)
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kvae.core.errors import InputError, choose
-from kvae.core.fields import Counts, check_attributes, shown
+from kvae.core.fields import Counts, short_repr, validate_attributes
 
 LARGEST_SIZE = 2**20
 """Nodes of a grid, at most: what is known of each node is listed."""
@@ -41,7 +41,7 @@ class Grid(abc.ABC):
     border: ClassVar[str] = ""
 
     def __post_init__(self):
-        check_attributes(self)
+        validate_attributes(self)
         if self.size > LARGEST_SIZE:
             raise InputError(f"a grid of {self.shape} has {self.size:,} nodes; it may have {LARGEST_SIZE:,} at most")
 
@@ -241,10 +241,10 @@ GRIDS: dict[str, Callable[[tuple[int, ...]], Grid]] = {"plane": Plane, "torus": 
 
 def make_grid(name: str, shape: tuple[int, ...]) -> Grid:
     """The grid of that name in `GRIDS`; raises InputError where there is none, or its shape is impossible."""
-    make = choose("grid", name, GRIDS)
+    make = choose("topology", name, GRIDS)
     grid = make(shape) if callable(make) else None
     if not isinstance(grid, Grid) or grid.shape != tuple(shape):
         raise InputError(
-            f"GRIDS[{name!r}] is {shown(make)}; it must make a kvae.grids.Grid of the shape that it is given"
+            f"GRIDS[{name!r}] is {short_repr(make)}; it must make a kvae.grids.Grid of the shape that it is given"
         )
     return grid

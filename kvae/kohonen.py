@@ -202,7 +202,7 @@ def update_codebook(
     Args:
       codebook: after t updates.
       statistics: of the whole batch.
-      neighborhood: A; its strength is taken at t.
+      neighborhood: A; its width is taken at t.
       decay: 1 - beta.
       update_empty: True updates every code and smooths the counts, N_k <- (N_k + eps) / (sum N + K eps) sum N, as
         common EMA-VQ code does. False leaves a code alone whose spread count is at most eps, and does not smooth.

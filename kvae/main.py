@@ -61,9 +61,9 @@ def main(argv: list[str]) -> int:
 def show_fields(argv: list[str]) -> int:
     """Prints every field of the config that the arguments describe; returns 0."""
     from kvae.training.config.reference import as_text
-    from kvae.training.config.sections import checked_config
+    from kvae.training.config.sections import validate_config
 
-    print(as_text(checked_config(parse(argv)[0])), end="")
+    print(as_text(validate_config(parse(argv)[0])), end="")
     return 0
 
 

@@ -16,7 +16,7 @@ from flax import nnx
 
 from kvae import quantizers
 from kvae.core.errors import InputError
-from kvae.core.fields import Count, value_of
+from kvae.core.fields import Count, validate
 from kvae.quantizers.base import Quantized
 
 __all__ = ["FSQ", "Codebook", "GradientVQ", "GroupedVQ", "KohonenVQ", "ResidualVQ"]
@@ -47,7 +47,7 @@ class Quantizer(nnx.Module):
         if fields.pop("train", None) is not None:
             raise InputError("train is set by model.train() and model.eval(), or in a call")
         self.linen = self.LINEN(**fields)
-        features = value_of("features", features, Count)
+        features = validate("features", features, Count)
         self.use_running_average = use_running_average
         variables = self.linen.init(rngs.params(), jnp.zeros((1, features)))
         self.codebook = _as_variables(variables.get("codebook", {}), Codebook)

@@ -1,8 +1,7 @@
-"""How an update spreads from a code to its neighbours on a grid.
+"""Neighbourhoods: how an update to one code spreads to the codes around it on a grid.
 
-Pure functions of arrays under static values: a `Kernel` says what a neighbour at some distance receives, and a
-`Neighborhood` joins it with a grid and a schedule. A new kernel is one entry of `NEIGHBORHOODS`, a new grid one of
-`kvae.grids.GRIDS`.
+Pure functions of arrays. A `Kernel` turns a distance on the grid into a weight; a `Neighborhood` combines a kernel, a
+grid and a schedule of widths. Add a kernel by assigning to `NEIGHBORHOODS`, a grid by assigning to `kvae.grids.GRIDS`.
 """
 
 import dataclasses
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kvae.core.errors import InputError, choose
-from kvae.core.fields import NotNegative, OneOf, Positive, check_attributes
+from kvae.core.fields import NotNegative, OneOf, Positive, validate_attributes
 from kvae.grids import GRIDS, Grid, Hexagonal, Plane, Torus, make_grid
 
 __all__ = [
@@ -35,96 +34,117 @@ __all__ = [
 ]
 
 LARGEST_DENSE_SIZE = 16_384
-"""The largest n for which an n x n matrix (1 GiB of float32) may be formed."""
+"""Largest n for which an n x n matrix (1 GiB of float32) is formed."""
 
 LARGEST_WINDOW_SIZE = 27
-"""The most neighbours (those of a 3 x 3 x 3 box) that are added one by one; a wider neighbourhood takes the matrix."""
+"""Most neighbours (a 3 x 3 x 3 box) that are added one by one; wider neighbourhoods use the matrix."""
+
+Spread = Callable[[jax.Array, jax.Array], jax.Array]
+"""Maps (values [K, ...], width []) to A^T values without forming the K x K matrix A."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """What a neighbour receives.
+    """The shape of a neighbourhood.
+
+    Example:
+      >>> import jax.numpy as jnp, kvae
+      >>> from kvae.topology import Kernel
+      >>> kvae.NEIGHBORHOODS["tent"] = Kernel(lambda distance, width, radius: jnp.maximum(0, 1 - distance / width))
+      >>> layer = kvae.KohonenVQ(grid_shape=(16, 32), neighborhood="tent", initial_width=3.0, lowest_width=1.5)
 
     Attributes:
-      weight: from the distance D on the grid, the strength and the radius, the share of an update that a node at that
-        distance receives; the node itself always receives 1.
-      fast: from a neighbourhood, a function of (values on the nodes [K, ...], strength) that spreads them without the
-        K x K matrix; or None where there is no such way.
-      initial_strength, lowest_strength: what a layer takes where the user names only the kernel.
-      strength_of_width: from a width in nodes, the strength at which the kernel is that wide.
+      weight: maps (distance D on the grid, width in nodes, radius in nodes) to the share of an update that a node at
+        distance D receives. The node itself always receives 1.
+      fast: maps a neighbourhood to a function that spreads values without the K x K matrix, or to None if there is
+        no such function.
+      paper_width: initial width in nodes in the paper, or in its released code.
+      initial_width, lowest_width: defaults in nodes for layers that name only the kernel.
+      shrink_exponent: the width falls as (1 + t tau) ** -shrink_exponent.
     """
 
-    weight: Callable
-    fast: Callable[["Neighborhood"], Callable | None] = lambda neighborhood: None
-    initial_strength: float = 1.0
-    lowest_strength: float = 0.0
-    strength_of_width: Callable = lambda width: width**2
+    weight: Callable[[jax.Array, jax.Array, float], jax.Array]
+    fast: Callable[["Neighborhood"], Spread | None] = lambda neighborhood: None
+    paper_width: float = 1.0
+    initial_width: float = 1.0
+    lowest_width: float = 0.0
+    shrink_exponent: float = 0.5
 
 
-def _hard(distance, strength, radius):
-    return jnp.where(distance < radius, jnp.minimum(strength, 1.0), 0.0)
+def _hard(distance, width, radius):
+    return jnp.where(distance < radius, jnp.minimum(jnp.square(width), 1.0), 0.0)
 
 
-def _gaussian(distance, strength, radius):
-    return jnp.exp(-jnp.square(distance) / strength)
+def _gaussian(distance, width, radius):
+    return jnp.exp(-jnp.square(distance / width))
 
 
-def _by_window(neighborhood):
-    """Adds up the neighbours one by one, as long as they are few."""
-    # Counted before they are listed: the neighbours within a huge radius would fill the memory.
+def _by_window(neighborhood: "Neighborhood") -> Spread | None:
+    """Adds the neighbours one by one, if there are few."""
+    # Count before listing: the neighbours within a huge radius would fill the memory.
     axes = len(neighborhood.grid.shape)
     if (2 * math.ceil(neighborhood.radius) - 1) ** axes > LARGEST_WINDOW_SIZE:
         return None
-    codes, there = neighborhood.neighbors
+    codes, exists = neighborhood.neighbors
 
-    def spread(values, strength):
-        there_too = there.reshape(*there.shape, *[1] * (values.ndim - 1))
-        neighbors = sum(jnp.where(here, values[code], 0) for code, here in zip(codes, there_too, strict=True))
-        return values + _hard(0.0, strength, neighborhood.radius) * neighbors
+    def add_neighbors(values, width):
+        present = exists.reshape(*exists.shape, *[1] * (values.ndim - 1))
+        neighbors = sum(jnp.where(here, values[code], 0) for code, here in zip(codes, present, strict=True))
+        return values + _hard(0.0, width, neighborhood.radius) * neighbors
 
-    return spread
+    return add_neighbors
 
 
-def _by_axes(neighborhood):
+def _by_axes(neighborhood: "Neighborhood") -> Spread | None:
     """Multiplies each axis by its own small matrix: exp(-(dx^2 + dy^2) / s) = exp(-dx^2 / s) exp(-dy^2 / s)."""
     grid = neighborhood.grid
     if max(grid.shape) > LARGEST_DENSE_SIZE or grid.axis_distances() is None:
         return None
 
-    def spread(values, strength):
+    def multiply_axes(values, width):
         on_grid = values.reshape(*grid.shape, *values.shape[1:])
         for axis, distances in enumerate(grid.axis_distances()):
-            weights = _gaussian(distances, strength, None)
-            moved = jnp.tensordot(weights, on_grid, axes=(1, axis), precision=jax.lax.Precision.HIGHEST)
-            on_grid = jnp.moveaxis(moved, 0, axis)
+            weights = _gaussian(distances, width, None)
+            product = jnp.tensordot(weights, on_grid, axes=(1, axis), precision=jax.lax.Precision.HIGHEST)
+            on_grid = jnp.moveaxis(product, 0, axis)
         return on_grid.reshape(values.shape)
 
-    return spread
+    return multiply_axes
 
 
-NEIGHBORHOODS = {
+NEIGHBORHOODS: dict[str, Kernel] = {
     "none": Kernel(
-        lambda distance, strength, radius: jnp.zeros_like(distance * strength),
-        lambda neighborhood: lambda values, strength: values,
+        lambda distance, width, radius: jnp.zeros_like(distance * width),
+        lambda neighborhood: lambda values, width: values,
     ),
     "hard": Kernel(_hard, _by_window),
-    "gaussian": Kernel(_gaussian, _by_axes, initial_strength=16.0, lowest_strength=0.25),
-    # The kernel that the authors' release runs under the name Gaussian.
+    "gaussian": Kernel(_gaussian, _by_axes, initial_width=4.0, lowest_width=0.5),
+    # The authors' released code runs this kernel under the name Gaussian.
     "exponential": Kernel(
-        lambda distance, strength, radius: jnp.exp(-distance / (10.0 * strength)),
-        strength_of_width=lambda width: width / 10,
+        lambda distance, width, radius: jnp.exp(-distance / width),
+        paper_width=10.0,
+        initial_width=10.0,
+        shrink_exponent=1.0,
     ),
 }
-"""The kernels by name.
+"""Kernels by name. Their weights at distance D, width w:
 
-A Gaussian is sqrt(strength) nodes wide: at that distance it has fallen to 1/e. Where a layer is not told otherwise, its
-Gaussian starts 4 nodes wide and ends at half a node, as maps do that have to unfold; the paper's (Eq. 16) has strengths
-of 1 and 0, and starts 1 node wide.
+    none         0
+    hard         min(1, w^2) where D < radius           (Eq. 15: w^2 = 1 / (1 + t tau))
+    gaussian     exp(-D^2 / w^2), so sigma = w / sqrt(2)   (Eq. 16: the same w)
+    exponential  exp(-D / w)                            (the authors' code: w = 10 / (1 + t tau))
+
+In a layer, a Gaussian starts 4 nodes wide by default and ends at half a node, since a map has to unfold. The paper's
+Gaussian starts at 1 and ends at 0, as `Neighborhood` does by default.
 """
 
 
 def kernel_of(name: str) -> Kernel:
-    """The kernel of that name in `NEIGHBORHOODS`; raises InputError where there is none."""
+    """Returns the kernel of that name in `NEIGHBORHOODS`.
+
+    Raises:
+      InputError: there is no such kernel.
+    """
     kernel = choose("neighborhood", name, NEIGHBORHOODS)
     if not isinstance(kernel, Kernel):
         raise InputError(f"NEIGHBORHOODS[{name!r}] is a {type(kernel).__name__}; it must be a kvae.topology.Kernel")
@@ -133,34 +153,36 @@ def kernel_of(name: str) -> Kernel:
 
 @dataclasses.dataclass(frozen=True)
 class Neighborhood:
-    """A grid and the neighbourhood A(t) on it.
+    """A neighbourhood A(t): a kernel on a grid, with a width that shrinks.
 
-    The strength falls with the number t of updates: max(lowest_strength, initial_strength / (1 + t shrink_step)). The
-    defaults are those of Eqs. 15 and 16 of Irie et al. (2023).
+    After t updates the width is max(lowest_width, initial_width / (1 + t tau) ** e) nodes, where e is the kernel's
+    `shrink_exponent`: 1/2 for hard and Gaussian kernels, which gives Eqs. 15 and 16 of Irie et al. (2023).
 
     Attributes:
-      grid: where the codes lie.
+      grid: positions of the codes.
       kernel: a name in `NEIGHBORHOODS`.
       shrink_step: tau, how fast the neighbourhood shrinks.
-      radius: neighbours of the `hard` kernel are the nodes at a grid distance below it: on a plane 1.5 gives two
-        neighbours on a line and eight in two dimensions.
-      initial_strength: at t = 0.
-      lowest_strength: the strength never falls below it, so that a map stays in order however long it is trained.
+      radius: in nodes. The `hard` kernel reaches nodes at a grid distance below it: 1.5 gives two neighbours on a line
+        and eight on a plane.
+      initial_width: in nodes, at t = 0; None takes the paper's, 1 (10 for the exponential kernel).
+      lowest_width: in nodes; the width never falls below it, so that a map stays in order however long it trains.
 
     Raises:
-      InputError: an unknown kernel, a value out of range, or a kernel that needs a K x K matrix on a grid that is too
-        large for it.
+      InputError: an unknown kernel, a value out of range, or a kernel that needs a K x K matrix on a grid too large
+        for one.
     """
 
     grid: Grid
     kernel: Annotated[str, OneOf(NEIGHBORHOODS)] = "hard"
     shrink_step: NotNegative = 0.1
     radius: Positive = 1.5
-    initial_strength: Positive = 1.0
-    lowest_strength: NotNegative = 0.0
+    initial_width: Positive | None = None
+    lowest_width: NotNegative = 0.0
 
     def __post_init__(self):
-        check_attributes(self)
+        validate_attributes(self)
+        if self.initial_width is None:
+            object.__setattr__(self, "initial_width", kernel_of(self.kernel).paper_width)
         if self.grid.size > LARGEST_DENSE_SIZE and self.fast is None:
             raise InputError(
                 f"neighborhood {self.kernel!r} with radius {self.radius} on a grid of {self.grid.shape} needs an n x n "
@@ -169,7 +191,7 @@ class Neighborhood:
             )
 
     @functools.cached_property
-    def fast(self) -> Callable | None:
+    def fast(self) -> Spread | None:
         """The kernel's way of spreading without the K x K matrix, if it has one."""
         return kernel_of(self.kernel).fast(self)
 
@@ -178,44 +200,48 @@ class Neighborhood:
         """`Grid.neighbors` within the radius."""
         return self.grid.neighbors(self.radius)
 
-    def strength(self, step) -> jax.Array:
-        """Strength of the neighbourhood after `step` updates, float32 []."""
-        inverse = self.initial_strength / (1.0 + jnp.asarray(step, jnp.float32) * jnp.float32(self.shrink_step))
-        return jnp.maximum(inverse, jnp.float32(self.lowest_strength))
+    def width(self, step: jax.Array | int) -> jax.Array:
+        """Returns the width in nodes after `step` updates, float32 []."""
+        elapsed = 1.0 + jnp.asarray(step, jnp.float32) * jnp.float32(self.shrink_step)
+        width = self.initial_width / elapsed ** kernel_of(self.kernel).shrink_exponent
+        return jnp.maximum(width, jnp.float32(self.lowest_width))
 
 
-def matrix(neighborhood: Neighborhood, step) -> jax.Array:
-    """The neighbourhood A(t), symmetric with a diagonal of 1, float32 [K, K] (Eqs. 15 and 16 of Irie et al., 2023).
+def matrix(neighborhood: Neighborhood, step: jax.Array | int) -> jax.Array:
+    """Returns the neighbourhood A(t), symmetric with a diagonal of 1 (Eqs. 15 and 16 of Irie et al., 2023).
 
     Args:
       neighborhood: the grid and the kernel.
-      step: t, updates done so far, integer [].
+      step: t, the number of updates so far, integer [].
+
+    Returns:
+      float32 [K, K].
     """
-    return _matrix(neighborhood, neighborhood.strength(step))
+    return _matrix(neighborhood, neighborhood.width(step))
 
 
-def _matrix(neighborhood, strength):
+def _matrix(neighborhood, width):
     kernel = kernel_of(neighborhood.kernel)
-    weights = kernel.weight(neighborhood.grid.distances(), strength, neighborhood.radius)
+    weights = kernel.weight(neighborhood.grid.distances(), width, neighborhood.radius)
     return jnp.fill_diagonal(weights, 1.0, inplace=False)
 
 
-def spread(neighborhood: Neighborhood, values: jax.Array, step) -> jax.Array:
-    """A(t)^T values: what each code receives when every code gives to its neighbours (the sums of Eqs. 9 and 10).
+def spread(neighborhood: Neighborhood, values: jax.Array, step: jax.Array | int) -> jax.Array:
+    """Returns A(t)^T values: what each code receives when every code shares with its neighbours (Eqs. 9 and 10).
 
     Args:
       neighborhood: the grid and the kernel.
       values: float32 [K] or [K, d], by code.
-      step: t, updates done so far, integer [].
+      step: t, the number of updates so far, integer [].
 
     Returns:
       float32, the shape of `values`.
     """
-    return spread_at(neighborhood, values, neighborhood.strength(step))
+    return spread_at(neighborhood, values, neighborhood.width(step))
 
 
-def spread_at(neighborhood: Neighborhood, values: jax.Array, strength) -> jax.Array:
-    """`spread` at a strength, float32 [], that another schedule than the neighbourhood's own has."""
+def spread_at(neighborhood: Neighborhood, values: jax.Array, width: jax.Array | float) -> jax.Array:
+    """`spread` at a given width in nodes, float32 [], for schedules other than the neighbourhood's own."""
     if neighborhood.fast is not None:
-        return neighborhood.fast(values, strength)
-    return jnp.matmul(_matrix(neighborhood, strength), values, precision=jax.lax.Precision.HIGHEST)
+        return neighborhood.fast(values, width)
+    return jnp.matmul(_matrix(neighborhood, width), values, precision=jax.lax.Precision.HIGHEST)

@@ -64,12 +64,12 @@ def bucket():
 # The paper's quantiser and training, which the equivalences are about.
 PAPER = {
     "model.augmentations": (), "model.quantizer.neighborhood": "hard", "model.quantizer.decay": 0.99,
-    "model.quantizer.initial_strength": 1.0, "model.quantizer.lowest_strength": 0.0, "model.quantizer.shrink_step": 0.1,
+    "model.quantizer.initial_width": 1.0, "model.quantizer.lowest_width": 0.0, "model.quantizer.shrink_step": 0.1,
     "optimizer.name": "adam",
 }  # fmt: skip
 TINY = {
     "vqvae": PAPER
-    | {"model.residual_blocks": 0, "model.codeword_size": 8, "model.channels": 8, "model.residual_channels": 4},
+    | {"model.residual_blocks": 0, "model.embedding_dim": 8, "model.channels": 8, "model.residual_channels": 4},
     "urlsom": {
         "model.grid_shape": (4, 8), "model.sigma": 1.0, "model.dropout": 0.5, "model.projection_decay": 5e-4,
         "model.crop_sizes": (12, 16), "model.flip_probability": 0.5, "model.greyscale_probability": 0.5,

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 import runs
-from kvae.core.buckets import is_bucket, place
+from kvae.core.buckets import as_path, is_bucket
 
 ROOT = pathlib.Path(__file__).parents[1]
 LONGEST_WAIT_SECONDS = 60
@@ -89,7 +89,7 @@ MOMENTS = (in_training, at_the_start, while_saving)
 
 def run_with_kills(start, workdir, kills, seed=0, say=print):
     """Starts the run again and again, killing it `kills` times, and once more to its end."""
-    chance, workdir = random.Random(seed), place(workdir)
+    chance, workdir = random.Random(seed), as_path(workdir)
     for kill in range(kills):
         moment, before = MOMENTS[kill % len(MOMENTS)], Before(temporary(workdir), opened(workdir))
         process = subprocess.Popen(start, cwd=ROOT, stderr=subprocess.DEVNULL)
@@ -117,7 +117,7 @@ def main():
     parser.add_argument("--config", default="photos_vqvae")
     arguments, fields = parser.parse_known_args()
     data_dir = tempfile.mkdtemp(prefix="kvae-data-")
-    folder = place(arguments.workdir) if is_bucket(arguments.workdir) else pathlib.Path(arguments.workdir).absolute()
+    folder = as_path(arguments.workdir) if is_bucket(arguments.workdir) else pathlib.Path(arguments.workdir).absolute()
     if folder.exists():
         folder.rmtree() if is_bucket(folder) else shutil.rmtree(folder)
     starts = {

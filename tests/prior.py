@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from annotated_types import Ge
 
-from kvae.models.model import Metric, Model, Objective
+from kvae.models.model import LossAndMetrics, Metric, Model
 
 
 class Prior(Model):
@@ -19,11 +19,11 @@ class Prior(Model):
     def setup(self):
         self.logits = self.param("logits", nn.initializers.zeros, (self.positions, self.codes))
 
-    def objective(self, batch, *, train=True):
+    def loss_and_metrics(self, batch, *, train=True):
         codes = batch["codebook"].reshape(-1, self.positions)
         losses = optax.softmax_cross_entropy_with_integer_labels(self.logits[None], codes).mean(axis=1)
         loss = jnp.mean(losses, where=batch["mask"]) if "mask" in batch else jnp.mean(losses)
-        return Objective(loss, {"loss": loss})
+        return LossAndMetrics(loss, {"loss": loss})
 
     @property
     def metrics(self):

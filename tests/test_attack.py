@@ -28,7 +28,7 @@ from kvae.runs import codes as codes_module
 from kvae.runs.comparison import comparison
 from kvae.runs.seeds import read_seeds
 from kvae.training.config.command_line import config_of, read_config
-from kvae.training.config.sections import build_model, checked_config
+from kvae.training.config.sections import build_model, validate_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = ("photos_vqvae", "photos_vqvae2", "digits_urlsom", "folder_vqvae")
@@ -91,7 +91,7 @@ BASES = {name: config_of(f"{ROOT}/configs/{name}.py:smoke", [])[0] for name in C
 
 def made(config):
     """The model of a config that is to be trained, as `kvae.training.loop` makes it."""
-    config = checked_config(config)
+    config = validate_config(config)
     json.dumps(config)
     statistics = {"mean": (1.0, 2.0, 3.0), "std": (1.0, 2.0, 3.0)}
     dataset = {**config["dataset"], **{k: v for k, v in statistics.items() if not config["dataset"].get(k, True)}}
@@ -150,7 +150,7 @@ def test_any_config_file(tmp_path_factory, content):
     if config is not None:
         found, said = attempt(config_of, str(path), [])
         assert is_one_line(said)
-        _, said = attempt(checked_config, found[0] if found else {})
+        _, said = attempt(validate_config, found[0] if found else {})
         assert is_one_line(said)
 
 
@@ -166,7 +166,7 @@ def damaged(content: bytes, data) -> bytes:
 def test_any_config_json_beside_a_report(tmp_path_factory, name, data, value):
     folder = tmp_path_factory.getbasetemp() / "any_run"
     folder.mkdir(exist_ok=True)
-    config = checked_config(BASES[name])
+    config = validate_config(BASES[name])
     row = {"step": config["steps"], "valid/loss": 1.0, "valid/reconstruction_loss": 1.0}
     (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     config = put(config, data.draw(st.sampled_from(paths(config))), value)
@@ -256,6 +256,6 @@ def test_any_array_for_a_layer(name, z, mask, codes):
 @given(arrays | values, st.dictionaries(st.sampled_from(["top", "bottom", "codebook"]), arrays | values) | values)
 def test_any_array_for_a_run(images, codes):
     model = made(BASES["photos_vqvae2"])
-    for call, *arguments in ((codes_module.checked_images, images), (codes_module.checked_codes, model, codes)):
+    for call, *arguments in ((codes_module.validate_images, images), (codes_module.validate_codes, model, codes)):
         _, said = attempt(call, *arguments)
         assert is_one_line(said)

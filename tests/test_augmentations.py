@@ -30,8 +30,8 @@ def ways(before, after, candidates):
 @pytest.mark.parametrize(
     ("name", "candidates"),
     [
-        ("flip", [lambda x: x, lambda x: x[:, ::-1]]),
-        ("turn", [lambda x, turns=turns: np.rot90(x, turns) for turns in range(4)]),
+        ("flip_horizontal", [lambda x: x, lambda x: x[:, ::-1]]),
+        ("rot90", [lambda x, turns=turns: np.rot90(x, turns) for turns in range(4)]),
     ],
 )
 def test_flips_and_turns_are_drawn_evenly_for_each_image(name, candidates):
@@ -41,10 +41,10 @@ def test_flips_and_turns_are_drawn_evenly_for_each_image(name, candidates):
 
 
 def test_a_shift_is_a_cut_of_the_mirrored_image():
-    padded = [np.pad(x, ((4, 4), (4, 4), (0, 0)), mode="reflect") for x in changed("shift")[0]]
+    padded = [np.pad(x, ((4, 4), (4, 4), (0, 0)), mode="reflect") for x in changed("translate")[0]]
     corners = [(top, left) for top in range(9) for left in range(9)]
     found = set()
-    for big, after in zip(padded, changed("shift")[1], strict=True):
+    for big, after in zip(padded, changed("translate")[1], strict=True):
         matches = [(y, x) for y, x in corners if np.array_equal(big[y : y + 32, x : x + 32], after)]
         assert len(matches) == 1
         found.add(matches[0])
@@ -55,13 +55,13 @@ def test_no_names_change_nothing_and_names_are_applied_in_order():
     before, key = images(4, 0), jax.random.key(1)
     np.testing.assert_array_equal(augment(key, before, ()), before)
     flip_key, shift_key = jax.random.split(key)
-    expected = AUGMENTATIONS["shift"](shift_key, AUGMENTATIONS["flip"](flip_key, before))
-    np.testing.assert_array_equal(augment(key, before, ("flip", "shift")), expected)
+    expected = AUGMENTATIONS["translate"](shift_key, AUGMENTATIONS["flip_horizontal"](flip_key, before))
+    np.testing.assert_array_equal(augment(key, before, ("flip_horizontal", "translate")), expected)
 
 
 def test_turning_takes_square_images():
-    with pytest.raises(InputError, match="'turn' takes square images; these are 8 x 16"):
-        augment(jax.random.key(0), jnp.zeros((2, 8, 16, 3), jnp.uint8), ("turn",))
+    with pytest.raises(InputError, match="'rot90' takes square images; these are 8 x 16"):
+        augment(jax.random.key(0), jnp.zeros((2, 8, 16, 3), jnp.uint8), ("rot90",))
 
 
 def test_training_sees_changed_images_and_evaluation_the_images_themselves(make_config, tmp_path):
@@ -69,7 +69,7 @@ def test_training_sees_changed_images_and_evaluation_the_images_themselves(make_
     for config, name in ((plain, "plain"), (augmented, "augmented")):
         config["optimizer"]["learning_rate"] = 0.0
         config["model"]["quantizer"]["decay"] = 1 - 1e-9  # 1 in float32
-        config["model"]["augmentations"] = () if config is plain else ("flip", "turn", "shift")
+        config["model"]["augmentations"] = () if config is plain else ("flip_horizontal", "rot90", "translate")
         run(config, tmp_path / name)
     # Nothing is learned, so evaluations differ only if they see other images; training losses differ.
     for one, other in zip(rows(tmp_path / "plain"), rows(tmp_path / "augmented"), strict=True):

@@ -134,14 +134,14 @@ def refuse(*_, **__):
 
 @pytest.mark.parametrize("read", [read_metrics, read_config_json, check, lambda place: run_folders([place])])
 def test_a_bucket_that_refuses_what_is_read_is_one_line(bucket, read, monkeypatch):
-    monkeypatch.setattr(type(buckets.place(PLACE)), "exists", refuse)
+    monkeypatch.setattr(type(buckets.as_path(PLACE)), "exists", refuse)
     monkeypatch.setattr(fsspec.core, "url_to_fs", refuse)
     with pytest.raises(InputError, match=f"{PLACE} cannot be reached: Forbidden"):
         read(PLACE)
 
 
 def test_programs_that_a_bucket_refuses_say_so_in_one_line(bucket, monkeypatch, capsys):
-    monkeypatch.setattr(type(buckets.place(PLACE)), "exists", refuse)
+    monkeypatch.setattr(type(buckets.as_path(PLACE)), "exists", refuse)
     assert program.run(tokenize.main, [PLACE, "--images=images", "--out=tokens"]) == program.MISTAKE
     said = capsys.readouterr().err
     assert f"{PLACE} cannot be reached: Forbidden" in said and said.count("\n") == 1
@@ -176,7 +176,7 @@ def test_a_damaged_checkpoint_is_set_aside_whole(story, bucket, make_config, und
 
 @pytest.mark.parametrize("words", ["UNAVAILABLE: a peer has gone", "RESOURCE_EXHAUSTED: Out of memory", "ABORTED: x"])
 def test_what_jax_raises_is_not_said_of_the_bucket(words):
-    with pytest.raises(jax.errors.JaxRuntimeError), buckets.errors_of_bucket(PLACE):
+    with pytest.raises(jax.errors.JaxRuntimeError), buckets.wrap_bucket_errors(PLACE):
         raise jax.errors.JaxRuntimeError(words)
 
 

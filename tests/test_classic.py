@@ -150,11 +150,11 @@ def on_a_ring(count):
 
 def test_a_line_orders_itself_along_a_ring():
     data = on_a_ring(1000)
-    line = Neighborhood(Plane((30,)), "gaussian", shrink_step=1.0, initial_strength=16.0, lowest_strength=0.25)
+    line = Neighborhood(Plane((30,)), "gaussian", shrink_step=1.0, initial_width=4.0, lowest_width=0.5)
     batch = classic.fit_batch(data, line, 60, jax.random.key(0))
     online = classic.fit_online(
         data,
-        Neighborhood(Plane((30,)), "gaussian", 0.01, initial_strength=16.0, lowest_strength=0.25),
+        Neighborhood(Plane((30,)), "gaussian", 0.01, initial_width=4.0, lowest_width=0.5),
         5000,
         lambda t: 0.5 / (1 + t / 500),
         jax.random.key(0),
@@ -168,7 +168,7 @@ def test_a_line_orders_itself_along_a_ring():
 
 def test_a_plane_unfolds_over_a_square():
     data = RNG.random((2000, 2)).astype(np.float32)
-    plane = Neighborhood(Plane((10, 10)), "gaussian", shrink_step=1.0, initial_strength=16.0, lowest_strength=0.25)
+    plane = Neighborhood(Plane((10, 10)), "gaussian", shrink_step=1.0, initial_width=4.0, lowest_width=0.5)
     codewords = classic.fit_batch(data, plane, 60, jax.random.key(1))
     assert disordered(data, codewords, (10, 10)) < 0.05
     assert measures.trustworthiness(codewords, Plane((10, 10)), 8) > 0.98

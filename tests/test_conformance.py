@@ -13,7 +13,7 @@ from kvae.testing import Output
 LAYERS = {
     "map": lambda: kvae.KohonenVQ((4, 8)),
     "EMA-VQ": lambda: kvae.KohonenVQ((4, 8), "none"),
-    "torus": lambda: kvae.KohonenVQ((4, 8), "gaussian", grid="torus"),
+    "torus": lambda: kvae.KohonenVQ((4, 8), "gaussian", topology="torus"),
     "cosine, rotation": lambda: kvae.KohonenVQ((4, 8), metric="cosine", gradient="rotation"),
     "restarts": lambda: kvae.KohonenVQ((4, 8), "none", restart_below=0.5),
     "gradient": lambda: kvae.GradientVQ((4, 8), "hard"),

@@ -15,11 +15,11 @@ import kvae
 from kvae import data, main, models
 from kvae.core import fields, program
 from kvae.core.errors import InputError
-from kvae.core.fields import Count, Counts, Declaration, NotNegative, OneOf, Positive, Share, checked, value_of
+from kvae.core.fields import Count, Counts, Declaration, NotNegative, OneOf, Positive, Share, validate, validate_fields
 from kvae.training.config import reference
 from kvae.training.config.command_line import config_of
 from kvae.training.config.schema import ImageStatistics, RunFields
-from kvae.training.config.sections import OPTIMIZER, checked_config, declarations
+from kvae.training.config.sections import OPTIMIZER, declarations, validate_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -37,7 +37,7 @@ ROOT = pathlib.Path(__file__).parents[1]
     ],
 )
 def test_values_get_the_type_that_is_meant(annotation, given, expected):
-    found = value_of("x", given, annotation)
+    found = validate("x", given, annotation)
     assert found == expected
     assert type(found) is type(expected)
 
@@ -68,7 +68,7 @@ def test_values_get_the_type_that_is_meant(annotation, given, expected):
 )
 def test_what_does_not_fit_is_said_in_one_line(annotation, given, message):
     with pytest.raises(InputError, match=message) as caught:
-        value_of("x", given, annotation)
+        validate("x", given, annotation)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 200
 
@@ -85,14 +85,14 @@ def test_fields_are_checked_by_name_and_completed():
         size: Count
         names: tuple[str, ...] = ()
 
-    assert checked("here", {"size": 3}, Owner) == {"size": 3, "names": ()}
+    assert validate_fields("here", {"size": 3}, Owner) == {"size": 3, "names": ()}
     for given, message in [
         ({}, "here has no size; it must be an integer, 1 or larger"),
         ({"size": 3, "nmes": ()}, "here has no field 'nmes'; did you mean 'names'"),
         ({"size": "x"}, "here.size is 'x'"),
     ]:
         with pytest.raises(InputError, match=message):
-            checked("here", given, Owner)
+            validate_fields("here", given, Owner)
 
 
 def test_every_field_of_every_config_has_a_meaning():
@@ -107,7 +107,8 @@ def test_every_field_of_every_config_has_a_meaning():
         for entry in reference.entries("section", declaration):
             assert len(entry.meaning) > 10, entry
             assert (
-                fields.words(fields.fields_of(declaration.owner)[entry.path.partition(".")[2]].annotation) == entry.kind
+                fields.describe(fields.fields_of(declaration.owner)[entry.path.partition(".")[2]].annotation)
+                == entry.kind
             )
 
 
@@ -127,7 +128,7 @@ def test_names_are_set_before_what_they_allow_from_the_outside_in():
 
 def test_a_model_of_two_levels_keeps_the_quantiser_that_both_share():
     config, _ = config_of(f"{ROOT}/configs/photos_vqvae.py", ["--config.model.name=vqvae2"])
-    assert checked_config(config)["model"]["quantizer"]["grid_shape"] == (16, 32)
+    assert validate_config(config)["model"]["quantizer"]["grid_shape"] == (16, 32)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +165,6 @@ def test_help_lists_the_fields_of_a_config_with_its_values(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     assert program.run(main.main, ["--config=configs/photos_vqvae.py", "--config.steps=7", "--help"]) == 0
     shown = capsys.readouterr().out
-    for words in ("  steps = 7\n", "  model.quantizer.neighborhood = 'gaussian'\n", "lambda of the commitment loss"):
+    for words in ("  steps = 7\n", "  model.quantizer.neighborhood = 'gaussian'\n", "weight of the commitment loss"):
         assert words.lower() in shown.lower()
     assert "model.mean" not in shown

@@ -13,7 +13,7 @@ from PIL import Image
 import archives
 from kvae import main
 from kvae.core import program
-from kvae.training.config.sections import build_model, checked_config, flatten
+from kvae.training.config.sections import build_model, flatten, validate_config
 from kvae.training.workdir.journal import read_metrics
 
 pytestmark = pytest.mark.usefixtures("in_the_project")
@@ -75,8 +75,8 @@ def test_configs_are_inert_and_their_full_form_fits_a_model(name):
     assert ast.get_docstring(tree).count(f"--config=configs/{name}.py") == 1
     config, workdir = main.parse([f"--config=configs/{name}.py"])
     assert workdir == f"runs/{name}"
-    assert set(flatten(config)) == set(flatten(checked_config(config)))  # complete: no default is hidden
-    build_model(checked_config(config))
+    assert set(flatten(config)) == set(flatten(validate_config(config)))  # complete: no default is hidden
+    build_model(validate_config(config))
 
 
 @pytest.mark.parametrize(
@@ -90,13 +90,13 @@ def test_configs_are_inert_and_their_full_form_fits_a_model(name):
 def test_the_paper_s_hyper_parameters(name, expected):
     config, _ = main.parse([f"--config=configs/{name}.py"])
     assert {**config, **config["optimizer"]} | expected == {**config, **config["optimizer"]}
-    model = dict(codeword_size=64, channels=128, residual_channels=32, residual_blocks=2)
+    model = dict(embedding_dim=64, channels=128, residual_channels=32, residual_blocks=2)
     assert config["model"] | model == config["model"]
     quantizer = dict(
         grid_shape=(16, 32),
         neighborhood="hard",
-        initial_strength=1.0,
-        lowest_strength=0.0,
+        initial_width=1.0,
+        lowest_width=0.0,
         shrink_step=0.1,
         radius=1.5,
         decay=0.99,

@@ -7,8 +7,8 @@ import pytest
 import kvae
 from kvae.core.errors import InputError
 from kvae.models import build
-from kvae.training.config.sections import checked_config
-from kvae.training.parallel.devices import errors_of_memory, make_mesh
+from kvae.training.config.sections import validate_config
+from kvae.training.parallel.devices import make_mesh, wrap_memory_errors
 from kvae.training.train import functions_of
 
 IMAGE = {"image": np.zeros((32, 32, 3), np.uint8)}
@@ -21,17 +21,17 @@ IMAGE = {"image": np.zeros((32, 32, 3), np.uint8)}
         ({"batch_size": 10**6}, r"the largest activation \d+\.\d GiB"),
         ({"replicas": 10**7}, r"codebooks \d+\.\d GiB"),
         ({"model.channels": 10**6}, r"parameters and optimiser \d+,\d+\.\d GiB"),
-        ({"model.quantizer.grid_shape": (256, 256), "model.codeword_size": 2**20}, r"codebooks \d+\.\d GiB"),
+        ({"model.quantizer.grid_shape": (256, 256), "model.embedding_dim": 2**20}, r"codebooks \d+\.\d GiB"),
     ],
 )
 def test_what_is_too_large_is_said_with_its_parts(make_config, fields, words):
-    config = checked_config(make_config(**fields))
+    config = validate_config(make_config(**fields))
     with pytest.raises(InputError, match=rf"a step needs at least .*{words}.* and .* has .* GiB; a lower batch_size"):
         functions_of(config, build(config["model"]), IMAGE, make_mesh())
 
 
 def test_the_estimate_of_the_state_is_what_the_state_takes(make_config, monkeypatch):
-    config = checked_config(make_config())
+    config = validate_config(make_config())
     init, _ = functions_of(config, build(config["model"]), IMAGE, make_mesh())
     state = jax.eval_shape(init, 0)
     own = sum(
@@ -47,9 +47,9 @@ def test_the_estimate_of_the_state_is_what_the_state_takes(make_config, monkeypa
 
 
 def test_a_device_that_runs_out_is_one_line():
-    with pytest.raises(InputError, match="the memory of the devices does not hold the run"), errors_of_memory():
+    with pytest.raises(InputError, match="the memory of the devices does not hold the run"), wrap_memory_errors():
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 byte")
-    with pytest.raises(jax.errors.JaxRuntimeError), errors_of_memory():
+    with pytest.raises(jax.errors.JaxRuntimeError), wrap_memory_errors():
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
 

@@ -12,7 +12,7 @@ from compiled import collectives
 from kvae import kohonen, models
 from modules import apply, init
 
-SMALL = {"name": "vqvae", "channels": 8, "residual_channels": 4, "residual_blocks": 0, "codeword_size": 8}
+SMALL = {"name": "vqvae", "channels": 8, "residual_channels": 4, "residual_blocks": 0, "embedding_dim": 8}
 
 
 @pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto])

@@ -11,7 +11,7 @@ from kvae.core.errors import InputError
 from modules import apply, init
 
 QUANTIZER = {"name": "kohonen", "grid_shape": [4, 4]}
-SMALL = dict(channels=16, residual_channels=8, residual_blocks=1, codeword_size=8, quantizer=QUANTIZER)
+SMALL = dict(channels=16, residual_channels=8, residual_blocks=1, embedding_dim=8, quantizer=QUANTIZER)
 NORMALIZATION = dict(mean=(120.0, 110.0, 100.0), std=(60.0, 50.0, 70.0))
 
 
@@ -81,9 +81,9 @@ def test_training_and_evaluation_agree(name):
 def test_totals_of_a_padded_batch_are_those_of_the_batch(name):
     model, variables = build(name)
     x, rubbish = images(3), images(2, seed=1)
-    whole = apply(model, variables, {"image": x, "mask": np.ones(3, bool)}, method="totals")
+    whole = apply(model, variables, {"image": x, "mask": np.ones(3, bool)}, method="batch_sums")
     mask = np.arange(5) < 3
-    padded = apply(model, variables, {"image": np.concatenate([x, rubbish]), "mask": mask}, method="totals")
+    padded = apply(model, variables, {"image": np.concatenate([x, rubbish]), "mask": mask}, method="batch_sums")
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), padded, whole)
 
 
@@ -91,10 +91,10 @@ def test_totals_of_a_padded_batch_are_those_of_the_batch(name):
 def test_summary_is_the_objective(name):
     model, variables = build(name)
     x = images(4)
-    objective = apply(model, variables, {"image": x}, method="objective")
-    totals = apply(model, variables, {"image": x, "mask": np.ones(4, bool)}, method="totals")
-    summary = model.summarize(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), totals))
-    for metric, value in objective.metrics.items():
+    outcome = apply(model, variables, {"image": x}, method="loss_and_metrics")
+    sums = apply(model, variables, {"image": x, "mask": np.ones(4, bool)}, method="batch_sums")
+    summary = model.compute_metrics(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), sums))
+    for metric, value in outcome.metrics.items():
         np.testing.assert_allclose(summary[metric], value, rtol=1e-5)
     expected = measures.psnr(x, apply(model, variables, x, method="reconstruct"))
     np.testing.assert_allclose(summary["psnr"], np.mean(expected), rtol=1e-5)
@@ -107,7 +107,7 @@ def test_summary_is_the_objective(name):
 def test_half_precision_follows_single():
     single, variables = build("vqvae")
     half, _ = build("vqvae", dtype="bfloat16")
-    losses = [apply(model, variables, {"image": images(8)}, method="objective").loss for model in (single, half)]
+    losses = [apply(model, variables, {"image": images(8)}, method="loss_and_metrics").loss for model in (single, half)]
     assert all(loss.dtype == jnp.float32 for loss in losses)
     np.testing.assert_allclose(losses[1], losses[0], rtol=0.02)
     assert all(
@@ -137,7 +137,7 @@ def test_wrong_images(bad, message):
         ({"quantizer": "k"}, "model.quantizer is 'k'; it must be a section with a name and fields"),
         ({"quantizer": {"name": "k"}}, "model.quantizer.name is 'k'; it must be one of kohonen, gradient"),
         ({"quantizer": QUANTIZER | {"pull": "x"}}, "model.quantizer has no field 'pull'"),
-        ({"halvings": 0}, "model.halvings is 0; it must be an integer, 1 or larger and at most 8"),
+        ({"num_downsamples": 0}, "model.num_downsamples is 0; it must be an integer, 1 or larger and at most 8"),
         ({"dtype": "float16"}, "model.dtype is 'float16'"),
         ({"chanels": 8}, "model has no field 'chanels'; did you mean 'channels'"),
         (

@@ -41,14 +41,14 @@ def test_the_quantization_error_of_cosine_is_of_vectors_as_they_are_compared():
     layer = kvae.KohonenVQ((4, 4), metric="cosine")
     variables = init(layer, jax.random.key(0), Z)
 
-    def tally(z):
-        return apply(layer, variables, z, apply(layer, variables, z), np.ones(len(z), bool), method="tally")
+    def sums(z):
+        return apply(layer, variables, z, apply(layer, variables, z), np.ones(len(z), bool), method="batch_sums")
 
     words, units = np.asarray(variables["codebook"]["codewords"]), Z / np.linalg.norm(Z, axis=1)[:, None]
     nearest = words[np.argmax(units @ words.T, axis=1)]
-    np.testing.assert_allclose(tally(Z)["quantization_error"], np.linalg.norm(units - nearest, axis=1).sum(), rtol=1e-4)
-    for name, value in tally(Z).items():
-        np.testing.assert_allclose(tally(7 * Z)[name], value, rtol=1e-5)
+    np.testing.assert_allclose(sums(Z)["quantization_error"], np.linalg.norm(units - nearest, axis=1).sum(), rtol=1e-4)
+    for name, value in sums(Z).items():
+        np.testing.assert_allclose(sums(7 * Z)[name], value, rtol=1e-5)
 
 
 def test_the_rotation_trick_turns_and_stretches_gradients():

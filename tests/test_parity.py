@@ -62,11 +62,11 @@ def test_kohonen_vq(name):
 
     @jax.jit
     def step(variables, z):
-        def objective(z):
+        def total_loss(z):
             out, updated = layer.apply(variables, z, train=True, mutable=["codebook"])
             return out.loss + jnp.mean(out.quantized * weights), (out, updated)
 
-        grad_z, (out, updated) = jax.grad(objective, has_aux=True)(z)
+        grad_z, (out, updated) = jax.grad(total_loss, has_aux=True)(z)
         return grad_z, out, updated
 
     for t, z in enumerate(trace["z"]):
@@ -94,11 +94,11 @@ def test_gradient_vq(name):
 
     @jax.jit
     def step(variables, z):
-        def objective(params, z):
+        def total_loss(params, z):
             out, updated = layer.apply({**variables, "params": params}, z, train=True, mutable=["codebook"])
             return out.loss + jnp.mean(out.quantized * weights), (out, updated)
 
-        gradients, (out, updated) = jax.grad(objective, argnums=(0, 1), has_aux=True)(variables["params"], z)
+        gradients, (out, updated) = jax.grad(total_loss, argnums=(0, 1), has_aux=True)(variables["params"], z)
         return *gradients, out, updated
 
     for t, z in enumerate(trace["z"]):

@@ -20,7 +20,7 @@ def test_every_picture_draws_every_grid_on_axes_of_the_user_s():
         ("hexagonal", (3, 4), 6),
         ("plane", (12,), 4),
     ):
-        som = kvae.SOM(shape, grid=grid, n_epochs=0, init=START).fit(DATA)
+        som = kvae.SOM(shape, topology=grid, n_epochs=0, init=START).fit(DATA)
         figure = matplotlib.figure.Figure()
         for draw in (
             plots.u_matrix,
@@ -60,7 +60,7 @@ def test_pictures_show_what_the_map_has():
 
 
 def test_a_way_around_a_torus_leaves_on_one_side_and_comes_in_on_the_other():
-    som = kvae.SOM((3, 4), grid="torus", n_epochs=0, init=START).fit(DATA)
+    som = kvae.SOM((3, 4), topology="torus", n_epochs=0, init=START).fit(DATA)
     first, last = som.cluster_centers_[[0, 3]]  # the two ends of the first row: neighbours
     path = plots.trajectory(som, np.stack([first, last])).axes[0].collections[1]
     np.testing.assert_allclose([line[:, 0] for line in path.get_segments()], [[0, -1], [4, 3]])

@@ -211,7 +211,7 @@ def test_neighbors_are_pulled_as_the_double_sum_says(pull):
     w = np.asarray(variables["params"]["codewords"], np.float64)
     out = apply(layer, variables, z)
     codes = np.asarray(out.codes)
-    weights = np.asarray(topology.matrix(Neighborhood(Plane((2, 3)), "gaussian", initial_strength=16.0), 0))
+    weights = np.asarray(topology.matrix(Neighborhood(Plane((2, 3)), "gaussian", initial_width=4.0), 0))
     neighbors = 0
     for x, code in zip(z, codes, strict=True):
         target = x if pull == "encoder" else w[code]
@@ -234,8 +234,8 @@ class Autoencoder(nn.Module):
 
 @pytest.mark.parametrize(
     ("fields", "fewest", "most"),
-    [({}, 48, 64), ({"initial_strength": 1.0, "lowest_strength": 0.0}, 1, 16)],
-    ids=["kvae's strengths", "the paper's strengths"],
+    [({}, 48, 64), ({"initial_width": 1.0, "lowest_width": 0.0}, 1, 16)],
+    ids=["kvae's widths", "the paper's widths"],
 )
 def test_a_gaussian_that_is_named_and_nothing_else_uses_its_codes(fields, fewest, most):
     """The paper's Eq. 16 starts one node wide, which is too narrow for digits and few steps."""

@@ -29,7 +29,7 @@ def test_no_kind_of_block_is_left_out():
 
 def test_python_blocks(make_config, tmp_path, monkeypatch, data_dir):
     config = make_config(
-        steps=4, evaluate_every_steps=4, **{"model.quantizer.grid_shape": (16, 32), "model.codeword_size": 64}
+        steps=4, evaluate_every_steps=4, **{"model.quantizer.grid_shape": (16, 32), "model.embedding_dim": 64}
     )
     train(config, str(tmp_path / "runs" / "photos"), jax.devices()[:1])
     monkeypatch.chdir(tmp_path)
@@ -56,8 +56,8 @@ def test_python_blocks(make_config, tmp_path, monkeypatch, data_dir):
     assert names["som"].predict(names["X"]).shape == names["y"].shape
     assert names["layer"].spreading.kernel == "tent"
     prior, batch = names["Bigram"](), {"codebook": np.zeros((2, 3, 3), np.int32), "mask": np.array([True, False])}
-    zeros = jax.tree.map(np.zeros_like, prior.init(jax.random.key(0), batch, method="objective"))
-    np.testing.assert_allclose(prior.apply(zeros, batch, method="objective").loss, np.log(512), rtol=1e-6)
+    zeros = jax.tree.map(np.zeros_like, prior.init(jax.random.key(0), batch, method="loss_and_metrics"))
+    np.testing.assert_allclose(prior.apply(zeros, batch, method="loss_and_metrics").loss, np.log(512), rtol=1e-6)
 
 
 def test_the_other_commands_parse(monkeypatch, capsys, tmp_path):

@@ -20,7 +20,7 @@ from kvae.report import __main__ as report
 from kvae.report.page import write_page
 from kvae.runs.run import Run
 from kvae.training import loop, step
-from kvae.training.config.sections import build_model, checked_config, load_data
+from kvae.training.config.sections import build_model, load_data, validate_config
 from kvae.training.evaluate import pictured, samples
 from runs import run as train
 
@@ -70,7 +70,7 @@ def untrained(config):
     """A run as it starts."""
     dataset, config = load_data(config)
     model, batch = build_model(config), step.example_batch(dataset.train[0])
-    variables = jax.jit(functools.partial(model.init, method="objective"))(jax.random.key(0), batch)
+    variables = jax.jit(functools.partial(model.init, method="loss_and_metrics"))(jax.random.key(0), batch)
     return Run("untrained", config, 0, model, variables)
 
 
@@ -95,7 +95,7 @@ def test_the_page_holds_what_the_run_says(folder, tmp_path):
         held = {other: np.bincount(c.ravel()).argmax() for other, c in run.encode(images).items() if other != name}
         decoded = inspection.constant_code_images(run.model, run.variables, name, held)
         np.testing.assert_array_equal(pictures(views["decoded alone"]["tiles"]), decoded)
-        coding = run.model.codings(run.variables, {"image": images})[name]
+        coding = run.model.codebook_views(run.variables, {"image": images})[name]
         np.testing.assert_allclose(views["distance to neighbours"]["values"], coding.u_matrix.ravel(), rtol=1e-3)
         patches = pictures(views["mean real patch"]["tiles"])
         side = 32 * 3 // codes.shape[1]
@@ -132,7 +132,7 @@ def test_of_a_folder_what_cannot_be_opened_is_named_and_the_table_has_all_runs(f
 def test_runs_of_any_model_stand_side_by_side(make_config, tmp_path):
     quantizer = {"name": "residual", "depth": 2, "quantizer": {"name": "kohonen", "grid_shape": (4, 6)}}
     residual, plain = (make_config("vqvae", **fields) for fields in ({"model.quantizer": quantizer}, {}))
-    runs = [untrained(checked_config(config)) for config in (residual, make_config("urlsom"), plain)]
+    runs = [untrained(validate_config(config)) for config in (residual, make_config("urlsom"), plain)]
     write_page(tmp_path / "page.html", runs, "| a |\n|---|\n| 1 |", "t")
     residual, neurons, plain = Page(tmp_path / "page.html").data["runs"]
     assert [run["images"] for run in (residual, neurons, plain)] == [0, 1, 0]

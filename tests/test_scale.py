@@ -72,7 +72,7 @@ def test_devices_exchange_codebook_sums_gradients_and_scalars_only(make_config, 
     state, step, images = prepare(config, 8, batch_size)
     found = collectives(step.lower(state, images).compile().as_text())
     assert {name for name, _ in found} == {"all-reduce"}
-    size, dimension = 32, config["model"]["codeword_size"]
+    size, dimension = 32, config["model"]["embedding_dim"]
     allowed = {1, size, size * dimension} | {leaf.size for leaf in jax.tree.leaves(state.params)}
     assert set(itertools.chain(*(sizes for _, sizes in found))) <= allowed
     traffic = sum(sum(sizes) for _, sizes in found)

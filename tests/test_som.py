@@ -36,7 +36,7 @@ def test_it_is_a_scikit_learn_estimator():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_without_neighbours_it_is_k_means(dtype):
-    som = kvae.SOM((12,), kernel="none", init=START, n_epochs=3).fit(DATA.astype(dtype))
+    som = kvae.SOM((12,), neighborhood="none", init=START, n_epochs=3).fit(DATA.astype(dtype))
     k_means = KMeans(12, init=START.astype(dtype), n_init=1, algorithm="lloyd", max_iter=3, tol=0).fit(
         DATA.astype(dtype)
     )
@@ -47,7 +47,7 @@ def test_without_neighbours_it_is_k_means(dtype):
 
 @pytest.mark.parametrize("grid", kvae.GRIDS)
 def test_an_epoch_is_equations_19_to_21(grid):
-    som = kvae.SOM((3, 4), grid=grid, init=START, n_epochs=1, initial_width=2.0).fit(DATA.astype(float))
+    som = kvae.SOM((3, 4), topology=grid, init=START, n_epochs=1, initial_width=2.0).fit(DATA.astype(float))
     members = np.argmin(np.sum((DATA[:, None] - START) ** 2, axis=-1), axis=1)
     A = np.exp(-(np.asarray(som.grid_.distances(), float)[:, members] ** 2) / 4)
     np.testing.assert_allclose(som.cluster_centers_, A @ DATA / A.sum(axis=1, keepdims=True), rtol=1e-5, atol=1e-6)
@@ -144,7 +144,7 @@ def test_partial_fit_goes_on_from_a_fit():
 def test_a_plane_starts_unfolded_and_stays_so():
     square = RNG.random((2000, 2))
     for grid in ("plane", "hexagonal"):
-        som = kvae.SOM((10, 10), grid=grid).fit(square)
+        som = kvae.SOM((10, 10), topology=grid).fit(square)
         assert som.topographic_error_ < 0.1
         assert som.quantization_error_ < 0.05
         assert len(np.unique(som.labels_)) == 100
@@ -188,8 +188,8 @@ def test_it_works_among_other_estimators():
     ("options", "X", "message"),
     [
         (dict(grid_shape=(0, 3)), DATA, r"grid_shape is \(0, 3\); it must be"),
-        (dict(grid="toros"), DATA, "grid is 'toros'; did you mean 'torus'"),
-        (dict(kernel="gausian"), DATA, "kernel is 'gausian'; did you mean 'gaussian'"),
+        (dict(topology="toros"), DATA, "topology is 'toros'; did you mean 'torus'"),
+        (dict(neighborhood="gausian"), DATA, "neighborhood is 'gausian'; did you mean 'gaussian'"),
         (dict(metric="manhattan"), DATA, "metric is 'manhattan'; it must be one of euclidean, cosine"),
         (dict(init="pcs"), DATA, "init is 'pcs'; did you mean 'pca'"),
         (dict(init=START[:5]), DATA, r"init has the shape \(5, 5\).*need \(100, 5\)"),
@@ -224,7 +224,7 @@ def test_what_users_of_minisom_expect_of_a_map_that_they_know(grid, beside):
     """On a 5 x 5 map of known codewords; node 12 is the middle one."""
     codewords = np.zeros((25, 1))
     codewords[[12, beside, 24, 0], 0] = 5, 6, 15, 14
-    som = kvae.SOM((5, 5), grid=grid, n_epochs=0, init=codewords).fit([[5.0], [15.0]])
+    som = kvae.SOM((5, 5), topology=grid, n_epochs=0, init=codewords).fit([[5.0], [15.0]])
     np.testing.assert_array_equal(som.cluster_centers_, codewords)
     np.testing.assert_array_equal(som.labels_, [12, 24])
     assert som.score([[5.0], [15.0]]) == 0

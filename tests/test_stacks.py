@@ -49,15 +49,15 @@ def test_a_residual_quantiser_of_depth_1_is_the_quantiser():
 
 def test_a_model_names_the_one_codebook_of_a_stack_of_depth_1_as_it_does_several():
     quantizer = {"name": "residual", "depth": 1, "quantizer": {"name": "kohonen", "grid_shape": (3, 4)}}
-    small = dict(channels=8, residual_channels=4, residual_blocks=0, codeword_size=8)
+    small = dict(channels=8, residual_channels=4, residual_blocks=0, embedding_dim=8)
     model = models.build({"name": "vqvae", **small, "quantizer": quantizer})
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     variables = init(model, jax.random.key(0), images)
-    totals = apply(model, variables, {"image": images, "mask": np.ones(2, bool)}, method="totals")
-    assert model.codings(variables, {"image": images}).keys() == {"codebook_0"}
-    pictures = model.pictures(variables, {"image": images}, jax.device_get(totals), 1)
+    sums = apply(model, variables, {"image": images, "mask": np.ones(2, bool)}, method="batch_sums")
+    assert model.codebook_views(variables, {"image": images}).keys() == {"codebook_0"}
+    pictures = model.pictures(variables, {"image": images}, jax.device_get(sums), 1)
     assert {"codebook_map_0", "hit_map_0", "u_matrix_0"} < pictures.keys()
-    assert {*model.summarize(jax.device_get(totals))} <= {*model.metrics}
+    assert {*model.compute_metrics(jax.device_get(sums))} <= {*model.metrics}
     assert Run("", {"dataset": {}}, 1, model, variables).codebooks["codebook_0"].shape == (3, 4, 8)
 
 

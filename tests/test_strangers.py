@@ -94,7 +94,7 @@ class SignVQ(Quantizer):
 
 def test_a_quantiser_that_is_no_codebook(story):
     kvae.QUANTIZERS["sign"] = SignVQ
-    run, figures = story("--config.model.quantizer.name=sign", "--config.model.codeword_size=4")
+    run, figures = story("--config.model.quantizer.name=sign", "--config.model.embedding_dim=4")
     codes = run.encode(IMAGES)["codebook"]
     assert codes.shape == (2, 8, 8)
     assert run.decode({"codebook": codes}).shape == IMAGES.shape
@@ -109,17 +109,17 @@ class Bigram(kvae.Model):
 
     vocabulary: Annotated[int, Ge(2)] = 8
 
-    abilities = ("probabilities",)
+    methods = ("probabilities",)
 
     def setup(self):
         self.table = nn.Embed(self.vocabulary, self.vocabulary)
 
-    def objective(self, batch, *, train=True):
+    def loss_and_metrics(self, batch, *, train=True):
         losses = optax.softmax_cross_entropy_with_integer_labels(
             self.table(batch["tokens"][:, :-1]), batch["tokens"][:, 1:]
         )
         loss = jnp.mean(jnp.mean(losses, axis=1), where=batch["mask"])
-        return kvae.Objective(loss, {"loss": loss, "bits": loss / jnp.log(2.0)})
+        return kvae.LossAndMetrics(loss, {"loss": loss, "bits": loss / jnp.log(2.0)})
 
     @property
     def metrics(self):
@@ -173,8 +173,8 @@ class Sphere(kvae.topology.Grid):
 
 def test_a_grid(story):
     kvae.GRIDS["sphere"] = Sphere
-    run, figures = story("--config.model.quantizer.grid=sphere", "--config.model.quantizer.grid_shape=(30,)")
-    assert run.model.quantizers["codebook"].layout == Sphere((30,))
+    run, figures = story("--config.model.quantizer.topology=sphere", "--config.model.quantizer.grid_shape=(30,)")
+    assert run.model.quantizers["codebook"].grid == Sphere((30,))
     assert 0 <= rows(run.workdir)[-1]["valid/topographic_error_near"] <= 1
     assert figures == {"reconstructions", "codebook_map", "hit_map", "u_matrix", "curves"}
     assert run.codebooks["codebook"].shape == (30, 3)
@@ -182,12 +182,12 @@ def test_a_grid(story):
 
 def test_a_neighborhood(story):
     kvae.NEIGHBORHOODS["triangle"] = kvae.topology.Kernel(
-        lambda distance, strength, radius: jnp.maximum(0, 1 - distance / (radius * strength)), lowest_strength=0.5
+        lambda distance, width, radius: jnp.maximum(0, 1 - distance / (radius * width)), lowest_width=0.5
     )
     run, figures = story(
         "--config.model.quantizer.neighborhood=triangle",
         "--config.model.quantizer.radius=3.0",
-        "--config.model.quantizer.initial_strength=1.0",
+        "--config.model.quantizer.initial_width=1.0",
     )
     layer = run.model.quantizers["codebook"]
     np.testing.assert_allclose(kvae.topology.matrix(layer.spreading, 0)[0, :4], [1, 2 / 3, 1 / 3, 0], atol=1e-6)
@@ -212,20 +212,25 @@ def test_a_data_set(story):
 class Forgetful(Bigram):
     """Returns its loss as Flax users' own training loops do."""
 
-    def objective(self, batch, *, train=True):
-        return super().objective(batch, train=train).loss, {}
+    def loss_and_metrics(self, batch, *, train=True):
+        return super().loss_and_metrics(batch, train=train).loss, {}
 
 
 @pytest.mark.parametrize(
     ("registry", "entry", "use", "message"),
     [
         (kvae.NEIGHBORHOODS, len, lambda: kvae.KohonenVQ((4, 4), "mine"), "it must be a kvae.topology.Kernel"),
-        (kvae.GRIDS, 3, lambda: kvae.KohonenVQ((4, 4), grid="mine"), "is 3; it must make a kvae.grids.Grid"),
-        (kvae.GRIDS, len, lambda: kvae.KohonenVQ((4, 4), grid="mine"), "is <built-in function len>; it must make a"),
+        (kvae.GRIDS, 3, lambda: kvae.KohonenVQ((4, 4), topology="mine"), "is 3; it must make a kvae.grids.Grid"),
+        (
+            kvae.GRIDS,
+            len,
+            lambda: kvae.KohonenVQ((4, 4), topology="mine"),
+            "is <built-in function len>; it must make a",
+        ),
         (
             kvae.GRIDS,
             kvae.topology.Plane((2, 2)),
-            lambda: kvae.KohonenVQ((4, 4), grid="mine"),
+            lambda: kvae.KohonenVQ((4, 4), topology="mine"),
             "of the shape that it is",
         ),
     ],
@@ -237,5 +242,7 @@ def test_an_entry_of_the_wrong_kind(registry, entry, use, message):
 
 
 def test_an_objective_of_the_wrong_kind():
-    with pytest.raises(kvae.InputError, match=r"objective of Forgetful returns a tuple; it must return kvae.Objective"):
+    with pytest.raises(
+        kvae.InputError, match=r"loss_and_metrics of Forgetful returns a tuple; it must return kvae.LossAndMetrics"
+    ):
         initial_state(Forgetful(), optax.identity(), {"tokens": jnp.zeros((1, 9), jnp.int32)}, 0)

@@ -86,9 +86,9 @@ def test_spread_equals_the_dense_matrix(grid, kernel, radius):
 
 
 @pytest.mark.parametrize("kernel", topology.NEIGHBORHOODS)
-@pytest.mark.parametrize(("initial", "lowest"), [(1.0, 0.3), (16.0, 0.25)])
-def test_every_kernel_spreads_as_its_dense_matrix_whatever_its_strength(kernel, initial, lowest):
-    neighborhood = Neighborhood(Plane((4, 5)), kernel, initial_strength=initial, lowest_strength=lowest)
+@pytest.mark.parametrize(("initial", "lowest"), [(1.0, 0.5), (4.0, 0.5)])
+def test_every_kernel_spreads_as_its_dense_matrix_at_any_width(kernel, initial, lowest):
+    neighborhood = Neighborhood(Plane((4, 5)), kernel, initial_width=initial, lowest_width=lowest)
     for step in (0, 1_000):
         dense = topology.matrix(neighborhood, step)
         assert dense.min() >= 0
@@ -98,11 +98,11 @@ def test_every_kernel_spreads_as_its_dense_matrix_whatever_its_strength(kernel, 
 
 @pytest.mark.parametrize(
     ("initial", "lowest", "expected"),
-    [(1.0, 0.0, [1, 1 / 11, 1 / 1001]), (1.0, 0.3, [1, 0.3, 0.3]), (16.0, 0.25, [16, 16 / 11, 0.25])],
+    [(1, 0, [1, 11**-0.5, 1001**-0.5]), (1, 0.5, [1, 0.5, 0.5]), (4, 0.5, [4, 4 / 11**0.5, 0.5])],
 )
-def test_the_strength_after_none_a_hundred_and_ten_thousand_updates(initial, lowest, expected):
-    neighborhood = Neighborhood(SQUARE, shrink_step=0.1, initial_strength=initial, lowest_strength=lowest)
-    np.testing.assert_allclose([neighborhood.strength(step) for step in (0, 100, 10_000)], expected, rtol=1e-6)
+def test_width_falls_with_the_square_root(initial, lowest, expected):
+    neighborhood = Neighborhood(SQUARE, shrink_step=0.1, initial_width=initial, lowest_width=lowest)
+    np.testing.assert_allclose([neighborhood.width(step) for step in (0, 100, 10_000)], expected, rtol=1e-6)
 
 
 def test_around_a_torus_the_last_node_is_beside_the_first():
@@ -152,7 +152,7 @@ def test_neighbors_found_by_offsets_are_those_of_all_distances():
 
 
 def test_the_paper_s_schedule_is_the_default_and_falls_to_the_identity():
-    assert Neighborhood(Plane((4, 4))) == Neighborhood(Plane((4, 4)), initial_strength=1.0, lowest_strength=0.0)
+    assert Neighborhood(Plane((4, 4))) == Neighborhood(Plane((4, 4)), initial_width=1.0, lowest_width=0.0)
     for kernel in ("hard", "gaussian"):
         far = topology.matrix(Neighborhood(Plane((4, 4)), kernel), 10**8)
         np.testing.assert_allclose(far, np.eye(16), atol=1e-6)
@@ -180,8 +180,8 @@ def test_impossible_grids(grid):
     ("fields", "message"),
     [
         ({"kernel": "hadr"}, "kernel is 'hadr'; did you mean 'hard'?"),
-        ({"lowest_strength": -1}, "lowest_strength is -1"),
-        ({"initial_strength": float("inf")}, "initial_strength is inf"),
+        ({"lowest_width": -1}, "lowest_width is -1"),
+        ({"initial_width": float("inf")}, "initial_width is inf"),
         ({"radius": "x"}, "radius is 'x'"),
         ({"shrink_step": -0.1}, "shrink_step is -0.1"),
         ({"radius": 0.0}, "radius is 0.0"),

@@ -13,12 +13,12 @@ import pytest
 
 from kvae import data, models
 from kvae.core.errors import InputError
-from kvae.models.model import Model, Objective
+from kvae.models.model import LossAndMetrics, Model
 from kvae.training import loop
 from kvae.training.evaluate import Evaluator
 from kvae.training.optimizer import make_optimizer
 from kvae.training.parallel import devices as devices_module
-from kvae.training.parallel.devices import one_of, over_axis
+from kvae.training.parallel.devices import over_axis, select_replica
 from kvae.training.step import initial_state, train_step
 from kvae.training.workdir import journal
 from kvae.training.workdir.journal import Journal
@@ -88,7 +88,7 @@ def test_replicas_that_share_one_vmapped_program_are_those_that_run_in_turns(mak
     together = over_axis(init, 2)(np.arange(2, dtype=np.int32))
     together = jax.jit(over_axis(step, 2))(together, batch)
     for replica in range(2):
-        alone = jax.tree.map(lambda leaf: leaf[None], one_of(together, replica))
+        alone = jax.tree.map(lambda leaf: leaf[None], select_replica(together, replica))
         state = over_axis(init, 1)(np.array([replica], np.int32))
         state = jax.jit(over_axis(step, 1))(state, one_batch(batch, replica))
         assert_close((alone.params, alone.collections), (state.params, state.collections))
@@ -101,7 +101,7 @@ def one_batch(batch, replica):
 def test_each_micro_batch_has_random_streams_of_its_own_and_averages_what_forward_passes_update():
     class Noisy(Model):
         @nn.compact
-        def objective(self, batch, *, train=True):
+        def loss_and_metrics(self, batch, *, train=True):
             noise = jax.random.normal(self.make_rng("dropout"))
             other = jax.random.normal(self.make_rng("augmentation"))
             seen = self.variable("seen", "mean", lambda: jnp.zeros(()))
@@ -109,7 +109,7 @@ def test_each_micro_batch_has_random_streams_of_its_own_and_averages_what_forwar
                 seen.value = 0.5 * seen.value + 0.5 * jnp.mean(batch["x"])
             weight = self.param("w", lambda key: jnp.ones(()))
             loss = jnp.mean(batch["x"]) * weight
-            return Objective(loss, {"loss": loss, "noise": noise, "square": noise**2, "other": other})
+            return LossAndMetrics(loss, {"loss": loss, "noise": noise, "square": noise**2, "other": other})
 
     batch = {"x": jnp.arange(4.0)}
     optimizer = make_optimizer(10)

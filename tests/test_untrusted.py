@@ -25,7 +25,7 @@ from kvae.data.manifest import check_manifest
 from kvae.data.sets import faces, imagenet
 from kvae.data.sets.folder import folder
 from kvae.paper import figures as paper
-from kvae.training.config.sections import checked_config
+from kvae.training.config.sections import validate_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(x) print showpage\n"
@@ -75,7 +75,7 @@ def test_a_run_s_config_does_not_choose_where_figures_go(make_config, tmp_path, 
     run.mkdir(parents=True)
     row = {"step": 12, "valid/loss": 1.0, "valid/reconstruction_loss": 1.0, "train/perplexity": 2.0}
     (run / "metrics.jsonl").write_text(json.dumps(row) + "\n")
-    config = json.dumps(checked_config(make_config(evaluate_every_steps=12)))
+    config = json.dumps(validate_config(make_config(evaluate_every_steps=12)))
     for name in ("../../../up", f"{tmp_path}/absolute", "..", "a\\nb", "x" * 300):
         (run / "config.json").write_text(config.replace('"name": "photos"', f'"name": "{name}"'))
         before = {*tmp_path.rglob("*")}

@@ -30,9 +30,9 @@ def build(**fields):
     return model, jax.jit(model.init)(jax.random.key(0), images(1))
 
 
-def objective_of(model, variables, images):
+def loss_of(model, variables, images):
     """The objective of a training batch, and the running averages after it."""
-    return apply(model, variables, {"image": images}, method="objective", **TRAINING)
+    return apply(model, variables, {"image": images}, method="loss_and_metrics", **TRAINING)
 
 
 def apply(model, variables, *arguments, **options):
@@ -41,7 +41,7 @@ def apply(model, variables, *arguments, **options):
 
 
 def training_views(model, images):
-    """The views on which `objective` trains under `KEY`."""
+    """The views on which `loss_and_metrics` trains under `KEY`."""
     return model.views(images, model.make_rng("augmentation"))
 
 
@@ -52,8 +52,8 @@ def batch(count, masked=0):
 
 def test_the_map_may_be_a_cube():
     model, variables = build(grid_shape=[2, 2, 3])
-    totals = jax.tree.map(np.asarray, apply(model, variables, batch(6), method="totals"))
-    assert {"topographic_error_diagonals", "topographic_error_axes"} <= {*model.summarize(totals)}
+    sums = jax.tree.map(np.asarray, apply(model, variables, batch(6), method="batch_sums"))
+    assert {"topographic_error_diagonals", "topographic_error_axes"} <= {*model.compute_metrics(sums)}
 
 
 def test_parameters_are_the_papers_3_4_million_of_which_0_23_project():
@@ -106,15 +106,15 @@ def test_the_activations_are_linear_in_the_features():
 
 def test_the_objective_is_the_papers_loss_of_two_views():
     model, variables = build(similarity_weight=1.5)
-    objective, updated = objective_of(model, variables, images(6))
+    outcome, updated = loss_of(model, variables, images(6))
     views = apply(model, variables, images(6), method=training_views, rngs=KEY)
     assert views.shape == (12, 8, 8, 3)
     activations, _ = apply(model, variables, views, train=True, method="activations", **TRAINING)
     p = jax.nn.softmax(activations)
     np.testing.assert_allclose(
-        objective.loss, urlsom_measures.url_som_loss(urlsom_measures.terms(p[::2], p[1::2]), 1.5), rtol=1e-5
+        outcome.loss, urlsom_measures.url_som_loss(urlsom_measures.terms(p[::2], p[1::2]), 1.5), rtol=1e-5
     )
-    assert float(jnp.sum(objective.counts["map"])) == 12
+    assert float(jnp.sum(outcome.counts["map"])) == 12
     before, after = jax.tree.leaves(variables["batch_stats"]), jax.tree.leaves(updated["batch_stats"])
     assert all(np.any(a != b) for a, b in zip(before, after, strict=True))
 
@@ -131,22 +131,22 @@ def test_each_weight_weighs_its_term(fields, difference):
     losses = []
     for changed in ({}, fields):
         model, variables = build(**changed)
-        objective, _ = objective_of(model, variables, images(6))
-        losses.append(objective.loss)
-    expected = difference(objective.metrics, variables["params"]["projection"]["kernel"])
+        outcome, _ = loss_of(model, variables, images(6))
+        losses.append(outcome.loss)
+    expected = difference(outcome.metrics, variables["params"]["projection"]["kernel"])
     np.testing.assert_allclose(losses[1] - losses[0], expected, rtol=1e-3, atol=1e-6)
 
 
 def test_dropout_is_for_training_only():
     model, variables = build(dropout=0.5)
     np.testing.assert_array_equal(apply(model, variables, images(2)), apply(build()[0], variables, images(2)))
-    losses = [objective_of(m, variables, images(6))[0].loss for m in (model, build()[0])]
+    losses = [loss_of(m, variables, images(6))[0].loss for m in (model, build()[0])]
     assert losses[0] != losses[1]
 
 
 def test_evaluation_takes_the_running_averages_and_each_image_alone():
     model, variables = build()
-    step = jax.jit(functools.partial(model.apply, method="objective", **TRAINING))
+    step = jax.jit(functools.partial(model.apply, method="loss_and_metrics", **TRAINING))
     for _ in range(100):
         variables |= step(variables, {"image": images(16)})[1]
     together = apply(model, variables, images(4))
@@ -160,31 +160,31 @@ def test_evaluation_takes_the_running_averages_and_each_image_alone():
 
 def test_totals_of_batches_add_up_and_padding_counts_for_nothing():
     model, variables = build()
-    totals = lambda batch: apply(model, variables, batch, method="totals")  # noqa: E731
+    sums = lambda batch: apply(model, variables, batch, method="batch_sums")  # noqa: E731
     whole = batch(6)
-    first = totals({name: array[:3] for name, array in whole.items()})
+    first = sums({name: array[:3] for name, array in whole.items()})
     padded = {name: np.concatenate([array[:3], array[-1:]]) for name, array in whole.items()}
     padded["mask"] = np.array([True, True, True, False])
-    for name, total in totals(padded).items():
+    for name, total in sums(padded).items():
         if name not in ("direction", "similarity_loss"):  # of random views, which depend on the number of images
             np.testing.assert_allclose(total, first[name], rtol=1e-5, err_msg=name)
-    tally = lambda batch: apply(model, variables, batch, method="tally")  # noqa: E731
-    second = tally({name: array[3:] for name, array in whole.items()})
-    for name, total in tally(whole).items():
+    train_sums = lambda batch: apply(model, variables, batch, method="train_sums")  # noqa: E731
+    second = train_sums({name: array[3:] for name, array in whole.items()})
+    for name, total in train_sums(whole).items():
         np.testing.assert_allclose(total, first[name] + second[name], rtol=1e-5, err_msg=name)
     winners = apply(model, variables, whole["image"], method="winners")
     table = np.zeros((12, 3))
     np.add.at(table, (winners, whole["label"]), 1)
-    np.testing.assert_array_equal(tally(whole)["table"], table)
+    np.testing.assert_array_equal(train_sums(whole)["table"], table)
 
 
 def test_the_summary_is_the_loss_of_all_and_the_selectivity_by_both_labels():
     model, variables = build(similarity_weight=1.0)
     examples = batch(6)
-    totals = jax.device_get(apply(model, variables, examples, method="totals"))
+    sums = jax.device_get(apply(model, variables, examples, method="batch_sums"))
     train_table = np.zeros((12, 3))
     train_table[:, 2] = 1
-    metrics = model.summarize({**totals, "train_table": train_table, "train_counts": train_table.sum(axis=1)})
+    metrics = model.compute_metrics({**sums, "train_table": train_table, "train_counts": train_table.sum(axis=1)})
     views = apply(model, variables, examples["image"], jax.random.key(0), method="views")
     p = jax.nn.softmax(apply(model, variables, views, train=False, method="activations"))
     np.testing.assert_allclose(
@@ -200,9 +200,9 @@ def test_the_summary_is_the_loss_of_all_and_the_selectivity_by_both_labels():
 
 def test_without_labels_nothing_is_said_of_selectivity():
     model, variables = build(label_names=[])
-    totals = jax.device_get(apply(model, variables, batch(6), method="totals"))
-    metrics = model.summarize({**totals, "train_counts": np.ones(12)})
-    assert "table" not in totals
+    sums = jax.device_get(apply(model, variables, batch(6), method="batch_sums"))
+    metrics = model.compute_metrics({**sums, "train_counts": np.ones(12)})
+    assert "table" not in sums
     assert not any("selectivity" in name for name in metrics)
 
 

@@ -76,7 +76,7 @@ def test_a_run_that_falls_no_more_stops_wherever_it_was_interrupted(make_config,
         "urlsom", steps=40, evaluate_every_steps=2, checkpoint_every_steps=40, patience_evaluations=2,
         **{"optimizer.learning_rate": 0.0, "optimizer.warmup": ((3, 1e-3),)},
     )  # fmt: skip
-    monkeypatch.setattr(Evaluator, "inspect", lambda self, variables: {})
+    monkeypatch.setattr(Evaluator, "extra_metrics", lambda self, variables: {})
     assert run(config, tmp_path / "whole") == 40
     steps = [row["step"] for row in read_metrics(str(tmp_path / "whole"))]
     losses = [row["valid/loss"] for row in read_metrics(str(tmp_path / "whole"))]

@@ -89,7 +89,7 @@ def test_a_run_of_before_a_field_existed_goes_on_with_its_default(make_config, t
     monkeypatch.setattr(Checkpoints, "config", lambda checkpoints: before)
     assert run({**config, "steps": 8}, tmp_path) == 8
     with pytest.raises(InputError, match=r"model\.augmentations"):
-        run(make_config(steps=12, **{"model.augmentations": ("flip",)}), tmp_path)
+        run(make_config(steps=12, **{"model.augmentations": ("flip_horizontal",)}), tmp_path)
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(make_config, tmp_path, caplog, whole):

@@ -34,10 +34,10 @@ from kvae.benchmark.soms import soms
 from kvae.benchmark.step import measure
 from kvae.benchmark.timing import say, table, transposed
 from kvae.core import program
-from kvae.core.errors import InputError, errors_of_writing
+from kvae.core.errors import InputError, wrap_write_errors
 from kvae.core.fields import Positive, Size
 from kvae.core.files import write_text
-from kvae.training.config.sections import checked_config
+from kvae.training.config.sections import validate_config
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, dict]]:
@@ -64,7 +64,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, dict]]:
         if "=" not in options.compare:
             raise InputError(f"--compare={options.compare}; it must be a field of the model and a value, name=value")
         configs[options.compare] = main.parse([*rest, f"--config.model.{options.compare}"])[0]
-    return options, {name: checked_config(config) for name, config in configs.items()}
+    return options, {name: validate_config(config) for name, config in configs.items()}
 
 
 def benchmark(argv: list[str]) -> int:
@@ -87,7 +87,7 @@ def benchmark(argv: list[str]) -> int:
         print(f"ratio of medians, {' / '.join(rows)}: {one / other:.3f}")
     say(f"done on {result['devices']} x {result['device']}, jax {jax.__version__}")
     if options.json:
-        with errors_of_writing(f"--json={options.json}"):
+        with wrap_write_errors(f"--json={options.json}"):
             write_text(options.json, json.dumps(result, indent=2) + "\n")
     return 0
 

@@ -61,7 +61,7 @@ class Subject:
         total = 0.0
         for name, layer in getattr(self.model, "quantizers", {}).items():
             height, width = (size // self.model.code_strides[name] for size in self.batch[0]["image"].shape[-3:-1])
-            shape = (self.config["batch_size"], height, width, self.model.codeword_size)
+            shape = (self.config["batch_size"], height, width, self.model.embedding_dim)
             z = np.random.default_rng(0).standard_normal(shape, np.float32)
             z = jax.device_put(z, devices.shared_batch_sharding(self.mesh))
             total += self.config["replicas"] * layer_seconds(layer, z)[0]

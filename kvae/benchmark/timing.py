@@ -39,7 +39,7 @@ def table(rows: dict[str, dict]) -> str:
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     lines = [
         ["", *(row.replace("_", " ") for row in rows)],
-        *([name.replace("_", " "), *(shown(row.get(name)) for row in rows.values())] for name in names),
+        *([name.replace("_", " "), *(format_value(row.get(name)) for row in rows.values())] for name in names),
     ]
     widths = [max(len(line[i]) for line in lines) for i in range(len(rows) + 1)]
     return "\n".join(
@@ -54,10 +54,10 @@ def transposed(rows: dict[str, dict]) -> dict[str, dict]:
     return {name: {label: row.get(name) for label, row in rows.items()} for name in names}
 
 
-def shown(value) -> str:
+def format_value(value) -> str:
     """A number in four digits, a range of numbers, or a dash where there is none."""
     if value is None:
         return "-"
     if isinstance(value, (list, tuple)):
-        return " - ".join(shown(part) for part in value)
+        return " - ".join(format_value(part) for part in value)
     return f"{value:,.0f}" if abs(value) >= 1_000 or isinstance(value, int) else f"{value:.4g}"

@@ -43,7 +43,7 @@ def check_address(name: str, path) -> None:
         raise InputError(f"{name} is {path}; it must name a folder in a bucket, such as gs://my-bucket/runs/photos")
 
 
-def place(path) -> pathlib.Path:
+def as_path(path) -> pathlib.Path:
     """The path of a file or folder: one of epath's where it lies in a bucket."""
     return _epath().Path(str(path)) if is_bucket(path) else pathlib.Path(path)
 
@@ -139,7 +139,7 @@ def reason_of(error: BaseException | None) -> str | None:
 
 
 @contextlib.contextmanager
-def errors_of_bucket(path) -> Iterator[None]:
+def wrap_bucket_errors(path) -> Iterator[None]:
     """Turns what is raised where a bucket does not answer, or refuses, into one line; does nothing for other paths."""
     try:
         yield

@@ -45,7 +45,7 @@ def first_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def errors_of_reading(what: object, remedy: str) -> Iterator[None]:
+def wrap_read_errors(what: object, remedy: str) -> Iterator[None]:
     """Turns whatever libraries raise over damaged or missing files into one line: what is damaged, and what to do.
 
     Where the machine refuses, for want of a right or of memory, the file may be whole: the remedy is not named.
@@ -62,7 +62,7 @@ def errors_of_reading(what: object, remedy: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def errors_of_writing(folder):
+def wrap_write_errors(folder):
     """Turns what a full, read-only or failing disk raises, in whichever library met it, into one line about `folder`.
 
     Files are written under temporary names, so that nothing which stood there before is touched.

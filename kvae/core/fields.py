@@ -109,7 +109,7 @@ def _is_union(annotation) -> bool:
     return typing.get_origin(annotation) in (typing.Union, types.UnionType)
 
 
-def checked(where: str, given: Mapping, owner: Callable, without: Collection[str] = ()) -> dict[str, Any]:
+def validate_fields(where: str, given: Mapping, owner: Callable, without: Collection[str] = ()) -> dict[str, Any]:
     """All fields of an owner: those that are given, in their own types, and defaults for the rest.
 
     Lists become tuples, and integers floats, where those are meant.
@@ -128,9 +128,9 @@ def checked(where: str, given: Mapping, owner: Callable, without: Collection[str
     found = {}
     for name, field in known.items():
         if name in given:
-            found[name] = value_of(f"{where}.{name}", given[name], field.annotation)
+            found[name] = validate(f"{where}.{name}", given[name], field.annotation)
         elif field.default is inspect.Parameter.empty:
-            raise InputError(f"{where} has no {name}; it must be {words(field.annotation)}")
+            raise InputError(f"{where} has no {name}; it must be {describe(field.annotation)}")
         else:
             found[name] = field.default
     return found
@@ -143,14 +143,14 @@ def show_plainly(owner: type) -> None:
     owner.__init__.__signature__ = inspect.Signature(own)
 
 
-def check_attributes(module) -> None:
+def validate_attributes(module) -> None:
     """Gives a dataclass instance the types that its fields declare; raises InputError where a value does not fit."""
     for name, field in fields_of(type(module)).items():
         if field.section is None:
-            object.__setattr__(module, name, value_of(name, getattr(module, name), field.annotation))
+            object.__setattr__(module, name, validate(name, getattr(module, name), field.annotation))
 
 
-def value_of(name: str, value, annotation):
+def validate(name: str, value, annotation):
     """A value as its annotation has it.
 
     Raises:
@@ -164,7 +164,7 @@ def value_of(name: str, value, annotation):
     try:
         return _adapter(annotation).validate_python(_plain(value))
     except pydantic.ValidationError as error:
-        raise InputError(f"{name} is {shown(value)}; it must be {words(annotation, value)}") from error
+        raise InputError(f"{name} is {short_repr(value)}; it must be {describe(annotation, value)}") from error
 
 
 def _is_plain(annotation) -> bool:
@@ -188,7 +188,7 @@ def _adapter(annotation) -> pydantic.TypeAdapter:
     return pydantic.TypeAdapter(annotation, config=config)
 
 
-def shown(value, longest: int = 60, text: Callable = repr) -> str:
+def short_repr(value, longest: int = 60, text: Callable = repr) -> str:
     """A value in a message, on one line and not too long; an object that cannot say what it is, by its type."""
     try:
         words = " ".join(text(value).split())
@@ -201,7 +201,7 @@ def _constraints(annotation) -> tuple:
     return annotation.__metadata__ if typing.get_origin(annotation) is Annotated else ()
 
 
-def words(annotation, value=None) -> str:
+def describe(annotation, value=None) -> str:
     """What a value must be, in words: "a number, 0 or larger". A huge limit is named only to a value beyond it."""
     constraints = _constraints(annotation)
     kind = typing.get_args(annotation)[0] if constraints else annotation
@@ -211,7 +211,7 @@ def words(annotation, value=None) -> str:
         length = tuple(c for c in constraints if isinstance(c, (annotated_types.MinLen, annotated_types.Len)))
         return _tuple(*typing.get_args(kind), length=length, value=value)
     if _is_union(kind):
-        return " or ".join(words(part) for part in typing.get_args(kind))
+        return " or ".join(describe(part) for part in typing.get_args(kind))
     ranges = " and ".join(text for constraint in constraints if (text := _range(constraint, value)))
     return ", ".join(filter(None, (KINDS.get(kind, getattr(kind, "__name__", str(kind))), ranges)))
 
@@ -221,9 +221,9 @@ KINDS = {int: "an integer", float: "a number", bool: "True or False", str: "a st
 
 def _tuple(*elements, length: tuple, value) -> str:
     if elements[-1] is not Ellipsis:
-        return f"({'; '.join(words(element) for element in elements)})"
+        return f"({'; '.join(describe(element) for element in elements)})"
     most = next((c.max_length for c in length if isinstance(c, annotated_types.Len)), None)
-    head, element = "a tuple of one or more" if length else "a tuple of", words(elements[0])
+    head, element = "a tuple of one or more" if length else "a tuple of", describe(elements[0])
     if most and isinstance(value, (tuple, list)) and len(value) > most:
         head = f"a tuple of one to {most}"
     if element.startswith("("):

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from kvae.core.buckets import errors_of_bucket, is_bucket, place
+from kvae.core.buckets import as_path, is_bucket, wrap_bucket_errors
 from kvae.core.errors import InputError
 
 
@@ -19,8 +19,8 @@ def opened(path: os.PathLike | str) -> BinaryIO:
       OSError: it cannot be opened, or is a folder, a pipe or a device: a pipe would wait for its writer for ever.
     """
     if is_bucket(path):
-        with errors_of_bucket(path):
-            return io.BytesIO(place(path).read_bytes())
+        with wrap_bucket_errors(path):
+            return io.BytesIO(as_path(path).read_bytes())
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -66,7 +66,7 @@ def write_text(path: os.PathLike | str, text: str) -> None:
     """Writes a text file in one step; what is no character, as in names of files, is written as its escape."""
     content = text.encode(errors="backslashreplace")
     if is_bucket(path):
-        place(path).write_bytes(content)
+        as_path(path).write_bytes(content)
         return
     with replaced(path) as temporary:
         temporary.write_bytes(content)

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from kvae.core.buckets import check_address
 from kvae.core.errors import InputError, check_local
-from kvae.core.fields import value_of, words
+from kvae.core.fields import describe, validate
 
 FAILED, MISTAKE, STOPPED, INTERRUPTED = 1, 2, 75, 130
 """Exit statuses: a part failed; an error that the user can mend; stopped before the end (EX_TEMPFAIL); Ctrl-C."""
@@ -98,9 +98,9 @@ def number(annotation) -> Callable[[str], Any]:
     def read(text: str):
         kind = typing.get_args(annotation)[0]
         try:
-            return value_of("it", kind(text), annotation)
+            return validate("it", kind(text), annotation)
         except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text!r}; it must be {words(annotation)}") from error
+            raise argparse.ArgumentTypeError(f"{text!r}; it must be {describe(annotation)}") from error
 
     return read
 

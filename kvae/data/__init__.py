@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from kvae.core.errors import InputError, choose
-from kvae.core.fields import checked
+from kvae.core.fields import validate_fields
 from kvae.data.dataset import ArrayExamples, Dataset, Example, Examples
 from kvae.data.pipeline import evaluation_batches
 
@@ -18,8 +18,8 @@ __all__ = [
     "Example",
     "Examples",
     "channel_statistics",
-    "checked_section",
     "load",
+    "validate_section",
 ]
 
 DATASETS: dict[str, str | Callable[..., Dataset]] = {
@@ -41,14 +41,14 @@ def function_of(name: str) -> Callable[..., Dataset]:
     return pkgutil.resolve_name(found) if isinstance(found, str) else found
 
 
-def checked_section(section: Mapping) -> dict[str, Any]:
+def validate_section(section: Mapping) -> dict[str, Any]:
     """The section `dataset` of a config, without mean and std, with all fields of its data set.
 
     Raises:
       InputError: an unknown name, or a field that is unknown, missing, of another type or out of range.
     """
     fields = {name: value for name, value in section.items() if name != "name"}
-    return {"name": section.get("name"), **checked("dataset", fields, function_of(section.get("name")))}
+    return {"name": section.get("name"), **validate_fields("dataset", fields, function_of(section.get("name")))}
 
 
 def load(name: str, **fields) -> Dataset:
@@ -61,7 +61,7 @@ def load(name: str, **fields) -> Dataset:
     Raises:
       InputError: there is no such data set or field, or the data set cannot be read.
     """
-    section = checked_section({"name": name, **fields})
+    section = validate_section({"name": name, **fields})
     return function_of(section.pop("name"))(**section)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 from PIL.Image import Resampling
 
-from kvae.core.errors import InputError, errors_of_reading, first_line
+from kvae.core.errors import InputError, first_line, wrap_read_errors
 from kvae.core.files import opened, replaced
 from kvae.data.dataset import Example
 from kvae.data.images import opened_image
@@ -59,7 +59,7 @@ def prepare(builder, needs_tensorflow: bool = False) -> None:
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()  # a log file wants no carriage returns
     try:
-        with errors_of_preparing(builder.data_path):
+        with wrap_prepare_errors(builder.data_path):
             builder.download_and_prepare(file_format="array_record")
             write_manifest(builder.data_path)
     except (download_manager.NonMatchingChecksumError, extractor.ExtractError, util.DownloadError) as error:
@@ -73,14 +73,14 @@ def opened_builder(folder: pathlib.Path, make: Callable):
     Raises:
       InputError: what lies there is not what was prepared.
     """
-    with errors_of_reading(folder, PREPARED_ANEW):
+    with wrap_read_errors(folder, PREPARED_ANEW):
         for version in folder.glob("*.*.*"):
             check_manifest(version)
         return make()
 
 
 @contextlib.contextmanager
-def errors_of_preparing(folder: os.PathLike) -> Iterator[None]:
+def wrap_prepare_errors(folder: os.PathLike) -> Iterator[None]:
     """Turns a disk that is full, read-only or broken, or a lost connection, into one line that names the folder."""
     try:
         yield
@@ -98,7 +98,7 @@ def read_split(builder, split: str, fields: Sequence[str] = ("image", "label")) 
     """
     import tensorflow_datasets as tfds
 
-    with errors_of_reading(builder.data_path, PREPARED_ANEW):
+    with wrap_read_errors(builder.data_path, PREPARED_ANEW):
         sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
         try:
             source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
@@ -134,7 +134,7 @@ class RecordExamples:
     def __getitem__(self, index: int) -> Example:
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
-        with errors_of_reading(self.folder, PREPARED_ANEW):
+        with wrap_read_errors(self.folder, PREPARED_ANEW):
             record = self.source[index]
             convert = {"image": decoded, "label": np.int32}
             return {name: np.asarray(convert[name](record[name])) for name in self.fields}

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kvae.core.errors import errors_of_reading
+from kvae.core.errors import wrap_read_errors
 
 MADE_ANEW = "remove it and run kvae.tokenize again"
 FOLDER_MADE_ANEW = "remove its folder and run kvae.tokenize again"
@@ -113,7 +113,7 @@ def _write_array_record(path, rows, columns):
 def _array_record_reader(path) -> Iterator[Any]:
     from array_record.python.array_record_module import ArrayRecordReader
 
-    with errors_of_reading(path, MADE_ANEW):
+    with wrap_read_errors(path, MADE_ANEW):
         reader = ArrayRecordReader(os.fspath(path))
         try:
             yield reader
@@ -185,7 +185,7 @@ def _write_parquet(path, rows, columns):
 def _read_parquet(path, columns):
     from pyarrow import parquet
 
-    with errors_of_reading(path, MADE_ANEW):
+    with wrap_read_errors(path, MADE_ANEW):
         table = parquet.read_table(path, partitioning=None, page_checksum_verification=True)
         rows: Rows = {}
         for name in table.column_names:
@@ -199,7 +199,7 @@ def _read_parquet(path, columns):
 def _count_parquet(path):
     from pyarrow import parquet
 
-    with errors_of_reading(path, MADE_ANEW):
+    with wrap_read_errors(path, MADE_ANEW):
         return parquet.read_metadata(path).num_rows
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from kvae.core.errors import InputError, choose
-from kvae.core.fields import Declaration, checked, fields_of, shown
+from kvae.core.fields import Declaration, fields_of, short_repr, validate_fields
 from kvae.models.autoencoders.vqvae import VQVAE
 from kvae.models.autoencoders.vqvae2 import VQVAE2
 from kvae.models.model import Model
@@ -25,9 +25,9 @@ __all__ = [
     "Quantizer",
     "ResidualVQ",
     "build",
-    "checked_section",
     "declaration",
     "quantizer_slots",
+    "validate_section",
 ]
 
 MODELS: dict[str, type[Model]] = {"vqvae": VQVAE, "vqvae2": VQVAE2, "urlsom": URLSOM}
@@ -50,7 +50,7 @@ def declaration(path: str, name: str | None) -> Declaration:
     return Declaration(choose(f"{path}.name", name, registry), without)
 
 
-def checked_section(section: Mapping, where: str = "model") -> dict[str, Any]:
+def validate_section(section: Mapping, where: str = "model") -> dict[str, Any]:
     """A section of a config with all its fields, and those of the sections in it.
 
     Args:
@@ -62,28 +62,28 @@ def checked_section(section: Mapping, where: str = "model") -> dict[str, Any]:
       InputError: an unknown name, or a field that is unknown, missing, of another type or out of range.
     """
     if not isinstance(section, Mapping):
-        raise InputError(f"{where} is {shown(section)}; it must be a section with a name and fields")
+        raise InputError(f"{where} is {short_repr(section)}; it must be a section with a name and fields")
     module, without = declaration(where, section.get("name"))
     slots = quantizer_slots(module)
     sections = {name: value for name, value in section.items() if name in slots or (slots and name == "quantizer")}
     plain = {name: value for name, value in section.items() if name != "name" and name not in sections}
-    found = {"name": section["name"], **checked(where, plain, module, {*slots, *without})}
+    found = {"name": section["name"], **validate_fields(where, plain, module, {*slots, *without})}
     if missing := [slot for slot in slots if not sections.keys() & {slot, "quantizer"}]:
         raise InputError(f"{where} has no {missing[0]}; it must be a section with the name and fields of a quantiser")
-    return found | {name: checked_section(value, f"{where}.{name}") for name, value in sections.items()}
+    return found | {name: validate_section(value, f"{where}.{name}") for name, value in sections.items()}
 
 
 def build(section: Mapping, *, mean: Iterable[float] = (), std: Iterable[float] = ()) -> Model:
     """The model that `config.model` describes.
 
     Args:
-      section: see `checked_section`.
+      section: see `validate_section`.
       mean, std: of each channel of the images, on the 0-255 scale, for a model that has such fields.
 
     Raises:
-      InputError: as `checked_section`, or the fields do not fit together.
+      InputError: as `validate_section`, or the fields do not fit together.
     """
-    section = checked_section(section)
+    section = validate_section(section)
     statistics = {"mean": tuple(mean), "std": tuple(std)}
     known = fields_of(MODELS[section["name"]])
     return _module(section, MODELS, **{name: value for name, value in statistics.items() if name in known and value})

@@ -19,15 +19,15 @@ NOTHING = 235
 
 
 @dataclasses.dataclass(frozen=True)
-class Coding:
+class CodebookView:
     """Images in codes of one codebook, or by the neurons of one map that they are won by, and what those stand for.
 
     Attributes:
       codes: of each image, int32 [n, h', w'].
       size: K, the number of codes.
-      layout: where they lie; None where they have no neighbours.
-      is_map: whether training makes codes that are near on the layout alike.
-      codewords: float32 [K, d], where they have a layout.
+      grid: where they lie; None where they have no neighbours.
+      is_map: whether training makes codes that are near on the grid alike.
+      codewords: float32 [K, d], where they have a grid.
       decoded: gives the image that each code decodes to by itself, uint8 [K, h, w, 3]; None where nothing is decoded.
       held: the codes of other codebooks beside it in those images, by name.
       level: which codebook it is, such as "top level"; empty where there is only one.
@@ -38,7 +38,7 @@ class Coding:
 
     codes: np.ndarray
     size: int
-    layout: Grid | None
+    grid: Grid | None
     is_map: bool
     codewords: np.ndarray | None = None
     decoded: Callable[[], np.ndarray] | None = None
@@ -51,18 +51,18 @@ class Coding:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the grid; (K,) where there is none."""
-        return (self.size,) if self.layout is None else tuple(self.layout.shape)
+        return (self.size,) if self.grid is None else tuple(self.grid.shape)
 
     @property
     def cell(self) -> str:
         """How a node is drawn, "square" or "hexagon"."""
-        return "square" if self.layout is None else self.layout.cell
+        return "square" if self.grid is None else self.grid.cell
 
     @property
     def where(self) -> str:
         """Where its codes lie, in words."""
         words = "on the map" if self.is_map else "in order of number: without a neighbourhood there is no map"
-        border = self.layout.border if self.layout is not None else ""
+        border = self.grid.border if self.grid is not None else ""
         return f"{words} ({border})" if border else words
 
     @property
@@ -79,9 +79,9 @@ class Coding:
     @property
     def u_matrix(self) -> np.ndarray | None:
         """Mean distance of each codeword to its neighbours, float32 of the grid's shape; None without neighbours."""
-        if self.layout is None or self.codewords is None:
+        if self.grid is None or self.codewords is None:
             return None
-        return np.asarray(measures.u_matrix(self.codewords, self.layout))
+        return np.asarray(measures.u_matrix(self.codewords, self.grid))
 
     def mean_patches(self, images: np.ndarray) -> np.ndarray:
         """The mean of the patches around each place where a code was chosen.
@@ -162,12 +162,12 @@ def split(name: str, n_codebooks: int | None, values: Any) -> dict[str, Any]:
     }
 
 
-def tallies_of(tallies: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Mapping[str, np.ndarray]]:
+def sums_by_codebook(sums_by_quantizer: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Mapping[str, np.ndarray]]:
     """Tallies by codebook, from those by quantiser."""
     found = {}
-    for name, tally in tallies.items():
-        counts = tally["counts"]
-        found |= split(name, len(counts) if counts.ndim == 2 else None, tally)
+    for name, sums in sums_by_quantizer.items():
+        counts = sums["counts"]
+        found |= split(name, len(counts) if counts.ndim == 2 else None, sums)
     return found
 
 

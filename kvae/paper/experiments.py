@@ -26,9 +26,9 @@ BASE = {"model.augmentations": (), "optimizer.name": "adam"} | quantizer(
     name="kohonen",
     grid_shape=(16, 32),
     neighborhood="hard",
-    grid="plane",
-    initial_strength=1.0,
-    lowest_strength=0.0,
+    topology="plane",
+    initial_width=1.0,
+    lowest_width=0.0,
     shrink_step=0.1,
     radius=1.5,
     decay=0.99,
@@ -40,18 +40,22 @@ BASE = {"model.augmentations": (), "optimizer.name": "adam"} | quantizer(
 )
 
 # The paper's Gaussian rows ran the kernel that its code has under that name, which is not Eq. 16.
-RELEASE = quantizer(neighborhood="exponential")
+RELEASE = quantizer(neighborhood="exponential", initial_width=10.0)
 NONE = quantizer(neighborhood="none")
 LINE = quantizer(grid_shape=(512,))
 GRADIENT = quantizer(name="gradient", neighborhood="none")
-NARROWING = quantizer(neighborhood="gaussian", initial_strength=16.0)
+NARROWING = quantizer(neighborhood="gaussian", initial_width=4.0)
 
 # What helps every way of learning codes in so few steps, as in the config photos_vqvae.
-QUICK = {"model.augmentations": ("flip", "turn"), "optimizer.name": "muon", "optimizer.schedule": "cooldown"}
+QUICK = {
+    "model.augmentations": ("flip_horizontal", "rot90"),
+    "optimizer.name": "muon",
+    "optimizer.schedule": "cooldown",
+}
 TUNED = QUICK | quantizer(decay=0.8)
 RESTARTS = TUNED | NONE | quantizer(restart_below=1.0)
-THREE, EIGHT = {"model.codeword_size": 3}, {"model.codeword_size": 8}
-SLOW = quantizer(lowest_strength=0.3, shrink_step=0.003)
+THREE, EIGHT = {"model.embedding_dim": 3}, {"model.embedding_dim": 8}
+SLOW = quantizer(lowest_width=0.3**0.5, shrink_step=0.003)
 
 SETTINGS = {
     "ema": NONE,
@@ -71,12 +75,12 @@ SETTINGS = {
     "gaussian_tau0.01": RELEASE | quantizer(shrink_step=0.01),
     "gradient": GRADIENT,
     "som_vae": GRADIENT | quantizer(neighborhood="hard", pull="codeword", neighbor_weight=0.1),
-    "hard_floor0.1": quantizer(lowest_strength=0.1),
-    "hard_floor0.3": quantizer(lowest_strength=0.3),
+    "hard_floor0.1": quantizer(lowest_width=0.1**0.5),
+    "hard_floor0.3": quantizer(lowest_width=0.3**0.5),
     "hard_slow": SLOW,
     "hard_held": quantizer(shrink_step=0.0),
-    "narrowing": NARROWING | quantizer(lowest_strength=0.25),
-    "narrowing1": NARROWING | quantizer(lowest_strength=1.0),
+    "narrowing": NARROWING | quantizer(lowest_width=0.5),
+    "narrowing1": NARROWING | quantizer(lowest_width=1.0),
     "tuned_ema": TUNED | NONE,
     "tuned_ema_restarts": RESTARTS,
     "tuned_ema_restarts_8": RESTARTS | EIGHT,
@@ -85,11 +89,11 @@ SETTINGS = {
     "tuned_rotation": RESTARTS | EIGHT | quantizer(gradient="rotation"),
     "tuned_fsq": QUICK | quantizer(name="fsq", levels=(8, 8, 8)),
     "tuned_hard": TUNED,
-    "tuned_gaussian": TUNED | NARROWING | quantizer(lowest_strength=0.35),
-    "tuned_cube": TUNED | NARROWING | quantizer(grid_shape=(8, 8, 8), lowest_strength=0.25, shrink_step=0.07),
+    "tuned_gaussian": TUNED | NARROWING | quantizer(lowest_width=0.35**0.5),
+    "tuned_cube": TUNED | NARROWING | quantizer(grid_shape=(8, 8, 8), lowest_width=0.5, shrink_step=0.07),
     "tuned_map": TUNED
     | THREE
-    | quantizer(neighborhood="gaussian", initial_strength=4.0, lowest_strength=0.5, shrink_step=0.03),
+    | quantizer(neighborhood="gaussian", initial_width=2.0, lowest_width=0.5**0.5, shrink_step=0.03),
 }
 
 TABLES = {

@@ -16,19 +16,19 @@ import numpy as np
 
 from kvae import measures, topology
 from kvae.core import program
-from kvae.core.errors import InputError, errors_of_writing
+from kvae.core.errors import InputError, wrap_write_errors
 from kvae.models.autoencoders import inspection
-from kvae.models.coding import suffix, tallies_of
+from kvae.models.coding import suffix, sums_by_codebook
 from kvae.paper import order, urlsom
 from kvae.paper.settings import Table, collect, load_experiments, measures_of, open_seed, setting_of
 from kvae.plots import maps
 from kvae.plots import paper as paper_figures
 from kvae.plots import run as figures
 from kvae.runs.run import Run
-from kvae.runs.seeds import Seed, read_seeds, series, spread
+from kvae.runs.seeds import Seed, mean_and_std, read_seeds, series
 from kvae.training.config.sections import load_data
 from kvae.training.evaluate import Evaluator, samples
-from kvae.training.parallel.devices import Replicas, make_mesh, one_of
+from kvae.training.parallel.devices import Replicas, make_mesh, select_replica
 
 FIRST_STEPS = 1_500
 """How far Figure 1 goes; the authors' script too plots the training loss of these steps."""
@@ -60,8 +60,8 @@ def counts_of_codes(run: Run) -> dict[str, np.ndarray]:
     replicas = Replicas(1, make_mesh(1, jax.local_devices()[:1]))
     evaluator = Evaluator(run.model, replicas, dataset, run.config["batch_size"])
     variables = jax.tree.map(lambda leaf: leaf[None], run.variables)
-    totals = one_of(evaluator.evaluate([variables], np.ones(1, bool)).totals, 0)
-    return {name: tally["counts"] for name, tally in tallies_of(totals["codebooks"]).items()}
+    sums = select_replica(evaluator.evaluate([variables], np.ones(1, bool)).sums, 0)
+    return {name: sums["counts"] for name, sums in sums_by_codebook(sums["codebooks"]).items()}
 
 
 def initialisation(table: Table, stem: str) -> Iterator[str]:
@@ -172,7 +172,7 @@ def frontier(table: Table, stem: str) -> Iterator[str]:
         usual = next((name for name in measured[0] if name.startswith("topographic_error")), "")  # comes first
         for name, key in (("loss", "loss"), ("topographic_error", usual), ("psnr", "perturbation_psnr_1")):
             if key in measured[0]:
-                mean, std = spread([values[key] for values in measured])
+                mean, std = mean_and_std([values[key] for values in measured])
                 point |= {name: mean} | ({} if std is None else {f"{name}_std": std})
         points.append(point)
     counts = sorted({len(own) for setting, own in table.seeds.items() if setting != EMA and own})
@@ -237,7 +237,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", metavar="DIR", default="figures", help="the folder of the pictures (%(default)s)")
     parser.add_argument("--experiments", metavar="FILE", help="what is compared, instead of kvae/paper/experiments.py")
     chosen = parser.parse_args(argv)
-    with errors_of_writing(chosen.out):
+    with wrap_write_errors(chosen.out):
         for path in draw_figure(chosen.figure, chosen.runs, load_experiments(chosen.experiments), chosen.out):
             print(path)
     return 0

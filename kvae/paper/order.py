@@ -124,7 +124,7 @@ class Measured:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the grid; of one line of numbers where codes that are near on it are not alike."""
-        return self.layer.layout.shape if self.layer.is_map else (len(self.codewords),)
+        return self.layer.grid.shape if self.layer.is_map else (len(self.codewords),)
 
     @property
     def usage(self) -> np.ndarray:
@@ -152,7 +152,7 @@ class Measured:
 
     def distances(self) -> dict[str, np.ndarray]:
         """How far codes lie apart [K, K]: on the grid, and in the space of the codewords."""
-        grid: Grid = self.layer.layout
+        grid: Grid = self.layer.grid
         apart = {"on the grid": np.asarray(grid.distances())} if self.layer.is_map else {}
         squares = np.sum(np.square(self.codewords[:, None] - self.codewords[None]), axis=-1)
         return apart | {"between codewords": np.sqrt(squares)}

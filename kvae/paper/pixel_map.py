@@ -19,7 +19,7 @@ from kvae.core.errors import InputError
 from kvae.data.dataset import Examples
 from kvae.models.urlsom import losses as selectivity
 from kvae.som import SOM
-from kvae.training.config.sections import checked_config, load_data
+from kvae.training.config.sections import load_data, validate_config
 
 EPOCHS = 60
 INITIAL_WIDTH, FINAL_WIDTH = 4.0, 0.4
@@ -63,7 +63,7 @@ def batch_map(dataset: data.Dataset, grid_shape: tuple[int, ...], seed: int) -> 
 
 def run(argv: list[str]) -> int:
     """Prints a line for each seed, and the mean and standard deviation over them; returns the exit status."""
-    config = checked_config(main.parse(argv)[0])
+    config = validate_config(main.parse(argv)[0])
     dataset, _ = load_data(config)
     rows = [batch_map(dataset, config["model"]["grid_shape"], seed) for seed in SEEDS]
     for name in rows[0]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from kvae.core.errors import InputError
 from kvae.models.model import Metric
 from kvae.paper.settings import Table, collect, measures_of, setting_of
-from kvae.runs.seeds import Seed, read_seeds, spread
+from kvae.runs.seeds import Seed, mean_and_std, read_seeds
 from kvae.training.config.sections import build_model
 from kvae.training.workdir.run_config import config_of_run
 
@@ -26,7 +26,7 @@ bottom level."""
 
 def cell(values: list[float], decimals: int, scale: float = 1.0) -> str:
     """Mean ± sample standard deviation, as in "52.1 ± 0.2"; the mean alone where there is one value."""
-    mean, std = spread(values)
+    mean, std = mean_and_std(values)
     words = f"{mean * scale:,.{decimals}f}"
     return words if std is None else f"{words} ± {std * scale:,.{decimals}f}"
 
@@ -70,7 +70,7 @@ def markdown(table: Table, experiments: Mapping) -> str:
         setting: build_model(config_of_run(own[0].workdir)).metrics for setting, own in table.seeds.items() if own
     }
     measured = {setting: [_measures(seed, metrics[setting]) for seed in own] for setting, own in table.seeds.items()}
-    losses = {setting: spread([m["loss"] for m in own])[0] for setting, own in measured.items() if own}
+    losses = {setting: mean_and_std([m["loss"] for m in own])[0] for setting, own in measured.items() if own}
     shown = columns(metrics.values(), unit)
     headings = ["setting", "seeds"]
     for i, column in enumerate(shown):

@@ -101,17 +101,17 @@ def _write(figure, path, words):
         figure.savefig(temporary, format="png", metadata={"Software": None, **words})
 
 
-def place(figure, left, bottom, width, height):
+def add_axes(figure, left, bottom, width, height):
     """Adds axes at a place given in inches from the lower left corner, and leaves all layout to the caller."""
     figure.set_layout_engine("none")
     across, up = figure.get_size_inches()
     return figure.add_axes((left / across, bottom / up, width / across, height / up))
 
 
-def place_mosaic(figure, picture, left, bottom, numbers, extent=None):
+def add_mosaic(figure, picture, left, bottom, numbers, extent=None):
     """Shows a `mosaic` pixel by pixel at inches from the lower left; its axes count tiles from the upper left."""
     rows, columns = numbers.shape
-    axes = place(figure, left, bottom, picture.shape[1] / DPI, picture.shape[0] / DPI)
+    axes = add_axes(figure, left, bottom, picture.shape[1] / DPI, picture.shape[0] / DPI)
     extent = extent or (-0.5, columns - 0.5, rows - 0.5, -0.5)
     axes.imshow(picture, extent=extent, aspect="auto", interpolation="nearest")
     axes.spines[:].set_visible(False)

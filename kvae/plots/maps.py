@@ -6,14 +6,14 @@ from kvae.core.errors import InputError
 from kvae.plots.canvas import (
     DPI,
     PALETTE,
+    add_axes,
+    add_mosaic,
     checked_images,
     drawing,
     fitted,
     honeycomb,
     mosaic,
     name_ticks,
-    place,
-    place_mosaic,
     plain_ticks,
     rgb,
     sheet,
@@ -62,7 +62,7 @@ def _draw_tiles(path, panels, page, title, note="", reading="", bar=None, cell="
         for i, (heading, (picture, extent)) in enumerate(pictures.items()):
             row, column = divmod(i, across)
             bottom = (down - row) * (above + body + below) - above - height
-            axes = place_mosaic(figure, picture, left + column * (left + width), bottom, page.codes, extent)
+            axes = add_mosaic(figure, picture, left + column * (left + width), bottom, page.codes, extent)
             name_ticks(axes, page)
             axes.set_title(heading if len(panels) > 1 else "")
             if height < 0.7:
@@ -75,7 +75,7 @@ def _place_bar(figure, left, bottom, height, norm, colors, label):
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LogNorm
 
-    axes = place(figure, left, bottom, 0.11, height)
+    axes = add_axes(figure, left, bottom, 0.11, height)
     bar = figure.colorbar(ScalarMappable(norm, colors), cax=axes, label=label)
     bar.outline.set_visible(False)
     plain_ticks(axes.yaxis, *((norm.vmin, norm.vmax) if isinstance(norm, LogNorm) else (1, 1)))

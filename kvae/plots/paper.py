@@ -11,6 +11,7 @@ from kvae.plots.canvas import (
     INK,
     PALETTE,
     QUIET,
+    add_mosaic,
     by_seed,
     checked_images,
     drawing,
@@ -18,7 +19,6 @@ from kvae.plots.canvas import (
     labelled_curves,
     mean_and_band,
     mosaic,
-    place_mosaic,
     plain_ticks,
     refuse_empty,
     steps_axis,
@@ -70,7 +70,7 @@ def offset_reconstructions(path, rows, offsets, title):
     names = [label.replace(", ", "\n") for label in rows]
     left, below = 0.25 + 0.06 * max(len(line) for name in names for line in name.splitlines()), 0.4
     with drawing(path, max(4.5, left + width + 0.13), below + height, title) as figure:
-        axes = place_mosaic(figure, picture, left, below, numbers)
+        axes = add_mosaic(figure, picture, left, below, numbers)
         axes.set_yticks(range(len(images)), names)
         axes.set_xticks(range(len(offsets)), [_signed(offset) for offset in offsets])
         axes.set_xlabel("places by which codes are moved along each axis, up to the border (0: as encoded)")

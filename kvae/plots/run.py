@@ -10,6 +10,7 @@ from kvae.plots.canvas import (
     MARGIN,
     PALETTE,
     QUIET,
+    add_mosaic,
     by_seed,
     checked_images,
     drawing,
@@ -17,7 +18,6 @@ from kvae.plots.canvas import (
     labelled_curves,
     mean_and_band,
     mosaic,
-    place_mosaic,
     plain_ticks,
     refuse_empty,
     rgb,
@@ -57,7 +57,7 @@ def reconstructions(path, originals, reconstructions, title, psnr=None):
     reading += "" if psnr is None else ". PSNR compares pixel by pixel: 6 dB more is half the error"
     with drawing(path, max(4.5, left + width + MARGIN), total, title, note, reading) as figure:
         for i, (picture, pair) in enumerate(zip(pictures, numbers, strict=True)):
-            axes = place_mosaic(figure, picture, left, total - (i + 1) * (height + space) + space, pair)
+            axes = add_mosaic(figure, picture, left, total - (i + 1) * (height + space) + space, pair)
             axes.set_yticks([0, 1], ["original", "reconstruction"])
             axes.set_xticks([])
             if psnr is not None:

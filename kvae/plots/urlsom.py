@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from kvae.core.errors import InputError
-from kvae.plots.canvas import INK, PALETTE, by_seed, drawing, mean_and_band, name_ticks, place, refuse_empty, sheet
+from kvae.plots.canvas import INK, PALETTE, add_axes, by_seed, drawing, mean_and_band, name_ticks, refuse_empty, sheet
 
 
 def winners(path, winners, labels, label_names, grid_shape, title):
@@ -37,7 +37,7 @@ def winners(path, winners, labels, label_names, grid_shape, title):
     note = f"{len(winners):,} samples, each scattered about its winner; {active:,} of {size:,} neurons in use"
     reading = "A map in order has each label in one region, though no label was seen in training"
     with drawing(path, max(4.5, 0.55 + cell * columns + beside), 0.45 + cell * rows, title, note, reading) as figure:
-        axes = place(figure, 0.55, 0.45, cell * columns, cell * rows)
+        axes = add_axes(figure, 0.55, 0.45, cell * columns, cell * rows)
         _scatter(axes, row, column, kinds, names)
         axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
         name_ticks(axes, page)

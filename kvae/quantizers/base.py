@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from kvae import kohonen, measures
 from kvae.core.errors import InputError
-from kvae.core.fields import check_attributes, show_plainly
+from kvae.core.fields import show_plainly, validate_attributes
 from kvae.topology import Grid
 
 
@@ -48,7 +48,7 @@ class Quantizer(nn.Module):
         show_plainly(cls)
 
     def __post_init__(self):
-        check_attributes(self)
+        validate_attributes(self)
         super().__post_init__()
 
     def __call__(self, z: jax.Array, *, train: bool | None = None, mask: jax.Array | None = None) -> Quantized:
@@ -99,20 +99,20 @@ class Quantizer(nn.Module):
         return None
 
     @property
-    def layout(self) -> Grid | None:
+    def grid(self) -> Grid | None:
         """Where the codes of each codebook lie; None where they have no neighbours."""
         return None
 
     @property
     def is_map(self) -> bool:
-        """Whether training makes codes that are near on the layout alike."""
+        """Whether training makes codes that are near on the grid alike."""
         return False
 
     def codewords(self) -> jax.Array:
         """What each code stands for, float32 [K, d], or [q, K, d] of several codebooks."""
         return self.lookup(jnp.arange(self.codebook_size))
 
-    def tally(self, z: jax.Array, out: Quantized, mask: jax.Array) -> dict[str, jax.Array]:
+    def batch_sums(self, z: jax.Array, out: Quantized, mask: jax.Array) -> dict[str, jax.Array]:
         """What an evaluation adds up: counts [K] and sums of errors []; of several codebooks, [q, ...].
 
         Args:
@@ -120,7 +120,7 @@ class Quantizer(nn.Module):
           out: what `quantize` made of them.
           mask: bool [...], False where a position does not count.
         """
-        return tally_of(z, out, mask, self.lookup(out.codes), self.codewords(), self.layout)
+        return codebook_sums(z, out, mask, self.lookup(out.codes), self.codewords(), self.grid)
 
 
 def _warn_under_bridge(z) -> None:
@@ -137,14 +137,14 @@ def _warn_under_bridge(z) -> None:
         frame = frame.f_back
 
 
-def tally_of(z, out: Quantized, mask, nearest, codewords, layout: Grid | None) -> dict[str, jax.Array]:
-    """See `Quantizer.tally`; `nearest` are the codewords of the vectors."""
+def codebook_sums(z, out: Quantized, mask, nearest, codewords, grid: Grid | None) -> dict[str, jax.Array]:
+    """See `Quantizer.batch_sums`; `nearest` are the codewords of the vectors."""
     distance = jnp.sqrt(jnp.sum(jnp.square(z.astype(jnp.float32) - nearest.astype(jnp.float32)), axis=-1))
-    tally = {"counts": out.counts, "quantization_error": jnp.sum(jnp.where(mask, distance, 0))}
-    for adjacency in layout.adjacency if layout else ():
-        errors = measures.topographic_errors(z, codewords, layout, adjacency, mask)
-        tally[f"topographic_error_{adjacency}"] = errors
-    return tally
+    sums = {"counts": out.counts, "quantization_error": jnp.sum(jnp.where(mask, distance, 0))}
+    for adjacency in grid.adjacency if grid else ():
+        errors = measures.topographic_errors(z, codewords, grid, adjacency, mask)
+        sums[f"topographic_error_{adjacency}"] = errors
+    return sums
 
 
 def masked(z: jax.Array, mask: jax.Array | None) -> jax.Array:

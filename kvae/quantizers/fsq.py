@@ -15,9 +15,9 @@ from kvae.quantizers.base import (
     check_codes,
     check_dimension,
     check_vectors,
+    codebook_sums,
     masked,
     straight_through,
-    tally_of,
 )
 from kvae.topology import Grid, Plane
 
@@ -77,19 +77,19 @@ class FSQ(Quantizer):
         place = jnp.stack(jnp.unravel_index(codes, self.levels), axis=-1)
         return self._back(place - self._half_widths.astype(np.float32))
 
-    def tally(self, z: jax.Array, out: Quantized, mask: jax.Array) -> dict[str, jax.Array]:
-        """As `Quantizer.tally`, where vectors are compared: bounded, and in units of a level."""
-        places = jnp.asarray(self.layout.coordinates - self._half_widths, jnp.float32)
+    def batch_sums(self, z: jax.Array, out: Quantized, mask: jax.Array) -> dict[str, jax.Array]:
+        """As `Quantizer.batch_sums`, where vectors are compared: bounded, and in units of a level."""
+        places = jnp.asarray(self.grid.coordinates - self._half_widths, jnp.float32)
         bounded = self.bounded(masked(z, mask))
-        return tally_of(bounded, out, mask, places[out.codes], places, self.layout)
+        return codebook_sums(bounded, out, mask, places[out.codes], places, self.grid)
 
     @property
     def codebook_size(self) -> int:
         """K, the product of the levels."""
-        return self.layout.size
+        return self.grid.size
 
     @property
-    def layout(self) -> Grid:
+    def grid(self) -> Grid:
         """A plane, of as many axes as a vector has numbers."""
         return Plane(self.levels)
 

@@ -32,19 +32,19 @@ PULLS = {"encoder": "z, as Fortuin et al. write", "codeword": "the winning codew
 
 
 class MapVQ(Quantizer):
-    """A quantiser whose codes lie on a grid. Abstract: see `KohonenVQ` and `GradientVQ`.
+    """A quantiser whose codes are nodes of a grid. Abstract: use `KohonenVQ` or `GradientVQ`.
 
     Attributes:
-      grid_shape: nodes of the map along each axis; K is their product.
-      neighborhood: how nodes pull their neighbours along, a name in `kvae.topology.NEIGHBORHOODS`; "none" is EMA-VQ.
-      shrink_step: tau, how fast the neighbourhood shrinks; after t updates its strength is
-        max(lowest_strength, initial_strength / (1 + t tau)).
-      radius: reach of the hard neighbourhood, in nodes of the grid.
-      commitment_weight: lambda of the commitment loss.
-      grid: how the nodes lie, a name in `kvae.topology.GRIDS`.
-      initial_strength: strength of the neighbourhood at first; None takes the kernel's own. The paper's is 1.
-      lowest_strength: strength that the neighbourhood keeps; None takes the kernel's own. The paper's is 0.
-      train: what `train` of a call is where that is not given.
+      grid_shape: number of nodes along each axis; their product is K.
+      neighborhood: how far an update reaches on the grid, a name in `kvae.NEIGHBORHOODS`; "none" is EMA-VQ.
+      shrink_step: tau, how fast the neighbourhood shrinks: after t updates its width is
+        max(lowest_width, initial_width / sqrt(1 + t tau)), without the root for the exponential kernel.
+      radius: reach of the hard neighbourhood, in nodes.
+      commitment_weight: lambda, the weight of the commitment loss.
+      topology: arrangement of the nodes, a name in `kvae.GRIDS`.
+      initial_width: width of the neighbourhood at first, in nodes; None takes the kernel's default. The paper's is 1.
+      lowest_width: width below which it never falls, in nodes; None takes the kernel's default. The paper's is 0.
+      train: default for the argument `train` of a call.
     """
 
     grid_shape: Counts
@@ -52,9 +52,9 @@ class MapVQ(Quantizer):
     shrink_step: NotNegative = 0.1
     radius: Positive = 1.5
     commitment_weight: NotNegative = 0.25
-    grid: Annotated[str, OneOf(GRIDS)] = "plane"
-    initial_strength: Positive | None = None
-    lowest_strength: NotNegative | None = None
+    topology: Annotated[str, OneOf(GRIDS)] = "plane"
+    initial_width: Positive | None = None
+    lowest_width: NotNegative | None = None
     train: bool | None = None
 
     def __post_init__(self):
@@ -63,11 +63,17 @@ class MapVQ(Quantizer):
 
     @property
     def spreading(self) -> Neighborhood:
-        """The grid and the neighbourhood on it."""
+        """The neighbourhood on its grid, with its schedule."""
         kernel = kernel_of(self.neighborhood)
-        initial = kernel.initial_strength if self.initial_strength is None else self.initial_strength
-        lowest = kernel.lowest_strength if self.lowest_strength is None else self.lowest_strength
-        return _spreading(self.grid, self.grid_shape, self.neighborhood, self.shrink_step, self.radius, initial, lowest)
+        return _neighborhood(
+            topology=self.topology,
+            grid_shape=self.grid_shape,
+            kernel=self.neighborhood,
+            shrink_step=self.shrink_step,
+            radius=self.radius,
+            initial_width=kernel.initial_width if self.initial_width is None else self.initial_width,
+            lowest_width=kernel.lowest_width if self.lowest_width is None else self.lowest_width,
+        )
 
     @property
     def codebook_size(self) -> int:
@@ -75,7 +81,7 @@ class MapVQ(Quantizer):
         return self.spreading.grid.size
 
     @property
-    def layout(self) -> Grid:
+    def grid(self) -> Grid:
         """The grid."""
         return self.spreading.grid
 
@@ -91,9 +97,9 @@ class MapVQ(Quantizer):
 
 
 @functools.lru_cache
-def _spreading(grid, shape, *fields) -> Neighborhood:
-    """Kept, for it lists the neighbours of every node."""
-    return Neighborhood(make_grid(grid, shape), *fields)
+def _neighborhood(topology: str, grid_shape: tuple[int, ...], **schedule) -> Neighborhood:
+    """Cached, because a neighbourhood lists the neighbours of every node."""
+    return Neighborhood(make_grid(topology, grid_shape), **schedule)
 
 
 class KohonenVQ(MapVQ):
@@ -117,7 +123,7 @@ class KohonenVQ(MapVQ):
       ((2, 5, 5, 16), (2, 5, 5), (32, 16))
 
     Attributes:
-      grid_shape, neighborhood, shrink_step, radius, commitment_weight, grid, initial_strength, lowest_strength, train:
+      grid_shape, neighborhood, shrink_step, radius, commitment_weight, topology, initial_width, lowest_width, train:
         see `MapVQ`.
       decay: 1 - beta of the moving averages.
       init_count: N^(0), the initial count of every code.
@@ -172,9 +178,9 @@ class KohonenVQ(MapVQ):
         """The codebook and its moving averages."""
         return Codebook(*(self.get_variable("codebook", leaf) for leaf in Codebook._fields))
 
-    def tally(self, z: jax.Array, out: Quantized, mask: jax.Array) -> dict[str, jax.Array]:
-        """As `Quantizer.tally`, of the vectors as they are compared."""
-        return super().tally(METRICS[self.metric](z.astype(jnp.float32)), out, mask)
+    def batch_sums(self, z: jax.Array, out: Quantized, mask: jax.Array) -> dict[str, jax.Array]:
+        """As `Quantizer.batch_sums`, of the vectors as they are compared."""
+        return super().batch_sums(METRICS[self.metric](z.astype(jnp.float32)), out, mask)
 
     def update(self, statistics: Statistics) -> None:
         """Updates the (mutable) codebook with the statistics of a batch, or with the sum of its micro-batches'."""
@@ -198,7 +204,7 @@ class GradientVQ(MapVQ):
     `codewords` [K, d] are in `params`; the collection `codebook` holds `step` [].
 
     Attributes:
-      grid_shape, neighborhood, shrink_step, radius, commitment_weight, grid, initial_strength, lowest_strength, train:
+      grid_shape, neighborhood, shrink_step, radius, commitment_weight, topology, initial_width, lowest_width, train:
         see `MapVQ`.
       pull: what the neighbours of a winner are pulled to, a name in `PULLS`.
       neighbor_weight: weight of the neighbours' term.

@@ -49,9 +49,9 @@ class Stack(Quantizer):
         return self.quantizer.codebook_size
 
     @property
-    def layout(self) -> Grid | None:
+    def grid(self) -> Grid | None:
         """The grid of each codebook."""
-        return self.quantizer.layout
+        return self.quantizer.grid
 
     @property
     def is_map(self) -> bool:
@@ -69,8 +69,8 @@ class Stack(Quantizer):
         )
 
 
-def _stacked(tallies):
-    return jax.tree.map(lambda *parts: jnp.stack(parts), *tallies)
+def _stacked(sums):
+    return jax.tree.map(lambda *parts: jnp.stack(parts), *sums)
 
 
 class ResidualVQ(Stack):
@@ -123,14 +123,14 @@ class ResidualVQ(Stack):
         check_codes(codes, self.depth)
         return sum(part.lookup(codes[..., i]) for i, part in enumerate(self.parts[: codes.shape[-1]]))
 
-    def tally(self, z: jax.Array, out: Quantized, mask: jax.Array) -> dict[str, jax.Array]:
-        """As `Quantizer.tally`, [q, ...]: each codebook is judged by the residuals that it sees."""
-        residual, tallies = masked(z, mask).astype(jnp.float32), []
+    def batch_sums(self, z: jax.Array, out: Quantized, mask: jax.Array) -> dict[str, jax.Array]:
+        """As `Quantizer.batch_sums`, [q, ...]: each codebook is judged by the residuals that it sees."""
+        residual, sums = masked(z, mask).astype(jnp.float32), []
         for part in self.parts:
             of_part = part.quantize(residual, mask=mask)
-            tallies.append(part.tally(residual, of_part, mask))
+            sums.append(part.batch_sums(residual, of_part, mask))
             residual = residual - part.lookup(of_part.codes)
-        return _stacked(tallies)
+        return _stacked(sums)
 
 
 class GroupedVQ(Stack):
@@ -161,10 +161,10 @@ class GroupedVQ(Stack):
         check_codes(codes, self.groups)
         return jnp.concatenate([part.lookup(codes[..., i]) for i, part in enumerate(self.parts)], axis=-1)
 
-    def tally(self, z: jax.Array, out: Quantized, mask: jax.Array) -> dict[str, jax.Array]:
-        """As `Quantizer.tally`, [q, ...]."""
+    def batch_sums(self, z: jax.Array, out: Quantized, mask: jax.Array) -> dict[str, jax.Array]:
+        """As `Quantizer.batch_sums`, [q, ...]."""
         pairs = self._pairs(z)
-        return _stacked([part.tally(group, part.quantize(group, mask=mask), mask) for part, group in pairs])
+        return _stacked([part.batch_sums(group, part.quantize(group, mask=mask), mask) for part, group in pairs])
 
     def _pairs(self, z):
         return zip(self.parts, jnp.split(z, self.groups, axis=-1), strict=True)

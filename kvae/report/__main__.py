@@ -16,8 +16,8 @@ import pathlib
 import sys
 
 from kvae.core import program
-from kvae.core.buckets import place
-from kvae.core.errors import InputError, choose, errors_of_writing
+from kvae.core.buckets import as_path
+from kvae.core.errors import InputError, choose, wrap_write_errors
 from kvae.core.files import write_text
 from kvae.paper import tables
 from kvae.paper.settings import load_experiments
@@ -52,12 +52,12 @@ def main(argv: list[str]) -> int:
             choose("--table", chosen.table, experiments["TABLES"])
         text = tables.report(chosen.runs, experiments, None if chosen.table == "all" else chosen.table)
     if chosen.curves:
-        with errors_of_writing(chosen.curves):
+        with wrap_write_errors(chosen.curves):
             figures.comparison(chosen.curves, curves(read_seeds(chosen.runs)), "Validation, run beside run")
     if chosen.html:
         print(_write_page(chosen.out or PAGE, chosen.runs, text))
     elif chosen.out:
-        with errors_of_writing(chosen.out):
+        with wrap_write_errors(chosen.out):
             write_text(chosen.out, text)
     else:
         print(text, end="")
@@ -75,7 +75,7 @@ def _write_page(path: str, folders: list[str], text: str) -> str:
         try:
             runs.append(load(workdir))
         except InputError as error:
-            if workdir in map(str, map(place, folders)):
+            if workdir in map(str, map(as_path, folders)):
                 raise
             left_out.append(f"- left out: {error}")
     write_page(path, runs, "\n".join([text, *left_out]), f"Codes of {', '.join(folders)}")

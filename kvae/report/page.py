@@ -23,9 +23,9 @@ from collections.abc import Sequence
 import numpy as np
 from markdown_it import MarkdownIt
 
-from kvae.core.errors import InputError, errors_of_writing
+from kvae.core.errors import InputError, wrap_write_errors
 from kvae.core.files import write_text
-from kvae.models.coding import Coding
+from kvae.models.coding import CodebookView
 from kvae.plots import index
 from kvae.plots.canvas import fitted, mosaic, sheet
 from kvae.runs.run import Run
@@ -59,7 +59,7 @@ def write_page(path: os.PathLike | str, runs: Sequence[Run], text: str, title: s
         if key not in sets:
             validation = load_data(run.config)[0].validation
             sets[key] = samples(validation, pictured(validation))
-        found = run.model.codings(run.variables, sets[key])
+        found = run.model.codebook_views(run.variables, sets[key])
         if not found:
             model = type(run.model).__name__
             raise InputError(f"{run.workdir} is a run of {model}, which has no codes of images: leave it out")
@@ -74,11 +74,11 @@ def write_page(path: os.PathLike | str, runs: Sequence[Run], text: str, title: s
         "data": data.replace("<", "\\u003c"),
         "script": (HERE / "board.js").read_text() + (HERE / "side.js").read_text(),
     }
-    with errors_of_writing(path):
+    with wrap_write_errors(path):
         write_text(path, string.Template((HERE / "page.html").read_text()).substitute(words))
 
 
-def _codebook(name, coding: Coding, images):
+def _codebook(name, coding: CodebookView, images):
     """What the page knows of a codebook."""
     room = min(TILE_SIDE, max(2, math.isqrt(TILES_PIXELS // coding.size)))
     patches = coding.mean_patches(images)

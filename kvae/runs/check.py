@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
-from kvae.core.buckets import errors_of_bucket
+from kvae.core.buckets import wrap_bucket_errors
 from kvae.core.errors import InputError
 from kvae.training.workdir.checkpoint import Checkpoints, DamagedError
 from kvae.training.workdir.journal import rows_in
@@ -45,7 +45,7 @@ def findings(workdir: str) -> Iterator[tuple[str, str]]:
 def check(workdir: str) -> bool:
     """Prints a line for each part of a run; returns whether all are whole."""
     whole = True
-    with errors_of_bucket(workdir):
+    with wrap_bucket_errors(workdir):
         for part, problem in findings(workdir):
             print(f"{workdir}: {part}: {problem or 'whole'}")
             whole = whole and not problem

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 from kvae.core.errors import InputError, check_names, choose
-from kvae.core.fields import shown
+from kvae.core.fields import short_repr
 from kvae.grids import Grid
 from kvae.models.model import Model
 
 
-def checked_images(images) -> np.ndarray:
+def validate_images(images) -> np.ndarray:
     """Images as uint8 [b, h, w, 3]; raises InputError, with what would do, if they are anything else."""
     found = _array("images", images)
     if found.dtype == np.uint8 and found.ndim == 4 and found.shape[-1] == 3 and found.size:
@@ -28,7 +28,7 @@ def checked_images(images) -> np.ndarray:
     raise InputError(f"images are {found.dtype}{list(found.shape)}; they must be uint8[b, h, w, 3]{hint}")
 
 
-def checked_codes(model: Model, codes: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def validate_codes(model: Model, codes: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Codes by codebook, int32, that fit the model and each other.
 
     Raises:
@@ -63,7 +63,7 @@ def _array(what: str, value) -> np.ndarray:
     try:
         return np.asarray(value)
     except Exception as error:  # NumPy raises several kinds, and an object's own __array__ any
-        raise InputError(f"{what} are {shown(value)}, which is no array of one shape") from error
+        raise InputError(f"{what} are {short_repr(value)}, which is no array of one shape") from error
 
 
 def _check_range(name: str, array: np.ndarray, size: int) -> None:
@@ -81,7 +81,7 @@ def near(model: Model, code: int, radius: float, codebook: str | None) -> np.nda
     layer = choose("codebook", codebook, model.quantizers)
     grid = _grid(codebook, layer)
     if not isinstance(code, (int, np.integer)):
-        raise InputError(f"code is {shown(code)}; it must be an integer")
+        raise InputError(f"code is {short_repr(code)}; it must be an integer")
     _check_range(codebook, np.asarray(code), layer.codebook_size)
     distances = np.asarray(grid.distance(np.int32(code), np.arange(grid.size)))
     order = np.argsort(distances, kind="stable")
@@ -90,7 +90,7 @@ def near(model: Model, code: int, radius: float, codebook: str | None) -> np.nda
 
 def between(model: Model, codes, others, steps: int) -> list[dict[str, np.ndarray]]:
     """Codes on the way from some to others: see `kvae.runs.run.Run.interpolate`."""
-    codes, others = checked_codes(model, codes), checked_codes(model, others)
+    codes, others = validate_codes(model, codes), validate_codes(model, others)
     for name, array in codes.items():
         if array.shape != others[name].shape:
             shapes = f"{list(array.shape)} and {list(others[name].shape)}"
@@ -105,6 +105,6 @@ def between(model: Model, codes, others, steps: int) -> list[dict[str, np.ndarra
 
 
 def _grid(name: str, layer) -> Grid:
-    if layer.layout is None:
+    if layer.grid is None:
         raise InputError(f"the codes of {name!r} lie on no grid ({type(layer).__name__}): none is near another")
-    return layer.layout
+    return layer.grid

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kvae.models.model import Metric
-from kvae.runs.seeds import INCIDENTAL_FIELDS, Seed, series, spread
+from kvae.runs.seeds import INCIDENTAL_FIELDS, Seed, mean_and_std, series
 from kvae.training.config.sections import build_model
 from kvae.training.workdir.run_config import config_of_run
 
@@ -110,7 +110,7 @@ def _cell(seeds, name, metric):
 
 
 def _mean_and_deviation(values, metric):
-    mean, std = spread(values)
+    mean, std = mean_and_std(values)
     decimals = metric.decimals if metric.column else 4
     return f"{mean:,.{decimals}f}" + ("" if std is None else f" ± {std:,.{decimals}f}")
 

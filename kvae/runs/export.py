@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from kvae.core.errors import InputError, errors_of_writing
+from kvae.core.errors import InputError, wrap_write_errors
 from kvae.core.files import check_target, replaced, write_text
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -49,7 +49,7 @@ def write(run, folder: os.PathLike | str, batch: str | int, size: int) -> None:
         "decode": {"inputs": codes, "outputs": {"images": jax.eval_shape(decode, codes)}},
     }
     exported = {"encode": _exported(encode, images), "decode": _exported(decode, codes)}
-    with errors_of_writing(folder):
+    with wrap_write_errors(folder):
         for name, artefact in exported.items():
             with replaced(folder / f"{name}.jax_export") as incomplete:
                 incomplete.write_bytes(artefact)

@@ -8,7 +8,7 @@ from huggingface_hub import ModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from kvae.core.errors import InputError
-from kvae.core.fields import shown
+from kvae.core.fields import short_repr
 from kvae.runs import share
 
 FILES = (share.WEIGHTS, "config.json", share.ROWS, "figures/*.png", "README.md")
@@ -44,7 +44,7 @@ def push(run, name: str, **options) -> str:
     Raises:
       InputError: the hub cannot be reached or refuses.
     """
-    with _errors_of_the_hub(f"{name} is not pushed: the hub refuses or does not answer; `hf auth login` keeps a token"):
+    with _wrap_hub_errors(f"{name} is not pushed: the hub refuses or does not answer; `hf auth login` keeps a token"):
         return str(Pushed(run, name).push_to_hub(name, **options))
 
 
@@ -58,13 +58,13 @@ def fetch(name: str, **options) -> pathlib.Path:
     Raises:
       InputError: there is none, or the hub cannot be reached.
     """
-    with _errors_of_the_hub(f"{name} is no folder here, and the hub does not have it or does not answer"):
+    with _wrap_hub_errors(f"{name} is no folder here, and the hub does not have it or does not answer"):
         return pathlib.Path(snapshot_download(name, allow_patterns=list(FILES), **options))
 
 
 @contextlib.contextmanager
-def _errors_of_the_hub(what: str) -> Iterator[None]:
+def _wrap_hub_errors(what: str) -> Iterator[None]:
     try:
         yield
     except (*HTTP_ERRORS, HFValidationError, LocalEntryNotFoundError) as error:
-        raise InputError(f"{what} ({shown(error, 300, str)})") from error
+        raise InputError(f"{what} ({short_repr(error, 300, str)})") from error

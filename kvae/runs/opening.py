@@ -9,11 +9,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from kvae.core.buckets import check_address, check_reachable, errors_of_bucket, place
+from kvae.core.buckets import as_path, check_address, check_reachable, wrap_bucket_errors
 from kvae.core.errors import InputError, check_local
 from kvae.runs import share
 from kvae.runs.run import Run, _hub
-from kvae.training.config.sections import build_model, checked_run
+from kvae.training.config.sections import build_model, validate_run
 from kvae.training.workdir.checkpoint import Checkpoints, DamagedError
 from kvae.training.workdir.journal import logged_to
 from kvae.training.workdir.mirror import mirrored
@@ -35,7 +35,7 @@ def read_run(workdir: str, step: int | str | None) -> tuple[dict, int, dict]:
     """
     check_address("the run", workdir)
     check_reachable(workdir)
-    with errors_of_bucket(workdir):
+    with wrap_bucket_errors(workdir):
         for again in reversed(range(TRIES)):
             with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
                 try:
@@ -51,7 +51,7 @@ def _read(workdir: str, checkpoints: Checkpoints, step: int | str | None) -> tup
     steps = checkpoints.steps()
     if not steps:
         config_of_run(workdir)  # says what is wrong with it, if anything
-        if (place(workdir) / share.WEIGHTS).exists():
+        if (as_path(workdir) / share.WEIGHTS).exists():
             raise InputError(f"{workdir} is a shared run; kvae.from_pretrained opens it")
         raise InputError(f"{workdir} has no checkpoint yet")
     config = config_of_checkpoints(workdir, checkpoints)
@@ -59,7 +59,7 @@ def _read(workdir: str, checkpoints: Checkpoints, step: int | str | None) -> tup
         raise InputError(f"{workdir} has no checkpoint with a validation loss yet; leave step out")
     if step is not None and step not in steps:
         raise InputError(f"{workdir} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
-    config = checked_run(upgraded(config), workdir)
+    config = validate_run(upgraded(config), workdir)
     if step is None:
         return config, *checkpoints.first_readable(reversed(steps), checkpoints.variables)
     try:

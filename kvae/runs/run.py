@@ -14,7 +14,7 @@ from kvae.data.images import Form, form_of, read_images
 from kvae.models.coding import split
 from kvae.models.model import Model
 from kvae.runs import export, share
-from kvae.runs.codes import between, checked_codes, checked_images, near
+from kvae.runs.codes import between, near, validate_codes, validate_images
 from kvae.training.workdir.journal import read_metrics
 
 
@@ -48,7 +48,7 @@ class Run:
         self._expect("decode")
         found = {}
         for name, layer in self.model.bind(self.variables).quantizers.items():
-            shape = layer.layout.shape if layer.layout is not None else (layer.codebook_size,)
+            shape = layer.grid.shape if layer.grid is not None else (layer.codebook_size,)
             parts = split(name, layer.n_codebooks, np.asarray(layer.codewords()))
             found |= {part: codewords.reshape(*shape, -1) for part, codewords in parts.items()}
         return found
@@ -77,7 +77,7 @@ class Run:
         Raises:
           InputError: images are anything else; it says what would do, such as `read_images`.
         """
-        return self.apply("encode", checked_images(images))
+        return self.apply("encode", validate_images(images))
 
     def decode(self, codes: Mapping[str, np.ndarray]) -> np.ndarray:
         """Images uint8 [b, h, w, 3] from codes, by codebook.
@@ -86,11 +86,11 @@ class Run:
           InputError: a codebook is missing, codes are no integers of a fitting shape, or one is not on its grid.
         """
         self._expect("decode")
-        return self.apply("decode", checked_codes(self.model, codes))
+        return self.apply("decode", validate_codes(self.model, codes))
 
     def reconstruct(self, images) -> np.ndarray:
         """Images uint8 [b, h, w, 3], encoded and decoded."""
-        return self.apply("reconstruct", checked_images(images))
+        return self.apply("reconstruct", validate_images(images))
 
     def codes_near(self, code: int, radius: float = 1.5, codebook: str | None = None) -> np.ndarray:
         """The codes at a distance on the grid below `radius` from one, int32 [n]: itself, then the nearest first.
@@ -123,11 +123,11 @@ class Run:
 
     def winners(self, images) -> np.ndarray:
         """The winning neuron (URL-SOM) of images uint8 [b, h, w, 3]: int32 [b], counted row by row on the map."""
-        return self.apply("winners", checked_images(images))
+        return self.apply("winners", validate_images(images))
 
     def map(self, images) -> np.ndarray:
         """How strongly each neuron answers (URL-SOM) to images uint8 [b, h, w, 3]: float32 [b, *grid_shape], sum 1."""
-        return self.apply("map", checked_images(images))
+        return self.apply("map", validate_images(images))
 
     def save_pretrained(self, folder: os.PathLike | str) -> None:
         """Writes the run for others: model.safetensors, config.json, and README.md with its metrics and figures.
@@ -169,7 +169,7 @@ class Run:
         export.write(self, folder, batch, self.form.size if size is None else size)
 
     def apply(self, method: str, *arguments) -> Any:
-        """A method of the model that it names among its `abilities`, of arrays; NumPy arrays come back.
+        """A method of the model that it names among its `methods`, of arrays; NumPy arrays come back.
 
         Raises:
           InputError: the model cannot do that, or an argument does not fit.
@@ -178,8 +178,8 @@ class Run:
         return jax.device_get(program_of(self.model, method)(self.variables, *arguments))
 
     def _expect(self, method):
-        if method not in self.model.abilities:
-            able = f"it can {', '.join(self.model.abilities)}" if self.model.abilities else "it has no abilities"
+        if method not in self.model.methods:
+            able = f"it can {', '.join(self.model.methods)}" if self.model.methods else "it has no abilities"
             raise InputError(f"{self.workdir} is a run of {type(self.model).__name__}: no {method!r}; {able}")
 
     def __repr__(self):

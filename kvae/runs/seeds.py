@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kvae.core.buckets import check_reachable, errors_of_bucket, folders_with, place
+from kvae.core.buckets import as_path, check_reachable, folders_with, wrap_bucket_errors
 from kvae.core.errors import InputError
-from kvae.training.config.sections import checked_run, flatten
+from kvae.training.config.sections import flatten, validate_run
 from kvae.training.workdir.journal import is_finished, read_metrics
 from kvae.training.workdir.metrics_file import LOSS, ROWS
 from kvae.training.workdir.run_config import config_of_run
@@ -75,8 +75,8 @@ def run_folders(folders: Iterable[str]) -> list[str]:
     found = {}
     for folder in folders:
         check_reachable(folder)
-        with errors_of_bucket(folder):
-            paths = folders_with(PARTS, place(folder))
+        with wrap_bucket_errors(folder):
+            paths = folders_with(PARTS, as_path(folder))
         if not paths:
             raise InputError(f"{folder} has no run: there is no config.json in it or below")
         found |= dict.fromkeys(map(str, sorted(paths)))
@@ -84,7 +84,7 @@ def run_folders(folders: Iterable[str]) -> list[str]:
 
 
 def _seeds_of(run: str) -> list[Seed]:
-    config = flatten(checked_run(config_of_run(run), run))
+    config = flatten(validate_run(config_of_run(run), run))
     replicas, steps, first = config["replicas"], config["steps"], config["seed"]
     rows, seeds = read_metrics(run), []
     for replica in range(replicas):
@@ -103,7 +103,7 @@ def _seeds_of(run: str) -> list[Seed]:
     return seeds
 
 
-def spread(values: list[float]) -> tuple[float, float | None]:
+def mean_and_std(values: list[float]) -> tuple[float, float | None]:
     """Mean and sample standard deviation; None where there is one value only."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 

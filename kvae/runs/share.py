@@ -14,10 +14,10 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from kvae.core.buckets import errors_of_bucket, place
+from kvae.core.buckets import as_path, wrap_bucket_errors
 from kvae.core.digests import digests
-from kvae.core.errors import InputError, errors_of_writing, first_line
-from kvae.core.fields import shown
+from kvae.core.errors import InputError, first_line, wrap_write_errors
+from kvae.core.fields import short_repr
 from kvae.core.files import check_target, replaced, write_text
 from kvae.models.model import Model
 from kvae.training.workdir.metrics_file import ROWS
@@ -46,7 +46,7 @@ def write(run, folder: os.PathLike | str, name: str) -> None:
     # One entry, for safetensors writes several in any order.
     said = {"kvae": json.dumps({"step": run.step, "replica": run.replica, "digests": digests(flat)})}
     figures = []
-    with errors_of_writing(folder), errors_of_bucket(run.workdir):
+    with wrap_write_errors(folder), wrap_bucket_errors(run.workdir):
         with replaced(folder / WEIGHTS) as incomplete:
             # Files that safetensors writes itself are for their owner only.
             incomplete.write_bytes(safetensors.numpy.save(flat, metadata=said))
@@ -55,10 +55,10 @@ def write(run, folder: os.PathLike | str, name: str) -> None:
         config = {**run.config, "dataset": {**run.config["dataset"], **places}}
         write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
         # The pictures in a run's folder are those of its first replica.
-        for file in sorted((place(run.workdir) / "figures").glob("*.png")) if run.replica == 0 else ():
+        for file in sorted((as_path(run.workdir) / "figures").glob("*.png")) if run.replica == 0 else ():
             _copy(file, folder / "figures" / file.name)
             figures.append(f"figures/{file.name}")
-        if (metrics := place(run.workdir) / ROWS).exists():
+        if (metrics := as_path(run.workdir) / ROWS).exists():
             _copy(metrics, folder / metrics.name)
         write_text(folder / "README.md", card(run, name, figures))
 
@@ -100,7 +100,7 @@ def read_weights(path: os.PathLike | str) -> tuple[dict[str, np.ndarray], dict[s
 
 def check_variables(model: Model, variables: dict[str, Any], where: str) -> None:
     """Raises InputError where the variables are not those of a model that encodes and decodes."""
-    if not {"encode", "decode"} <= {*model.abilities}:
+    if not {"encode", "decode"} <= {*model.methods}:
         return
     side = max(model.code_strides.values())
     images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8)
@@ -169,7 +169,7 @@ def card(run, name: str, figures: Sequence[str]) -> str:
 
 
 def _tokenises(run) -> bool:
-    return {"encode", "decode"} <= {*run.model.abilities}
+    return {"encode", "decode"} <= {*run.model.methods}
 
 
 def _what_it_is(run) -> str:
@@ -185,7 +185,7 @@ def _what_it_is(run) -> str:
         "|---|---|---|---|",
     ]
     for name, layer in run.model.quantizers.items():
-        grid = " x ".join(map(str, layer.layout.shape)) if layer.layout is not None else "none"
+        grid = " x ".join(map(str, layer.grid.shape)) if layer.grid is not None else "none"
         stride, several = run.model.code_strides[name], f"{layer.n_codebooks} codes: " * (layer.n_codebooks is not None)
         lines.append(f"| {name} | {layer.codebook_size:,} | {grid} | {several}{stride} x {stride} px |")
     return "\n".join(lines) + "\n"
@@ -220,7 +220,7 @@ def _metrics(run) -> list[str]:
 
 def _training(run) -> str:
     dataset = {name: value for name, value in run.config["dataset"].items() if name not in ("name", "data_dir", "path")}
-    fields = ", ".join(f"{name} {shown(value)}" for name, value in dataset.items())
+    fields = ", ".join(f"{name} {short_repr(value)}" for name, value in dataset.items())
     text = f"Data set `{run.config['dataset']['name']}`" + (f" ({fields})" if fields else "")
     return f"{text}; `config.json` has every field.\n"
 

@@ -90,11 +90,11 @@ def summarized(batch: Batch, codewords: jax.Array, metric: str) -> Summary:
 
 @functools.partial(jax.jit, static_argnames=("neighborhood", "metric"))
 def moved(
-    summary: Summary, neighborhood: Neighborhood, strength: jax.Array, codewords: jax.Array, metric: str
+    summary: Summary, neighborhood: Neighborhood, width: jax.Array, codewords: jax.Array, metric: str
 ) -> tuple[jax.Array, jax.Array]:
     """`weighted_means`, at length 1 where the metric is cosine, and the mean distance from the codewords before."""
     error = summary.error / jnp.sum(summary.statistics.counts)
-    codewords = weighted_means(summary.statistics, neighborhood, strength, codewords)
+    codewords = weighted_means(summary.statistics, neighborhood, width, codewords)
     return unit(codewords) if metric == "cosine" else codewords, error
 
 

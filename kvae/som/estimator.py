@@ -17,12 +17,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from tqdm import tqdm
 
 from kvae.core.errors import InputError, choose
-from kvae.core.fields import Count, Counts, Natural, OneOf, Positive, Share, value_of
+from kvae.core.fields import Count, Counts, Natural, OneOf, Positive, Share, validate
 from kvae.grids import GRIDS, make_grid
 from kvae.kohonen import Statistics
 from kvae.som import batches
 from kvae.som.rows import FLOATS, Rows, rows_of
-from kvae.topology import NEIGHBORHOODS, Neighborhood, kernel_of
+from kvae.topology import NEIGHBORHOODS, Neighborhood
 
 SAMPLE_ROWS = 2_000
 """Of how many rows, at least, the first codewords are made."""
@@ -32,8 +32,8 @@ KEPT_BYTES = {"cpu": 2**30}
 
 PARAMETERS = {
     "grid_shape": Counts,
-    "grid": Annotated[str, OneOf(GRIDS)],
-    "kernel": Annotated[str, OneOf(NEIGHBORHOODS)],
+    "topology": Annotated[str, OneOf(GRIDS)],
+    "neighborhood": Annotated[str, OneOf(NEIGHBORHOODS)],
     "n_epochs": Natural,
     "initial_width": Positive | None,
     "final_width": Positive,
@@ -61,10 +61,10 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
 
     Args:
       grid_shape: nodes along each axis of the grid; K is their product.
-      grid: "plane", "torus" or "hexagonal", or a name that was added to `kvae.GRIDS`.
-      kernel: how the weight falls with the distance D on the grid: "gaussian", exp(-D^2 / width^2); "exponential",
-        exp(-D / width); "hard", min(1, width^2) within 1.5 nodes; "none", which is K-means; or a name that was added
-        to `kvae.NEIGHBORHOODS`. The width is sqrt(2) times what others call sigma.
+      topology: "plane", "torus" or "hexagonal", or a name that was added to `kvae.GRIDS`.
+      neighborhood: how the weight falls with the distance D on the grid: "gaussian", exp(-D^2 / width^2);
+        "exponential", exp(-D / width); "hard", min(1, width^2) within 1.5 nodes; "none", which is K-means; or a
+        name added to `kvae.NEIGHBORHOODS`. The width is sqrt(2) times what others call sigma.
       n_epochs: how often all data are seen, each time for one update.
       initial_width: in nodes, of the first epoch; by default half of the grid's longest side.
       final_width: in nodes, of the last epoch.
@@ -94,8 +94,8 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
         self,
         grid_shape=(10, 10),
         *,
-        grid="plane",
-        kernel="gaussian",
+        topology="plane",
+        neighborhood="gaussian",
         n_epochs=10,
         initial_width=None,
         final_width=0.5,
@@ -107,8 +107,8 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
         verbose=False,
     ):
         self.grid_shape = grid_shape
-        self.grid = grid
-        self.kernel = kernel
+        self.topology = topology
+        self.neighborhood = neighborhood
         self.n_epochs = n_epochs
         self.initial_width = initial_width
         self.final_width = final_width
@@ -222,8 +222,8 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
 
     def _neighborhood(self) -> Neighborhood:
         """What the parameters ask for; raises InputError where one is out of range."""
-        given = {name: value_of(name, getattr(self, name), kind) for name, kind in PARAMETERS.items()}
-        return Neighborhood(make_grid(given["grid"], given["grid_shape"]), given["kernel"])
+        given = {name: validate(name, getattr(self, name), kind) for name, kind in PARAMETERS.items()}
+        return Neighborhood(make_grid(given["topology"], given["grid_shape"]), given["neighborhood"])
 
     def _rows(self, X, sample_weight=None, reset=False) -> Rows:
         return rows_of(self, X, sample_weight, self.batch_size, reset=reset)
@@ -282,8 +282,7 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
 
     def _moved(self, summary, update, codewords):
         neighborhood = self._neighborhood()
-        strength = kernel_of(neighborhood.kernel).strength_of_width(self._width(update))
-        return batches.moved(summary, neighborhood, jnp.float32(strength), codewords, self.metric)
+        return batches.moved(summary, neighborhood, jnp.float32(self._width(update)), codewords, self.metric)
 
     def _judged(self, placed: Iterable) -> tuple[np.ndarray, float, float]:
         """Codes int32 [n], quantisation error and topographic error."""

@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
     """Runs the program; returns its exit status."""
     options, fields = parse(argv)
     # Imported here, so that a typo is told at once.
-    from kvae.core.buckets import check_reachable, errors_of_bucket, place
+    from kvae.core.buckets import as_path, check_reachable, wrap_bucket_errors
     from kvae.runs import opening
     from kvae.runs.share import WEIGHTS
     from kvae.tokenize import decode, encode, source
@@ -68,8 +68,8 @@ def main(argv: list[str]) -> int:
     with joined_cluster() as process, shown_on_terminal(first_process=process == 0):
         keep_compiled_programs()
         check_reachable(options.run)
-        with errors_of_bucket(options.run):
-            is_shared = (place(options.run) / WEIGHTS).exists()
+        with wrap_bucket_errors(options.run):
+            is_shared = (as_path(options.run) / WEIGHTS).exists()
         run = (
             opening.from_pretrained(options.run)
             if is_shared

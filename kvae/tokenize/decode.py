@@ -10,7 +10,7 @@ import tqdm
 from PIL import Image
 
 from kvae.core.digests import digests
-from kvae.core.errors import InputError, choose, errors_of_writing
+from kvae.core.errors import InputError, choose, wrap_write_errors
 from kvae.core.files import replaced
 from kvae.data.sets.tokens import columns_of, read_manifest
 from kvae.data.token_files import FORMATS
@@ -40,7 +40,7 @@ def write_images(run: Run, tokens: str, out: str, batch_size: int) -> None:
     total = sum(said["rows"] for said in manifest["splits"].values())
     bar = tqdm.tqdm(total=total, desc=out, unit=" images", disable=None)
     shards = [(split, name) for split, said in manifest["splits"].items() for name in said["files"]]
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool, errors_of_writing(out), bar:
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool, wrap_write_errors(out), bar:
         for split, name in shards[jax.process_index() :: jax.process_count()]:
             rows = kind.read(pathlib.Path(tokens) / name, columns)
             files = [_file(pathlib.Path(out) / split, rows, i) for i in range(len(rows["index"]))]

@@ -18,7 +18,7 @@ import tqdm
 from jax.sharding import NamedSharding, PartitionSpec
 
 from kvae.core.digests import digests
-from kvae.core.errors import InputError, choose, errors_of_reading, errors_of_writing
+from kvae.core.errors import InputError, choose, wrap_read_errors, wrap_write_errors
 from kvae.core.files import replaced, write_text
 from kvae.data.pipeline import prefetch
 from kvae.data.sets.tokens import MANIFEST, UNFINISHED, columns_of
@@ -58,7 +58,7 @@ def write_tokens(run: Run, source: Source, out: str, file_format: str, batch_siz
         split: {"images": len(examples), "names": source.digest(split)} for split, examples in source.splits.items()
     }
     folder, kind, columns = pathlib.Path(out), FORMATS[file_format], columns_of(manifest)
-    with errors_of_writing(folder):
+    with wrap_write_errors(folder):
         with first_process_first():
             if open_folder(folder, json.loads(json.dumps(manifest))):
                 log.info("%s is complete already", folder)
@@ -72,7 +72,7 @@ def write_tokens(run: Run, source: Source, out: str, file_format: str, batch_siz
 
 def encoder(run: Run, batch_size: int, shape: tuple[int, int]) -> tuple[Callable, Mapping[str, jax.ShapeDtypeStruct]]:
     """Codes on the devices of this process from images uint8 [batch_size, h, w, 3], and the shapes of those codes."""
-    if "encode" not in run.model.abilities:
+    if "encode" not in run.model.methods:
         raise InputError(f"{run.workdir} is a run of {type(run.model).__name__}, which has no codes")
     mesh = devices.make_mesh(devices=jax.local_devices())
     devices.check_batch_size(batch_size, mesh)
@@ -92,7 +92,7 @@ def described(run: Run, source: Source, codes: Mapping[str, jax.ShapeDtypeStruct
             "shape": list(codes[name].shape[1:]),
             "dtype": "int16" if layer.codebook_size <= 2**15 else "int32",
             "codebook_size": layer.codebook_size,
-            "grid_shape": list(layer.layout.shape) if layer.layout is not None else None,
+            "grid_shape": list(layer.grid.shape) if layer.grid is not None else None,
             "stride": run.model.code_strides[name],
         }
         for name, layer in run.model.quantizers.items()
@@ -122,7 +122,7 @@ def open_folder(folder: pathlib.Path, manifest: Mapping[str, Any]) -> bool:
     for name in (MANIFEST, UNFINISHED):
         if not (path := folder / name).exists():
             continue
-        with errors_of_reading(path, FOLDER_MADE_ANEW):
+        with wrap_read_errors(path, FOLDER_MADE_ANEW):
             before = json.loads(path.read_text())
         flat, now = flatten(before), flatten(manifest)
         # What is known in the end only stands beside what is known from the start.

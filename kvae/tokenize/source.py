@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kvae.core.errors import InputError
-from kvae.core.fields import shown
+from kvae.core.fields import short_repr
 from kvae.data import ArrayExamples, Example, Examples
 from kvae.data.images import existing_folder, form_of
 from kvae.data.sets.folder import whole_folder
@@ -86,7 +86,7 @@ def dataset(run: Run, name: str | None, fields: Sequence[str]) -> Source:
     splits = {"train": found.train, **found.validation}
     example = found.train[0]
     if "image" not in example:
-        raise InputError(f"the data set {shown(described['name'])} has no images; it has {', '.join(example)}")
+        raise InputError(f"the data set {short_repr(described['name'])} has no images; it has {', '.join(example)}")
     labels = "label" in example and np.ndim(example["label"]) == 0
     return Source(described, splits, example["image"].shape[:2], labels, found.label_names if labels else ())
 

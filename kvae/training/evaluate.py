@@ -14,7 +14,7 @@ from kvae.data import pipeline
 from kvae.data.dataset import Dataset, Examples
 from kvae.models.model import Metric, Model
 from kvae.training.parallel import devices
-from kvae.training.parallel.devices import Groups, Replicas, in_a_row, one_of
+from kvae.training.parallel.devices import ReplicaGroups, Replicas, scalar_or_list, select_replica
 
 SAMPLES = 32
 """How many validation examples a model inspects."""
@@ -28,12 +28,12 @@ class Evaluation(NamedTuple):
 
     Attributes:
       row: `valid/<metric>`, numbers or lists in seed order; where there are several sets `valid/<set>/<metric>` too.
-      totals: of all sets together, and of the training set as `train_<name>`; arrays [replicas, ...].
+      sums: of all sets together, and of the training set as `train_<name>`; arrays [replicas, ...].
       variables: on the host, arrays [replicas, ...].
     """
 
     row: dict[str, Any]
-    totals: dict[str, Any]
+    sums: dict[str, Any]
     variables: dict[str, Any]
 
     def mean_loss(self) -> float | None:
@@ -58,28 +58,32 @@ class Evaluator:
         self.pictured = samples(dataset.validation, pictured(dataset.validation))
         self._replicas, self._batch_size = replicas, batch_size
 
-    def evaluate(self, groups: Groups, finite: np.ndarray) -> Evaluation:
+    def evaluate(self, groups: ReplicaGroups, finite: np.ndarray) -> Evaluation:
         """Measures all replicas.
 
         Args:
           groups: their variables.
           finite: bool [replicas], at least one; those that have failed get NaN: their state is of before they did.
         """
-        by_set = {name: self.totals(groups, examples) for name, examples in self.dataset.validation.items()}
-        tally = self.totals(groups, self.dataset.train, "tally") if self.model.tallies_train else {}
-        tally = {f"train_{name}": total for name, total in tally.items()}
-        pooled = jax.tree.map(lambda *parts: sum(parts), *by_set.values()) | tally
+        by_set = {name: self.sums(groups, examples) for name, examples in self.dataset.validation.items()}
+        train = self.sums(groups, self.dataset.train, "train_sums") if self.model.needs_train_sums else {}
+        train = {f"train_{name}": total for name, total in train.items()}
+        pooled = jax.tree.map(lambda *parts: sum(parts), *by_set.values()) | train
         variables = self._replicas.on_host(groups)
         rows = {}
         for replica in np.flatnonzero(finite).tolist():
-            of_sets = {name: self.model.summarize(one_of(totals | tally, replica)) for name, totals in by_set.items()}
-            rows[replica] = joined_metrics(self.model, self.model.summarize(one_of(pooled, replica)), of_sets)
-            rows[replica] |= self.inspect(one_of(variables, replica))
+            of_sets = {
+                name: self.model.compute_metrics(select_replica(sums | train, replica)) for name, sums in by_set.items()
+            }
+            rows[replica] = joined_metrics(
+                self.model, self.model.compute_metrics(select_replica(pooled, replica)), of_sets
+            )
+            rows[replica] |= self.extra_metrics(select_replica(variables, replica))
         failed = dict.fromkeys(next(iter(rows.values())), float("nan"))
         rows = [rows.get(replica, failed) for replica in range(len(finite))]
-        return Evaluation({name: in_a_row([row[name] for row in rows]) for name in failed}, pooled, variables)
+        return Evaluation({name: scalar_or_list([row[name] for row in rows]) for name in failed}, pooled, variables)
 
-    def totals(self, groups: Groups, examples: Examples, method: str = "totals") -> dict[str, Any]:
+    def sums(self, groups: ReplicaGroups, examples: Examples, method: str = "batch_sums") -> dict[str, Any]:
         """What a method of the model gives for each batch, added up over one set: float64 [replicas, ...]."""
         batches = pipeline.evaluation_batches(
             examples,
@@ -98,12 +102,12 @@ class Evaluator:
     def _program(self, method):
         return self._replicas.program(functools.partial(self.model.apply, method=method), shared=(1,))
 
-    def inspect(self, variables) -> dict[str, float]:
+    def extra_metrics(self, variables) -> dict[str, float]:
         """What the model measures of itself, on the first process only, for it has no collectives."""
         if jax.process_index() > 0:
             return {}
         on_device = jax.device_put(variables, jax.local_devices()[0])
-        return {f"valid/{name}": value for name, value in self.model.inspect(on_device, self.samples).items()}
+        return {f"valid/{name}": value for name, value in self.model.extra_metrics(on_device, self.samples).items()}
 
 
 def joined_metrics(model: Model, pooled: Mapping[str, float], by_set: Mapping[str, Mapping[str, float]]) -> dict:

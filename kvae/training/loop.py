@@ -10,15 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kvae.core.buckets import place
+from kvae.core.buckets import as_path
 from kvae.core.errors import InputError
 from kvae.data import Examples, pipeline
 from kvae.training import pictures
 from kvae.training.evaluate import Evaluation
 from kvae.training.parallel import devices
 from kvae.training.parallel.cluster import wait_for_all
-from kvae.training.parallel.devices import Groups, Replicas, in_a_row
-from kvae.training.step import Interval
+from kvae.training.parallel.devices import ReplicaGroups, Replicas, scalar_or_list
+from kvae.training.step import MetricSums
 from kvae.training.workdir.journal import summary
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def training_batches(config: Mapping, examples: Examples, first_step: int) -> It
         yield {name: np.stack([part[name] for part in parts]) for name in parts[0]}
 
 
-def on_devices(batches: Iterator[dict[str, np.ndarray]], replicas: Replicas) -> Iterator[Groups]:
+def on_devices(batches: Iterator[dict[str, np.ndarray]], replicas: Replicas) -> Iterator[ReplicaGroups]:
     """Global batches as groups of arrays [g, b, ...] on the devices."""
     sharding = devices.batch_sharding(replicas.mesh)
     for batch in batches:
@@ -72,9 +72,9 @@ class Loop:
         self.checkpoints, self.journal, self.stop = checkpoints, journal, stop
         self.warned, self.failed = False, set()
 
-    def run(self, step, groups: Groups, first_step: int) -> int:
+    def run(self, step, groups: ReplicaGroups, first_step: int) -> int:
         """Trains from `first_step` to the last; returns the step that was reached, as `train` does."""
-        if first_step >= self.config["steps"] or self.journal.settling.is_over():
+        if first_step >= self.config["steps"] or self.journal.early_stopping.is_over():
             log.info("nothing is left to do: the run is at its end")
             return self.config["steps"]
         batches = training_batches(self.config, self.evaluator.dataset.train, first_step)
@@ -88,12 +88,12 @@ class Loop:
                     started, at_step = time.monotonic(), done
                 self.journal.advance()
                 if self.is_due("log_every_steps", done):
-                    logged = self.replicas.on_host([(g.interval, g.finite, g.step) for g in groups])
+                    logged = self.replicas.on_host([(g.metric_sums, g.finite, g.step) for g in groups])
                     rates = self.rates(done - at_step, time.monotonic() - started)
-                    groups = [g.replace(interval=jax.tree.map(jnp.zeros_like, g.interval)) for g in groups]
+                    groups = [g.replace(metric_sums=jax.tree.map(jnp.zeros_like, g.metric_sums)) for g in groups]
                     self.log(groups, done, *logged, rates)
                     started, at_step = time.monotonic(), done
-                    if self.journal.settling.is_over():
+                    if self.journal.early_stopping.is_over():
                         log.info("stopped at step %d: the validation loss falls no more", done)
                         break
                 if self.stop.requested(done) and done < self.config["steps"]:
@@ -102,28 +102,30 @@ class Loop:
                     log.warning("stopped at step %d; run the same command again to go on", done)
                     return done
         if (self.figures / "index.html").exists():
-            log.info("all pictures are in %s", place(self.workdir) / "figures" / "index.html")
+            log.info("all pictures are in %s", as_path(self.workdir) / "figures" / "index.html")
         return self.config["steps"]
 
     def is_due(self, field: str, done: int) -> bool:
         """Whether a step is one of those that come every `field` steps, or the last."""
         return done % self.config[field] == 0 or done == self.config["steps"]
 
-    def log(self, groups: Groups, done: int, interval, finite: np.ndarray, at: np.ndarray, rates: dict) -> None:
+    def log(
+        self, groups: ReplicaGroups, done: int, metric_sums, finite: np.ndarray, at: np.ndarray, rates: dict
+    ) -> None:
         """Writes the row of a step, with an evaluation where that is due; then saves, and then draws.
 
         A checkpoint never runs ahead of its row, and a picture never of the checkpoint.
         """
         self.mirror.check()
         self.stop_if_all_failed(done, finite, at)
-        self.warn_if_dying(interval.counts, finite, done)
-        row, evaluation = {"step": done, **training_means(interval, finite), **rates}, None
+        self.warn_if_dying(metric_sums.counts, finite, done)
+        row, evaluation = {"step": done, **training_means(metric_sums, finite), **rates}, None
         if self.is_due("evaluate_every_steps", done):
             evaluation = self.evaluator.evaluate([group.variables for group in groups], finite)
             row |= evaluation.row
-        self.journal.write(row, summary(row, interval.counts))
+        self.journal.write(row, summary(row, metric_sums.counts))
         self.mirror.publish()
-        if not (self.is_due("checkpoint_every_steps", done) or self.journal.settling.is_over()):
+        if not (self.is_due("checkpoint_every_steps", done) or self.journal.early_stopping.is_over()):
             return
         self.save(groups, done, evaluation)
         # Pictures take longer than an evaluation, so they come with the checkpoints only.
@@ -131,7 +133,7 @@ class Loop:
             pictures.draw(self.evaluator.model, evaluation, self.evaluator.pictured, self.journal.rows, self.figures)
         wait_for_all("drawn")  # collectives on a CPU do not wait for longer than half a minute
 
-    def save(self, groups: Groups, done: int, evaluation: Evaluation | None) -> None:
+    def save(self, groups: ReplicaGroups, done: int, evaluation: Evaluation | None) -> None:
         """Saves a checkpoint, in the background, once all rows are where it will be."""
         self.mirror.publish_rows()
         loss = evaluation.mean_loss() if evaluation else None
@@ -181,12 +183,12 @@ class Loop:
                     name if name in ("codebook", "map") else f"{name} codebook",
                     np.min(used),
                     size,
-                    self.evaluator.model.remedy,
+                    self.evaluator.model.collapse_hint,
                 )
 
 
-def training_means(interval: Interval, finite: np.ndarray) -> dict[str, Any]:
+def training_means(metric_sums: MetricSums, finite: np.ndarray) -> dict[str, Any]:
     """The metrics of training, averaged since the last log; not a number for a replica that has failed."""
-    steps = np.maximum(interval.steps, 1)
-    means = {name: np.where(finite, total / steps, np.nan) for name, total in interval.metrics.items()}
-    return {f"train/{name}": in_a_row(mean.tolist()) for name, mean in means.items()}
+    steps = np.maximum(metric_sums.steps, 1)
+    means = {name: np.where(finite, total / steps, np.nan) for name, total in metric_sums.metrics.items()}
+    return {f"train/{name}": scalar_or_list(mean.tolist()) for name, mean in means.items()}

@@ -8,7 +8,7 @@ import numpy as np
 
 from kvae.models.model import Model
 from kvae.training.evaluate import Evaluation
-from kvae.training.parallel.devices import one_of
+from kvae.training.parallel.devices import select_replica
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def draw(
     from kvae.plots import run as figures
 
     step = rows[-1]["step"]
-    first = one_of(evaluation.variables, 0), samples, one_of(evaluation.totals, 0), step
+    first = select_replica(evaluation.variables, 0), samples, select_replica(evaluation.sums, 0), step
     curves = {"curves": lambda path: figures.curves(path, rows, panels(model, rows), f"Training up to step {step}")}
     try:
         pictures = {**model.pictures(*first), **curves}

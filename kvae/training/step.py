@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import optax
 
 from kvae.core.errors import InputError
-from kvae.models.model import Batch, Model, Objective
+from kvae.models.model import Batch, LossAndMetrics, Model
 
 STREAMS = ("augmentation", "dropout")
 """The random streams that a model has in training."""
 
 
 @flax.struct.dataclass
-class Interval:
+class MetricSums:
     """Sums since the last log, kept on the device so that nothing leaves it in between."""
 
     steps: jax.Array  # [] int32
@@ -35,7 +35,7 @@ class TrainState:
       params: trained by gradient descent.
       collections: the other variables, `codebook` among them.
       optimizer: the optimiser's state.
-      interval: sums since the last log.
+      metric_sums: sums since the last log.
     """
 
     seed: jax.Array
@@ -44,7 +44,7 @@ class TrainState:
     params: Any
     collections: Any
     optimizer: optax.OptState
-    interval: Interval
+    metric_sums: MetricSums
 
     @property
     def variables(self) -> dict:
@@ -67,19 +67,17 @@ def initial_state(model: Model, optimizer: optax.GradientTransformation, batch: 
       seed: int32 [].
     """
     key, batch = jax.random.key(seed), _with_mask(batch)
-    variables = dict(model.init({"params": key, **_streams(key, 0)}, batch, method="objective"))
+    variables = dict(model.init({"params": key, **_streams(key, 0)}, batch, method="loss_and_metrics"))
     params = variables.pop("params", {})
-    objective = jax.eval_shape(
-        lambda variables: _objective(model, variables, batch, key)[0], {"params": params, **variables}
+    outcome = jax.eval_shape(
+        lambda variables: _outcome(model, variables, batch, key)[0], {"params": params, **variables}
     )
-    if not (
-        isinstance(objective, Objective) and isinstance(objective.metrics, Mapping) and "loss" in objective.metrics
-    ):
+    if not (isinstance(outcome, LossAndMetrics) and isinstance(outcome.metrics, Mapping) and "loss" in outcome.metrics):
         raise InputError(
-            f"objective of {type(model).__name__} returns a {type(objective).__name__}; it must return "
-            'kvae.Objective(loss, {"loss": loss, ...})'
+            f"loss_and_metrics of {type(model).__name__} returns a {type(outcome).__name__}; it must return "
+            'kvae.LossAndMetrics(loss, {"loss": loss, ...})'
         )
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (objective.metrics, objective.counts))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (outcome.metrics, outcome.counts))
     return TrainState(
         seed=jnp.asarray(seed, jnp.int32),
         step=jnp.zeros((), jnp.int32),
@@ -87,7 +85,7 @@ def initial_state(model: Model, optimizer: optax.GradientTransformation, batch: 
         params=params,
         collections=variables,
         optimizer=optimizer.init(params),
-        interval=Interval(jnp.zeros((), jnp.int32), *map(dict, zeros)),
+        metric_sums=MetricSums(jnp.zeros((), jnp.int32), *map(dict, zeros)),
     )
 
 
@@ -102,10 +100,10 @@ def _streams(key, part):
     return {name: jax.random.fold_in(key, number) for number, name in enumerate(STREAMS)}
 
 
-def _objective(model, variables, batch, key, part=0):
+def _outcome(model, variables, batch, key, part=0):
     """The objective, and what a forward pass updates: all collections but the codebooks, which wait for the batch."""
     mutable = [name for name in variables if name not in ("params", "codebook")]
-    return model.apply(variables, batch, method="objective", rngs=_streams(key, part), mutable=mutable)
+    return model.apply(variables, batch, method="loss_and_metrics", rngs=_streams(key, part), mutable=mutable)
 
 
 def train_step(
@@ -119,33 +117,33 @@ def train_step(
     key = jax.random.fold_in(jax.random.key(state.seed), state.step)
 
     def forward(params, batch, part):
-        objective, updated = _objective(model, {"params": params, **state.collections}, batch, key, part)
-        return objective.loss, (objective, updated)
+        outcome, updated = _outcome(model, {"params": params, **state.collections}, batch, key, part)
+        return outcome.loss, (outcome, updated)
 
     def forward_and_backward(batch, part):
-        gradients, (objective, updated) = jax.grad(forward, has_aux=True)(state.params, batch, part)
-        return gradients, objective, dict(updated)
+        gradients, (outcome, updated) = jax.grad(forward, has_aux=True)(state.params, batch, part)
+        return gradients, outcome, dict(updated)
 
-    gradients, objective, updated = _accumulate(forward_and_backward, _with_mask(batch), micro_batches)
+    gradients, outcome, updated = _accumulate(forward_and_backward, _with_mask(batch), micro_batches)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
     collections = {**state.collections, **updated}
     if "codebook" in collections:
         variables = {"params": state.params, **collections}
-        _, changed = model.apply(variables, objective.statistics, method="update_codebooks", mutable=["codebook"])
+        _, changed = model.apply(variables, outcome.statistics, method="update_codebooks", mutable=["codebook"])
         collections |= changed
-    interval = Interval(
-        state.interval.steps + 1,
-        jax.tree.map(jnp.add, state.interval.metrics, dict(objective.metrics)),
-        jax.tree.map(jnp.add, state.interval.counts, dict(objective.counts)),
+    metric_sums = MetricSums(
+        state.metric_sums.steps + 1,
+        jax.tree.map(jnp.add, state.metric_sums.metrics, dict(outcome.metrics)),
+        jax.tree.map(jnp.add, state.metric_sums.counts, dict(outcome.counts)),
     )
     new = state.replace(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
         collections=collections,
         optimizer=optimizer_state,
-        interval=interval,
+        metric_sums=metric_sums,
     )
-    finite = state.finite & jnp.isfinite(objective.loss) & jnp.isfinite(optax.tree.norm(gradients))
+    finite = state.finite & jnp.isfinite(outcome.loss) & jnp.isfinite(optax.tree.norm(gradients))
     kept = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
     return kept.replace(finite=finite)
 
@@ -172,10 +170,10 @@ def _accumulate(forward_and_backward: Callable, batch: Batch, micro_batches: int
     rest = jax.tree.map(lambda part: part[1:], parts), jnp.arange(1, micro_batches)
     # A convolution inside a loop is many times slower on a CPU.
     unroll = micro_batches - 1 if jax.default_backend() == "cpu" else 1
-    (gradients, objective, updated), _ = jax.lax.scan(add, first, rest, unroll=unroll)
+    (gradients, outcome, updated), _ = jax.lax.scan(add, first, rest, unroll=unroll)
 
     def mean(tree):
         return jax.tree.map(lambda leaf: (leaf / micro_batches).astype(leaf.dtype), tree)
 
-    objective = objective.replace(loss=mean(objective.loss), metrics=mean(objective.metrics))
-    return mean(gradients), objective, mean(updated)
+    outcome = outcome.replace(loss=mean(outcome.loss), metrics=mean(outcome.metrics))
+    return mean(gradients), outcome, mean(updated)

@@ -16,13 +16,13 @@ from kvae.core.digests import digests
 from kvae.core.errors import InputError
 from kvae.data import Dataset, Example
 from kvae.models.model import Model
-from kvae.training.config.sections import build_model, checked_config, flatten, load_data
+from kvae.training.config.sections import build_model, flatten, load_data, validate_config
 from kvae.training.evaluate import Evaluator
 from kvae.training.loop import Loop
 from kvae.training.optimizer import make_optimizer
 from kvae.training.parallel import devices, peers
 from kvae.training.parallel.cluster import StopSignal, first_process_first
-from kvae.training.parallel.devices import Groups, Replicas, one_of
+from kvae.training.parallel.devices import ReplicaGroups, Replicas, select_replica
 from kvae.training.parallel.memory import check_memory
 from kvae.training.step import example_batch, initial_state, train_step
 from kvae.training.workdir.checkpoint import Checkpoints
@@ -54,7 +54,7 @@ def train(
     Raises:
       InputError: something that the user can mend: a field, the data, the folder, a loss that is not finite.
     """
-    config = checked_config(config)
+    config = validate_config(config)
     peers.agree("config", lambda: of_program(config))
     mesh = devices.make_mesh(config["replicas"], devices_used)
     devices.check_batch_size(config["batch_size"], mesh, config["micro_batches"])
@@ -92,7 +92,7 @@ def train(
         )
 
 
-def seeds(config: Mapping, replicas: Replicas) -> Groups:
+def seeds(config: Mapping, replicas: Replicas) -> ReplicaGroups:
     """The seed of each replica, int32 [g] by group."""
     return replicas.split(config["seed"] + np.arange(replicas.count, dtype=np.int32))
 
@@ -117,7 +117,7 @@ def functions_of(config: Mapping, model: Model, example: Example, mesh: Mesh) ->
     return init, functools.partial(train_step, model, optimizer, config["micro_batches"])
 
 
-def newest_state(checkpoints: Checkpoints, replicas: Replicas, groups: Groups) -> tuple[int, Groups]:
+def newest_state(checkpoints: Checkpoints, replicas: Replicas, groups: ReplicaGroups) -> tuple[int, ReplicaGroups]:
     """The step and the groups of the newest checkpoint that can be read; 0 and `groups` where there is none."""
     found = checkpoints.restore_newest(replicas.form(groups))
     return (found[0], replicas.split(found[1])) if found else (0, groups)
@@ -153,6 +153,6 @@ def log_sizes(config: Mapping, dataset: Dataset) -> None:
 
 def log_overview(params) -> None:
     """Logs the names, shapes and number of the parameters of one replica."""
-    overview = parameter_overview.get_parameter_overview(one_of(params, 0), include_stats=False)
+    overview = parameter_overview.get_parameter_overview(select_replica(params, 0), include_stats=False)
     for line in overview.splitlines():
         log.info("%s", line)

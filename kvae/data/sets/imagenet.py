@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
-from kvae.core.errors import InputError, errors_of_reading
+from kvae.core.errors import InputError, wrap_read_errors
 from kvae.core.fields import Size
 from kvae.core.files import opened
 from kvae.data.dataset import Dataset
@@ -20,11 +20,11 @@ from kvae.data.manifest import write_manifest
 from kvae.data.records import (
     PREPARED_ANEW,
     data_folder,
-    errors_of_preparing,
     fit_all,
     manual_folder,
     opened_builder,
     read_split,
+    wrap_prepare_errors,
 )
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def imagenet(size: Size = 256, data_dir: str = "") -> Dataset:
 
     folder = data_folder(data_dir) / _NAME / str(size) / _VERSION
     if not folder.exists():
-        with errors_of_preparing(folder):
+        with wrap_prepare_errors(folder):
             _prepare(folder, size, manual_folder(data_dir))
     builder = opened_builder(folder.parent, lambda: tfds.builder_from_directory(folder))
     return Dataset(
@@ -118,7 +118,7 @@ def _write_split(split: str, archive: pathlib.Path, template, features, size: in
                     log.info("imagenet: wrote %s", path.name)
     lengths = []
     for path in paths:
-        with errors_of_reading(path, PREPARED_ANEW):
+        with wrap_read_errors(path, PREPARED_ANEW):
             reader = ArrayRecordReader(str(path))
             lengths.append(reader.num_records())
             reader.close()

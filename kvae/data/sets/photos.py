@@ -17,7 +17,7 @@ from kvae.core.errors import InputError
 from kvae.data.dataset import ArrayExamples, Dataset
 from kvae.data.images import opened_image
 from kvae.data.manifest import write_manifest
-from kvae.data.records import data_folder, decoded_once, errors_of_preparing, is_prepared, opened_builder
+from kvae.data.records import data_folder, decoded_once, is_prepared, opened_builder, wrap_prepare_errors
 
 SIZES = (32, 64, 128, 256)
 """Edges of the square crops, in pixels."""
@@ -128,7 +128,7 @@ def _prepare(builder: Photos) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="photos.incomplete.", dir=root) as private:
             made = Photos(config=builder.builder_config.name, data_dir=private)
-            with errors_of_preparing(target):
+            with wrap_prepare_errors(target):
                 made.download_and_prepare(file_format="array_record")
                 write_manifest(made.data_path)
             _move(pathlib.Path(made.data_path), target)

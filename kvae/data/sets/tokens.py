@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 from annotated_types import Gt, Lt
 
-from kvae.core.errors import InputError, choose, errors_of_reading
+from kvae.core.errors import InputError, choose, wrap_read_errors
 from kvae.data.dataset import ArrayExamples, Dataset, Example, Examples
 from kvae.data.token_files import FOLDER_MADE_ANEW, FORMATS, MADE_ANEW, Columns, row_of
 
@@ -67,7 +67,7 @@ def read_manifest(root: os.PathLike | str) -> dict[str, Any]:
         if path.with_name(UNFINISHED).exists():
             raise InputError(f"{root} is not finished; run the same command of kvae.tokenize again, and it goes on")
         raise InputError(f"{root} holds no tokens: it has no {MANIFEST}; python -m kvae.tokenize makes such folders")
-    with errors_of_reading(path, FOLDER_MADE_ANEW):
+    with wrap_read_errors(path, FOLDER_MADE_ANEW):
         manifest = json.loads(path.read_text())
         columns_of(manifest)
         return manifest
@@ -120,7 +120,7 @@ def _examples(root: pathlib.Path, manifest: Mapping[str, Any], split: str) -> Ex
             )
         import grain
 
-        with errors_of_reading(root, MADE_ANEW):
+        with wrap_read_errors(root, MADE_ANEW):
             records = grain.sources.ArrayRecordDataSource([str(root / name) for name in files])
         return TokenExamples(records, columns, np.arange(count))
     parts = [kind.read(root / name, columns) for name in files]

@@ -11,25 +11,25 @@ import jax.numpy as jnp
 from kvae.core.errors import InputError
 
 
-def flip(key: jax.Array, images: jax.Array) -> jax.Array:
+def flip_horizontal(key: jax.Array, images: jax.Array) -> jax.Array:
     """Swaps left and right of every second image."""
     return _where(jax.random.bernoulli(key, shape=images.shape[:1]), images[:, :, ::-1], images)
 
 
-def turn(key: jax.Array, images: jax.Array) -> jax.Array:
+def rot90(key: jax.Array, images: jax.Array) -> jax.Array:
     """Turns square images by 0, 90, 180 or 270 degrees.
 
     Raises:
       InputError: the images are not square.
     """
     if images.shape[1] != images.shape[2]:
-        raise InputError(f"augmentation 'turn' takes square images; these are {images.shape[1]} x {images.shape[2]}")
+        raise InputError(f"augmentation 'rot90' takes square images; these are {images.shape[1]} x {images.shape[2]}")
     upright, half = jax.random.bernoulli(key, shape=(2, len(images)))
     images = _where(half, images[:, ::-1, ::-1], images)
     return _where(upright, images, jnp.rot90(images, axes=(1, 2)))
 
 
-def shift(key: jax.Array, images: jax.Array) -> jax.Array:
+def translate(key: jax.Array, images: jax.Array) -> jax.Array:
     """Moves images by up to an eighth of their height and width; what comes in at the border is its mirror image."""
     height, width = images.shape[1:3]
     margins = height // 8, width // 8
@@ -46,7 +46,7 @@ def _where(chosen, images, others):
     return jnp.where(chosen[:, None, None, None], images, others)
 
 
-AUGMENTATIONS = {"flip": flip, "turn": turn, "shift": shift}
+AUGMENTATIONS = {"flip_horizontal": flip_horizontal, "rot90": rot90, "translate": translate}
 
 
 def augment(key: jax.Array, images: jax.Array, names: Sequence[str]) -> jax.Array:

@@ -1,4 +1,4 @@
-"""What VQ-VAE and VQ-VAE-2 share: normalisation, objective, totals and metrics of an evaluation."""
+"""What VQ-VAE and VQ-VAE-2 share: normalisation, objective, sums and metrics of an evaluation."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -15,8 +15,8 @@ from kvae.core.errors import InputError
 from kvae.core.fields import OneOf, Positive, Width
 from kvae.models.autoencoders import inspection
 from kvae.models.autoencoders.augmentations import AUGMENTATIONS, augment
-from kvae.models.coding import level, part_names, suffix, tallies_of
-from kvae.models.model import DTYPES, Batch, Metric, Model, Objective, check_images
+from kvae.models.coding import level, part_names, suffix, sums_by_codebook
+from kvae.models.model import DTYPES, Batch, LossAndMetrics, Metric, Model, check_images
 from kvae.quantizers.base import Quantized, Quantizer
 
 
@@ -37,18 +37,18 @@ class Reconstruction:
 
 def _mean(name: str) -> Callable:
     """The mean over examples of what is added up as `name`."""
-    return lambda totals: float(totals[name] / totals["examples"])
+    return lambda sums: float(sums[name] / sums["examples"])
 
 
 def _per_position(name: str) -> Callable:
     """The mean over positions of what is added up as `name`."""
-    return lambda tally: float(tally[name] / tally["counts"].sum())
+    return lambda sums: float(sums[name] / sums["counts"].sum())
 
 
 LOSSES = ("Losses", "mean squared error")
 
 METRICS = {
-    "loss": Metric(lambda totals: _mean("reconstruction_loss")(totals) + _mean("commitment_loss")(totals), better=min),
+    "loss": Metric(lambda sums: _mean("reconstruction_loss")(sums) + _mean("commitment_loss")(sums), better=min),
     "reconstruction_loss": Metric(_mean("reconstruction_loss"), panel=LOSSES, label="reconstruction"),
     "commitment_loss": Metric(_mean("commitment_loss"), panel=LOSSES, label="commitment"),
     "psnr": Metric(
@@ -56,18 +56,18 @@ METRICS = {
     ),
     "perturbation_psnr_1": Metric(column="PSNR, codes moved by 1 (dB)", decimals=1),
 }
-"""Metrics of a whole model, from its totals. `perturbation_psnr_1` is measured by `inspection`."""
+"""Metrics of a whole model, from its sums. `perturbation_psnr_1` is measured by `inspection`."""
 
 CODEBOOK_METRICS = {
     "perplexity": Metric(
-        lambda tally: float(measures.perplexity(tally["counts"])),
+        lambda sums: float(measures.perplexity(sums["counts"])),
         pooled=True,
         panel=("How evenly codes are used", "perplexity (effective codes)"),
         column="perplexity",
         decimals=0,
     ),
     "codes_used": Metric(
-        lambda tally: int(np.count_nonzero(tally["counts"])),
+        lambda sums: int(np.count_nonzero(sums["counts"])),
         pooled=True,
         panel=("Codes in use", "codes used at least once"),
         column="codes used",
@@ -75,13 +75,13 @@ CODEBOOK_METRICS = {
     ),
     "quantization_error": Metric(_per_position("quantization_error")),
 }
-"""Metrics of each codebook, from what `Quantizer.tally` adds up."""
+"""Metrics of each codebook, from what `Quantizer.batch_sums` adds up."""
 
 
 def codebook_metrics(layer: Quantizer) -> dict[str, Metric]:
     """`CODEBOOK_METRICS`, and a topographic error for each way in which nodes of its grid are neighbours, if any."""
     found = dict(CODEBOOK_METRICS)
-    for number, adjacency in enumerate(layer.layout.adjacency if layer.layout else ()):
+    for number, adjacency in enumerate(layer.grid.adjacency if layer.grid else ()):
         name = f"topographic_error_{adjacency}"
         found[name] = Metric(_per_position(name), column=None if number else "topographic error")
     return found
@@ -98,7 +98,7 @@ class Autoencoder(Model):
       channels: filters of the widest convolutions; the first ones have half as many.
       residual_channels: filters inside a residual block.
       residual_blocks: blocks in the encoder, and as many in the decoder.
-      codeword_size: d, the length of a codeword.
+      embedding_dim: d, the length of a codeword.
       augmentations: random changes of training images, names in `AUGMENTATIONS`, made in this order.
       dtype: type of the convolutions; parameters, codebooks and losses are float32.
     """
@@ -108,12 +108,12 @@ class Autoencoder(Model):
     channels: Annotated[int, Ge(2), Le(2**20)] = 128
     residual_channels: Width = 32
     residual_blocks: Annotated[int, Ge(0), Le(256)] = 2
-    codeword_size: Width = 64
+    embedding_dim: Width = 64
     augmentations: tuple[Annotated[str, OneOf(AUGMENTATIONS)], ...] = ()
     dtype: Annotated[str, OneOf(DTYPES)] = "float32"
 
-    remedy: ClassVar = "model.quantizer.neighborhood='hard' with init_count=1.0 and update_empty=True revives it"
-    abilities: ClassVar = ("encode", "decode", "reconstruct")
+    collapse_hint: ClassVar = "model.quantizer.neighborhood='hard' with init_count=1.0 and update_empty=True revives it"
+    methods: ClassVar = ("encode", "decode", "reconstruct")
 
     @property
     def quantizers(self) -> dict[str, Quantizer]:
@@ -158,7 +158,7 @@ class Autoencoder(Model):
         """Images uint8 [b, h, w, 3], encoded and decoded."""
         return self.to_uint8(self(images).images)
 
-    def objective(self, batch: Batch, *, train: bool = True) -> Objective:
+    def loss_and_metrics(self, batch: Batch, *, train: bool = True) -> LossAndMetrics:
         """|x - x_hat|^2, averaged, plus the quantisers' losses (Eq. 5), of uint8 images `image` [b, h, w, 3]."""
         images = batch["image"]
         if train and self.augmentations:
@@ -172,15 +172,15 @@ class Autoencoder(Model):
             metrics[f"perplexity{suffix(name)}"] = quantized.perplexity
         counts = {name: quantized.counts for name, quantized in out.quantized.items()}
         statistics = {name: quantized.statistics for name, quantized in out.quantized.items()}
-        return Objective(loss, metrics, counts, statistics)
+        return LossAndMetrics(loss, metrics, counts, statistics)
 
     def update_codebooks(self, statistics: Mapping[str, Any]) -> None:
         """Updates the (mutable) codebooks with a batch's statistics."""
         for name, layer in self.quantizers.items():
             layer.update(statistics[name])
 
-    def totals(self, batch: Batch) -> dict[str, Any]:
-        """Sums over the examples of an evaluation batch: `examples`, losses, PSNR, and a tally of each codebook."""
+    def batch_sums(self, batch: Batch) -> dict[str, Any]:
+        """Sums over the examples of an evaluation batch: `examples`, losses, PSNR, and a sums of each codebook."""
         images, mask = batch["image"], batch["mask"]
         out = self(images, mask=mask)
         examples = jnp.sum(mask)
@@ -190,7 +190,7 @@ class Autoencoder(Model):
         for name, layer in self.quantizers.items():
             z = out.latents[name]
             positions = jnp.broadcast_to(mask[:, None, None], z.shape[:-1])
-            codebooks[name] = layer.tally(z, out.quantized[name], positions)
+            codebooks[name] = layer.batch_sums(z, out.quantized[name], positions)
         return {
             "examples": examples,
             "psnr": jnp.sum(jnp.where(mask, psnr, 0)),
@@ -199,13 +199,14 @@ class Autoencoder(Model):
             "codebooks": codebooks,
         }
 
-    def summarize(self, totals: Mapping[str, Any]) -> dict[str, float]:
-        """Metrics of an evaluation from its totals (NumPy)."""
-        metrics = {name: metric.value(totals) for name, metric in METRICS.items() if metric.value}
+    def compute_metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
+        """Metrics of an evaluation from its sums (NumPy)."""
+        metrics = {name: metric.value(sums) for name, metric in METRICS.items() if metric.value}
         for owner, layer in self.quantizers.items():
-            for codebook, tally in tallies_of({owner: totals["codebooks"][owner]}).items():
+            for codebook, of_codebook in sums_by_codebook({owner: sums["codebooks"][owner]}).items():
                 found = {
-                    name + suffix(codebook): metric.value(tally) for name, metric in codebook_metrics(layer).items()
+                    name + suffix(codebook): metric.value(of_codebook)
+                    for name, metric in codebook_metrics(layer).items()
                 }
                 metrics |= found
         return metrics
@@ -220,14 +221,14 @@ class Autoencoder(Model):
                     found[name + suffix(part)] = dataclasses.replace(metric, label=level(part))
         return found
 
-    def inspect(self, variables, samples):
+    def extra_metrics(self, variables, samples):
         """Trustworthiness and neighbourhood preservation of each map, and PSNR in dB after a shift of all codes."""
         return inspection.measure(self, variables, samples["image"])
 
-    def codings(self, variables, samples):
+    def codebook_views(self, variables, samples):
         """One for each codebook."""
-        return inspection.codings(self, variables, samples["image"])
+        return inspection.codebook_views(self, variables, samples["image"])
 
-    def pictures(self, variables, samples, totals, step):
+    def pictures(self, variables, samples, sums, step):
         """Reconstructions, and of each codebook its map, how often codes are used, and the U-matrix."""
-        return inspection.pictures(self, variables, samples["image"], tallies_of(totals["codebooks"]), step)
+        return inspection.pictures(self, variables, samples["image"], sums_by_codebook(sums["codebooks"]), step)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kvae import measures
-from kvae.models.coding import Coding, apply, in_batches, level, order, part_names, split, suffix
+from kvae.models.coding import CodebookView, apply, in_batches, level, order, part_names, split, suffix
 from kvae.topology import Grid, Plane
 
 MAP_IMAGE_SIZE = 32
@@ -28,10 +28,10 @@ def maps(model, variables) -> dict[str, tuple[Grid, jax.Array]]:
     """By codebook, those with a grid: where its codes lie, and its codewords float32 [K, d]."""
     found = {}
     for name, layer in model.bind(variables).quantizers.items():
-        if layer.layout is None:
+        if layer.grid is None:
             continue
         parts = split(name, layer.n_codebooks, layer.codewords())
-        found |= {part: (layer.layout, codewords) for part, codewords in parts.items()}
+        found |= {part: (layer.grid, codewords) for part, codewords in parts.items()}
     return found
 
 
@@ -90,7 +90,7 @@ def _decode_moved(model, variables, codes, offset, names):
 
 def moved(layer, codes: jax.Array, offset: int) -> jax.Array:
     """Codes moved over their map, or by their number where there is none."""
-    grid = layer.layout
+    grid = layer.grid
     if not layer.is_map:
         grid = Plane((layer.codebook_size,))
     return grid.shift(codes, offset)
@@ -113,8 +113,8 @@ def measure(model, variables, images: np.ndarray) -> dict[str, float]:
     return metrics
 
 
-def codings(model, variables, images: np.ndarray) -> dict[str, Coding]:
-    """See `Model.codings`: one for each codebook, `<name>_<i>` for the i-th of a quantiser with several."""
+def codebook_views(model, variables, images: np.ndarray) -> dict[str, CodebookView]:
+    """See `Model.codebook_views`: one for each codebook, `<name>_<i>` for the i-th of a quantiser with several."""
     codes, layers = {}, {}
     for name, of_images in in_batches(model, variables, images, "encode").items():
         layer = model.quantizers[name]
@@ -126,10 +126,10 @@ def codings(model, variables, images: np.ndarray) -> dict[str, Coding]:
     for name, layer in layers.items():
         held = {other: code for other, code in most_used.items() if other != name}
         which = level(name)
-        found[name] = Coding(
+        found[name] = CodebookView(
             codes[name],
             layer.codebook_size,
-            layer.layout,
+            layer.grid,
             layer.is_map,
             codewords=mapped[name][1] if name in mapped else None,
             decoded=functools.partial(constant_code_images, model, variables, name, held),
@@ -140,7 +140,7 @@ def codings(model, variables, images: np.ndarray) -> dict[str, Coding]:
 
 
 def pictures(
-    model, variables, images: np.ndarray, tallies: Mapping[str, Mapping[str, np.ndarray]], step: int
+    model, variables, images: np.ndarray, sums: Mapping[str, Mapping[str, np.ndarray]], step: int
 ) -> dict[str, Callable[[Any], None]]:
     """The pictures of an autoencoder: by name, a function that draws one at a path.
 
@@ -148,7 +148,7 @@ def pictures(
       model: an autoencoder.
       variables: of one replica.
       images: validation samples, uint8 [n, h, w, 3].
-      tallies: of the evaluation, by codebook: `counts` [K].
+      sums: of the evaluation, by codebook: `counts` [K].
       step: for the titles.
     """
     from kvae.plots import run as figures
@@ -160,8 +160,8 @@ def pictures(
         figures.reconstructions(path, shown, found, title, np.asarray(measures.psnr(shown, found)))
 
     found = {"reconstructions": reconstructions}
-    for name, coding in codings(model, variables, images).items():
-        found |= _codebook_pictures(name, coding, images, np.asarray(tallies[name]["counts"]), step)
+    for name, coding in codebook_views(model, variables, images).items():
+        found |= _codebook_pictures(name, coding, images, np.asarray(sums[name]["counts"]), step)
     return found
 
 
@@ -188,4 +188,4 @@ def _codebook_pictures(name, coding, images, counts, step):
         maps.u_matrix(path, coding.u_matrix, title, counts, coding.cell)
 
     found = {f"codebook_map{end}": codebook_map, f"hit_map{end}": hit_map}
-    return found | ({f"u_matrix{end}": u_matrix} if coding.layout is not None else {})
+    return found | ({f"u_matrix{end}": u_matrix} if coding.grid is not None else {})

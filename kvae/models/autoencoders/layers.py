@@ -85,17 +85,17 @@ class ResidualBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Strided convolutions, then residual blocks: [b, h, w, i] -> [b, h / 2^halvings, w / 2^halvings, channels].
+    """Strided convolutions, then residual blocks: [b, h, w, i] -> [b, h / 2^num_downsamples, w / 2^num_downsamples, channels].
 
     Attributes:
-      halvings: how many times height and width are halved, at least 1. The last of several has `channels` filters,
+      num_downsamples: how many times height and width are halved, at least 1. The last of several has `channels` filters,
         all others half as many.
       channels, residual_channels, residual_blocks: widths and depth.
       rectified: the kind of residual block.
       dtype: of the arithmetic.
     """
 
-    halvings: int
+    num_downsamples: int
     channels: int
     residual_channels: int
     residual_blocks: int
@@ -105,9 +105,9 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Applies the encoder."""
-        for halving in range(self.halvings):
+        for halving in range(self.num_downsamples):
             # One halving alone has channels / 2, as the top level of VQ-VAE-2.
-            features = self.channels if 0 < halving == self.halvings - 1 else self.channels // 2
+            features = self.channels if 0 < halving == self.num_downsamples - 1 else self.channels // 2
             x = nn.relu(Conv(features, 4, halves=True, dtype=self.dtype)(x))
         x = Conv(self.channels, 3, dtype=self.dtype)(x)
         for _ in range(self.residual_blocks):
@@ -116,16 +116,16 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Residual blocks, then transposed convolutions: [b, h, w, i] -> [b, 2^doublings h, 2^doublings w, features].
+    """Residual blocks, then transposed convolutions: [b, h, w, i] -> [b, 2^num_upsamples h, 2^num_upsamples w, features].
 
     Attributes:
       features: output channels.
-      doublings: how many times height and width are doubled, at least 1.
+      num_upsamples: how many times height and width are doubled, at least 1.
       channels, residual_channels, residual_blocks, rectified, dtype: as in `Encoder`.
     """
 
     features: int
-    doublings: int
+    num_upsamples: int
     channels: int
     residual_channels: int
     residual_blocks: int
@@ -139,6 +139,6 @@ class Decoder(nn.Module):
         for _ in range(self.residual_blocks):
             x = ResidualBlock(self.channels, self.residual_channels, self.rectified, self.dtype)(x)
         x = nn.relu(x)
-        for _ in range(self.doublings - 1):
+        for _ in range(self.num_upsamples - 1):
             x = nn.relu(TransposedConv(self.channels // 2, self.dtype)(x))
         return TransposedConv(self.features, self.dtype)(x)

@@ -16,11 +16,11 @@ class VQVAE(Autoencoder):
     """Images [b, h, w, 3] -> codes [b, h/4, w/4] of one codebook -> images.
 
     Attributes:
-      halvings: how many times height and width are halved; 2 makes codes of a quarter of each, as above.
+      num_downsamples: how many times height and width are halved; 2 makes codes of a quarter of each, as above.
       quantizer: the quantiser layer; its codebook is named `codebook`.
     """
 
-    halvings: Annotated[int, Ge(1), Le(8)] = 2
+    num_downsamples: Annotated[int, Ge(1), Le(8)] = 2
     quantizer: Quantizer | None = None
 
     def setup(self):
@@ -31,14 +31,14 @@ class VQVAE(Autoencoder):
             rectified=True,
             dtype=self.dtype,
         )
-        self.encoder = Encoder(halvings=self.halvings, **shape)
-        self.to_codeword_size = Conv(self.codeword_size, 1, dtype=self.dtype)
-        self.decoder = Decoder(features=3, doublings=self.halvings, **shape)
+        self.encoder = Encoder(num_downsamples=self.num_downsamples, **shape)
+        self.to_codeword_size = Conv(self.embedding_dim, 1, dtype=self.dtype)
+        self.decoder = Decoder(features=3, num_upsamples=self.num_downsamples, **shape)
 
     @property
     def code_strides(self):
         """By codebook, by how much height and width shrink."""
-        return {"codebook": 2**self.halvings}
+        return {"codebook": 2**self.num_downsamples}
 
     @property
     def quantizers(self):

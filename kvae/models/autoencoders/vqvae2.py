@@ -33,13 +33,13 @@ class VQVAE2(Autoencoder):
             rectified=False,
             dtype=self.dtype,
         )
-        self.encoder_bottom = Encoder(halvings=2, **shape)
-        self.encoder_top = Encoder(halvings=1, **shape)
-        self.to_codeword_size_top = Conv(self.codeword_size, 1, dtype=self.dtype)
-        self.to_codeword_size_bottom = Conv(self.codeword_size, 1, dtype=self.dtype)
-        self.decoder_top = Decoder(features=self.codeword_size, doublings=1, **shape)
-        self.upsample_top = TransposedConv(self.codeword_size, self.dtype)
-        self.decoder = Decoder(features=3, doublings=2, **shape)
+        self.encoder_bottom = Encoder(num_downsamples=2, **shape)
+        self.encoder_top = Encoder(num_downsamples=1, **shape)
+        self.to_codeword_size_top = Conv(self.embedding_dim, 1, dtype=self.dtype)
+        self.to_codeword_size_bottom = Conv(self.embedding_dim, 1, dtype=self.dtype)
+        self.decoder_top = Decoder(features=self.embedding_dim, num_upsamples=1, **shape)
+        self.upsample_top = TransposedConv(self.embedding_dim, self.dtype)
+        self.decoder = Decoder(features=3, num_upsamples=2, **shape)
 
     @property
     def quantizers(self):

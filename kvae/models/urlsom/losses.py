@@ -95,22 +95,22 @@ def url_som_loss(terms: Mapping[str, jax.Array], similarity_weight: float = 2.0,
     return terms["winner_take_all_loss"] + weighted
 
 
-def _direction(totals):
+def _direction(sums):
     """The mean of P over all examples and both their views, [n]."""
-    return totals["direction"] / totals["examples"]
+    return sums["direction"] / sums["examples"]
 
 
 def _dead(name):
-    return lambda totals: dead_neurons(totals[name]) if name in totals else None
+    return lambda sums: dead_neurons(sums[name]) if name in sums else None
 
 
 def _selectivity(*names):
     """Neural selectivity of a table, or of one that is judged by the labels of another; None where one is missing."""
 
-    def value(totals):
-        if not all(name in totals for name in names):
+    def value(sums):
+        if not all(name in sums for name in names):
             return None
-        return float(neural_selectivity(*(jnp.asarray(totals[name]) for name in names)))
+        return float(neural_selectivity(*(jnp.asarray(sums[name]) for name in names)))
 
     return value
 
@@ -120,10 +120,10 @@ DEAD = ("Dead neurons", "neurons that win no sample")
 
 METRICS = {
     # Of the three below, by the model's weights.
-    "loss": Metric(lambda totals: None, panel=("Loss", "loss"), better=min),
-    "winner_take_all_loss": Metric(lambda totals: float(np.sum(_direction(totals)) / np.sqrt(len(_direction(totals))))),
-    "collapse_loss": Metric(lambda totals: float(collapse_loss(jnp.asarray(_direction(totals), jnp.float32)))),
-    "similarity_loss": Metric(lambda totals: float(totals["similarity_loss"] / totals["examples"])),
+    "loss": Metric(lambda sums: None, panel=("Loss", "loss"), better=min),
+    "winner_take_all_loss": Metric(lambda sums: float(np.sum(_direction(sums)) / np.sqrt(len(_direction(sums))))),
+    "collapse_loss": Metric(lambda sums: float(collapse_loss(jnp.asarray(_direction(sums), jnp.float32)))),
+    "similarity_loss": Metric(lambda sums: float(sums["similarity_loss"] / sums["examples"])),
     "dead_neurons": Metric(_dead("counts"), pooled=True, panel=DEAD),
     "dead_neurons_train": Metric(_dead("train_counts"), pooled=True, panel=DEAD, label="training set"),
     "neural_selectivity": Metric(_selectivity("table"), pooled=True, panel=CLASSES),
@@ -132,4 +132,4 @@ METRICS = {
         _selectivity("train_table", "table"), pooled=True, panel=CLASSES, label="labels from training"
     ),
 }
-"""The metrics of URL-SOM on any grid; None where the totals do not tell."""
+"""The metrics of URL-SOM on any grid; None where the sums do not tell."""

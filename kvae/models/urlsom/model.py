@@ -13,8 +13,8 @@ from kvae import measures
 from kvae.core.errors import InputError
 from kvae.core.fields import Count, Counts, Depth, NotNegative, OneOf, Positive, Probability, Share, Widths
 from kvae.models import coding
-from kvae.models.coding import Coding
-from kvae.models.model import DTYPES, Batch, Metric, Model, Objective, check_images
+from kvae.models.coding import CodebookView
+from kvae.models.model import DTYPES, Batch, LossAndMetrics, Metric, Model, check_images
 from kvae.models.urlsom import losses as urlsom_measures
 from kvae.models.urlsom.losses import METRICS
 from kvae.models.urlsom.resnet import ResNet
@@ -105,9 +105,9 @@ class URLSOM(Model):
 
     # Eqs. 4 and 5 hold for the mean over a batch: no sum over parts of it gives them.
     needs_whole_batch: ClassVar = True
-    tallies_train: ClassVar = True
-    abilities: ClassVar = ("winners", "map")
-    remedy: ClassVar = "a larger model.collapse_weight, or a lower optimizer.learning_rate, spreads the winners"
+    needs_train_sums: ClassVar = True
+    methods: ClassVar = ("winners", "map")
+    collapse_hint: ClassVar = "a larger model.collapse_weight, or a lower optimizer.learning_rate, spreads the winners"
 
     def __post_init__(self):
         super().__post_init__()
@@ -173,7 +173,7 @@ class URLSOM(Model):
         """The terms with this model's weights, added up (Eq. 8)."""
         return urlsom_measures.url_som_loss(terms, self.similarity_weight, self.collapse_weight)
 
-    def objective(self, batch: Batch, *, train: bool = True) -> Objective:
+    def loss_and_metrics(self, batch: Batch, *, train: bool = True) -> LossAndMetrics:
         """The loss of two random views of each uint8 image of a training batch (Eq. 8)."""
         views = self.views(batch["image"], self.make_rng("augmentation"))
         activations = self.activations(views, train=train)
@@ -182,9 +182,9 @@ class URLSOM(Model):
         metrics = urlsom_measures.terms(probabilities[:, 0], probabilities[:, 1])
         loss = self.loss(metrics)
         decay = self.projection_decay * jnp.sum(jnp.square(self.projection.variables["params"]["kernel"]))
-        return Objective(loss + decay, {"loss": loss, **metrics}, {"map": jnp.sum(winners, axis=0)})
+        return LossAndMetrics(loss + decay, {"loss": loss, **metrics}, {"map": jnp.sum(winners, axis=0)})
 
-    def tally(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    def train_sums(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """How often each neuron wins, and for which labels, over the examples of a batch without augmentation.
 
         Args:
@@ -196,32 +196,32 @@ class URLSOM(Model):
         activations = self(batch["image"])
         first, second = jnp.moveaxis(jax.lax.top_k(activations, 2)[1], -1, 0)
         won = jnp.where(batch["mask"][:, None], jax.nn.one_hot(first, self.neurons), 0)
-        tally = {"counts": jnp.sum(won, axis=0)}
+        sums = {"counts": jnp.sum(won, axis=0)}
         grid = Plane(self.grid_shape)
         for adjacency in grid.adjacency:
             apart = measures.far_apart(first, second, grid, adjacency)
-            tally[f"topographic_error_{adjacency}"] = jnp.sum(apart, where=batch["mask"])
+            sums[f"topographic_error_{adjacency}"] = jnp.sum(apart, where=batch["mask"])
         if self.label_names and "label" in batch:
             labels = jax.nn.one_hot(batch["label"], len(self.label_names))
-            tally["table"] = jnp.matmul(won.T, labels, precision=jax.lax.Precision.HIGHEST)
-        return tally
+            sums["table"] = jnp.matmul(won.T, labels, precision=jax.lax.Precision.HIGHEST)
+        return sums
 
-    def totals(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """Sums over an evaluation batch: those of `tally`, and what the losses of two views are made of."""
+    def batch_sums(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Sums over an evaluation batch: those of `train_sums`, and what the losses of two views are made of."""
         mask = batch["mask"]
         views = self.views(batch["image"], jax.random.key(EVALUATION_KEY))
         probabilities = jax.nn.softmax(self.activations(views, train=False))
         directions = urlsom_measures.directions(probabilities).reshape(-1, 2, self.neurons)
         similarity = jax.vmap(urlsom_measures.similarity_loss)(directions[:, 0], directions[:, 1])
-        return self.tally(batch) | {
+        return self.train_sums(batch) | {
             "examples": jnp.sum(mask),
             "direction": jnp.sum(jnp.where(mask[:, None], jnp.mean(directions, axis=1), 0), axis=0),
             "similarity_loss": jnp.sum(jnp.where(mask, similarity, 0)),
         }
 
-    def summarize(self, totals: Mapping[str, Any]) -> dict[str, float]:
-        """Metrics from the totals of validation sets and, where there is one, the tally of the training set."""
-        found = {name: metric.value(totals) for name, metric in self.metrics.items()}
+    def compute_metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
+        """Metrics from the sums of validation sets and, where there is one, the sums of the training set."""
+        found = {name: metric.value(sums) for name, metric in self.metrics.items()}
         found["loss"] = self.loss(found)
         return {name: value for name, value in found.items() if value is not None}
 
@@ -231,26 +231,26 @@ class URLSOM(Model):
         found = dict(METRICS)
         for adjacency in Plane(self.grid_shape).adjacency:
             name = f"topographic_error_{adjacency}"
-            found[name] = Metric(lambda totals, name=name: float(totals[name] / totals["examples"]))
+            found[name] = Metric(lambda sums, name=name: float(sums[name] / sums["examples"]))
         return found
 
-    def inspect(self, variables, samples):
+    def extra_metrics(self, variables, samples):
         """Trustworthiness and neighbourhood preservation of the vectors that the neurons answer to."""
         return coding.order(self.bind(variables).neuron_vectors(), Plane(self.grid_shape))
 
-    def codings(self, variables, samples):
+    def codebook_views(self, variables, samples):
         """The winner of each image."""
         winners = coding.in_batches(self, variables, samples["image"], "winners")[:, None, None]
         grid = Plane(self.grid_shape)
-        return {"map": Coding(winners, self.neurons, grid, True, unit="neuron", event="winning", context=1)}
+        return {"map": CodebookView(winners, self.neurons, grid, True, unit="neuron", event="winning", context=1)}
 
-    def pictures(self, variables, samples, totals, step):
+    def pictures(self, variables, samples, sums, step):
         """What neurons win and how often, on the validation and the training set, and, with labels, for which."""
         from kvae.plots import maps
         from kvae.plots import urlsom as urlsom_figures
 
         def mean_images(path):
-            images, coding = samples["image"], self.codings(variables, samples)["map"]
+            images, coding = samples["image"], self.codebook_views(variables, samples)["map"]
             title = f"Mean of the images that each neuron wins, of {len(images):,} validation images (step {step})"
             means = coding.mean_patches(images)
             maps.codebook_map(path, means, title, coding.counts, unit="neurons", event="winning")
@@ -267,9 +267,9 @@ class URLSOM(Model):
 
         found = {"mean_images": mean_images}
         for prefix, which in (("", "validation"), ("train_", "training")):
-            found[f"{prefix}hit_map"] = functools.partial(hit_map, np.asarray(totals[f"{prefix}counts"]), which)
-            if f"{prefix}table" in totals:
-                table = np.asarray(totals[f"{prefix}table"]).astype(int)
+            found[f"{prefix}hit_map"] = functools.partial(hit_map, np.asarray(sums[f"{prefix}counts"]), which)
+            if f"{prefix}table" in sums:
+                table = np.asarray(sums[f"{prefix}table"]).astype(int)
                 found[f"{prefix}winners"] = functools.partial(winners, table, which)
         return found
 

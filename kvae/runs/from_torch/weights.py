@@ -16,7 +16,7 @@ from kvae.runs.from_torch.architectures import ARCHITECTURES, ORIGINS, Architect
 from kvae.runs.from_torch.state import quantizer_fields, read_state
 from kvae.runs.run import Run
 from kvae.runs.share import check_variables
-from kvae.training.config.sections import build_model, checked_config
+from kvae.training.config.sections import build_model, validate_config
 
 KERNEL_AXES = (2, 3, 1, 0)
 """From [out, in, h, w] of PyTorch's convolutions, and [in, out, h, w] of its transposed ones, to ours."""
@@ -73,7 +73,7 @@ def from_torch(
     step = max(int(codebook["step"]) for codebook in codebooks.values())
     dataset = {"name": "folder", "size": size or architecture.size, "crop": origin.crop, "path": ""}
     dataset |= _statistics(path, origin, mean, std)
-    config = checked_config({"steps": max(step, 1), "batch_size": 64, "dataset": dataset, "model": section})
+    config = validate_config({"steps": max(step, 1), "batch_size": 64, "dataset": dataset, "model": section})
     model, variables = build_model(config), _variables(params, codebooks, origin)
     check_variables(model, variables, str(path))
     return Run(str(path), config, step, model, variables)
@@ -126,7 +126,7 @@ def _widths(params, architecture: Architecture, blocks: int) -> dict[str, Any]:
         "channels": params[f"{encoder}.Conv_2.kernel"].shape[-1],
         "residual_channels": 1 if block is None else block.shape[-1],
         "residual_blocks": blocks,
-        "codeword_size": params["decoder.Conv_0.kernel"].shape[-2] // len(architecture.quantizers),
+        "embedding_dim": params["decoder.Conv_0.kernel"].shape[-2] // len(architecture.quantizers),
     }
 
 

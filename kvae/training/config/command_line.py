@@ -16,7 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from kvae.core.errors import InputError, check_names
-from kvae.core.fields import fields_of, shown
+from kvae.core.fields import fields_of, short_repr
 from kvae.training.config.schema import SECTIONS, RunFields
 
 FIELD = re.compile(r"--?config\.([\w.]+)(?:=(.*))?", re.DOTALL)
@@ -66,13 +66,13 @@ def read_config(chosen: str) -> ConfigDict:
         if isinstance(config, (Mapping, ConfigDict)):
             _check_names_are_strings(file, config)
             return ConfigDict(config)
-    raise InputError(f"--config={file}: get_config returns {shown(config)}; it must return a ConfigDict")
+    raise InputError(f"--config={file}: get_config returns {short_repr(config)}; it must return a ConfigDict")
 
 
 def _check_names_are_strings(file: str, section: Mapping | ConfigDict) -> None:
     for name, value in section.items():
         if not isinstance(name, str):
-            raise InputError(f"--config={file}: {shown(name)} is no name of a field; it must be a string")
+            raise InputError(f"--config={file}: {short_repr(name)} is no name of a field; it must be a string")
         if isinstance(value, (Mapping, ConfigDict)):
             _check_names_are_strings(file, value)
 
@@ -108,7 +108,7 @@ def _reason(error, file) -> str:
             lines.append(trace.tb_lineno)
         trace = trace.tb_next
     where = f", line {lines[-1]}" if lines else ""
-    return f"{type(error).__name__}{where}: {shown(error, 300, str)}"
+    return f"{type(error).__name__}{where}: {short_repr(error, 300, str)}"
 
 
 def _settings(arguments: list[str]) -> Iterator[tuple[str, str]]:

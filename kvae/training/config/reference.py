@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from kvae import data, models
-from kvae.core.fields import Declaration, fields_of, words
+from kvae.core.fields import Declaration, describe, fields_of
 from kvae.training.config.schema import ImageStatistics, RunFields
 from kvae.training.config.sections import OPTIMIZER, declarations, normalizes
 
@@ -48,7 +48,7 @@ def entries(path: str, declaration: Declaration) -> Iterator[Entry]:
         if name in without or field.section:
             continue
         default = "must be given" if field.default is inspect.Parameter.empty else repr(field.default)
-        yield Entry(f"{path}.{name}" if path else name, words(field.annotation), default, said.get(name, ""))
+        yield Entry(f"{path}.{name}" if path else name, describe(field.annotation), default, said.get(name, ""))
 
 
 def of_config(config: Mapping[str, Any]) -> Iterator[Entry]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from kvae import data, models
 from kvae.core.errors import InputError, check_local, check_names
-from kvae.core.fields import Declaration, checked, fields_of, shown, value_of
+from kvae.core.fields import Declaration, fields_of, short_repr, validate, validate_fields
 from kvae.training.config.schema import SECTIONS, ImageStatistics, RunFields
 from kvae.training.optimizer import make_optimizer
 
@@ -13,27 +13,29 @@ OPTIMIZER = Declaration(make_optimizer, without=("steps",))
 """What declares the section `optimizer`."""
 
 
-def checked_config(config: Mapping) -> dict[str, Any]:
+def validate_config(config: Mapping) -> dict[str, Any]:
     """A config with all its fields, each of its own type: what is not given takes its default.
 
     Raises:
       InputError: a field is missing, unknown, of another type or out of range.
     """
     if not isinstance(config, Mapping):
-        raise InputError(f"the config is {shown(config)}; it must be a dict, such as those in configs/")
+        raise InputError(f"the config is {short_repr(config)}; it must be a dict, such as those in configs/")
     for name in SECTIONS:
         if not isinstance(config.get(name, {}), Mapping):
-            raise InputError(f"{name} is {shown(config[name])}; it must be a section of fields")
+            raise InputError(f"{name} is {short_repr(config[name])}; it must be a section of fields")
     check_names("config", config, {*fields_of(RunFields), *SECTIONS})
-    found = checked("config", {name: value for name, value in config.items() if name not in SECTIONS}, RunFields)
+    found = validate_fields(
+        "config", {name: value for name, value in config.items() if name not in SECTIONS}, RunFields
+    )
     dataset = config.get("dataset", {})
     for name, value in dataset.items():
         check_local(f"dataset.{name}", value)
     statistics = {name: value for name, value in dataset.items() if name in fields_of(ImageStatistics)}
-    found["dataset"] = data.checked_section({k: v for k, v in dataset.items() if k not in statistics})
-    found["model"] = models.checked_section(config.get("model", {}))
-    found["optimizer"] = checked("optimizer", config.get("optimizer", {}), *OPTIMIZER)
-    statistics = checked("dataset", statistics, ImageStatistics)
+    found["dataset"] = data.validate_section({k: v for k, v in dataset.items() if k not in statistics})
+    found["model"] = models.validate_section(config.get("model", {}))
+    found["optimizer"] = validate_fields("optimizer", config.get("optimizer", {}), *OPTIMIZER)
+    statistics = validate_fields("dataset", statistics, ImageStatistics)
     if normalizes(found["model"]):
         found["dataset"] |= statistics
     elif any(statistics.values()):
@@ -50,7 +52,7 @@ def checked_config(config: Mapping) -> dict[str, Any]:
     return found
 
 
-def checked_run(config: Mapping, where: str) -> dict[str, Any]:
+def validate_run(config: Mapping, where: str) -> dict[str, Any]:
     """The config of a run that has been trained, each field of its own type.
 
     Its data set and optimiser stay as they are: what opens a run needs neither, and they may be somebody else's.
@@ -65,16 +67,18 @@ def checked_run(config: Mapping, where: str) -> dict[str, Any]:
     try:
         for name in SECTIONS:
             if not isinstance(config.get(name), Mapping):
-                raise InputError(f"{name} is {shown(config.get(name))}; it must be a section of fields")
+                raise InputError(f"{name} is {short_repr(config.get(name))}; it must be a section of fields")
         given = {name: value for name, value in config["dataset"].items() if name in fields_of(ImageStatistics)}
-        value_of("dataset.name", config["dataset"].get("name"), str)
+        validate("dataset.name", config["dataset"].get("name"), str)
         return {
-            **checked("config", {name: value for name, value in config.items() if name not in SECTIONS}, RunFields),
+            **validate_fields(
+                "config", {name: value for name, value in config.items() if name not in SECTIONS}, RunFields
+            ),
             "dataset": {
                 **config["dataset"],
-                **{k: v for k, v in checked("dataset", given, ImageStatistics).items() if v},
+                **{k: v for k, v in validate_fields("dataset", given, ImageStatistics).items() if v},
             },
-            "model": models.checked_section(config["model"]),
+            "model": models.validate_section(config["model"]),
             "optimizer": dict(config["optimizer"]),
         }
     except InputError as error:

@@ -98,7 +98,7 @@ def keep_compiled_programs() -> None:
 
 
 @contextlib.contextmanager
-def errors_of_memory() -> Iterator[None]:
+def wrap_memory_errors() -> Iterator[None]:
     """Turns what JAX raises where a device has no room left into one line.
 
     Raises:
@@ -115,7 +115,7 @@ def errors_of_memory() -> Iterator[None]:
         ) from error
 
 
-Groups = list
+ReplicaGroups = list
 """Trees of arrays [g, ...], one a group."""
 
 
@@ -148,7 +148,7 @@ class Replicas:
         def of_groups(*arguments):
             results = []
             for i in range(self.count // self.size):
-                with errors_of_memory():
+                with wrap_memory_errors():
                     results.append(compiled(*(a if n in shared else a[i] for n, a in enumerate(arguments))))
                 if self.count > self.size and self.mesh.size > 1 and jax.default_backend() == "cpu":
                     # Collectives of two programs at once can wait for each other there.
@@ -166,28 +166,28 @@ class Replicas:
             compiler_options=run_once_options() if run_once else None,
         )
 
-    def split(self, tree) -> Groups:
+    def split(self, tree) -> ReplicaGroups:
         """Groups of a tree of arrays [count, ...]; the arrays themselves where there is one group."""
         if self.count == self.size:
             return [tree]
         starts = range(0, self.count, self.size)
         return [jax.tree.map(lambda leaf, s=start: leaf[s : s + self.size], tree) for start in starts]
 
-    def joined(self, groups: Groups):
+    def joined(self, groups: ReplicaGroups):
         """A tree of arrays [count, ...] on the devices: a copy, where there are several groups."""
         if len(groups) == 1:
             return groups[0]
-        with errors_of_memory():
+        with wrap_memory_errors():
             return _concatenated(self.sharding)(groups)
 
-    def form(self, groups: Groups):
+    def form(self, groups: ReplicaGroups):
         """Shapes, types and shardings of what `joined` gives, without its memory."""
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct((self.count, *leaf.shape[1:]), leaf.dtype, sharding=self.sharding),
             groups[0],
         )
 
-    def on_host(self, groups: Groups):
+    def on_host(self, groups: ReplicaGroups):
         """A tree of NumPy arrays [count, ...]."""
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *jax.device_get(groups))
 
@@ -215,11 +215,11 @@ def over_axis(function: Callable, size: int, shared: Sequence[int] = ()) -> Call
     return alone
 
 
-def one_of(tree, replica: int):
+def select_replica(tree, replica: int):
     """The part of a tree of arrays [count, ...] that belongs to one replica."""
     return jax.tree.map(lambda leaf: leaf[replica], tree)
 
 
-def in_a_row(values: Sequence):
+def scalar_or_list(values: Sequence):
     """A value of each replica as a row holds it: a number, or a list in seed order where there are several."""
     return values[0] if len(values) == 1 else list(values)

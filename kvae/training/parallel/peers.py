@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 import jax
 from jax._src import distributed  # JAX shows its store nowhere else
 
-from kvae.core.buckets import place
+from kvae.core.buckets import as_path
 from kvae.core.errors import InputError, one_line
 from kvae.core.program import FAILED, STOPPED
 
@@ -164,7 +164,7 @@ def see_workdir(workdir: str, holds: bool) -> None:
     """
     if jax.process_count() == 1:
         return
-    path = place(workdir) / "lock"
+    path = as_path(workdir) / "lock"
     if holds:
         _store().key_value_set("kvae-lock", path.read_text())
         return

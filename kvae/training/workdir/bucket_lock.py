@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 
-from kvae.core.buckets import SCHEME, bucket_of, errors_of_bucket, place, reason_of
+from kvae.core.buckets import SCHEME, as_path, bucket_of, reason_of, wrap_bucket_errors
 from kvae.training.workdir.lock import Watch, check_held
 
 STALE_SECONDS, HEARTBEAT_SECONDS = 60, 5
@@ -48,9 +48,9 @@ class BucketLock(contextlib.AbstractContextManager):
     def __enter__(self):
         self._bucket = bucket_of(self._workdir)
         # As all other files of the run are named: an address may have more slashes than that.
-        self._name = str(place(self._workdir) / "lock").removeprefix(SCHEME).partition("/")[2]
+        self._name = str(as_path(self._workdir) / "lock").removeprefix(SCHEME).partition("/")[2]
         HELD.add(self._token)
-        with errors_of_bucket(self._workdir):
+        with wrap_bucket_errors(self._workdir):
             self._acquire()
         threading.Thread(target=self._beat, daemon=True).start()
         return self
@@ -115,7 +115,7 @@ class BucketLock(contextlib.AbstractContextManager):
         """
         # Not the monotonic clock: that stands still while a machine is suspended. One that was set back says nothing.
         is_fresh = 0 <= time.time() - self._written < STALE_SECONDS / 2
-        with errors_of_bucket(self._workdir):
+        with wrap_bucket_errors(self._workdir):
             if not is_fresh and not self._is_lost:
                 self._is_lost = not self._write(self._generation)
             is_there = not self._is_lost or self._read() is not None

@@ -16,9 +16,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers, handlers
 
-from kvae.core.buckets import errors_of_bucket, is_bucket, place, reason_of, rename_folder
+from kvae.core.buckets import as_path, is_bucket, reason_of, rename_folder, wrap_bucket_errors
 from kvae.core.digests import digest_of_json, digests
-from kvae.core.errors import InputError, errors_of_writing
+from kvae.core.errors import InputError, wrap_write_errors
 from kvae.training.parallel.cluster import wait_for_all
 from kvae.training.parallel.peers import agree
 
@@ -64,7 +64,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: str, *, read_only: bool = False):
-        self.folder = place(workdir if is_bucket(workdir) else pathlib.Path(workdir).absolute()) / "checkpoints"
+        self.folder = as_path(workdir if is_bucket(workdir) else pathlib.Path(workdir).absolute()) / "checkpoints"
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder} is no folder; it must be one, of checkpoints, or not be there")
         loss = operator.itemgetter(LOSS)
@@ -86,7 +86,7 @@ class Checkpoints:
                 registry.add(name, kind, handler)
         self._silenced = contextlib.ExitStack()
         self._silenced.enter_context(_silence())
-        with errors_of_writing(workdir), errors_of_bucket(workdir):
+        with wrap_write_errors(workdir), wrap_bucket_errors(workdir):
             self._manager = _Manager(self.folder, options=options, handler_registry=registry)
 
     def steps(self) -> list[int]:
@@ -117,7 +117,7 @@ class Checkpoints:
                 digests(state) | {CONFIG: digest_of_json(config)} | ({LOSS: digest_of_json(metrics)} if metrics else {})
             ),
         )
-        with self._errors_of_saving():
+        with self._wrap_save_errors():
             self._manager.save(step, args=arguments, metrics=metrics, force=True)
 
     def restore(self, step: int, target):
@@ -228,14 +228,14 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Waits until what was being saved is on disk."""
-        with self._errors_of_saving():
+        with self._wrap_save_errors():
             self._manager.wait_until_finished()
 
     @contextlib.contextmanager
-    def _errors_of_saving(self):
+    def _wrap_save_errors(self):
         """Tells an error of writing, and whatever orbax raises where the folder has gone, in one line."""
         try:
-            with errors_of_writing(self.folder.parent), errors_of_bucket(self.folder.parent):
+            with wrap_write_errors(self.folder.parent), wrap_bucket_errors(self.folder.parent):
                 yield
         except InputError:
             raise
@@ -248,7 +248,7 @@ class Checkpoints:
     def _told_as_damage(self) -> Iterator[None]:
         """Whatever orbax raises as it reads is `DamagedError`, in one line; but for a bucket that does not answer."""
         try:
-            with errors_of_bucket(self.folder.parent):
+            with wrap_bucket_errors(self.folder.parent):
                 yield
         except InputError:
             raise
@@ -259,7 +259,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for the last save and lets go."""
-        with self._silenced, self._errors_of_saving():
+        with self._silenced, self._wrap_save_errors():
             self._manager.close()
 
 

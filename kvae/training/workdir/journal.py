@@ -14,10 +14,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from kvae.core.buckets import errors_of_bucket, place
-from kvae.core.errors import InputError, errors_of_writing
+from kvae.core.buckets import as_path, wrap_bucket_errors
+from kvae.core.errors import InputError, wrap_write_errors
 from kvae.core.files import opened
-from kvae.training.workdir.metrics_file import LOSS_AS_JSON, ROWS, Sample, Settling, end_of_rows, lines_in, row_of
+from kvae.training.workdir.metrics_file import LOSS_AS_JSON, ROWS, EarlyStopping, Sample, end_of_rows, lines_in, row_of
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +44,9 @@ def rows_in(workdir: str) -> Iterator[dict | None]:
 
 
 def _metrics_file(workdir) -> BinaryIO:
-    path = place(workdir) / ROWS
+    path = as_path(workdir) / ROWS
     try:
-        with errors_of_bucket(workdir):
+        with wrap_bucket_errors(workdir):
             return opened(path) if path.exists() else io.BytesIO()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -66,11 +66,11 @@ def as_json(value):
 
 
 def has_settled(rows: Sequence[Mapping], patience: int) -> bool:
-    """Whether the rows of a run say that its loss falls no more; see `Settling`."""
-    settling = Settling(patience)
+    """Whether the rows of a run say that its loss falls no more; see `EarlyStopping`."""
+    early_stopping = EarlyStopping(patience)
     for row in rows:
-        settling.add(row)
-    return settling.is_over()
+        early_stopping.add(row)
+    return early_stopping.is_over()
 
 
 def is_finished(config: Mapping, rows: Sequence[Mapping]) -> bool:
@@ -95,7 +95,7 @@ class Journal:
 
     def __init__(self, workdir: str, *, first_step: int, steps: int, patience: int, writes: bool):
         self._sample, self._evaluations, self._last = Sample(), Sample(), b"{}"
-        self.settling, self._writes = Settling(patience), writes
+        self.early_stopping, self._writes = EarlyStopping(patience), writes
         with _metrics_file(workdir) as file:
             end, damaged = end_of_rows(file, first_step)
             file.seek(0)
@@ -110,7 +110,7 @@ class Journal:
         from tqdm import tqdm
 
         path, self._workdir = pathlib.Path(workdir) / ROWS, workdir
-        with errors_of_writing(workdir):
+        with wrap_write_errors(workdir):
             self._file = path.open("a")
             os.truncate(self._file.fileno(), end)
             if end:
@@ -138,7 +138,7 @@ class Journal:
         self._keep(line.encode())
         if not self._writes:
             return
-        with errors_of_writing(self._workdir):
+        with wrap_write_errors(self._workdir):
             self._write(row, line)
         if self._terminal:
             self._bar.set_postfix_str(summary)
@@ -151,8 +151,8 @@ class Journal:
         has_loss = LOSS_AS_JSON in line
         (self._evaluations if has_loss else self._sample).add(line)
         self._last = line
-        if has_loss and self.settling.patience and (row := row_of(line)):
-            self.settling.add(row)
+        if has_loss and self.early_stopping.patience and (row := row_of(line)):
+            self.early_stopping.add(row)
 
     @property
     def rows(self) -> list[dict]:

@@ -8,7 +8,7 @@ import time
 
 import filelock
 
-from kvae.core.errors import InputError, errors_of_writing
+from kvae.core.errors import InputError, wrap_write_errors
 
 STALE_SECONDS, HEARTBEAT_SECONDS = 60, 2
 """A lock whose holder has given no sign of life for so long is taken over; and how often a holder gives one."""
@@ -37,7 +37,7 @@ class Lock(contextlib.AbstractContextManager):
         )
 
     def __enter__(self):
-        with errors_of_writing(self._workdir):
+        with wrap_write_errors(self._workdir):
             pathlib.Path(self._workdir).mkdir(parents=True, exist_ok=True)
             self._acquire()
         return self

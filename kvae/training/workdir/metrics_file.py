@@ -94,7 +94,7 @@ class Sample:
             self._every *= 2
 
 
-class Settling:
+class EarlyStopping:
     """Whether the last `patience` validation losses are all above an earlier one, in each replica; 0 is never.
 
     Told from rows, so that a run which was resumed stops where the uninterrupted one does.

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import jax
 
-from kvae.core.buckets import errors_of_bucket, is_bucket, place
+from kvae.core.buckets import as_path, is_bucket, wrap_bucket_errors
 from kvae.core.errors import InputError
 from kvae.training.parallel import peers
 from kvae.training.workdir.bucket_lock import BucketLock
@@ -84,7 +84,7 @@ class BucketMirror(Mirror):
 
     def __init__(self, workdir: str, folder: str):
         super().__init__(folder)
-        self._place, self._published = place(workdir), {}
+        self._place, self._published = as_path(workdir), {}
         self._one_at_a_time, self._thread = threading.Lock(), concurrent.futures.ThreadPoolExecutor(1)
         self._job, self._begun, self.is_needed = None, time.monotonic(), False
 
@@ -92,7 +92,7 @@ class BucketMirror(Mirror):
         super().open(lock)
         folder = pathlib.Path(self.folder)
         folder.mkdir(parents=True, exist_ok=True)
-        with errors_of_bucket(self._place):
+        with wrap_bucket_errors(self._place):
             for name in (ROWS, LOG) if lock is not None else (ROWS,):  # all read the rows, one writes the log
                 there, here = self._place / name, folder / name
                 if there.exists():
@@ -134,7 +134,7 @@ class BucketMirror(Mirror):
             version = found.st_size, found.st_mtime_ns
             if self._published.get(path) != version:
                 self.check()
-                with errors_of_bucket(self._place):
+                with wrap_bucket_errors(self._place):
                     (self._place / path.relative_to(self.folder)).write_bytes(path.read_bytes())
                 self._published[path] = version
 
@@ -165,7 +165,7 @@ def mirrored(workdir: str) -> Iterator[Mirror]:
         return
     folder = tempfile.mkdtemp(prefix="kvae-")
     # Pictures take the run's name from its folder.
-    mirror = BucketMirror(workdir, str(pathlib.Path(folder, place(workdir).name)))
+    mirror = BucketMirror(workdir, str(pathlib.Path(folder, as_path(workdir).name)))
     try:
         yield mirror
     finally:
@@ -185,7 +185,7 @@ def opened(workdir: str, mirror: Mirror | None = None) -> Iterator[Mirror]:
       InputError: another program trains there, or a process does not see it, or its bucket does not answer.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(errors_of_bucket(workdir))
+        stack.enter_context(wrap_bucket_errors(workdir))
         lock = stack.enter_context(lock_of(workdir)) if jax.process_index() == 0 else None
         peers.see_workdir(workdir, holds=lock is not None)
         mirror = mirror or stack.enter_context(mirrored(workdir))

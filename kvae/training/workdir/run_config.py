@@ -7,12 +7,12 @@ from collections.abc import Mapping
 
 import jax
 
-from kvae.core.buckets import check_address, check_reachable, errors_of_bucket, is_bucket, place
-from kvae.core.errors import InputError, choose, errors_of_writing
-from kvae.core.fields import shown
+from kvae.core.buckets import as_path, check_address, check_reachable, is_bucket, wrap_bucket_errors
+from kvae.core.errors import InputError, choose, wrap_write_errors
+from kvae.core.fields import short_repr
 from kvae.core.files import read_text, write_text
 from kvae.training.config.schema import FREE_FIELDS
-from kvae.training.config.sections import checked_config, flatten
+from kvae.training.config.sections import flatten, validate_config
 from kvae.training.workdir.checkpoint import Checkpoints
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def open_workdir(workdir: str, config: Mapping, checkpoints: Checkpoints) -> Non
             raise InputError(
                 f"{workdir} is a run of kvae 0.1: kvae.load opens it, but it cannot go on; choose another --workdir"
             )
-        before = json.loads(json.dumps(checked_config(before)))  # with the fields that did not exist then
+        before = json.loads(json.dumps(validate_config(before)))  # with the fields that did not exist then
         if differ := differences(before, config):
             raise InputError(f"{workdir} was made by another config: {'; '.join(differ)}; choose another --workdir")
         if steps[-1] > config["steps"]:
@@ -56,8 +56,8 @@ def open_workdir(workdir: str, config: Mapping, checkpoints: Checkpoints) -> Non
                 "the learning rate now runs as in a run of %d steps, no longer of %d", config["steps"], before["steps"]
             )
     if jax.process_index() == 0:
-        with errors_of_writing(f"--workdir={workdir}"):
-            write_text(place(workdir) / "config.json", json.dumps(config, indent=2) + "\n")
+        with wrap_write_errors(f"--workdir={workdir}"):
+            write_text(as_path(workdir) / "config.json", json.dumps(config, indent=2) + "\n")
 
 
 def differences(before: Mapping, now: Mapping) -> list[str]:
@@ -92,8 +92,8 @@ def read_config_json(workdir: str) -> dict:
     Raises:
       InputError: there is none, or it is damaged.
     """
-    path = place(workdir) / "config.json"
-    with errors_of_bucket(workdir):
+    path = as_path(workdir) / "config.json"
+    with wrap_bucket_errors(workdir):
         is_there = path.exists()
     if not is_there:
         raise InputError(f"{workdir} is no run: it has no config.json")
@@ -104,12 +104,12 @@ def read_config_json(workdir: str) -> dict:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not the config of a run: it is not JSON ({error})") from error
     if not isinstance(config, dict):
-        raise InputError(f"{path} is not the config of a run: it holds {shown(config)}")
+        raise InputError(f"{path} is not the config of a run: it holds {short_repr(config)}")
     for name, kind in FORM.items():
         if name not in config:
             raise InputError(f"{path} is not the config of a run: it has no {name}")
         if type(config[name]) is not kind:
-            raise InputError(f"{path} is not the config of a run: {name} is {shown(config[name])}")
+            raise InputError(f"{path} is not the config of a run: {name} is {short_repr(config[name])}")
     return config
 
 
@@ -144,7 +144,7 @@ def upgraded(config: Mapping) -> dict:
     initial, lowest, factor = choose("model.schedule", model.pop("schedule", None), SCHEDULES)
     own = ("grid_shape", "neighborhood", "shrink_step", "radius", "decay", "init_count", "update_empty")
     own += ("commitment_weight", "pull", "neighbor_weight")
-    quantizer = {"name": model.pop("quantizer"), "initial_strength": initial, "lowest_strength": lowest}
+    quantizer = {"name": model.pop("quantizer"), "initial_width": initial, "lowest_width": lowest}
     quantizer |= {name: model.pop(name) for name in own if name in model}
     if isinstance(quantizer.get("shrink_step"), (int, float)):
         quantizer["shrink_step"] *= factor
