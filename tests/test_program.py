@@ -12,7 +12,7 @@ import kvae
 from kvae import data, main
 from kvae.benchmark import __main__ as benchmark
 from kvae.core import program
-from kvae.core.errors import InputError, one_line
+from kvae.core.errors import InputError, one_line, require_extra
 from kvae.core.fields import Count, Positive
 from kvae.data import ArrayExamples
 from kvae.paper import figures, sweep
@@ -145,6 +145,24 @@ def test_an_environment_that_cannot_be_is_one_line(environment, status, message,
     lines = [line for line in done.stderr.splitlines() if line.startswith("kvae: ")]
     assert len(lines) == 1 and "Traceback" not in done.stderr
     assert message in lines[0] or "batch_size is 3" in lines[0]
+
+
+def test_missing_package_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "grain", None)
+    with (
+        pytest.raises(InputError, match=r"^grain is not installed: pip install -e '\.\[train\]'$"),
+        require_extra("train"),
+    ):
+        import grain  # noqa: F401
+
+
+@pytest.mark.parametrize(
+    "statement", ["from math import nonesuch", "import kvae.nonesuch", "raise ImportError('libcuda.so is missing')"]
+)
+def test_other_import_errors_pass_through(statement):
+    with pytest.raises(ImportError) as caught, require_extra("train"):
+        exec(statement)
+    assert not isinstance(caught.value, InputError) and ".[train]" not in str(caught.value)
 
 
 def test_one_line_is_one_line_of_what_can_be_shown():

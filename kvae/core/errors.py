@@ -45,6 +45,32 @@ def first_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
+def require_extra(extra: str) -> Iterator[None]:
+    """Turns the ImportError of a package that is not installed into one line that names the package and the extra.
+
+    Any other ImportError, such as a name that a package does not have, passes through.
+
+    Args:
+      extra: Name of the optional dependencies in pyproject.toml, such as "train".
+
+    Raises:
+      InputError: A package that the block imports is not installed.
+
+    Example:
+      >>> with require_extra("train"):
+      ...     import nonesuch
+      Traceback (most recent call last):
+      kvae.core.errors.InputError: nonesuch is not installed: pip install -e '.[train]'
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "kvae":
+            raise
+        raise InputError(f"{error.name} is not installed: pip install -e '.[{extra}]'") from error
+
+
+@contextlib.contextmanager
 def wrap_read_errors(what: object, remedy: str) -> Iterator[None]:
     """Turns whatever libraries raise over damaged or missing files into one line: what is damaged, and what to do.
 
