@@ -85,11 +85,11 @@ class ResidualBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Strided convolutions, then residual blocks: [b, h, w, i] -> [b, h / 2^num_downsamples, w / 2^num_downsamples, channels].
+    """Strided convolutions, then residual blocks: [b, h, w, i] -> [b, h / 2^n, w / 2^n, channels], n = num_downsamples.
 
     Attributes:
-      num_downsamples: how many times height and width are halved, at least 1. The last of several has `channels` filters,
-        all others half as many.
+      num_downsamples: how many times height and width are halved, at least 1. The last of several has `channels`
+        filters, all others half as many.
       channels, residual_channels, residual_blocks: widths and depth.
       rectified: the kind of residual block.
       dtype: of the arithmetic.
@@ -116,7 +116,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Residual blocks, then transposed convolutions: [b, h, w, i] -> [b, 2^num_upsamples h, 2^num_upsamples w, features].
+    """Residual blocks, then transposed convolutions: [b, h, w, i] -> [b, 2^n h, 2^n w, features], n = num_upsamples.
 
     Attributes:
       features: output channels.
