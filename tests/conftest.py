@@ -1,7 +1,9 @@
 """Eight virtual devices, and small configs that train in seconds."""
 
+import json
 import os
 import pathlib
+import shutil
 import tempfile
 
 # Many tests run the same programs. Each is compiled once, for all processes of the tests and those that they start:
@@ -13,6 +15,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 # Compiling takes longer than the tests themselves; without most optimisations, half as long.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 
+import filelock
 import hypothesis
 import jax
 import pytest
@@ -21,18 +24,28 @@ from kvae.training.config.command_line import config_of
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-# `pytest --hypothesis-profile=nightly` attacks for longer, and elsewhere each time.
-hypothesis.settings.register_profile("ordinary", max_examples=50, derandomize=True, database=None)
-hypothesis.settings.register_profile("nightly", max_examples=2_000, database=None, print_blob=True)
+# `pytest --hypothesis-profile=nightly` tries more examples, and different ones each time.
+EXAMPLES = {"deadline": None, "database": None, "suppress_health_check": list(hypothesis.HealthCheck)}
+hypothesis.settings.register_profile("ordinary", max_examples=25, derandomize=True, **EXAMPLES)
+hypothesis.settings.register_profile("nightly", max_examples=500, print_blob=True, **EXAMPLES)
 hypothesis.settings.load_profile("ordinary")
 
 jax.config.update("jax_num_cpu_devices", 8)
 
 
 @pytest.fixture(scope="session")
-def data_dir(tmp_path_factory):
+def shared_folder(tmp_path_factory):
+    """A folder that all workers of this session share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def data_dir(shared_folder):
     """A folder where data sets are prepared once for all tests."""
-    return str(tmp_path_factory.mktemp("data"))
+    folder = shared_folder / "data"
+    folder.mkdir(exist_ok=True)
+    return str(folder)
 
 
 @pytest.fixture
@@ -99,3 +112,41 @@ def make_config(data_dir):
         return config
 
     return make
+
+
+# What `trained_run` trains: four steps, then one evaluation and one checkpoint.
+SHORT = {"steps": 4, "evaluate_every_steps": 4}
+
+
+@pytest.fixture(scope="session")
+def trained_run(make_config, shared_folder):
+    """`trained_run(model="vqvae", **fields)`: the folder of a run trained once for all tests, which must not change it.
+
+    Its config is `make_config(model, steps=4, evaluate_every_steps=4, **fields)`; it trains on one device and draws no
+    pictures. Every new set of fields is one more training, so prefer none.
+    """
+    from runs import files_of, run  # imports most of kvae
+
+    def trained(model="vqvae", **fields):
+        name = "-".join([f"run-{model}", *(f"{name}={value}" for name, value in sorted(fields.items()))])
+        folder, record = shared_folder / name, shared_folder / f"{name}.json"
+        with filelock.FileLock(f"{folder}.lock"), pytest.MonkeyPatch.context() as patch:
+            if not record.exists():
+                patch.setattr("kvae.training.pictures.draw", lambda *of_run: None)
+                run(make_config(model, **{**SHORT, **fields}), folder)
+                record.write_text(json.dumps(files_of(folder)))
+        assert files_of(folder) == json.loads(record.read_text()), "a test changed a shared run; it needs a copy"
+        return folder
+
+    return trained
+
+
+@pytest.fixture
+def copy_of_run(trained_run, tmp_path):
+    """`copy_of_run(model="vqvae", **fields)`: the test's own copy of a `trained_run`."""
+
+    def copy(model="vqvae", **fields):
+        folder = trained_run(model, **fields)
+        return shutil.copytree(folder, tmp_path / folder.name)
+
+    return copy

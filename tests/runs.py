@@ -38,6 +38,12 @@ def assert_same_run(one, other):
     assert rows(one) == rows(other)
 
 
+def files_of(folder):
+    """The size and modification time of every file in a folder."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
+
+
 def images(count, seed):
     """Random images uint8 [count, 32, 32, 3]."""
     return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)

@@ -38,7 +38,8 @@ from importlib.machinery import PathFinder
 
 find = PathFinder.find_spec
 PathFinder.find_spec = staticmethod(lambda name, *where: None if name == "tensorflow" else find(name, *where))
-from kvae import main, program
+from kvae import main
+from kvae.core import program
 
 sys.exit(program.run(main.main, sys.argv[1:]))
 """

@@ -1,8 +1,5 @@
 """What a user hands to a model, and what can be done with codes on their grid."""
 
-import pathlib
-
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,17 +8,13 @@ import kvae
 from kvae.core.errors import InputError
 from kvae.data.images import read_image
 from kvae.grids import GRIDS
-from kvae.training.train import train
 
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
-def run(make_config, data_dir):
-    folder = pathlib.Path(data_dir) / "run_of_codes"
-    if not folder.exists():
-        train(make_config(steps=2, log_every_steps=2, evaluate_every_steps=2), str(folder), jax.devices()[:1])
-    return kvae.load(str(folder))
+def run(trained_run):
+    return kvae.load(str(trained_run()))
 
 
 @pytest.fixture

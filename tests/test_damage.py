@@ -6,7 +6,7 @@ import random
 import shutil
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as some
 
 import kvae
@@ -120,7 +120,6 @@ def test_damaged_lines_of_the_journal_are_left_out_and_the_run_goes_on(attack, m
     assert "16 damaged lines are left out" in caplog.text
 
 
-@settings(deadline=None)
 @given(data=some.data())
 def test_any_bytes_in_any_file_open_as_what_was_saved_or_end_in_one_line(attack, data):
     file = data.draw(some.sampled_from(attack.files))

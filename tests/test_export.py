@@ -1,17 +1,14 @@
 """A run as programs of `jax.export`: they run where there is neither kvae nor Flax, for a batch of any size."""
 
 import json
-import pathlib
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 
 import kvae
 from kvae.core.errors import InputError
-from kvae.training.train import train
 
 ALONE = """
 import json, pathlib, sys
@@ -42,12 +39,8 @@ print(*encode.platforms)
 
 
 @pytest.fixture(scope="module")
-def run(make_config, data_dir):
-    folder = pathlib.Path(data_dir) / "run_to_export"
-    if not folder.exists():
-        config = make_config("vqvae2", steps=2, log_every_steps=2, evaluate_every_steps=2)
-        train(config, str(folder), jax.devices()[:1])
-    return kvae.load(str(folder))
+def run(trained_run):
+    return kvae.load(str(trained_run("vqvae2")))
 
 
 def test_they_run_without_kvae_and_flax_as_the_run_does(run, tmp_path):

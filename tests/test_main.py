@@ -209,7 +209,8 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, data_dir):
     program = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "limit = int(sys.argv.pop(1));"
-        "from kvae import main, program; program.run(main.main, sys.argv[1:] + ['--config.steps=4']);"
+        "from kvae import main; from kvae.core import program;"
+        "program.run(main.main, sys.argv[1:] + ['--config.steps=4']);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit));"
         "sys.exit(program.run(main.main, sys.argv[1:] + ['--config.steps=8']))"
     )

@@ -32,12 +32,9 @@ def images():
 
 
 @pytest.fixture
-def workdir(make_config, data_dir):
-    """A run of two levels, trained once on eight devices."""
-    folder = pathlib.Path(data_dir) / "run_of_two_levels"
-    if not folder.exists():
-        train(make_config("vqvae2", steps=4, evaluate_every_steps=4), str(folder), jax.devices())
-    return str(folder)
+def workdir(trained_run):
+    """A run of two levels."""
+    return str(trained_run("vqvae2"))
 
 
 def test_a_run_is_its_config_its_model_and_its_codebooks(workdir):

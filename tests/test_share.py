@@ -11,22 +11,18 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from PIL import Image
 
 import hub_stub
 import kvae
 from kvae.core.errors import InputError
-from kvae.training.train import train
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def run(make_config, data_dir):
-    folder = pathlib.Path(data_dir) / "run_to_share"
-    if not folder.exists():
-        config = make_config(replicas=2, steps=4, evaluate_every_steps=4)
-        train(config, str(folder), jax.devices()[:1])
-    return kvae.load(str(folder), replica=1)
+def run(trained_run):
+    return kvae.load(str(trained_run(replicas=2)), replica=1)
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +72,6 @@ def test_the_card_says_what_it_is_how_good_and_how_to_open_it(run, shared, tmp_p
     assert 'kvae.from_pretrained("mine")' in block
     folder = tmp_path / "a_folder"
     folder.mkdir()
-    from PIL import Image
-
     Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(folder / "a.png")
     shutil.copytree(shared, tmp_path / "mine")
     found = {}
@@ -87,11 +81,14 @@ def test_the_card_says_what_it_is_how_good_and_how_to_open_it(run, shared, tmp_p
     assert found["same"].shape == (1, 32, 32, 3)
 
 
-def test_pictures_of_the_first_replica_go_along(run, tmp_path):
-    kvae.load(run.workdir).save_pretrained(tmp_path)
-    assert "![Curves](figures/curves.png)" in (tmp_path / "README.md").read_text()
-    drawn = pathlib.Path(run.workdir) / "figures" / "curves.png"
-    assert (tmp_path / "figures" / "curves.png").read_bytes() == drawn.read_bytes()
+def test_pictures_of_the_first_replica_go_along(copy_of_run, tmp_path):
+    workdir = copy_of_run(replicas=2)
+    (workdir / "figures").mkdir()
+    Image.new("RGB", (8, 8)).save(workdir / "figures" / "curves.png")
+    kvae.load(str(workdir)).save_pretrained(tmp_path / "shared")
+    assert "![Curves](figures/curves.png)" in (tmp_path / "shared" / "README.md").read_text()
+    copied = tmp_path / "shared" / "figures" / "curves.png"
+    assert copied.read_bytes() == (workdir / "figures" / "curves.png").read_bytes()
 
 
 def test_damaged_and_foreign_files_are_told_in_one_line(run, shared, tmp_path):

@@ -29,11 +29,8 @@ COUNT = 21
 
 
 @pytest.fixture(scope="module")
-def run(make_config, data_dir):
-    folder = pathlib.Path(data_dir) / "run_to_tokenize"
-    if not folder.exists():
-        train(make_config(steps=4, evaluate_every_steps=4), str(folder), jax.devices()[:1])
-    return kvae.load(str(folder))
+def run(trained_run):
+    return kvae.load(str(trained_run()))
 
 
 @pytest.fixture(scope="module")
@@ -275,7 +272,7 @@ def test_damaged_files_are_named(tokens, tmp_path):
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(run, images, tokens, tmp_path):
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "from kvae import program; from kvae.tokenize.__main__ import main;"
+        "from kvae.core import program; from kvae.tokenize.__main__ import main;"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (70_000, 70_000));"
         "sys.exit(program.run(main, sys.argv[1:]))"
     )
