@@ -1,30 +1,51 @@
-"""Kohonen-VAE for JAX: VQ-VAEs whose codebook is a self-organising map."""
+"""Kohonen-VAE for JAX: VQ-VAEs whose codebook is a self-organising map.
+
+Layers (`KohonenVQ`, `GradientVQ`, `FSQ`, `ResidualVQ`, `GroupedVQ`; the same for Flax NNX in `kvae.nnx`) need the base
+install only. Runs (`load`, `train`, `from_pretrained`, `from_torch`, `read_config`), models and data sets need the extra
+`train`, the scikit-learn estimator `SOM` and `plots` the extra `som`.
+"""
 
 import importlib
+from typing import TYPE_CHECKING, Any
 
-_HOME = {
-    "KohonenVQ": "kvae.quantizers",
-    "GradientVQ": "kvae.quantizers",
-    "FSQ": "kvae.quantizers",
-    "ResidualVQ": "kvae.quantizers",
-    "GroupedVQ": "kvae.quantizers",
-    "Model": "kvae.models.model",
-    "LossAndMetrics": "kvae.models.model",
-    "Metric": "kvae.models.model",
-    "SOM": "kvae.som",
-    "load": "kvae.runs.opening",
-    "from_pretrained": "kvae.runs.opening",
-    "from_torch": "kvae.runs.from_torch",
-    "train": "kvae.runs.opening",
-    "read_config": "kvae.training.config.command_line",
-    "InputError": "kvae.core.errors",
-    # What a program of the user's own may be added to, by assignment.
+if TYPE_CHECKING:
+    from kvae import classic, data, grids, kohonen, measures, models, nnx, plots, testing, topology
+    from kvae.core.errors import InputError
+    from kvae.data import DATASETS
+    from kvae.grids import GRIDS
+    from kvae.models import MODELS
+    from kvae.models.model import LossAndMetrics, Metric, Model
+    from kvae.quantizers import FSQ, QUANTIZERS, GradientVQ, GroupedVQ, KohonenVQ, ResidualVQ
+    from kvae.runs import export
+    from kvae.runs.from_torch import from_torch
+    from kvae.runs.opening import from_pretrained, load, train
+    from kvae.som import SOM
+    from kvae.topology import NEIGHBORHOODS
+    from kvae.training.config.command_line import read_config
+
+_HOMES = {
     "DATASETS": "kvae.data",
+    "FSQ": "kvae.quantizers",
     "GRIDS": "kvae.grids",
+    "GradientVQ": "kvae.quantizers",
+    "GroupedVQ": "kvae.quantizers",
+    "InputError": "kvae.core.errors",
+    "KohonenVQ": "kvae.quantizers",
+    "LossAndMetrics": "kvae.models.model",
     "MODELS": "kvae.models",
+    "Metric": "kvae.models.model",
+    "Model": "kvae.models.model",
     "NEIGHBORHOODS": "kvae.topology",
     "QUANTIZERS": "kvae.quantizers",
+    "ResidualVQ": "kvae.quantizers",
+    "SOM": "kvae.som",
+    "from_pretrained": "kvae.runs.opening",
+    "from_torch": "kvae.runs.from_torch",
+    "load": "kvae.runs.opening",
+    "read_config": "kvae.training.config.command_line",
+    "train": "kvae.runs.opening",
 }
+"""Maps each public name to the module that defines it."""
 
 _MODULES = {
     "classic": "kvae.classic",
@@ -40,17 +61,49 @@ _MODULES = {
     "topology": "kvae.topology",
 }
 
-__all__ = sorted([*_HOME, *_MODULES])
+__all__ = [
+    "DATASETS",
+    "FSQ",
+    "GRIDS",
+    "MODELS",
+    "NEIGHBORHOODS",
+    "QUANTIZERS",
+    "SOM",
+    "GradientVQ",
+    "GroupedVQ",
+    "InputError",
+    "KohonenVQ",
+    "LossAndMetrics",
+    "Metric",
+    "Model",
+    "ResidualVQ",
+    "classic",
+    "data",
+    "export",
+    "from_pretrained",
+    "from_torch",
+    "grids",
+    "kohonen",
+    "load",
+    "measures",
+    "models",
+    "nnx",
+    "plots",
+    "read_config",
+    "testing",
+    "topology",
+    "train",
+]
 
 
-def __getattr__(name):
-    """Imports what is asked for, when it is asked for: `import kvae` stays light."""
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
+def __getattr__(name: str) -> Any:
+    """Imports a public name on first use, so that `import kvae` stays light."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     if name in _MODULES:
         return importlib.import_module(_MODULES[name])
     raise AttributeError(f"module 'kvae' has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return [*globals(), *__all__]

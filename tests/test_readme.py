@@ -1,4 +1,4 @@
-"""Every block of the README runs."""
+"""Every block of every page runs, every command parses, and every link leads somewhere."""
 
 import pathlib
 import re
@@ -13,86 +13,136 @@ import pytest
 
 import kvae
 from kvae import main
-from kvae.core import program
-from kvae.report import __main__ as report
+from kvae.tokenize import __main__ as tokenize
 from kvae.training.train import train
 
 ROOT = pathlib.Path(__file__).parents[1]
-TEXT = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
-COMMANDS = sorted(set(re.findall(r"python -m kvae\.main [^\n`]*", TEXT)))
+PAGES = sorted(
+    page.relative_to(ROOT).as_posix()
+    for page in (ROOT / "README.md", *ROOT.glob("*/**/*.md"), *(ROOT / ".github").glob("*.md"))
+    if "parity" not in page.parts
+)
+README = (ROOT / "README.md").read_text()
+REGISTRIES = (kvae.NEIGHBORHOODS, kvae.GRIDS, kvae.QUANTIZERS, kvae.MODELS, kvae.DATASETS)
 
 
-def test_no_kind_of_block_is_left_out():
-    assert {language for language, _ in BLOCKS} <= {"bash", "python", "bibtex"}
+def blocks_of(page, language):
+    text = (ROOT / page).read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
-def test_python_blocks(make_config, tmp_path, monkeypatch, data_dir):
-    config = make_config(
-        steps=4, evaluate_every_steps=4, **{"model.quantizer.grid_shape": (16, 32), "model.embedding_dim": 64}
-    )
-    train(config, str(tmp_path / "runs" / "photos"), jax.devices()[:1])
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TFDS_DATA_DIR", data_dir)
-    monkeypatch.setitem(kvae.NEIGHBORHOODS, "tent", None)  # both are taken away after the test
-    monkeypatch.setitem(kvae.MODELS, "bigram", None)
-    (tmp_path / "my_images").mkdir()
+def commands_of(page):
+    """Returns the `python -m kvae...` commands of a page, in blocks or between backticks."""
+    return re.findall(r"python -m (kvae\.\w+[^\n`]*)", (ROOT / page).read_text())
+
+
+@pytest.fixture
+def registries(monkeypatch):
+    """Takes what a page adds to kvae's dicts away again."""
+    from kvae.models.autoencoders.augmentations import AUGMENTATIONS
+    from kvae.training.optimizer import OPTIMIZERS, SCHEDULES
+
+    dicts = (*REGISTRIES, AUGMENTATIONS, OPTIMIZERS, SCHEDULES)
+    before = [dict(entries) for entries in dicts]
+    yield
+    for entries, kept in zip(dicts, before, strict=True):
+        entries.clear()
+        entries.update(kept)
+
+
+@pytest.fixture(scope="module")
+def folder(make_config, tmp_path_factory):
+    """A folder with what the pages expect: a trained run, images, and tokens in both formats."""
+    folder = tmp_path_factory.mktemp("reader")
+    fields = {"model.quantizer.grid_shape": (16, 32), "model.embedding_dim": 3}
+    train(make_config(steps=4, evaluate_every_steps=4, **fields), str(folder / "runs" / "photos"), jax.devices()[:1])
+    (folder / "my_images").mkdir()
     for i in range(2):
-        shutil.copy(ROOT / ".github" / "codebook_map.png", tmp_path / "my_images" / f"{i}.png")
-    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
-    names = {"images": images}
-    for language, block in BLOCKS:
-        if language == "python":
-            block = block.replace("configs/photos_vqvae.py", f"{ROOT}/configs/photos_vqvae.py:smoke")
-            block = block.replace("steps = 200", "steps = 4")
-            exec(compile(block, "README.md", "exec"), names)
-    assert names["same"].shape == images.shape
-    assert names["codewords"].shape == (16, 32, 64)
-    assert names["variables"]["codebook"]["step"] == 1
-    assert names["run"].step == 4
-    assert names["images"].shape == (2, 32, 32, 3)
-    assert names["neighbors"][0] == 117
-    assert (tmp_path / "served" / "encode.jax_export").exists()
-    assert names["som"].predict(names["X"]).shape == names["y"].shape
-    assert names["layer"].spreading.kernel == "tent"
-    prior, batch = names["Bigram"](), {"codebook": np.zeros((2, 3, 3), np.int32), "mask": np.array([True, False])}
-    zeros = jax.tree.map(np.zeros_like, prior.init(jax.random.key(0), batch, method="loss_and_metrics"))
-    np.testing.assert_allclose(prior.apply(zeros, batch, method="loss_and_metrics").loss, np.log(512), rtol=1e-6)
+        shutil.copy(ROOT / ".github" / "codebook_map.png", folder / "my_images" / f"{i}.png")
+    for out, options in {"tokens": [], "tokens_parquet": ["--format=parquet"]}.items():
+        images = [f"{folder}/runs/photos", f"--images={folder}/my_images"]
+        assert tokenize.main([*images, f"--out={folder}/{out}", *options]) == 0
+    return folder
 
 
-def test_the_other_commands_parse(monkeypatch, capsys, tmp_path):
+def test_readme_is_short():
+    assert README.count("\n") <= 150
+    assert len(README.encode()) <= 9 * 1024
+
+
+def test_pages_are_short_and_linked_once():
+    for page in PAGES:
+        if page != "README.md" and not page.startswith("configs/"):
+            assert (ROOT / page).read_text().count("\n") <= 200, page
+            assert README.count(f"]({page})") == 1, page
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page, "python")])
+def test_python_blocks_run(page, folder, registries, monkeypatch, data_dir):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("TFDS_DATA_DIR", data_dir)
+    names = {}
+    for block in blocks_of(page, "python"):
+        block = block.replace("configs/photos_vqvae.py", f"{ROOT}/configs/photos_vqvae.py:smoke")
+        exec(compile(re.sub(r"steps = 200\b", "steps = 4", block), page, "exec"), names)
+    if page == "README.md":
+        assert names["decoded"].shape == names["images"].shape == (2, 32, 32, 3)
+        assert names["codewords"].shape == (16, 32, 3)
+        assert names["variables"]["codebook"]["step"] == 1
+        assert names["run"].step == 4
+        assert names["neighbors"][0] == 117
+        assert (folder / "served" / "encode.jax_export").exists()
+        assert names["som"].predict(names["X"]).shape == names["y"].shape
+    if page == "kvae/quantizers/README.md":
+        assert names["tent"].spreading.kernel == "tent"
+        np.testing.assert_array_equal(names["king"].spreading.grid.distance(0, np.array([1, 32, 33, 66])), [1, 1, 1, 2])
+    if page == "kvae/models/README.md":
+        prior, batch = names["Bigram"](), {"codebook": np.zeros((2, 3, 3), np.int32), "mask": np.array([True, False])}
+        zeros = jax.tree.map(np.zeros_like, prior.init(jax.random.key(0), batch, method="loss_and_metrics"))
+        np.testing.assert_allclose(prior.apply(zeros, batch, method="loss_and_metrics").loss, np.log(512), rtol=1e-6)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands_of(page)])
+def test_commands_parse(page, monkeypatch, folder):
     monkeypatch.chdir(ROOT)
-    sweeps = re.findall(r"python\s+(launch/sweep\.py\s+--table=[^\n`]*)", TEXT)
-    assert len(sweeps) == TEXT.count("launch/sweep.py")
-    rows = {"peers": 11, "order": 4, "3": 8, "schedules": 9}
-    assert {re.search(r"--table=(\w+)", sweep)[1] for sweep in sweeps} == {*rows}
-    for sweep in sweeps:
+    for command in commands_of(page):
+        program, *arguments = shlex.split(command, comments=True)
+        arguments = [a for a in arguments if not a.startswith("--import")]
+        if program == "kvae.main" and any(a.startswith("--config=") for a in arguments):
+            config, workdir = main.parse([a for a in arguments if "bigram" not in a and "walks" not in a])
+            assert config["steps"] > 0
+            assert workdir.startswith("runs/")
+        elif program == "kvae.tokenize" and len(arguments) > 1:
+            options, _ = tokenize.parse(arguments)
+            assert options.out
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "launch/sweep.py" in (ROOT / page).read_text()])
+def test_sweeps_name_settings_that_exist(page, tmp_path):
+    """Each sweep of a page lists its commands."""
+    for sweep in re.findall(r"python (launch/sweep\.py --table=[^\n`]*)", (ROOT / page).read_text()):
         command = [sys.executable, *shlex.split(sweep), "--print", f"--runs={tmp_path}"]
-        run = subprocess.run(command, capture_output=True, text=True)
-        assert len(run.stdout.splitlines()) == rows[re.search(r"--table=(\w+)", sweep)[1]], run.stderr
-    report_arguments = shlex.split(re.search(r"python -m kvae\.report ([^\n`]*)", TEXT)[1])
-    assert program.run(report.main, report_arguments) == 2  # no runs here yet: said in one line
-    assert "runs/photos" in capsys.readouterr().err
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert listed.stdout.count("kvae.main") >= 3, listed.stderr
 
 
-def test_commands_name_files_and_fields_that_exist(monkeypatch):
-    """Their configs' smoke forms are run by tests/test_main.py."""
-    monkeypatch.chdir(ROOT)
-    assert len(COMMANDS) == 6
-    for command in COMMANDS:
-        config, workdir = main.parse(shlex.split(command)[3:])
-        assert config["steps"] > 0
-        assert workdir.startswith("runs/")
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text()
+    for path in re.findall(r"\]\((?!https?:|#)([^)#]*)[^)]*\)|src=\"(?!https?:|data:)([^\"]*)\"", text):
+        target = (ROOT / page).parent / (path[0] or path[1])
+        assert target.resolve().exists(), path
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(((?:launch|\.github|configs)/[^)]*)\)", TEXT))))
-def test_links_lead_somewhere(path):
-    assert (ROOT / path).exists()
+def test_blocks_are_of_known_languages():
+    for page in PAGES:
+        languages = re.findall(r"^```(\w*)\n.*?^```$", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+        assert {*languages} <= {"bash", "python"}, page
 
 
-def test_continuous_integration_runs_the_readme_s_own_test_command():
-    command = next(block.strip() for language, block in BLOCKS if "pytest" in block)
+def test_ci_runs_the_readmes_test_command():
+    (command,) = [block.strip() for block in blocks_of("README.md", "bash") if "pytest" in block]
     install, test = command.split(" && ")
     script = (ROOT / ".ci" / "run").read_text().splitlines()
     assert test in script
-    assert any(line.endswith(install.removeprefix("pip install")) for line in script)
+    assert any(line.startswith("pip install") and line.endswith(install.removeprefix("pip install ")) for line in script)
