@@ -1,7 +1,7 @@
 """Kohonen-VAE for JAX: VQ-VAEs whose codebook is a self-organising map.
 
 Layers (`KohonenVQ`, `GradientVQ`, `FSQ`, `ResidualVQ`, `GroupedVQ`; the same for Flax NNX in `kvae.nnx`) need the base
-install only. Runs (`load`, `train`, `from_pretrained`, `from_torch`, `read_config`), models and data sets need the extra
+Layers (`KohonenVQ`, `GradientVQ`, `FSQ`, `ResidualVQ`, `GroupedVQ`; for Flax NNX in `kvae.nnx`) need the base
 `train`, the scikit-learn estimator `SOM` and `plots` the extra `som`.
 """
 
