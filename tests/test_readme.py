@@ -145,4 +145,6 @@ def test_ci_runs_the_readmes_test_command():
     install, test = command.split(" && ")
     script = (ROOT / ".ci" / "run").read_text().splitlines()
     assert test in script
-    assert any(line.startswith("pip install") and line.endswith(install.removeprefix("pip install ")) for line in script)
+    assert any(
+        line.startswith("pip install") and line.endswith(install.removeprefix("pip install ")) for line in script
+    )
