@@ -98,7 +98,10 @@ def _value(value):
 
 
 def _cell(seeds, name, metric):
-    """The last values, and the best ones where a metric has a better end."""
+    """The last values and, where a metric has a better end, each seed's best of that metric alone.
+
+    For the loss this is the rule of `kvae.training.best`; other metrics may be best at other steps.
+    """
     values = [[row[name] for row in seed.rows if row.get(name) is not None] for seed in seeds]
     values = [of_seed for of_seed in values if of_seed]
     if not values:

@@ -36,12 +36,6 @@ class Evaluation(NamedTuple):
     sums: dict[str, Any]
     variables: dict[str, Any]
 
-    def mean_loss(self) -> float | None:
-        """The mean over the replicas whose validation loss is finite; None where there is none."""
-        losses = np.atleast_1d(np.asarray(self.row["valid/loss"], np.float64))
-        losses = losses[np.isfinite(losses)]
-        return float(losses.mean()) if losses.size else None
-
 
 class Evaluator:
     """Measures a model on a data set.

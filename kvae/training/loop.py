@@ -14,6 +14,7 @@ from kvae.core.buckets import as_path
 from kvae.core.errors import InputError
 from kvae.data import Examples, pipeline
 from kvae.training import pictures
+from kvae.training.best import LOSS, mean_over_replicas
 from kvae.training.evaluate import Evaluation
 from kvae.training.parallel import devices
 from kvae.training.parallel.cluster import wait_for_all
@@ -136,7 +137,7 @@ class Loop:
     def save(self, groups: ReplicaGroups, done: int, evaluation: Evaluation | None) -> None:
         """Saves a checkpoint, in the background, once all rows are where it will be."""
         self.mirror.publish_rows()
-        loss = evaluation.mean_loss() if evaluation else None
+        loss = mean_over_replicas(evaluation.row[LOSS]) if evaluation else None
         self.checkpoints.save(done, self.replicas.joined(groups), self.config, loss)
 
     def rates(self, steps: int, seconds: float) -> dict[str, float]:

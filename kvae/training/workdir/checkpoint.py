@@ -19,6 +19,7 @@ from orbax.checkpoint import checkpoint_managers, handlers
 from kvae.core.buckets import as_path, is_bucket, reason_of, rename_folder, wrap_bucket_errors
 from kvae.core.digests import digest_of_json, digests
 from kvae.core.errors import InputError, wrap_write_errors
+from kvae.training.best import best_step
 from kvae.training.parallel.cluster import wait_for_all
 from kvae.training.parallel.peers import agree
 
@@ -100,10 +101,9 @@ class Checkpoints:
         return before == self.steps()
 
     def best(self) -> int | None:
-        """The step of the lowest validation loss among the checkpoints; None where none has one."""
+        """Returns the best of the steps that have a checkpoint, by `kvae.training.best`; None if none has a loss."""
         found = {step: self._manager.metrics(step) for step in self.steps()}
-        losses = {step: metrics[LOSS] for step, metrics in found.items() if metrics}
-        return min(losses, key=losses.get, default=None)
+        return best_step({step: metrics[LOSS] for step, metrics in found.items() if metrics})
 
     def save(self, step: int, state, config: Mapping, loss: float | None) -> None:
         """Starts saving; training goes on meanwhile. `loss` is the validation loss, None where it was not measured."""

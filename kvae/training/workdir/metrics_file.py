@@ -9,10 +9,12 @@ from typing import BinaryIO
 
 import numpy as np
 
+from kvae.training.best import LOSS
+
 ROWS = "metrics.jsonl"
 """The name of their file."""
 
-LOSS, LOSS_AS_JSON = "valid/loss", b'"valid/loss"'
+LOSS_AS_JSON = f'"{LOSS}"'.encode()
 """A row that has it holds an evaluation."""
 
 BLOCK_BYTES, LONGEST_LINE_BYTES = 2**16, 2**24
@@ -96,6 +98,8 @@ class Sample:
 
 class EarlyStopping:
     """Whether the last `patience` validation losses are all above an earlier one, in each replica; 0 is never.
+
+    The rule of `kvae.training.best`, for each replica by itself: a run ends when none of them still improves.
 
     Told from rows, so that a run which was resumed stops where the uninterrupted one does.
     """
