@@ -108,7 +108,7 @@ def collect(seeds: Iterable[Seed], of: Mapping, name: str, dataset: str) -> Tabl
 def measures_of(seed: Seed) -> dict[str, float]:
     """The measures of a seed: `loss`, `steps_10`, `steps_20`, and all metrics of its last evaluation.
 
-    `loss` is the paper's measure: each seed's lowest reconstruction loss, while `kvae.training.best` takes the whole loss.
+    `loss` is the lowest reconstruction loss of the seed, as in the paper; `kvae.training.best` takes the whole loss.
 
     The steps to +10% of the lowest loss are those of the first evaluation that is at most 1.1 times the lowest; the
     lowest itself is one, so that there always is such a step.
