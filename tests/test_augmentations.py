@@ -60,7 +60,7 @@ def test_no_names_change_nothing_and_names_are_applied_in_order():
 
 
 def test_turning_takes_square_images():
-    with pytest.raises(InputError, match="'rot90' takes square images; these are 8 x 16"):
+    with pytest.raises(InputError, match="'rot90' needs square images; these are 8 x 16"):
         augment(jax.random.key(0), jnp.zeros((2, 8, 16, 3), jnp.uint8), ("rot90",))
 
 

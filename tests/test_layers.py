@@ -40,11 +40,19 @@ def reference_double(x, kernel):
 @pytest.mark.parametrize("wide", [3, 24])  # below and above the number of channels that a CPU doubles by phases
 def test_halve_and_double_and_their_gradients(wide):
     x, y, kernel = normal(2, 6, 8, wide), normal(2, 3, 4, 5), normal(4, 4, wide, 5)
-    np.testing.assert_allclose(convolutions.halve(x, kernel), reference_halve(x, kernel), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(convolutions.double(y, kernel), reference_double(y, kernel), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        convolutions.convolve_strided(x, kernel), reference_halve(x, kernel), rtol=1e-4, atol=1e-4
+    )
+    np.testing.assert_allclose(
+        convolutions.convolve_transposed(y, kernel), reference_double(y, kernel), rtol=1e-4, atol=1e-4
+    )
     # <y, halve(x, k)> = <double(y, k), x>, so the two share the gradient of the kernel.
-    grad_x, grad_kernel = jax.grad(lambda x, k: jnp.sum(convolutions.halve(x, k) * y), argnums=(0, 1))(x, kernel)
-    grad_y, grad_kernel_too = jax.grad(lambda y, k: jnp.sum(convolutions.double(y, k) * x), argnums=(0, 1))(y, kernel)
+    grad_x, grad_kernel = jax.grad(lambda x, k: jnp.sum(convolutions.convolve_strided(x, k) * y), argnums=(0, 1))(
+        x, kernel
+    )
+    grad_y, grad_kernel_too = jax.grad(
+        lambda y, k: jnp.sum(convolutions.convolve_transposed(y, k) * x), argnums=(0, 1)
+    )(y, kernel)
     np.testing.assert_allclose(grad_x, reference_double(y, kernel), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(grad_y, reference_halve(x, kernel), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(grad_kernel, grad_kernel_too, rtol=1e-4, atol=1e-4)
@@ -76,7 +84,7 @@ def test_convolve_and_its_gradients(size, inputs, outputs):
     ("module", "shape", "fan_in"),
     [
         (layers.Conv(7, 3), (1, 4, 4, 5), 45),
-        (layers.Conv(7, 4, halves=True), (1, 4, 4, 5), 80),
+        (layers.Conv(7, 4, downsample=True), (1, 4, 4, 5), 80),
         (layers.TransposedConv(3), (1, 4, 4, 64), 48),
     ],
 )

@@ -241,7 +241,7 @@ def test_url_som_loss_is_the_papers_script():
     p_unit, z_unit = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (p, z))
     mean = np.mean((p_unit + z_unit) / 2, axis=0)
     u = np.full(16, 1 / 4)
-    terms = urlsom_measures.terms(jnp.asarray(p), jnp.asarray(z))
+    terms = urlsom_measures.loss_terms(jnp.asarray(p), jnp.asarray(z))
     for gamma in (1.0, 2.0):
         expected = (
             1 - mean @ u / np.linalg.norm(mean) + mean @ u + gamma * (1 - np.mean(np.sum(p_unit * z_unit, axis=1)))
@@ -252,7 +252,7 @@ def test_url_som_loss_is_the_papers_script():
 
 def test_url_som_loss_has_finite_gradients_at_one_hot_outputs():
     one_hot = jax.nn.one_hot(jnp.zeros(4, int), 900)
-    gradient = jax.grad(lambda p, z: urlsom_measures.url_som_loss(urlsom_measures.terms(p, z)))
+    gradient = jax.grad(lambda p, z: urlsom_measures.url_som_loss(urlsom_measures.loss_terms(p, z)))
     assert np.all(np.isfinite(jax.jit(gradient)(one_hot, one_hot)))
 
 

@@ -95,11 +95,11 @@ def test_the_page_holds_what_the_run_says(folder, tmp_path):
         held = {other: np.bincount(c.ravel()).argmax() for other, c in run.encode(images).items() if other != name}
         decoded = inspection.constant_code_images(run.model, run.variables, name, held)
         np.testing.assert_array_equal(pictures(views["decoded alone"]["tiles"]), decoded)
-        coding = run.model.codebook_views(run.variables, {"image": images})[name]
-        np.testing.assert_allclose(views["distance to neighbours"]["values"], coding.u_matrix.ravel(), rtol=1e-3)
+        view = run.model.codebook_views(run.variables, {"image": images})[name]
+        np.testing.assert_allclose(views["distance to neighbours"]["values"], view.u_matrix.ravel(), rtol=1e-3)
         patches = pictures(views["mean real patch"]["tiles"])
         side = 32 * 3 // codes.shape[1]
-        expected = coding.mean_patches(images).reshape(32, side, side, 3)
+        expected = view.mean_patches(images).reshape(32, side, side, 3)
         if side <= 16:
             expected = expected.repeat(32 // side, 1).repeat(32 // side, 2)
         np.testing.assert_array_equal(patches, expected)

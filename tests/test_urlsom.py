@@ -10,8 +10,8 @@ import pytest
 from kvae import models
 from kvae.main import parse
 from kvae.models.urlsom import losses as urlsom_measures
-from kvae.models.urlsom.model import radial_filter
-from kvae.models.urlsom.views import Augmentation, crop, view
+from kvae.models.urlsom.filters import radial_filter
+from kvae.models.urlsom.views import ViewSettings, random_crop, random_view
 
 NORMALIZATION = dict(mean=(120.0, 110.0, 100.0), std=(60.0, 50.0, 70.0))
 SMALL = dict(
@@ -112,7 +112,7 @@ def test_the_objective_is_the_papers_loss_of_two_views():
     activations, _ = apply(model, variables, views, train=True, method="activations", **TRAINING)
     p = jax.nn.softmax(activations)
     np.testing.assert_allclose(
-        outcome.loss, urlsom_measures.url_som_loss(urlsom_measures.terms(p[::2], p[1::2]), 1.5), rtol=1e-5
+        outcome.loss, urlsom_measures.url_som_loss(urlsom_measures.loss_terms(p[::2], p[1::2]), 1.5), rtol=1e-5
     )
     assert float(jnp.sum(outcome.counts["map"])) == 12
     before, after = jax.tree.leaves(variables["batch_stats"]), jax.tree.leaves(updated["batch_stats"])
@@ -188,7 +188,7 @@ def test_the_summary_is_the_loss_of_all_and_the_selectivity_by_both_labels():
     views = apply(model, variables, examples["image"], jax.random.key(0), method="views")
     p = jax.nn.softmax(apply(model, variables, views, train=False, method="activations"))
     np.testing.assert_allclose(
-        metrics["loss"], urlsom_measures.url_som_loss(urlsom_measures.terms(p[::2], p[1::2]), 1.0), rtol=1e-5
+        metrics["loss"], urlsom_measures.url_som_loss(urlsom_measures.loss_terms(p[::2], p[1::2]), 1.0), rtol=1e-5
     )
     assert metrics["neural_selectivity_train"] == 1
     assert metrics["neural_selectivity_transferred"] == pytest.approx(1 / 3)
@@ -206,14 +206,14 @@ def test_without_labels_nothing_is_said_of_selectivity():
     assert not any("selectivity" in name for name in metrics)
 
 
-NOTHING = Augmentation((8, 8), 0.0, 0.4, 0.0, 0.0)
+NOTHING = ViewSettings((8, 8), 0.0, 0.4, 0.0, 0.0)
 SMOOTH = np.stack([*np.mgrid[0.1:0.9:8j, 0.2:0.8:8j], np.full((8, 8), 0.3)], axis=-1).astype(np.float32)
 """From the upper left to the lower right, in colours that leave room for a jitter."""
 
 
 def views_of(augmentation, count=64, image=SMOOTH):
     keys = jax.random.split(jax.random.key(0), count)
-    views = jax.jit(jax.vmap(view, in_axes=(0, None, None)), static_argnums=2)
+    views = jax.jit(jax.vmap(random_view, in_axes=(0, None, None)), static_argnums=2)
     return np.asarray(views(keys, image, augmentation))
 
 
@@ -223,28 +223,28 @@ def test_a_view_with_nothing_changed_is_the_image():
 
 @pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
 def test_views_flip_and_lose_their_colours_as_often_as_asked(probability):
-    flipped = views_of(Augmentation((8, 8), probability, 0.4, 0.0, 0.0), 400)
+    flipped = views_of(ViewSettings((8, 8), probability, 0.4, 0.0, 0.0), 400)
     is_flipped = np.all(np.isclose(flipped, SMOOTH[:, ::-1], atol=1e-5), axis=(1, 2, 3))
     assert np.mean(is_flipped) == pytest.approx(probability, abs=0.1)
     assert np.all(is_flipped | np.all(np.isclose(flipped, SMOOTH, atol=1e-5), axis=(1, 2, 3)))
-    grey = views_of(Augmentation((8, 8), 0.0, 0.4, 0.0, probability), 400)
+    grey = views_of(ViewSettings((8, 8), 0.0, 0.4, 0.0, probability), 400)
     is_grey = np.ptp(grey, axis=-1).max(axis=(1, 2)) < 1e-6
     assert np.mean(is_grey) == pytest.approx(probability, abs=0.1)
-    jittered = views_of(Augmentation((8, 8), 0.0, 0.4, probability, 0.0), 400)
+    jittered = views_of(ViewSettings((8, 8), 0.0, 0.4, probability, 0.0), 400)
     assert np.mean(np.abs(jittered - SMOOTH).max(axis=(1, 2, 3)) > 1e-4) == pytest.approx(probability, abs=0.1)
     assert jittered.min() >= 0
     assert jittered.max() <= 1
 
 
 def test_views_are_a_function_of_the_key():
-    twice = [views_of(Augmentation((4, 8))) for _ in range(2)]
+    twice = [views_of(ViewSettings((4, 8))) for _ in range(2)]
     np.testing.assert_array_equal(*twice)
     assert len(np.unique(twice[0].reshape(64, -1), axis=0)) > 60  # in grey, uncut and unchanged, two can be equal
 
 
 def test_a_crop_magnifies_and_keeps_within_the_image():
     ramp = np.broadcast_to(np.arange(8, dtype=np.float32)[:, None, None], (8, 8, 3))
-    crops = np.stack([crop(jax.random.key(i), ramp, 4, 4) for i in range(50)])
+    crops = np.stack([random_crop(jax.random.key(i), ramp, 4, 4) for i in range(50)])
     steps = np.diff(crops[:, 1:-1, 0, 0], axis=1)
     np.testing.assert_allclose(np.median(steps, axis=1), 0.5, atol=0.01)  # twice as large
     first, last = crops[:, 0].min(), crops[:, -1].max()
@@ -252,5 +252,5 @@ def test_a_crop_magnifies_and_keeps_within_the_image():
     assert last <= 7
     assert first < 0.6
     assert last > 6.4
-    smaller = np.asarray(crop(jax.random.key(0), np.ones((8, 8, 3), np.float32), 16, 16))
+    smaller = np.asarray(random_crop(jax.random.key(0), np.ones((8, 8, 3), np.float32), 16, 16))
     assert np.mean(smaller) == pytest.approx(0.25, abs=0.02)  # half as wide and high, on black

@@ -1,6 +1,7 @@
-"""The contract of a model: what the training program, the report and `kvae.load` need of it."""
+"""The contract of a model: what training, evaluation, reports and `kvae.load` call."""
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -12,21 +13,27 @@ import numpy as np
 
 from kvae.core.errors import InputError
 from kvae.core.fields import validate_attributes
-from kvae.models.coding import CodebookView
+from kvae.models.codebooks import CodebookView
 
 Batch = Mapping[str, jax.Array]
-"""Arrays by name, such as `image` uint8 [b, h, w, 3], and `mask` bool [b], False where an example only fills up."""
+"""Arrays by name: `image` uint8 [b, h, w, 3] or whatever the data set has, and `mask` bool [b], False for padding."""
 
 
 @flax.struct.dataclass
 class LossAndMetrics:
-    """The outcome of a batch.
+    """The result of `Model.loss_and_metrics` for one batch.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> loss = jnp.float32(0.5)
+      >>> LossAndMetrics(loss, {"loss": loss}).counts
+      {}
 
     Attributes:
-      loss: float32 [], what the optimiser minimises.
-      metrics: float32 [] by name, averaged over the steps between two logs; `loss` is one of them.
-      counts: float32 [K] by map, how often each code or neuron won; may be empty.
-      statistics: what `Model.update_codebooks` takes, any tree; those of micro-batches are added up.
+      loss: float32 [], the value that the optimiser minimises.
+      metrics: float32 [] by name, averaged over the steps between two logs; one of them is `loss`.
+      counts: float32 [K] by codebook or map, the number of times each code or neuron was chosen; may be empty.
+      statistics: the argument of `Model.update_codebooks`, a tree of arrays. Those of micro-batches are added up.
     """
 
     loss: jax.Array
@@ -37,19 +44,25 @@ class LossAndMetrics:
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A validation metric: how it is made, and how it is shown. All that is said of a metric is said here.
+    """How a validation metric is computed, pooled over validation sets, plotted and tabulated.
+
+    Example:
+      >>> accuracy = Metric(lambda sums: float(sums["correct"] / sums["examples"]), column="accuracy", better=max)
+      >>> accuracy.compute({"correct": 3, "examples": 4})
+      0.75
 
     Attributes:
-      value: the metric from sums, which are NumPy arrays by name; None where `Model.extra_metrics` measures it.
-      pooled: whether sums of several validation sets are added up first; otherwise the metric is the mean over sets.
-      panel: title of the panel that shows it among the curves, and the unit of its axis; None leaves it out.
-      label: of its line, where a panel shows several metrics.
-      column: heading in a table, None where tables leave it out.
-      decimals: in a table.
-      better: picks the best of several values, `min` or `max`; None where neither end is better.
+      compute: computes the metric from sums, NumPy arrays by name; None if `Model.compute_metrics` or
+        `Model.extra_metrics` does it otherwise.
+      pooled: with several validation sets, True computes the metric from their added sums, False averages it over sets.
+      panel: title of the panel that plots the metric over time, and unit of its axis; None does not plot it.
+      label: legend of its line, in a panel of several metrics.
+      column: heading of its column in tables; None leaves it out of them.
+      decimals: decimals in tables.
+      better: `min` or `max`, which picks the best of several values; None if neither end is better.
     """
 
-    value: Callable[[Mapping[str, Any]], float] | None = None
+    compute: Callable[[Mapping[str, Any]], float | None] | None = None
     pooled: bool = False
     panel: tuple[str, str] | None = None
     label: str = ""
@@ -59,17 +72,40 @@ class Metric:
 
 
 class Model(nn.Module):
-    """A model that the program can train. Abstract: subclasses define `loss_and_metrics`, and override what differs.
+    """A model that `python -m kvae.main` can train. Abstract: a subclass defines `loss_and_metrics`.
 
-    The program initialises it on one example through `loss_and_metrics`. Its variables are `params`, trained by
-    gradient descent, and other collections, which forward passes in training may update. Training provides two
-    random streams: `augmentation` and `dropout`.
+    Fields of the subclass are the fields of `config.model`; `kvae.MODELS[name] = MyModel` makes `name` available there.
+    Variables are `params`, which the optimiser trains, `codebook`, which only `update_codebooks` changes, and further
+    collections such as `batch_stats`, which forward passes in training may update. In training, the random streams
+    `augmentation` and `dropout` are available through `make_rng`; a method called in evaluation has none.
+
+    Example:
+      >>> import flax.linen as nn, jax, jax.numpy as jnp, kvae
+      >>> class Line(kvae.Model):
+      ...     use_bias: bool = True
+      ...
+      ...     def setup(self):
+      ...         self.dense = nn.Dense(1, use_bias=self.use_bias)
+      ...
+      ...     def loss_and_metrics(self, batch, *, train=True):
+      ...         errors = jnp.square(self.dense(batch["x"])[:, 0] - batch["y"])
+      ...         loss = jnp.mean(errors, where=batch["mask"])
+      ...         return kvae.LossAndMetrics(loss, {"loss": loss})
+      >>> batch = {"x": jnp.ones((4, 2)), "y": jnp.zeros(4), "mask": jnp.array([True, True, True, False])}
+      >>> model = Line(use_bias=False)
+      >>> variables = model.init(jax.random.key(0), batch, method="loss_and_metrics")
+      >>> outcome = model.apply(variables, batch, method="loss_and_metrics")
+      >>> sums = model.apply(variables, batch, method="batch_sums")
+      >>> int(sums["examples"])
+      3
+      >>> model.compute_metrics(sums) == {"loss": float(outcome.loss)}
+      True
 
     Attributes:
-      needs_whole_batch: whether the loss is not a mean over examples, so that micro-batches would change it.
-      needs_train_sums: whether `compute_metrics` also needs `train_sums` over the training set, as `train_<name>`.
-      collapse_hint: what the user is told where hardly any code or neuron is in use.
-      methods: methods that `kvae.load` offers; each takes arrays, and needs no random stream.
+      needs_whole_batch: True if the loss is not a mean over examples, so that micro-batches would change it.
+      needs_train_sums: True if `compute_metrics` also takes `train_sums` over the training set, named `train_<name>`.
+      collapse_hint: advice that is logged when hardly any code or neuron is in use.
+      methods: names of the methods that `kvae.load` offers. Each takes arrays and draws no random numbers.
     """
 
     needs_whole_batch: ClassVar[bool] = False
@@ -82,56 +118,118 @@ class Model(nn.Module):
         super().__post_init__()
 
     def loss_and_metrics(self, batch: Batch, *, train: bool = True) -> LossAndMetrics:
-        """The loss of a batch: a mean over the examples whose `mask` is True, in training all. Codebooks stay."""
+        """Returns the loss of a batch. The model is initialised through this method, on one example.
+
+        It must not change the collection `codebook`; it returns `statistics` instead, for `update_codebooks`.
+
+        Args:
+          batch: arrays [b, ...] of the data set by name, and `mask` bool [b]. The loss is the mean over examples where
+            `mask` is True; in training all of them are.
+          train: True in training, where random streams exist and collections other than `codebook` are mutable.
+
+        Returns:
+          The loss, float32 [], and `metrics`, the same set of names for every batch, `loss` among them.
+        """
         raise NotImplementedError
 
     def update_codebooks(self, statistics: Any) -> None:
-        """Updates the (mutable) collection `codebook` with the statistics of a whole batch."""
+        """Updates the collection `codebook`, which is mutable here. By default it does nothing.
+
+        Called once per step, after the gradients were computed with the old codebook.
+
+        Args:
+          statistics: `LossAndMetrics.statistics` of the whole global batch.
+        """
 
     def train_sums(self, batch: Batch) -> dict[str, Any]:
-        """Sums over a batch of the training set, for a model with `needs_train_sums`."""
+        """Returns sums over a batch of the training set. Called in evaluations if `needs_train_sums`.
+
+        Args:
+          batch: arrays [b, ...] of the data set by name, and `mask` bool [b], False for padding.
+
+        Returns:
+          A tree of arrays. It is added up over the training set for `compute_metrics`.
+        """
         raise NotImplementedError
 
     def batch_sums(self, batch: Batch) -> dict[str, Any]:
-        """Sums over an evaluation batch, any tree of arrays; added up over batches for `compute_metrics`.
+        """Returns sums over an evaluation batch, from which `compute_metrics` computes metrics.
 
-        `examples` is their number; by default the rest are the metrics of `loss_and_metrics`, each times that number.
+        Args:
+          batch: arrays [b, ...] of the data set by name, and `mask` bool [b], False for padding.
+
+        Returns:
+          A tree of arrays. It is added up over a validation set as float64. By default `examples` [], the number of
+          unmasked examples, and each metric of `loss_and_metrics`, float32 [], times that number.
         """
         examples = jnp.sum(batch["mask"])
         metrics = self.loss_and_metrics(batch, train=False).metrics
         return {"examples": examples, **{name: metric * examples for name, metric in metrics.items()}}
 
     def compute_metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
-        """Metrics from the sums (NumPy) of a validation set; `loss` is one. By default the means over examples."""
+        """Returns the metrics of a validation set.
+
+        Args:
+          sums: `batch_sums` added up over the set, NumPy float64, and `train_sums` over the training set as
+            `train_<name>` if `needs_train_sums`.
+
+        Returns:
+          Numbers by name, `loss` among them: runs keep the checkpoint with the lowest. By default each sum divided by
+          `examples`.
+        """
         return {name: float(total / sums["examples"]) for name, total in sums.items() if name != "examples"}
 
     @property
     def metrics(self) -> dict[str, Metric]:
-        """What is to be said of the metrics by name; one that is not named is a mean over sets, and is not drawn."""
+        """How each metric is pooled and displayed. Metrics not listed are averaged over sets and not plotted."""
         return {"loss": Metric(panel=("Loss", "loss"), better=min)}
 
     def extra_metrics(self, variables: Mapping[str, Any], samples: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """What can be measured of a trained model apart from sums, by name; `samples` are validation examples."""
+        """Returns metrics that cannot be computed from sums, such as the order of a map. By default there are none.
+
+        Args:
+          variables: what `model.apply` takes, of one replica.
+          samples: a few validation examples, arrays [n, ...] by name.
+
+        Returns:
+          Numbers by name.
+        """
         return {}
 
     def codebook_views(
         self, variables: Mapping[str, Any], samples: Mapping[str, np.ndarray]
     ) -> dict[str, CodebookView]:
-        """By codebook, the images among the samples in its codes, to be shown; empty where there are none."""
+        """Returns the samples' codes in each codebook, for the HTML report. By default there are none.
+
+        Args:
+          variables, samples: as in `extra_metrics`; the samples have `image` uint8 [n, h, w, 3].
+
+        Returns:
+          A `CodebookView` by name of the codebook; empty if the model has no codes of images.
+        """
         return {}
 
     def pictures(
         self, variables: Mapping[str, Any], samples: Mapping[str, np.ndarray], sums: Mapping[str, Any], step: int
-    ) -> dict[str, Callable[[str], None]]:
-        """The model's pictures: by file name without suffix, a function that draws the PNG file at a path."""
+    ) -> dict[str, Callable[[pathlib.Path], None]]:
+        """Returns functions that draw the pictures in `figures/` of a run. By default there are none.
+
+        Args:
+          variables, samples: as in `extra_metrics`.
+          sums: the sums that `compute_metrics` takes, over all validation sets together.
+          step: the step of the variables.
+
+        Returns:
+          By file name without suffix, a function that writes a PNG file to the path it is given.
+        """
         return {}
 
 
 DTYPES = {"float32": "as everywhere else", "bfloat16": "faster on accelerators"}
-"""Types of the convolutions, by name."""
+"""Dtypes of the convolutions, by name."""
 
 
 def check_images(images: jax.Array) -> None:
-    """Raises InputError unless images are uint8 [b, h, w, 3]."""
+    """Raises InputError unless images are uint8 [b, h, w, 3]: float images would be normalised twice."""
     if images.dtype != jnp.uint8 or images.ndim != 4 or images.shape[-1] != 3:
         raise InputError(f"images are {images.dtype}{list(images.shape)}; they must be uint8[b, h, w, 3]")

@@ -18,7 +18,7 @@ from kvae import measures, topology
 from kvae.core import program
 from kvae.core.errors import InputError, wrap_write_errors
 from kvae.models.autoencoders import inspection
-from kvae.models.coding import suffix, sums_by_codebook
+from kvae.models.codebooks import metric_suffix, sums_by_codebook
 from kvae.paper import order, urlsom
 from kvae.paper.settings import Table, collect, load_experiments, measures_of, open_seed, setting_of
 from kvae.plots import maps
@@ -90,7 +90,7 @@ def codebook_maps(table: Table, stem: str) -> Iterator[str]:
                 images = images.reshape(*codewords.shape[:-1], *images.shape[1:])
                 words = "".join(f", {other} level held at {tuple(place[other])}" for other in others)
                 level = f" of the {name} level" if others else ""
-                path = f"{stem}_{setting}{suffix(name)}{f'_held_{quarter}' if others else ''}.png"
+                path = f"{stem}_{setting}{metric_suffix(name)}{f'_held_{quarter}' if others else ''}.png"
                 title = f"{which} on {table.dataset}: what each code{level} decodes to{words} (step {run.step})"
                 maps.codebook_map(path, images, title, counts[name].reshape(codewords.shape[:-1]))
                 yield path

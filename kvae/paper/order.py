@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kvae import kohonen, measures
-from kvae.models import coding
+from kvae.models.codebooks import jit_apply
 from kvae.paper.settings import Table, open_seed
 from kvae.plots import paper as figures
 from kvae.runs.run import Run
@@ -147,7 +147,7 @@ class Measured:
 
     def codes_among(self, kept: np.ndarray) -> np.ndarray:
         """Codes of the validation images if only those of `kept` may be used."""
-        out = coding.apply(self.run.model, self.run.variables, self.images, "__call__")
+        out = jit_apply(self.run.model, self.run.variables, self.images, "__call__")
         return kept[np.asarray(kohonen.nearest_code(out.latents[self.name], jnp.asarray(self.codewords[kept])))]
 
     def distances(self) -> dict[str, np.ndarray]:

@@ -25,7 +25,7 @@ from markdown_it import MarkdownIt
 
 from kvae.core.errors import InputError, wrap_write_errors
 from kvae.core.files import write_text
-from kvae.models.coding import CodebookView
+from kvae.models.codebooks import CodebookView
 from kvae.plots import index
 from kvae.plots.canvas import fitted, mosaic, sheet
 from kvae.runs.run import Run
@@ -63,7 +63,7 @@ def write_page(path: os.PathLike | str, runs: Sequence[Run], text: str, title: s
         if not found:
             model = type(run.model).__name__
             raise InputError(f"{run.workdir} is a run of {model}, which has no codes of images: leave it out")
-        codebooks = [_codebook(name, coding, sets[key]["image"]) for name, coding in found.items()]
+        codebooks = [_codebook(name, view, sets[key]["image"]) for name, view in found.items()]
         shown.append({"name": run.workdir, "step": run.step, "images": list(sets).index(key), "codebooks": codebooks})
     images = [_tiles(examples["image"]) for examples in sets.values()]
     data = json.dumps({"runs": shown, "images": images}, separators=(",", ":"))
@@ -78,28 +78,28 @@ def write_page(path: os.PathLike | str, runs: Sequence[Run], text: str, title: s
         write_text(path, string.Template((HERE / "page.html").read_text()).substitute(words))
 
 
-def _codebook(name, coding: CodebookView, images):
+def _codebook(name, view: CodebookView, images):
     """What the page knows of a codebook."""
-    room = min(TILE_SIDE, max(2, math.isqrt(TILES_PIXELS // coding.size)))
-    patches = coding.mean_patches(images)
+    room = min(TILE_SIDE, max(2, math.isqrt(TILES_PIXELS // view.codebook_size)))
+    patches = view.mean_patches(images)
     views = [{"label": "mean real patch", "tiles": _tiles(fitted(patches.reshape(-1, *patches.shape[-3:]), room))}]
-    if coding.decoded is not None:
-        views.insert(0, {"label": "decoded alone", "tiles": _tiles(fitted(coding.decoded(), room))})
-    if (distances := coding.u_matrix) is not None:
+    if view.decode_all is not None:
+        views.insert(0, {"label": "decoded alone", "tiles": _tiles(fitted(view.decode_all(), room))})
+    if (distances := view.u_matrix) is not None:
         values = [float(f"{value:.4g}") if np.isfinite(value) else None for value in distances.ravel()]
         views.append({"label": "distance to neighbours", "values": values})
     return {
-        "name": coding.level or name,
-        "unit": coding.unit,
-        "event": coding.event,
-        "about": f"{coding.unit.capitalize()}s stand {coding.where}{coding.beside}",
-        "size": coding.size,
-        "shape": coding.shape,
-        "cell": coding.cell,
-        "context": coding.context,
-        "sheet": sheet(coding.shape).codes.tolist(),
-        "grid": coding.codes.shape[1:],
-        "codes": coding.codes.ravel().tolist(),
+        "name": view.label or name,
+        "unit": view.code_name,
+        "event": view.usage,
+        "about": f"{view.code_name.capitalize()}s stand {view.arrangement}{view.fixed_codes_text}",
+        "size": view.codebook_size,
+        "shape": view.shape,
+        "cell": view.cell,
+        "context": view.patch_width,
+        "sheet": sheet(view.shape).codes.tolist(),
+        "grid": view.codes.shape[1:],
+        "codes": view.codes.ravel().tolist(),
         "views": views,
     }
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from kvae.core.errors import InputError
 from kvae.data.images import Form, form_of, read_images
-from kvae.models.coding import split
+from kvae.models.codebooks import by_codebook
 from kvae.models.model import Model
 from kvae.runs import export, share
 from kvae.runs.codes import between, near, validate_codes, validate_images
@@ -49,7 +49,7 @@ class Run:
         found = {}
         for name, layer in self.model.bind(self.variables).quantizers.items():
             shape = layer.grid.shape if layer.grid is not None else (layer.codebook_size,)
-            parts = split(name, layer.n_codebooks, np.asarray(layer.codewords()))
+            parts = by_codebook(name, layer.n_codebooks, np.asarray(layer.codewords()))
             found |= {part: codewords.reshape(*shape, -1) for part, codewords in parts.items()}
         return found
 

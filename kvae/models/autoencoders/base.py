@@ -1,6 +1,7 @@
-"""What VQ-VAE and VQ-VAE-2 share: normalisation, objective, sums and metrics of an evaluation."""
+"""The part that VQ-VAE and VQ-VAE-2 share: normalisation, loss, evaluation sums and metrics."""
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar
 
@@ -15,19 +16,19 @@ from kvae.core.errors import InputError
 from kvae.core.fields import OneOf, Positive, Width
 from kvae.models.autoencoders import inspection
 from kvae.models.autoencoders.augmentations import AUGMENTATIONS, augment
-from kvae.models.coding import level, part_names, suffix, sums_by_codebook
+from kvae.models.codebooks import CodebookView, codebook_label, codebook_names, metric_suffix, sums_by_codebook
 from kvae.models.model import DTYPES, Batch, LossAndMetrics, Metric, Model, check_images
 from kvae.quantizers.base import Quantized, Quantizer
 
 
 @flax.struct.dataclass
 class Reconstruction:
-    """What an autoencoder returns, in training and in evaluation alike.
+    """The output of an autoencoder, in training and in evaluation.
 
     Attributes:
       images: reconstructions on the normalised scale, float32 [b, h, w, 3].
-      latents: by codebook, the encoder's vectors z, float [b, h', w', d].
-      quantized: by codebook, the quantiser's output.
+      latents: the encoder's vectors z by quantiser, float [b, h', w', d].
+      quantized: the output of each quantiser, by name.
     """
 
     images: jax.Array
@@ -35,28 +36,28 @@ class Reconstruction:
     quantized: Mapping[str, Quantized]
 
 
-def _mean(name: str) -> Callable:
-    """The mean over examples of what is added up as `name`."""
+def _mean(name: str) -> Callable[[Mapping[str, Any]], float]:
+    """Returns the function that divides the sum `name` by the number of examples."""
     return lambda sums: float(sums[name] / sums["examples"])
 
 
-def _per_position(name: str) -> Callable:
-    """The mean over positions of what is added up as `name`."""
+def _per_position(name: str) -> Callable[[Mapping[str, Any]], float]:
+    """Returns the function that divides the sum `name` by the number of codes."""
     return lambda sums: float(sums[name] / sums["counts"].sum())
 
 
-LOSSES = ("Losses", "mean squared error")
+LOSS_PANEL = ("Losses", "mean squared error")
 
-METRICS = {
+RECONSTRUCTION_METRICS = {
     "loss": Metric(lambda sums: _mean("reconstruction_loss")(sums) + _mean("commitment_loss")(sums), better=min),
-    "reconstruction_loss": Metric(_mean("reconstruction_loss"), panel=LOSSES, label="reconstruction"),
-    "commitment_loss": Metric(_mean("commitment_loss"), panel=LOSSES, label="commitment"),
+    "reconstruction_loss": Metric(_mean("reconstruction_loss"), panel=LOSS_PANEL, label="reconstruction"),
+    "commitment_loss": Metric(_mean("commitment_loss"), panel=LOSS_PANEL, label="commitment"),
     "psnr": Metric(
         _mean("psnr"), panel=("Reconstruction quality", "PSNR (dB)"), column="PSNR (dB)", decimals=1, better=max
     ),
     "perturbation_psnr_1": Metric(column="PSNR, codes moved by 1 (dB)", decimals=1),
 }
-"""Metrics of a whole model, from its sums. `perturbation_psnr_1` is measured by `inspection`."""
+"""Metrics of the whole model, from its sums; `perturbation_psnr_1` comes from `inspection.extra_metrics`."""
 
 CODEBOOK_METRICS = {
     "perplexity": Metric(
@@ -75,32 +76,36 @@ CODEBOOK_METRICS = {
     ),
     "quantization_error": Metric(_per_position("quantization_error")),
 }
-"""Metrics of each codebook, from what `Quantizer.batch_sums` adds up."""
+"""Metrics of each codebook, from the sums of `Quantizer.batch_sums`."""
 
 
 def codebook_metrics(layer: Quantizer) -> dict[str, Metric]:
-    """`CODEBOOK_METRICS`, and a topographic error for each way in which nodes of its grid are neighbours, if any."""
-    found = dict(CODEBOOK_METRICS)
+    """Returns `CODEBOOK_METRICS` and, with a grid, a topographic error for each of its adjacencies."""
+    metrics = dict(CODEBOOK_METRICS)
     for number, adjacency in enumerate(layer.grid.adjacency if layer.grid else ()):
         name = f"topographic_error_{adjacency}"
-        found[name] = Metric(_per_position(name), column=None if number else "topographic error")
-    return found
+        metrics[name] = Metric(_per_position(name), column=None if number else "topographic error")
+    return metrics
 
 
 class Autoencoder(Model):
-    """The part of a VQ-VAE that does not depend on its layers. Abstract: see `VQVAE` and `VQVAE2`.
+    """A VQ-VAE without its layers. Abstract: see `VQVAE` and `VQVAE2`.
 
-    Images go in and come out as uint8 [b, h, w, 3]; inside they are (x - mean) / std, and losses are measured on that
-    scale, as in the authors' release. Eq. 5's lambda acts on a mean over elements, also as in the release.
+    The loss is Eq. 5 of Irie et al. (2023), with x and x_hat = (image - mean) / std:
+
+        mean |x - x_hat|^2 + commitment_weight * mean |sg(w_code) - z|^2
+
+    Both means are over all elements, on the normalised scale, as in the authors' release. Images go in and come out as
+    uint8 [b, h, w, 3]. Subclasses define `setup`, `__call__`, `quantizers`, `code_strides` and `decode_quantized`.
 
     Attributes:
-      mean, std: statistics of each channel, on the 0-255 scale.
-      channels: filters of the widest convolutions; the first ones have half as many.
+      mean, std: mean and standard deviation of each channel, on the 0-255 scale.
+      channels: filters of the widest convolutions; the first convolutions have half as many.
       residual_channels: filters inside a residual block.
-      residual_blocks: blocks in the encoder, and as many in the decoder.
-      embedding_dim: d, the length of a codeword.
-      augmentations: random changes of training images, names in `AUGMENTATIONS`, made in this order.
-      dtype: type of the convolutions; parameters, codebooks and losses are float32.
+      residual_blocks: residual blocks in the encoder, and in the decoder.
+      embedding_dim: d, the dimension of a codeword.
+      augmentations: augmentations of training images, names in `AUGMENTATIONS`, applied in this order.
+      dtype: dtype of the convolutions; parameters, codebooks and losses are float32.
     """
 
     mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
@@ -117,16 +122,20 @@ class Autoencoder(Model):
 
     @property
     def quantizers(self) -> dict[str, Quantizer]:
-        """The quantiser layers by the names of their codebooks."""
+        """The quantiser layers; the names are those of their codebooks."""
         raise NotImplementedError
 
     @property
     def code_strides(self) -> dict[str, int]:
-        """By codebook, by how much height and width shrink from the image to its codes."""
+        """The height and width, in pixels, that one code covers, by quantiser."""
         raise NotImplementedError
 
     def normalize(self, images: jax.Array) -> jax.Array:
-        """From uint8 [b, h, w, 3] to float32 on the normalised scale."""
+        """Returns (images - mean) / std, float32, from uint8 [b, h, w, 3].
+
+        Raises:
+          InputError: the images have another shape or dtype, or the model's strides do not divide their size.
+        """
         check_images(images)
         stride = max(self.code_strides.values())
         if any(size % stride or not size for size in images.shape[1:3]):
@@ -138,28 +147,32 @@ class Autoencoder(Model):
         return (images.astype(jnp.float32) - mean) / std
 
     def to_uint8(self, images: jax.Array) -> jax.Array:
-        """From the normalised scale back to uint8, rounded."""
+        """Maps images on the normalised scale back to uint8, rounded and clipped."""
         return measures.to_uint8(images, jnp.asarray(self.mean, jnp.float32), jnp.asarray(self.std, jnp.float32))
 
     def decode_quantized(self, quantized: Mapping[str, jax.Array]) -> jax.Array:
-        """Images on the normalised scale, float32 [b, h, w, 3], from codewords by codebook, [b, h', w', d]."""
+        """Decodes codewords by quantiser, [b, h', w', d], to images on the normalised scale, float32 [b, h, w, 3]."""
         raise NotImplementedError
 
     def encode(self, images: jax.Array) -> dict[str, jax.Array]:
-        """Codes of uint8 images, by codebook: int32 [b, h', w'], or [b, h', w', q] of a quantiser with q codebooks."""
+        """Encodes uint8 images [b, h, w, 3].
+
+        Returns:
+          The codes of each quantiser: int32 [b, h', w'], or [b, h', w', q] for one with q codebooks.
+        """
         return {name: out.codes for name, out in self(images).quantized.items()}
 
     def decode(self, codes: Mapping[str, jax.Array]) -> jax.Array:
-        """Images uint8 [b, h, w, 3] from codes, by codebook: int32 [b, h', w'], as `encode` gives them."""
+        """Decodes codes, as `encode` returns them, to images uint8 [b, h, w, 3]."""
         quantized = {name: layer.lookup(codes[name]) for name, layer in self.quantizers.items()}
         return self.to_uint8(self.decode_quantized(quantized))
 
     def reconstruct(self, images: jax.Array) -> jax.Array:
-        """Images uint8 [b, h, w, 3], encoded and decoded."""
+        """Encodes and decodes images, uint8 [b, h, w, 3]."""
         return self.to_uint8(self(images).images)
 
     def loss_and_metrics(self, batch: Batch, *, train: bool = True) -> LossAndMetrics:
-        """|x - x_hat|^2, averaged, plus the quantisers' losses (Eq. 5), of uint8 images `image` [b, h, w, 3]."""
+        """Returns Eq. 5 for the uint8 images `image` [b, h, w, 3]; every image of the batch counts."""
         images = batch["image"]
         if train and self.augmentations:
             images = augment(self.make_rng("augmentation"), images, self.augmentations)
@@ -169,18 +182,23 @@ class Autoencoder(Model):
         loss = reconstruction_loss + commitment_loss
         metrics = {"loss": loss, "reconstruction_loss": reconstruction_loss, "commitment_loss": commitment_loss}
         for name, quantized in out.quantized.items():
-            metrics[f"perplexity{suffix(name)}"] = quantized.perplexity
+            metrics[f"perplexity{metric_suffix(name)}"] = quantized.perplexity
         counts = {name: quantized.counts for name, quantized in out.quantized.items()}
         statistics = {name: quantized.statistics for name, quantized in out.quantized.items()}
         return LossAndMetrics(loss, metrics, counts, statistics)
 
     def update_codebooks(self, statistics: Mapping[str, Any]) -> None:
-        """Updates the (mutable) codebooks with a batch's statistics."""
+        """Updates the (mutable) collection `codebook` with the statistics of a whole batch, by quantiser."""
         for name, layer in self.quantizers.items():
             layer.update(statistics[name])
 
     def batch_sums(self, batch: Batch) -> dict[str, Any]:
-        """Sums over the examples of an evaluation batch: `examples`, losses, PSNR, and a sums of each codebook."""
+        """Returns sums over the unmasked examples of an evaluation batch.
+
+        Returns:
+          `examples` [], `psnr` [], `reconstruction_loss` [], `commitment_loss` [] and, in `codebooks`, the sums of each
+          quantiser (see `Quantizer.batch_sums`).
+        """
         images, mask = batch["image"], batch["mask"]
         out = self(images, mask=mask)
         examples = jnp.sum(mask)
@@ -200,35 +218,38 @@ class Autoencoder(Model):
         }
 
     def compute_metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
-        """Metrics of an evaluation from its sums (NumPy)."""
-        metrics = {name: metric.value(sums) for name, metric in METRICS.items() if metric.value}
-        for owner, layer in self.quantizers.items():
-            for codebook, of_codebook in sums_by_codebook({owner: sums["codebooks"][owner]}).items():
-                found = {
-                    name + suffix(codebook): metric.value(of_codebook)
-                    for name, metric in codebook_metrics(layer).items()
-                }
-                metrics |= found
+        """Returns the metrics of an evaluation from its sums (NumPy)."""
+        metrics = {name: metric.compute(sums) for name, metric in RECONSTRUCTION_METRICS.items() if metric.compute}
+        for quantizer, layer in self.quantizers.items():
+            for codebook, codebook_sums in sums_by_codebook({quantizer: sums["codebooks"][quantizer]}).items():
+                for name, metric in codebook_metrics(layer).items():
+                    metrics[name + metric_suffix(codebook)] = metric.compute(codebook_sums)
         return metrics
 
     @property
     def metrics(self) -> dict[str, Metric]:
-        """`METRICS`, and `codebook_metrics` of each codebook."""
-        found = dict(METRICS)
-        for codebook, layer in self.quantizers.items():
-            for part in part_names(codebook, layer.n_codebooks):
+        """`RECONSTRUCTION_METRICS`, and `codebook_metrics` of each codebook."""
+        metrics = dict(RECONSTRUCTION_METRICS)
+        for quantizer, layer in self.quantizers.items():
+            for codebook in codebook_names(quantizer, layer.n_codebooks):
                 for name, metric in codebook_metrics(layer).items():
-                    found[name + suffix(part)] = dataclasses.replace(metric, label=level(part))
-        return found
+                    metrics[name + metric_suffix(codebook)] = dataclasses.replace(
+                        metric, label=codebook_label(codebook)
+                    )
+        return metrics
 
-    def extra_metrics(self, variables, samples):
-        """Trustworthiness and neighbourhood preservation of each map, and PSNR in dB after a shift of all codes."""
-        return inspection.measure(self, variables, samples["image"])
+    def extra_metrics(self, variables: Mapping[str, Any], samples: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Measures the order of each map, and the PSNR in dB after a shift of all codes."""
+        return inspection.extra_metrics(self, variables, samples["image"])
 
-    def codebook_views(self, variables, samples):
-        """One for each codebook."""
+    def codebook_views(
+        self, variables: Mapping[str, Any], samples: Mapping[str, np.ndarray]
+    ) -> dict[str, CodebookView]:
+        """Returns a view of each codebook."""
         return inspection.codebook_views(self, variables, samples["image"])
 
-    def pictures(self, variables, samples, sums, step):
-        """Reconstructions, and of each codebook its map, how often codes are used, and the U-matrix."""
+    def pictures(
+        self, variables: Mapping[str, Any], samples: Mapping[str, np.ndarray], sums: Mapping[str, Any], step: int
+    ) -> dict[str, Callable[[pathlib.Path], None]]:
+        """Returns reconstructions and, for each codebook, its map, its hit map and its U-matrix."""
         return inspection.pictures(self, variables, samples["image"], sums_by_codebook(sums["codebooks"]), step)

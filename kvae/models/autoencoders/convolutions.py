@@ -1,4 +1,7 @@
-"""The convolutions of VQ-VAE, and gradients for them that a CPU computes fast."""
+"""The convolutions of VQ-VAE, with gradients that are fast on a CPU.
+
+Values and gradients are those of `jax.lax.conv_general_dilated`; only the way they are computed differs.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -6,10 +9,10 @@ import jax.numpy as jnp
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 FEWEST_PHASE_CHANNELS = 16
-"""With fewer output channels than this, four small convolutions are slower on a CPU than one dilated one (measured)."""
+"""With fewer output channels, four small convolutions are slower on a CPU than a single dilated one (measured)."""
 
 
-def _convolve(x, kernel):
+def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     if kernel.shape[0] == 1:
         return x @ kernel[0, 0]
     padding = kernel.shape[0] // 2
@@ -18,7 +21,7 @@ def _convolve(x, kernel):
 
 @jax.custom_vjp
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolution of stride 1 that keeps height and width: x [b, h, w, i], kernel [s, s, i, o], s odd."""
+    """Convolution of stride 1, zero-padded: x [b, h, w, i], kernel [s, s, i, o], s odd -> [b, h, w, o]."""
     return _convolve(x, kernel)
 
 
@@ -27,45 +30,53 @@ def _convolve_gradients(saved, gradient):
     size, _, inputs, outputs = kernel.shape
     if size == 1 or inputs <= outputs or jax.default_backend() != "cpu":
         return jax.vjp(_convolve, x, kernel)[1](gradient)
-    # XLA:CPU turns the first array of a kernel gradient inside out, which is slow: the narrower of the two shall be it.
+    # For a kernel gradient XLA:CPU transposes the first array, which is slow: make it the narrower of the two.
     transposed = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
-    of_transposed = jax.vjp(lambda kernel: _convolve(gradient, kernel), transposed)[1](x)[0]
-    return _convolve(gradient, transposed), jnp.swapaxes(of_transposed, 2, 3)[::-1, ::-1]
+    transposed_gradient = jax.vjp(lambda kernel: _convolve(gradient, kernel), transposed)[1](x)[0]
+    return _convolve(gradient, transposed), jnp.swapaxes(transposed_gradient, 2, 3)[::-1, ::-1]
 
 
 convolve.defvjp(lambda x, kernel: (_convolve(x, kernel), (x, kernel)), _convolve_gradients)
 
 
-def _halve(x, kernel):
+def _convolve_strided(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jax.lax.conv_general_dilated(x, kernel, (2, 2), [(1, 1)] * 2, dimension_numbers=DIMENSIONS)
 
 
 @jax.custom_vjp
-def halve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def convolve_strided(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """4 x 4 convolution of stride 2: x [b, 2h, 2w, i], kernel [4, 4, i, o] -> [b, h, w, o]."""
-    return _halve(x, kernel)
+    return _convolve_strided(x, kernel)
 
 
 @jax.custom_vjp
-def double(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """4 x 4 transposed convolution of stride 2, the transpose of `halve`: x [b, h, w, o], kernel [4, 4, i, o].
+def convolve_transposed(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """4 x 4 transposed convolution of stride 2, the transpose of `convolve_strided`.
 
-    Returns [b, 2h, 2w, i].
+    Args:
+      x: [b, h, w, o].
+      kernel: [4, 4, i, o].
+
+    Returns:
+      [b, 2h, 2w, i].
     """
     if jax.default_backend() == "cpu" and kernel.shape[2] >= FEWEST_PHASE_CHANNELS:
-        return _double_by_phases(x, kernel)
+        return _convolve_phases(x, kernel)
     flipped = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
     return jax.lax.conv_general_dilated(
         x, flipped, (1, 1), [(2, 2)] * 2, lhs_dilation=(2, 2), dimension_numbers=DIMENSIONS
     )
 
 
-def _double_by_phases(x, kernel):
-    """As four 2 x 2 convolutions, one for each parity of row and column: on a CPU, interleaved zeros are not free."""
+def _convolve_phases(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The transposed convolution as four 2 x 2 convolutions, one per parity of row and column.
+
+    Unlike the dilated convolution, it multiplies no interleaved zeros, which cost time on a CPU.
+    """
     b, h, w, _ = x.shape
     kernel = jnp.swapaxes(kernel, 2, 3)
 
-    def phase(row, column):
+    def phase(row: int, column: int) -> jax.Array:
         padding = [(1 - row, row), (1 - column, column)]
         taps = kernel[3 - row :: -2, 3 - column :: -2]
         return jax.lax.conv_general_dilated(x, taps, (1, 1), padding, dimension_numbers=DIMENSIONS)
@@ -74,17 +85,17 @@ def _double_by_phases(x, kernel):
     return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, kernel.shape[3])
 
 
-# XLA:CPU has no good kernel for the gradients of an input-dilated convolution. Each of the two is the other's
-# transpose, and both kernel gradients are the strided convolution's.
-def _kernel_gradient(x, kernel, gradient):
-    return jax.vjp(lambda kernel: _halve(x, kernel), kernel)[1](gradient)[0]
+# XLA:CPU is slow at the gradients of an input-dilated convolution. The strided and the transposed convolution are each
+# other's transpose, and the kernel gradients of both are those of the strided one.
+def _kernel_gradient(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> jax.Array:
+    return jax.vjp(lambda kernel: _convolve_strided(x, kernel), kernel)[1](gradient)[0]
 
 
-halve.defvjp(
-    lambda x, kernel: (halve(x, kernel), (x, kernel)),
-    lambda saved, gradient: (double(gradient, saved[1]), _kernel_gradient(saved[0], saved[1], gradient)),
+convolve_strided.defvjp(
+    lambda x, kernel: (convolve_strided(x, kernel), (x, kernel)),
+    lambda saved, gradient: (convolve_transposed(gradient, saved[1]), _kernel_gradient(*saved, gradient)),
 )
-double.defvjp(
-    lambda x, kernel: (double(x, kernel), (x, kernel)),
-    lambda saved, gradient: (halve(gradient, saved[1]), _kernel_gradient(gradient, saved[1], saved[0])),
+convolve_transposed.defvjp(
+    lambda x, kernel: (convolve_transposed(x, kernel), (x, kernel)),
+    lambda saved, gradient: (convolve_strided(gradient, saved[1]), _kernel_gradient(gradient, saved[1], saved[0])),
 )

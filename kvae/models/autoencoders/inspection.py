@@ -1,48 +1,69 @@
-"""A look inside a trained autoencoder: how far its maps are in order, and the pictures that `figures/` holds.
+"""Inspection of a trained autoencoder: the order of its maps, and the pictures of `figures/`.
 
-Functions of a model, its variables and uint8 images; nothing here is part of training.
+All functions take a model, its variables and uint8 images; training uses none of them.
 """
 
+from __future__ import annotations
+
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from kvae import measures
-from kvae.models.coding import CodebookView, apply, in_batches, level, order, part_names, split, suffix
+from kvae.models.codebooks import (
+    CodebookView,
+    apply_in_batches,
+    by_codebook,
+    codebook_label,
+    codebook_names,
+    jit_apply,
+    map_order,
+    metric_suffix,
+)
+from kvae.quantizers.base import Quantizer
 from kvae.topology import Grid, Plane
 
-MAP_IMAGE_SIZE = 32
-"""Side of the images on a codebook map, in pixels: more repeats the same texture."""
+if TYPE_CHECKING:
+    from kvae.models.autoencoders.base import Autoencoder
+
+CONSTANT_IMAGE_SIZE = 32
+"""Side, in pixels, of the image that a single code decodes to. A larger image repeats the same texture."""
 
 CODES_PER_BATCH = 256
-OFFSETS = (1, 2, 3)
-SHOWN = 16
-"""How many images are shown beside their reconstructions."""
+
+PERTURBATION_OFFSETS = (1, 2, 3)
+"""Shifts of all codes after which PSNR is measured, in nodes of the grid."""
+
+NUM_RECONSTRUCTIONS = 16
+"""Images shown next to their reconstructions."""
 
 
-def maps(model, variables) -> dict[str, tuple[Grid, jax.Array]]:
-    """By codebook, those with a grid: where its codes lie, and its codewords float32 [K, d]."""
-    found = {}
+def codewords_on_grids(model: Autoencoder, variables: Mapping[str, Any]) -> dict[str, tuple[Grid, jax.Array]]:
+    """Returns the grid and the codewords, float32 [K, d], of each codebook that has a grid."""
+    maps = {}
     for name, layer in model.bind(variables).quantizers.items():
         if layer.grid is None:
             continue
-        parts = split(name, layer.n_codebooks, layer.codewords())
-        found |= {part: (layer.grid, codewords) for part, codewords in parts.items()}
-    return found
+        codewords_of = by_codebook(name, layer.n_codebooks, layer.codewords())
+        maps |= {codebook: (layer.grid, codewords) for codebook, codewords in codewords_of.items()}
+    return maps
 
 
-def constant_code_images(model, variables, varied: str, held: Mapping[str, int]) -> np.ndarray:
-    """For each code, the decoded image whose every position holds that code (Figures 2 and 7).
+def constant_code_images(
+    model: Autoencoder, variables: Mapping[str, Any], varied: str, fixed_codes: Mapping[str, int]
+) -> np.ndarray:
+    """Returns, for each code, the decoded image whose every position holds that code (Figures 2 and 7).
 
     Args:
       model: an autoencoder.
-      variables: of one replica.
-      varied: the codebook that is gone through; `<name>_<i>` is the i-th of a quantiser with several.
-      held: for every other codebook, the code that stays.
+      variables: its variables, of one replica.
+      varied: the codebook whose codes are decoded; `<name>_<i>` is the i-th of a quantiser with several.
+      fixed_codes: the code of every other codebook.
 
     Returns:
       uint8 [K, h, w, 3].
@@ -54,138 +75,164 @@ def constant_code_images(model, variables, varied: str, held: Mapping[str, int])
         code = np.minimum(start + np.arange(min(CODES_PER_BATCH, size)), size - 1)
         codes = {}
         for name, stride in model.code_strides.items():
-            side, q = max(1, MAP_IMAGE_SIZE // stride), model.quantizers[name].n_codebooks
-            columns = [code if part == varied else np.full_like(code, held[part]) for part in part_names(name, q)]
+            side, q = max(1, CONSTANT_IMAGE_SIZE // stride), model.quantizers[name].n_codebooks
+            columns = [
+                code if codebook == varied else np.full_like(code, fixed_codes[codebook])
+                for codebook in codebook_names(name, q)
+            ]
             column = columns[0] if q is None else np.stack(columns, axis=-1)
             shape = (len(code), side, side, *column.shape[1:])
             codes[name] = np.broadcast_to(column[:, None, None], shape).astype(np.int32)
-        images.append(np.asarray(apply(model, variables, codes, "decode")))
+        images.append(np.asarray(jit_apply(model, variables, codes, "decode")))
     return np.concatenate(images)[:size]
 
 
-def shifted_reconstructions(model, variables, images: np.ndarray, offset: int, names=None) -> np.ndarray:
-    """Reconstructions after every code has moved by `offset` on each axis of its grid, up to the border (Figure 3).
+def shifted_reconstructions(
+    model: Autoencoder,
+    variables: Mapping[str, Any],
+    images: np.ndarray,
+    offset: int,
+    codebooks: Sequence[str] | None = None,
+) -> np.ndarray:
+    """Returns reconstructions after every code has moved by `offset` on each axis of its grid (Figure 3).
 
-    Without a neighbourhood the grid means nothing, and the code's number itself is moved, as in the paper.
+    Codes stop at the border of the grid. Without a neighbourhood the grid has no meaning, and `offset` is added to the
+    code itself, as in the paper.
 
     Args:
       model: an autoencoder.
-      variables: of one replica.
+      variables: its variables, of one replica.
       images: uint8 [n, h, w, 3].
-      offset: nodes to move.
-      names: the codebooks that are moved; all by default.
+      offset: nodes to move by.
+      codebooks: names of the quantisers whose codes move; all by default.
 
     Returns:
       uint8 [n, h, w, 3].
     """
-    codes = apply(model, variables, images, "encode")
-    return np.asarray(_decode_moved(model, variables, codes, offset, tuple(names or codes)))
+    codes = jit_apply(model, variables, images, "encode")
+    return np.asarray(_decode_shifted(model, variables, codes, offset, tuple(codebooks or codes)))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
-def _decode_moved(model, variables, codes, offset, names):
-    codes = {**codes, **{name: moved(model.quantizers[name], codes[name], offset) for name in names}}
-    return model.apply(variables, codes, method="decode")
+def _decode_shifted(
+    model: Autoencoder, variables: Mapping[str, Any], codes: dict[str, jax.Array], offset: int, names: tuple[str, ...]
+) -> jax.Array:
+    shifted = {name: shift_codes(model.quantizers[name], codes[name], offset) for name in names}
+    return model.apply(variables, {**codes, **shifted}, method="decode")
 
 
-def moved(layer, codes: jax.Array, offset: int) -> jax.Array:
-    """Codes moved over their map, or by their number where there is none."""
-    grid = layer.grid
-    if not layer.is_map:
-        grid = Plane((layer.codebook_size,))
+def shift_codes(layer: Quantizer, codes: jax.Array, offset: int) -> jax.Array:
+    """Moves codes, int32 [...], by `offset` on each axis of their map; without a map, adds `offset` to the codes."""
+    grid = layer.grid if layer.is_map else Plane((layer.codebook_size,))
     return grid.shift(codes, offset)
 
 
-def measure(model, variables, images: np.ndarray) -> dict[str, float]:
-    """Trustworthiness and neighbourhood preservation of each map, and PSNR in dB after a shift of all codes.
+def extra_metrics(model: Autoencoder, variables: Mapping[str, Any], images: np.ndarray) -> dict[str, float]:
+    """Measures the order of each map and the PSNR after a shift of all codes; see `Model.extra_metrics`.
 
     Args:
       model: an autoencoder.
-      variables: of one replica.
+      variables: its variables, of one replica.
       images: validation samples, uint8 [n, h, w, 3].
+
+    Returns:
+      `trustworthiness` and `neighborhood_preservation` of each map, and `perturbation_psnr_<offset>` in dB.
     """
     metrics = {}
-    for name, (grid, codewords) in maps(model, variables).items():
-        metrics |= {measure + suffix(name): value for measure, value in order(codewords, grid).items()}
-    for offset in OFFSETS:
+    for name, (grid, codewords) in codewords_on_grids(model, variables).items():
+        metrics |= {metric + metric_suffix(name): value for metric, value in map_order(codewords, grid).items()}
+    for offset in PERTURBATION_OFFSETS:
         shifted = shifted_reconstructions(model, variables, images, offset)
         metrics[f"perturbation_psnr_{offset}"] = float(jnp.mean(measures.psnr(images, shifted)))
     return metrics
 
 
-def codebook_views(model, variables, images: np.ndarray) -> dict[str, CodebookView]:
-    """See `Model.codebook_views`: one for each codebook, `<name>_<i>` for the i-th of a quantiser with several."""
+def codebook_views(model: Autoencoder, variables: Mapping[str, Any], images: np.ndarray) -> dict[str, CodebookView]:
+    """Returns a view of each codebook, `<name>_<i>` for the i-th of a quantiser with several.
+
+    Args:
+      model: an autoencoder.
+      variables: its variables, of one replica.
+      images: validation samples, uint8 [n, h, w, 3].
+    """
     codes, layers = {}, {}
-    for name, of_images in in_batches(model, variables, images, "encode").items():
+    for name, codes_of_layer in apply_in_batches(model, variables, images, "encode").items():
         layer = model.quantizers[name]
-        by_codebook = of_images if layer.n_codebooks is None else np.moveaxis(of_images, -1, 0)
-        parts = split(name, layer.n_codebooks, by_codebook)
-        codes, layers = codes | parts, layers | dict.fromkeys(parts, layer)
-    most_used = {name: int(np.bincount(of_images.ravel()).argmax()) for name, of_images in codes.items()}
-    mapped, found = maps(model, variables), {}
+        codebook_first = codes_of_layer if layer.n_codebooks is None else np.moveaxis(codes_of_layer, -1, 0)
+        split_codes = by_codebook(name, layer.n_codebooks, codebook_first)
+        codes, layers = codes | split_codes, layers | dict.fromkeys(split_codes, layer)
+    most_used = {name: int(np.bincount(array.ravel()).argmax()) for name, array in codes.items()}
+    maps, views = codewords_on_grids(model, variables), {}
     for name, layer in layers.items():
-        held = {other: code for other, code in most_used.items() if other != name}
-        which = level(name)
-        found[name] = CodebookView(
+        fixed_codes = {other: code for other, code in most_used.items() if other != name}
+        label = codebook_label(name)
+        views[name] = CodebookView(
             codes[name],
             layer.codebook_size,
             layer.grid,
             layer.is_map,
-            codewords=mapped[name][1] if name in mapped else None,
-            decoded=functools.partial(constant_code_images, model, variables, name, held),
-            held=held,
-            level=f"codebook {which}" if which.isdigit() else f"{which} level" if which else "",
+            codewords=maps[name][1] if name in maps else None,
+            decode_all=functools.partial(constant_code_images, model, variables, name, fixed_codes),
+            fixed_codes=fixed_codes,
+            label=f"codebook {label}" if label.isdigit() else f"{label} level" if label else "",
         )
-    return found
+    return views
 
 
 def pictures(
-    model, variables, images: np.ndarray, sums: Mapping[str, Mapping[str, np.ndarray]], step: int
-) -> dict[str, Callable[[Any], None]]:
-    """The pictures of an autoencoder: by name, a function that draws one at a path.
+    model: Autoencoder,
+    variables: Mapping[str, Any],
+    images: np.ndarray,
+    sums: Mapping[str, Mapping[str, np.ndarray]],
+    step: int,
+) -> dict[str, Callable[[pathlib.Path], None]]:
+    """Returns the pictures of an autoencoder: by name, a function that draws one at a path.
 
     Args:
       model: an autoencoder.
-      variables: of one replica.
+      variables: its variables, of one replica.
       images: validation samples, uint8 [n, h, w, 3].
-      sums: of the evaluation, by codebook: `counts` [K].
-      step: for the titles.
+      sums: sums of the evaluation by codebook, with `counts` [K].
+      step: the step that titles name.
     """
     from kvae.plots import run as figures
 
-    def reconstructions(path):
-        shown = images[np.linspace(0, len(images) - 1, min(SHOWN, len(images))).round().astype(int)]
-        found = np.asarray(apply(model, variables, shown, "reconstruct"))
+    def reconstructions(path: pathlib.Path) -> None:
+        count = min(NUM_RECONSTRUCTIONS, len(images))
+        originals = images[np.linspace(0, len(images) - 1, count).round().astype(int)]
+        decoded = np.asarray(jit_apply(model, variables, originals, "reconstruct"))
         title = f"Validation images and their reconstructions after {step} steps"
-        figures.reconstructions(path, shown, found, title, np.asarray(measures.psnr(shown, found)))
+        figures.reconstructions(path, originals, decoded, title, np.asarray(measures.psnr(originals, decoded)))
 
-    found = {"reconstructions": reconstructions}
-    for name, coding in codebook_views(model, variables, images).items():
-        found |= _codebook_pictures(name, coding, images, np.asarray(sums[name]["counts"]), step)
-    return found
+    drawings = {"reconstructions": reconstructions}
+    for name, view in codebook_views(model, variables, images).items():
+        drawings |= _codebook_pictures(name, view, images, np.asarray(sums[name]["counts"]), step)
+    return drawings
 
 
-def _codebook_pictures(name, coding, images, counts, step):
-    """Codebook map, hit map and, where there is a grid, U-matrix of one codebook."""
+def _codebook_pictures(
+    name: str, view: CodebookView, images: np.ndarray, counts: np.ndarray, step: int
+) -> dict[str, Callable[[pathlib.Path], None]]:
+    """Returns the codebook map, the hit map and, with a grid, the U-matrix of one codebook."""
     from kvae.plots import maps
 
-    which = coding.level if coding.level.startswith("codebook") else f"the {coding.level}"
-    which, end = f" of {which}" if coding.level else "", suffix(name)
-    counts = counts.reshape(coding.shape)
+    label = view.label if view.label.startswith("codebook") else f"the {view.label}"
+    of_codebook, suffix = f" of {label}" if view.label else "", metric_suffix(name)
+    counts = counts.reshape(view.shape)
 
-    def codebook_map(path):
-        decoded = coding.decoded()
-        decoded = decoded.reshape(*coding.shape, *decoded.shape[1:])
-        title = f"What each code{which} decodes to, {coding.where}{coding.beside} (step {step})"
-        maps.codebook_map(path, decoded, title, counts, coding.cell, coding.mean_patches(images))
+    def codebook_map(path: pathlib.Path) -> None:
+        decoded = view.decode_all()
+        decoded = decoded.reshape(*view.shape, *decoded.shape[1:])
+        title = f"Decoded image of each code{of_codebook}, {view.arrangement}{view.fixed_codes_text} (step {step})"
+        maps.codebook_map(path, decoded, title, counts, view.cell, view.mean_patches(images))
 
-    def hit_map(path):
-        title = f"How often each code{which} is used on the validation set (step {step})"
-        maps.hit_map(path, counts, title, cell=coding.cell)
+    def hit_map(path: pathlib.Path) -> None:
+        title = f"Uses of each code{of_codebook} on the validation set (step {step})"
+        maps.hit_map(path, counts, title, cell=view.cell)
 
-    def u_matrix(path):
-        title = f"U-matrix: distance of each codeword{which} to its neighbours {coding.where} (step {step})"
-        maps.u_matrix(path, coding.u_matrix, title, counts, coding.cell)
+    def u_matrix(path: pathlib.Path) -> None:
+        title = f"U-matrix: distance of each codeword{of_codebook} to its neighbours {view.arrangement} (step {step})"
+        maps.u_matrix(path, view.u_matrix, title, counts, view.cell)
 
-    found = {f"codebook_map{end}": codebook_map, f"hit_map{end}": hit_map}
-    return found | ({f"u_matrix{end}": u_matrix} if coding.grid is not None else {})
+    drawings = {f"codebook_map{suffix}": codebook_map, f"hit_map{suffix}": hit_map}
+    return drawings | ({f"u_matrix{suffix}": u_matrix} if view.grid is not None else {})

@@ -4,35 +4,36 @@ Initialisation is PyTorch's default, which the authors' release uses: U(+-1/sqrt
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kvae.models.autoencoders.convolutions import convolve, double, halve
+from kvae.models.autoencoders.convolutions import convolve, convolve_strided, convolve_transposed
 
 
-def uniform(fan_in: int):
-    """PyTorch's default initialiser: U(+-1/sqrt(fan_in))."""
+def uniform(fan_in: int) -> Callable[..., jax.Array]:
+    """Returns PyTorch's default initialiser, U(+-1/sqrt(fan_in))."""
     bound = 1 / math.sqrt(fan_in)
     return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 class Conv(nn.Module):
-    """Convolution [b, h, w, i] -> [b, h, w, features]; of stride 2 and size 4 where `halves`.
+    """Convolution [b, h, w, i] -> [b, h, w, features], or [b, h/2, w/2, features] with `downsample`.
 
     Attributes:
       features: output channels.
-      size: side of the kernel.
-      halves: whether the output is half as high and wide.
-      use_bias: whether a bias is added.
-      dtype: of the arithmetic; parameters are float32.
+      size: side of the kernel: odd, or 4 with `downsample`.
+      downsample: True for stride 2.
+      use_bias: True adds a bias.
+      dtype: dtype of the arithmetic; parameters are float32.
     """
 
     features: int
     size: int = 3
-    halves: bool = False
+    downsample: bool = False
     use_bias: bool = True
     dtype: Any = jnp.float32
 
@@ -42,14 +43,19 @@ class Conv(nn.Module):
         fan_in = self.size * self.size * x.shape[-1]
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", uniform(fan_in), shape, jnp.float32).astype(self.dtype)
-        y = (halve if self.halves else convolve)(x.astype(self.dtype), kernel)
+        y = (convolve_strided if self.downsample else convolve)(x.astype(self.dtype), kernel)
         if not self.use_bias:
             return y
         return y + self.param("bias", uniform(fan_in), (self.features,), jnp.float32).astype(self.dtype)
 
 
 class TransposedConv(nn.Module):
-    """4 x 4 transposed convolution of stride 2, [b, h, w, i] -> [b, 2h, 2w, features]."""
+    """4 x 4 transposed convolution of stride 2, [b, h, w, i] -> [b, 2h, 2w, features].
+
+    Attributes:
+      features: output channels.
+      dtype: dtype of the arithmetic; parameters are float32.
+    """
 
     features: int
     dtype: Any = jnp.float32
@@ -61,13 +67,20 @@ class TransposedConv(nn.Module):
         shape = (4, 4, self.features, x.shape[-1])
         kernel = self.param("kernel", uniform(fan_in), shape, jnp.float32).astype(self.dtype)
         bias = self.param("bias", uniform(fan_in), (self.features,), jnp.float32).astype(self.dtype)
-        return double(x.astype(self.dtype), kernel) + bias
+        return convolve_transposed(x.astype(self.dtype), kernel) + bias
 
 
 class ResidualBlock(nn.Module):
-    """x + 1x1(relu(3x3(relu(x)))), as in VQ-VAE-2; `rectified`, relu(x) + 1x1(relu(3x3(relu(x)))) without biases.
+    """Residual block [b, h, w, channels] -> [b, h, w, channels].
 
-    The second is what VQ-VAE's release computes: its first relu works in place, so the skip is rectified too.
+    x + 1x1(relu(3x3(relu(x)))), as in VQ-VAE-2. With `rectified`, relu(x) + 1x1(relu(3x3(relu(x)))) without biases, as
+    in the release of VQ-VAE, whose first relu works in place and therefore rectifies the skip connection too.
+
+    Attributes:
+      channels: channels of input and output.
+      residual_channels: filters of the 3 x 3 convolution.
+      rectified: the kind of block, see above.
+      dtype: dtype of the arithmetic; parameters are float32.
     """
 
     channels: int
@@ -77,7 +90,7 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Applies the block, [b, h, w, channels] -> the same."""
+        """Applies the block."""
         y = nn.relu(x)
         residual = Conv(self.residual_channels, 3, use_bias=not self.rectified, dtype=self.dtype)(y)
         residual = Conv(self.channels, 1, use_bias=not self.rectified, dtype=self.dtype)(nn.relu(residual))
@@ -85,14 +98,14 @@ class ResidualBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Strided convolutions, then residual blocks: [b, h, w, i] -> [b, h / 2^n, w / 2^n, channels], n = num_downsamples.
+    """Strided convolutions, then residual blocks: [b, h, w, i] -> [b, h / 2^n, w / 2^n, channels].
 
     Attributes:
-      num_downsamples: how many times height and width are halved, at least 1. The last of several has `channels`
-        filters, all others half as many.
+      num_downsamples: n, the number of strided convolutions, at least 1. The last of several has `channels` filters,
+        the others half as many.
       channels, residual_channels, residual_blocks: widths and depth.
       rectified: the kind of residual block.
-      dtype: of the arithmetic.
+      dtype: dtype of the arithmetic; parameters are float32.
     """
 
     num_downsamples: int
@@ -105,10 +118,10 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Applies the encoder."""
-        for halving in range(self.num_downsamples):
-            # One halving alone has channels / 2, as the top level of VQ-VAE-2.
-            features = self.channels if 0 < halving == self.num_downsamples - 1 else self.channels // 2
-            x = nn.relu(Conv(features, 4, halves=True, dtype=self.dtype)(x))
+        for i in range(self.num_downsamples):
+            # A single strided convolution has channels / 2 filters, as the top level of VQ-VAE-2.
+            features = self.channels if 0 < i == self.num_downsamples - 1 else self.channels // 2
+            x = nn.relu(Conv(features, 4, downsample=True, dtype=self.dtype)(x))
         x = Conv(self.channels, 3, dtype=self.dtype)(x)
         for _ in range(self.residual_blocks):
             x = ResidualBlock(self.channels, self.residual_channels, self.rectified, self.dtype)(x)
@@ -116,11 +129,11 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Residual blocks, then transposed convolutions: [b, h, w, i] -> [b, 2^n h, 2^n w, features], n = num_upsamples.
+    """Residual blocks, then transposed convolutions: [b, h, w, i] -> [b, 2^n h, 2^n w, features].
 
     Attributes:
       features: output channels.
-      num_upsamples: how many times height and width are doubled, at least 1.
+      num_upsamples: n, the number of transposed convolutions, at least 1.
       channels, residual_channels, residual_blocks, rectified, dtype: as in `Encoder`.
     """
 

@@ -13,17 +13,29 @@ from kvae.quantizers.base import Quantizer
 
 
 class VQVAE(Autoencoder):
-    """Images [b, h, w, 3] -> codes [b, h/4, w/4] of one codebook -> images.
+    """VQ-VAE: images [b, h, w, 3] -> codes [b, h/4, w/4] of one codebook -> images.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, kvae
+      >>> from kvae.models import VQVAE
+      >>> model = VQVAE(channels=8, residual_channels=4, residual_blocks=1, quantizer=kvae.KohonenVQ((4, 8)))
+      >>> images = jnp.zeros((2, 32, 32, 3), jnp.uint8)
+      >>> variables = model.init(jax.random.key(0), images)
+      >>> codes = model.apply(variables, images, method="encode")
+      >>> codes["codebook"].shape
+      (2, 8, 8)
+      >>> model.apply(variables, codes, method="decode").shape
+      (2, 32, 32, 3)
 
     Attributes:
-      num_downsamples: how many times height and width are halved; 2 makes codes of a quarter of each, as above.
+      num_downsamples: number of times that height and width are halved; with 2, codes are [b, h/4, w/4].
       quantizer: the quantiser layer; its codebook is named `codebook`.
     """
 
     num_downsamples: Annotated[int, Ge(1), Le(8)] = 2
     quantizer: Quantizer | None = None
 
-    def setup(self):
+    def setup(self) -> None:
         shape = dict(
             channels=self.channels,
             residual_channels=self.residual_channels,
@@ -36,22 +48,28 @@ class VQVAE(Autoencoder):
         self.decoder = Decoder(features=3, num_upsamples=self.num_downsamples, **shape)
 
     @property
-    def code_strides(self):
-        """By codebook, by how much height and width shrink."""
+    def code_strides(self) -> dict[str, int]:
+        """The height and width, in pixels, that one code covers, by quantiser."""
         return {"codebook": 2**self.num_downsamples}
 
     @property
-    def quantizers(self):
+    def quantizers(self) -> dict[str, Quantizer]:
         """The quantiser by the name of its codebook."""
         return {"codebook": self.quantizer}
 
     def __call__(self, images: jax.Array, *, train: bool = False, mask: jax.Array | None = None) -> Reconstruction:
-        """Encodes, quantises and decodes uint8 images [b, h, w, 3]; `mask` [b] leaves images out of the statistics."""
+        """Encodes, quantises and decodes images; codebooks do not change.
+
+        Args:
+          images: uint8 [b, h, w, 3].
+          train: passed to the quantiser.
+          mask: bool [b]; images where it is False do not count in the quantiser's loss, counts and statistics.
+        """
         z = self.to_codeword_size(self.encoder(self.normalize(images)))
         positions = None if mask is None else jnp.broadcast_to(mask[:, None, None], z.shape[:-1])
         out = self.quantizer.quantize(z, train=train, mask=positions)
         return Reconstruction(self.decode_quantized({"codebook": out.quantized}), {"codebook": z}, {"codebook": out})
 
     def decode_quantized(self, quantized: Mapping[str, jax.Array]) -> jax.Array:
-        """Images on the normalised scale, float32 [b, h, w, 3], from codewords `codebook` [b, h', w', d]."""
+        """Decodes codewords `codebook` [b, h', w', d] to images on the normalised scale, float32 [b, h, w, 3]."""
         return self.decoder(quantized["codebook"]).astype(jnp.float32)

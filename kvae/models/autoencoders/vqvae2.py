@@ -12,9 +12,20 @@ from kvae.quantizers.base import Quantizer
 
 
 class VQVAE2(Autoencoder):
-    """Images [b, h, w, 3] -> codes `top` [b, h/8, w/8] and `bottom` [b, h/4, w/4] -> images.
+    """VQ-VAE-2: images [b, h, w, 3] -> codes `top` [b, h/8, w/8] and `bottom` [b, h/4, w/4] -> images.
 
-    The bottom level sees what the top level decodes to, beside its own features.
+    The bottom level sees its own features and the decoded top level.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, kvae
+      >>> from kvae.models import VQVAE2
+      >>> top, bottom = kvae.KohonenVQ((4, 4)), kvae.KohonenVQ((4, 8))
+      >>> model = VQVAE2(channels=8, residual_channels=4, residual_blocks=1, quantizer_top=top, quantizer_bottom=bottom)
+      >>> images = jnp.zeros((2, 32, 32, 3), jnp.uint8)
+      >>> variables = model.init(jax.random.key(0), images)
+      >>> codes = model.apply(variables, images, method="encode")
+      >>> codes["top"].shape, codes["bottom"].shape
+      ((2, 4, 4), (2, 8, 8))
 
     Attributes:
       quantizer_top, quantizer_bottom: the quantiser layers; their codebooks are named `top` and `bottom`.
@@ -23,9 +34,9 @@ class VQVAE2(Autoencoder):
     quantizer_top: Quantizer | None = None
     quantizer_bottom: Quantizer | None = None
 
-    code_strides: ClassVar = {"top": 8, "bottom": 4}
+    code_strides: ClassVar[dict[str, int]] = {"top": 8, "bottom": 4}
 
-    def setup(self):
+    def setup(self) -> None:
         shape = dict(
             channels=self.channels,
             residual_channels=self.residual_channels,
@@ -42,14 +53,14 @@ class VQVAE2(Autoencoder):
         self.decoder = Decoder(features=3, num_upsamples=2, **shape)
 
     @property
-    def quantizers(self):
+    def quantizers(self) -> dict[str, Quantizer]:
         """The quantisers by the names of their codebooks."""
         return {"top": self.quantizer_top, "bottom": self.quantizer_bottom}
 
     def __call__(self, images: jax.Array, *, train: bool = False, mask: jax.Array | None = None) -> Reconstruction:
-        """Encodes, quantises and decodes uint8 images [b, h, w, 3]; `mask` [b] leaves images out of the statistics."""
+        """Encodes, quantises and decodes images; arguments are those of `VQVAE.__call__`."""
 
-        def positions(z):
+        def positions(z: jax.Array) -> jax.Array | None:
             return None if mask is None else jnp.broadcast_to(mask[:, None, None], z.shape[:-1])
 
         features_bottom = self.encoder_bottom(self.normalize(images))
@@ -62,7 +73,11 @@ class VQVAE2(Autoencoder):
         return Reconstruction(decoded, {"top": z_top, "bottom": z_bottom}, {"top": top, "bottom": bottom})
 
     def decode_quantized(self, quantized: Mapping[str, jax.Array]) -> jax.Array:
-        """Normalised images, float32 [b, h, w, 3], from codewords `top` [b, h/8, w/8, d], `bottom` [b, h/4, w/4, d]."""
+        """Decodes codewords to images on the normalised scale, float32 [b, h, w, 3].
+
+        Args:
+          quantized: `top` [b, h/8, w/8, d] and `bottom` [b, h/4, w/4, d].
+        """
         top = self.upsample_top(quantized["top"])
         bottom = quantized["bottom"].astype(top.dtype)
         return self.decoder(jnp.concatenate([top, bottom], axis=-1)).astype(jnp.float32)

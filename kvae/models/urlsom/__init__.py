@@ -1,1 +1,1 @@
-"""URL-SOM: a network whose output layer is a map."""
+"""URL-SOM: a network whose output layer is a map (Kermiche, 2021)."""

@@ -1,10 +1,8 @@
-"""Losses and measures of URL-SOM (N. Kermiche, "Self-Organizing Representation Learning", 2021).
-
-`neural_selectivity` reads a table of how many samples of each class each neuron won; the tables of batches add up.
-"""
+"""Losses and metrics of URL-SOM (N. Kermiche, "Self-Organizing Representation Learning", 2021)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,17 +12,23 @@ from kvae.models.model import Metric
 
 
 def neural_selectivity(table: jax.Array, held_out: jax.Array | None = None) -> jax.Array:
-    """The share of samples whose label is that of their winning neuron (Section V.C).
+    """Returns the share of samples whose label is that of their winning neuron (Section V.C).
 
-    A neuron's label is the most frequent among its samples, the lowest one in a tie.
+    The label of a neuron is the most frequent label among its samples, the lowest in a tie.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> float(neural_selectivity(jnp.array([[3, 1], [0, 4]])))
+      0.875
 
     Args:
-      table: [n, classes], how many samples of each class each neuron won.
-      held_out: the same of other samples, which are then judged by the labels that `table` gives; a neuron without a
-        sample in `table` has no label, and agrees with none. By default `table` itself is judged, as in the paper.
+      table: [n, classes], the number of samples of each class that each neuron wins.
+      held_out: the table of other samples, [n, classes]. They are judged by the labels that `table` gives the neurons;
+        a neuron that wins nothing in `table` has no label, and its samples count as errors. By default `table` judges
+        itself, as in the paper.
 
     Returns:
-      float32 [], from 0 to 1; NaN if there is no sample to judge.
+      float32 [], from 0 to 1; NaN if there are no samples.
     """
     judged = table if held_out is None else held_out
     agreeing = jnp.take_along_axis(judged, jnp.argmax(table, axis=-1, keepdims=True), axis=-1)[:, 0]
@@ -32,23 +36,25 @@ def neural_selectivity(table: jax.Array, held_out: jax.Array | None = None) -> j
 
 
 def dead_neurons(counts: np.ndarray) -> int:
-    """The number of neurons that won no sample, from how many each won, [n]."""
+    """Returns the number of neurons that win no sample, from the number that each wins, [n]."""
     return int(np.sum(np.asarray(counts) == 0))
 
 
 def directions(probabilities: jax.Array) -> jax.Array:
-    """P = p / |p|, points of the unit sphere (Eq. 2): float [..., n] -> float32 [..., n]."""
+    """Returns P = p / |p|, points on the unit sphere (Eq. 2): float [..., n] -> float32 [..., n]."""
     probabilities = probabilities.astype(jnp.float32)
     return probabilities / jnp.linalg.norm(probabilities, axis=-1, keepdims=True)
 
 
-def _mean_direction(probabilities):
-    """The mean of P over all leading axes, [n]."""
+def _mean_direction(probabilities: jax.Array) -> jax.Array:
+    """Returns the mean of P over all leading axes, [n]."""
     return jnp.mean(directions(probabilities), axis=range(probabilities.ndim - 1))
 
 
 def winner_take_all_loss(probabilities: jax.Array) -> jax.Array:
-    """mean_i P_i . U, with P = p / |p| and U = (1, ..., 1) / sqrt(n) (Eq. 4): 1 for even outputs, 1/sqrt(n) one-hot.
+    """Returns mean_i P_i . U, with P = p / |p| and U = (1, ..., 1) / sqrt(n) (Eq. 4).
+
+    It is 1 if all outputs are equal, and 1/sqrt(n), its minimum, if they are one-hot.
 
     Args:
       probabilities: p, float [..., n]; its rows sum to 1.
@@ -60,21 +66,41 @@ def winner_take_all_loss(probabilities: jax.Array) -> jax.Array:
 
 
 def collapse_loss(probabilities: jax.Array) -> jax.Array:
-    """1 - A . U, with A = a / |a| and a = mean_i P_i (Eq. 5): 0 for spread winners, 1 - 1/sqrt(n) for a single one.
+    """Returns 1 - A . U, with A = a / |a| and a = mean_i P_i (Eq. 5).
 
-    Arguments and result: as `winner_take_all_loss`.
+    It is 0 if all neurons win equally often, and 1 - 1/sqrt(n) if a single neuron always wins.
+
+    Args:
+      probabilities: p, float [..., n]; its rows sum to 1.
+
+    Returns:
+      float32 [].
     """
     return 1 - jnp.sum(directions(_mean_direction(probabilities))) / math.sqrt(probabilities.shape[-1])
 
 
 def similarity_loss(probabilities: jax.Array, others: jax.Array) -> jax.Array:
-    """1 - mean_i P+_i . P-_i, of two views of the same images, [..., n] each (Eq. 6): float32 [], 0 if they agree."""
+    """Returns 1 - mean_i P+_i . P-_i (Eq. 6), which is 0 if the two views agree.
+
+    Args:
+      probabilities, others: p+ and p- of two views of the same images, float [..., n].
+
+    Returns:
+      float32 [].
+    """
     return 1 - jnp.mean(jnp.sum(directions(probabilities) * directions(others), axis=-1))
 
 
-def terms(probabilities: jax.Array, others: jax.Array) -> dict[str, jax.Array]:
-    """The three terms of Eq. 8 of two views of each image, p+ and p-, float [N, n] each: float32 [] by name."""
-    # Eqs. 4 and 5 see P only through its mean, and the mean of (P+ + P-) / 2 (Eq. 7) is that of all 2N views.
+def loss_terms(probabilities: jax.Array, others: jax.Array) -> dict[str, jax.Array]:
+    """Returns the three terms of Eq. 8.
+
+    Args:
+      probabilities, others: p+ and p- of two views of the same images, float [N, n].
+
+    Returns:
+      `winner_take_all_loss`, `collapse_loss` and `similarity_loss`, float32 [].
+    """
+    # Eqs. 4 and 5 depend on P only through its mean; the mean of (P+ + P-) / 2 (Eq. 7) is the mean over all 2N views.
     views = jnp.stack([probabilities, others])
     return {
         "winner_take_all_loss": winner_take_all_loss(views),
@@ -83,11 +109,19 @@ def terms(probabilities: jax.Array, others: jax.Array) -> dict[str, jax.Array]:
     }
 
 
-def url_som_loss(terms: Mapping[str, jax.Array], similarity_weight: float = 2.0, collapse_weight: float = 1.0):
-    """The terms weighted and added up (Eq. 8).
+def url_som_loss(
+    terms: Mapping[str, jax.Array], similarity_weight: float = 2.0, collapse_weight: float = 1.0
+) -> jax.Array:
+    """Returns the weighted sum of the terms (Eq. 8), float32 [].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> one_hot = jnp.eye(4)  # each of four neurons wins one image, in both views
+      >>> float(url_som_loss(loss_terms(one_hot, one_hot)))
+      0.5
 
     Args:
-      terms: as `terms` gives them.
+      terms: as `loss_terms` returns them.
       similarity_weight: gamma.
       collapse_weight: 1 in the paper.
     """
@@ -95,41 +129,43 @@ def url_som_loss(terms: Mapping[str, jax.Array], similarity_weight: float = 2.0,
     return terms["winner_take_all_loss"] + weighted
 
 
-def _direction(sums):
-    """The mean of P over all examples and both their views, [n]."""
+def _direction(sums: Mapping[str, Any]) -> np.ndarray:
+    """Returns the mean of P over all examples and their two views, [n]."""
     return sums["direction"] / sums["examples"]
 
 
-def _dead(name):
+def _dead(name: str) -> Callable[[Mapping[str, Any]], int | None]:
     return lambda sums: dead_neurons(sums[name]) if name in sums else None
 
 
-def _selectivity(*names):
-    """Neural selectivity of a table, or of one that is judged by the labels of another; None where one is missing."""
+def _selectivity(*names: str) -> Callable[[Mapping[str, Any]], float | None]:
+    """Returns the function that computes neural selectivity from these sums; None if one is missing."""
 
-    def value(sums):
+    def compute(sums: Mapping[str, Any]) -> float | None:
         if not all(name in sums for name in names):
             return None
         return float(neural_selectivity(*(jnp.asarray(sums[name]) for name in names)))
 
-    return value
+    return compute
 
 
-CLASSES = ("Classes on the map", "neural selectivity")
-DEAD = ("Dead neurons", "neurons that win no sample")
+SELECTIVITY_PANEL = ("Classes on the map", "neural selectivity")
+DEAD_PANEL = ("Dead neurons", "neurons that win no sample")
 
-METRICS = {
-    # Of the three below, by the model's weights.
-    "loss": Metric(lambda sums: None, panel=("Loss", "loss"), better=min),
+URLSOM_METRICS = {
+    # The weighted sum of the next three, see `URLSOM.compute_metrics`.
+    "loss": Metric(panel=("Loss", "loss"), better=min),
     "winner_take_all_loss": Metric(lambda sums: float(np.sum(_direction(sums)) / np.sqrt(len(_direction(sums))))),
     "collapse_loss": Metric(lambda sums: float(collapse_loss(jnp.asarray(_direction(sums), jnp.float32)))),
     "similarity_loss": Metric(lambda sums: float(sums["similarity_loss"] / sums["examples"])),
-    "dead_neurons": Metric(_dead("counts"), pooled=True, panel=DEAD),
-    "dead_neurons_train": Metric(_dead("train_counts"), pooled=True, panel=DEAD, label="training set"),
-    "neural_selectivity": Metric(_selectivity("table"), pooled=True, panel=CLASSES),
-    "neural_selectivity_train": Metric(_selectivity("train_table"), pooled=True, panel=CLASSES, label="training set"),
+    "dead_neurons": Metric(_dead("counts"), pooled=True, panel=DEAD_PANEL),
+    "dead_neurons_train": Metric(_dead("train_counts"), pooled=True, panel=DEAD_PANEL, label="training set"),
+    "neural_selectivity": Metric(_selectivity("table"), pooled=True, panel=SELECTIVITY_PANEL),
+    "neural_selectivity_train": Metric(
+        _selectivity("train_table"), pooled=True, panel=SELECTIVITY_PANEL, label="training set"
+    ),
     "neural_selectivity_transferred": Metric(
-        _selectivity("train_table", "table"), pooled=True, panel=CLASSES, label="labels from training"
+        _selectivity("train_table", "table"), pooled=True, panel=SELECTIVITY_PANEL, label="labels from training"
     ),
 }
-"""The metrics of URL-SOM on any grid; None where the sums do not tell."""
+"""Metrics of URL-SOM on any grid; `compute` returns None if the sums it needs are missing."""

@@ -1,4 +1,4 @@
-"""ResNet for small images (He et al., 2016), as URL-SOM uses it: elu instead of relu."""
+"""ResNet for small images (He et al., 2016) with elu instead of relu, as in URL-SOM."""
 
 import functools
 from typing import Any
@@ -11,21 +11,21 @@ _conv = functools.partial(nn.Conv, use_bias=False, kernel_init=nn.initializers.h
 
 
 class ResNet(nn.Module):
-    """Images float [b, h, w, 3] -> features float32 [b, channels[-1]], by a global average pool.
+    """ResNet, images float [b, h, w, 3] -> features float32 [b, channels[-1]], with a global average pool.
 
-    A 3 x 3 convolution and, for each stage, `blocks` residual blocks of two; each stage but the first halves height and
-    width. Three blocks in three stages make ResNet-20 (20 layers with the one that follows the pool). Shortcuts that
-    change the width are 1 x 1 convolutions (option B of the paper, and what Keras' ResNet-20 for CIFAR-10 has). Unlike
-    Keras', convolutions have no biases, and batch normalisation has a momentum of 0.9 and an epsilon of 1e-5 (Keras:
-    0.99 and 1e-3).
+    A 3 x 3 convolution, then `blocks` residual blocks of two 3 x 3 convolutions in each stage; each stage but the first
+    halves height and width. Three blocks in three stages make ResNet-20 (the linear layer after the pool is the 20th).
+    Shortcuts that change the width are 1 x 1 convolutions (option B of the paper, as in Keras' ResNet-20 for CIFAR-10).
+    Unlike Keras', convolutions have no biases, and batch normalisation has momentum 0.9 and epsilon 1e-5 (Keras: 0.99
+    and 1e-3).
 
-    Batch normalisation follows each 3 x 3 convolution. In training its mean and variance are of the *global* batch,
-    over all devices, and of both views together; in evaluation they are the running averages in `batch_stats`.
+    Batch normalisation follows each 3 x 3 convolution. In training, its mean and variance are those of the *global*
+    batch, over all devices and both views; in evaluation they are the running averages in `batch_stats`.
 
     Attributes:
       channels: filters of each stage.
       blocks: residual blocks in each stage.
-      dtype: of the arithmetic; parameters and statistics are float32.
+      dtype: dtype of the arithmetic; parameters and statistics are float32.
     """
 
     channels: tuple[int, ...]
@@ -34,7 +34,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Applies the network; `train` chooses whose mean and variance normalise."""
+        """Applies the network; batches are normalised by their own statistics if `train`, else by running averages."""
         normalize = functools.partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, dtype=self.dtype)
         conv = functools.partial(_conv, dtype=self.dtype)
         x = nn.elu(normalize()(conv(self.channels[0], (3, 3))(x)))

@@ -1,27 +1,29 @@
-"""The random views of an image on which URL-SOM is trained (Section V.A of Kermiche, 2021), made on the device.
+"""The random views of an image that URL-SOM is trained on (Section V.A of Kermiche, 2021), computed on the device.
 
-Pure functions of a key and one image, float32 [h, w, 3] from 0 to 1, for `jax.vmap`. The transformations are those of
-SimCLR (Chen et al., 2020). The paper gives their ranges, not their order, which here is: crop, flip, colours, grey.
+Pure functions of a key and one image, float32 [h, w, 3] from 0 to 1, for use under `jax.vmap`. The transformations are
+those of SimCLR (Chen et al., 2020). The paper gives their ranges but not their order; here it is crop, flip, colour
+jitter, greyscale.
 """
 
 import dataclasses
 
-import dm_pix
 import jax
 import jax.numpy as jnp
 
+from kvae.core.errors import require_extra
+
 
 @dataclasses.dataclass(frozen=True)
-class Augmentation:
-    """Which views there are; the defaults are the paper's for CIFAR-10.
+class ViewSettings:
+    """The distribution of views; the defaults are the paper's for CIFAR-10.
 
     Attributes:
-      crop_sizes: smallest and largest side of the square that is cut out, in pixels. A square that is larger than the
-        image shows it smaller, on black.
-      flip_probability: of swapping left and right.
-      jitter: how far brightness, contrast, saturation (as factors 1 +- jitter) and hue (+- jitter turns) may move.
-      jitter_probability: of changing the colours at all.
-      greyscale_probability: of leaving out the colours.
+      crop_sizes: smallest and largest side of the square that is cropped, in pixels. A square larger than the image
+        shows the image smaller, on black.
+      flip_probability: probability of swapping left and right.
+      jitter: largest change of brightness, contrast and saturation, as factors 1 +- jitter, and of hue, in turns.
+      jitter_probability: probability of changing the colours at all.
+      greyscale_probability: probability of removing the colours.
     """
 
     crop_sizes: tuple[int, int] = (22, 32)
@@ -31,21 +33,44 @@ class Augmentation:
     greyscale_probability: float = 0.5
 
 
-def view(key: jax.Array, image: jax.Array, augmentation: Augmentation) -> jax.Array:
-    """A random view of an image: float32 [h, w, 3], from 0 to 1, another for every key."""
+def random_view(key: jax.Array, image: jax.Array, settings: ViewSettings) -> jax.Array:
+    """Returns a random view of an image.
+
+    Args:
+      key: a random key; each gives another view.
+      image: float32 [h, w, 3], from 0 to 1.
+      settings: the distribution of views.
+
+    Returns:
+      float32 [h, w, 3], from 0 to 1.
+
+    Raises:
+      InputError: dm-pix is not installed.
+    """
+    with require_extra("train"):
+        import dm_pix
     crop_key, flip_key, jitter_key, grey_key = jax.random.split(key, 4)
-    image = crop(crop_key, image, *augmentation.crop_sizes)
-    flips = jax.random.bernoulli(flip_key, augmentation.flip_probability)
-    image = jnp.where(flips, image[:, ::-1], image)
-    jitter_key, jitters_key = jax.random.split(jitter_key)
-    jitters = jax.random.bernoulli(jitters_key, augmentation.jitter_probability)
-    image = jnp.where(jitters, jitter_colors(jitter_key, image, augmentation.jitter), image)
-    is_grey = jax.random.bernoulli(grey_key, augmentation.greyscale_probability)
+    image = random_crop(crop_key, image, *settings.crop_sizes)
+    is_flipped = jax.random.bernoulli(flip_key, settings.flip_probability)
+    image = jnp.where(is_flipped, image[:, ::-1], image)
+    colors_key, coin_key = jax.random.split(jitter_key)
+    is_jittered = jax.random.bernoulli(coin_key, settings.jitter_probability)
+    image = jnp.where(is_jittered, jitter_colors(colors_key, image, settings.jitter), image)
+    is_grey = jax.random.bernoulli(grey_key, settings.greyscale_probability)
     return jnp.where(is_grey, dm_pix.rgb_to_grayscale(image, keep_dims=True), image)
 
 
-def crop(key: jax.Array, image: jax.Array, smallest: int, largest: int) -> jax.Array:
-    """A random square with a side of `smallest` to `largest` pixels, resized (bilinearly) to the size of the image."""
+def random_crop(key: jax.Array, image: jax.Array, smallest: int, largest: int) -> jax.Array:
+    """Crops a random square and resizes it, bilinearly, to the size of the image.
+
+    Args:
+      key: a random key.
+      image: float32 [h, w, c].
+      smallest, largest: range of the side of the square, in pixels, both ends included.
+
+    Returns:
+      float32 [h, w, c].
+    """
     size_key, offset_key = jax.random.split(key)
     shape = jnp.asarray(image.shape[:2], jnp.float32)
     side = jax.random.randint(size_key, (), smallest, largest + 1).astype(jnp.float32)
@@ -54,15 +79,28 @@ def crop(key: jax.Array, image: jax.Array, smallest: int, largest: int) -> jax.A
     return jax.image.scale_and_translate(image, image.shape, (0, 1), scale, -offset * scale, "linear")
 
 
-def jitter_colors(key: jax.Array, image: jax.Array, strength: float) -> jax.Array:
-    """Brightness, contrast, saturation and hue, each moved by up to `strength`; every result is clipped to 0 to 1."""
+def jitter_colors(key: jax.Array, image: jax.Array, jitter: float) -> jax.Array:
+    """Changes brightness, contrast, saturation and hue at random; the result is clipped to 0 to 1 after each.
+
+    Args:
+      key: a random key.
+      image: float32 [h, w, 3], from 0 to 1.
+      jitter: see `ViewSettings`.
+
+    Returns:
+      float32 [h, w, 3], from 0 to 1.
+
+    Raises:
+      InputError: dm-pix is not installed.
+    """
+    with require_extra("train"):
+        import dm_pix
     keys = jax.random.split(key, 4)
     brightness, contrast, saturation = (
-        jax.random.uniform(factor_key, (), minval=max(0.0, 1 - strength), maxval=1 + strength)
-        for factor_key in keys[:3]
+        jax.random.uniform(factor_key, (), minval=max(0.0, 1 - jitter), maxval=1 + jitter) for factor_key in keys[:3]
     )
-    turn = jax.random.uniform(keys[3], (), minval=-strength, maxval=strength)
+    hue = jax.random.uniform(keys[3], (), minval=-jitter, maxval=jitter)
     image = jnp.clip(image * brightness, 0, 1)
     image = jnp.clip(dm_pix.adjust_contrast(image, contrast), 0, 1)
     image = dm_pix.adjust_saturation(image, saturation)
-    return jnp.clip(dm_pix.adjust_hue(image, turn), 0, 1)
+    return jnp.clip(dm_pix.adjust_hue(image, hue), 0, 1)

@@ -1,0 +1,50 @@
+"""The fixed radial convolution over the map of URL-SOM (Kermiche, 2021, Sections III.B and V.E)."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from kvae.topology import Plane
+
+FILTERS: dict[str, Callable[[jax.Array, float], jax.Array]] = {
+    "gaussian": lambda squared, sigma: jnp.exp(-squared / (2 * sigma**2)),
+    "student": lambda squared, sigma: 1 / (1 + squared / (2 * sigma**2)),
+}
+"""Weight of a neighbour as a function of the squared grid distance r^2 and sigma, before normalisation.
+
+Both are 1 at the centre and have the same curvature there. The paper writes the Student-t filter 1 / (1 + r^2 / c); its
+c = 1 and c = 18 are sigma = 0.7071 and sigma = 3.
+"""
+
+
+def radial_filter(grid_shape: tuple[int, ...], kernel: str, sigma: float) -> jax.Array:
+    """Returns the convolution over the map as a matrix: activations = projection @ matrix.
+
+    Row k is the filter centred on neuron k, zero outside the map. The Gaussian is cut off at a width of 6 sigma
+    (Section III.B), |offset| <= 3 sigma on each axis. The Student-t filter is not, as it "requires a filter size that
+    is bigger than the SOM" (Section V.E).
+
+    The weights are scaled so that those around the neuron in the middle of the map sum to 1, as for a blur; the paper
+    does not specify this. With weights of 1 at the centre all outputs are one-hot from the start and the map collapses.
+
+    Example:
+      >>> radial_filter((3,), "student", 1.0).round(2)
+      Array([[0.5 , 0.33, 0.17],
+             [0.33, 0.5 , 0.33],
+             [0.17, 0.33, 0.5 ]], dtype=float32)
+
+    Args:
+      grid_shape: the shape of the map of n neurons.
+      kernel: a key of `FILTERS`.
+      sigma: width of the filter, in neurons.
+
+    Returns:
+      float32 [n, n].
+    """
+    points = jnp.asarray(Plane(grid_shape).coordinates, jnp.float32)
+    offsets = points[:, None] - points[None, :]
+    weights = FILTERS[kernel](jnp.sum(jnp.square(offsets), axis=-1), sigma)
+    if kernel == "gaussian":
+        weights = jnp.where(jnp.max(jnp.abs(offsets), axis=-1) <= 3 * sigma, weights, 0.0)
+    return weights / jnp.max(jnp.sum(weights, axis=-1))
