@@ -1,4 +1,4 @@
-"""The convolutions are what they say, values and gradients, whichever way the backend computes them."""
+"""Values and gradients of the convolutions, against plain loops."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ def normal(*shape):
     return RNG.standard_normal(shape).astype(np.float32)
 
 
-def reference_halve(x, kernel):
+def reference_strided(x, kernel):
     """Every output is the sum over its 4 x 4 window, written as loops over the taps."""
     b, h, w, _ = x.shape
     padded = np.pad(np.asarray(x, np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -25,8 +25,8 @@ def reference_halve(x, kernel):
     return out
 
 
-def reference_double(x, kernel):
-    """Every input pixel paints a 4 x 4 patch at twice its place; a border of one is cut off."""
+def reference_transposed(x, kernel):
+    """Every input pixel adds a 4 x 4 patch at twice its position; a border of one pixel is cut off."""
     b, h, w, _ = x.shape
     out = np.zeros((b, 2 * h + 2, 2 * w + 2, kernel.shape[2]))
     for i in range(4):
@@ -37,34 +37,34 @@ def reference_double(x, kernel):
     return out[:, 1:-1, 1:-1]
 
 
-@pytest.mark.parametrize("wide", [3, 24])  # below and above the number of channels that a CPU doubles by phases
-def test_halve_and_double_and_their_gradients(wide):
+@pytest.mark.parametrize("wide", [3, 24])  # below and above FEWEST_PHASE_CHANNELS
+def test_strided_and_transposed_convolution_and_their_gradients(wide):
     x, y, kernel = normal(2, 6, 8, wide), normal(2, 3, 4, 5), normal(4, 4, wide, 5)
     np.testing.assert_allclose(
-        convolutions.convolve_strided(x, kernel), reference_halve(x, kernel), rtol=1e-4, atol=1e-4
+        convolutions.convolve_strided(x, kernel), reference_strided(x, kernel), rtol=1e-4, atol=1e-4
     )
     np.testing.assert_allclose(
-        convolutions.convolve_transposed(y, kernel), reference_double(y, kernel), rtol=1e-4, atol=1e-4
+        convolutions.convolve_transposed(y, kernel), reference_transposed(y, kernel), rtol=1e-4, atol=1e-4
     )
-    # <y, halve(x, k)> = <double(y, k), x>, so the two share the gradient of the kernel.
+    # <y, strided(x, k)> = <transposed(y, k), x>, so the two share the gradient of the kernel.
     grad_x, grad_kernel = jax.grad(lambda x, k: jnp.sum(convolutions.convolve_strided(x, k) * y), argnums=(0, 1))(
         x, kernel
     )
-    grad_y, grad_kernel_too = jax.grad(
+    grad_y, grad_kernel_transposed = jax.grad(
         lambda y, k: jnp.sum(convolutions.convolve_transposed(y, k) * x), argnums=(0, 1)
     )(y, kernel)
-    np.testing.assert_allclose(grad_x, reference_double(y, kernel), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(grad_y, reference_halve(x, kernel), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(grad_kernel, grad_kernel_too, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(grad_x, reference_transposed(y, kernel), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(grad_y, reference_strided(x, kernel), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(grad_kernel, grad_kernel_transposed, rtol=1e-4, atol=1e-4)
     direction = normal(*kernel.shape)
     np.testing.assert_allclose(
-        np.sum(grad_kernel * direction), np.sum(y * reference_halve(x, direction)), rtol=1e-4, atol=1e-3
+        np.sum(grad_kernel * direction), np.sum(y * reference_strided(x, direction)), rtol=1e-4, atol=1e-3
     )
 
 
 @pytest.mark.parametrize("size", [1, 3])
-@pytest.mark.parametrize(("inputs", "outputs"), [(7, 3), (3, 7)])  # narrower or wider: two ways on a CPU
-def test_convolve_and_its_gradients(size, inputs, outputs):
+@pytest.mark.parametrize(("inputs", "outputs"), [(7, 3), (3, 7)])  # a CPU computes the two differently
+def test_convolution_and_its_gradients(size, inputs, outputs):
     x, y, kernel = normal(2, 5, 6, inputs), normal(2, 5, 6, outputs), normal(size, size, inputs, outputs)
     reach = size // 2
     padded = np.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
@@ -88,7 +88,7 @@ def test_convolve_and_its_gradients(size, inputs, outputs):
         (layers.TransposedConv(3), (1, 4, 4, 64), 48),
     ],
 )
-def test_initialisation_is_pytorch_s_default(module, shape, fan_in):
+def test_initialisation_is_the_default_of_pytorch(module, shape, fan_in):
     keys = jax.random.split(jax.random.key(0), 64)
     params = jax.vmap(lambda key: module.init(key, jnp.zeros(shape)))(keys)["params"]
     bound = 1 / np.sqrt(fan_in)
@@ -98,7 +98,7 @@ def test_initialisation_is_pytorch_s_default(module, shape, fan_in):
         np.testing.assert_allclose(np.mean(leaf), 0, atol=0.15 * bound)
 
 
-def test_residual_blocks_differ_as_the_two_releases_do():
+def test_residual_blocks_of_both_releases():
     x = normal(1, 4, 4, 6)
     for rectified in (True, False):
         block = layers.ResidualBlock(6, 3, rectified)

@@ -1,4 +1,4 @@
-"""VQ-VAE and VQ-VAE-2: shapes of the paper, codes, masks, and bad input."""
+"""VQ-VAE and VQ-VAE-2: the paper's shapes, codes, masks, and invalid input."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def blocks(bias):
     return 2 * (conv(3, 128, 32, bias) + conv(1, 32, 128, bias))
 
 
-# Number of parameters, layer by layer as the papers' table has them.
+# Numbers of parameters, layer by layer as in the papers' table.
 STRIDE_4 = conv(4, 3, 64) + conv(4, 64, 128) + conv(3, 128, 128)
 TO_IMAGE = conv(4, 128, 64) + conv(4, 64, 3)
 VQVAE = STRIDE_4 + blocks(False) + conv(1, 128, 64) + conv(3, 64, 128) + blocks(False) + TO_IMAGE
@@ -46,7 +46,7 @@ VQVAE2 = TOP + TOP_DECODER + BOTTOM + conv(4, 64, 64) + conv(3, 64 + 64, 128) + 
     ("name", "size", "latents", "count"),
     [("vqvae", 32, {"codebook": (8, 8)}, VQVAE), ("vqvae2", 256, {"top": (32, 32), "bottom": (64, 64)}, VQVAE2)],
 )
-def test_the_paper_s_shapes(name, size, latents, count):
+def test_shapes_and_parameter_counts_are_the_papers(name, size, latents, count):
     full = dict(name=name, quantizer={"name": "kohonen", "grid_shape": (16, 32)})
     model = models.build(full, **NORMALIZATION)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8))
@@ -61,7 +61,7 @@ def test_the_paper_s_shapes(name, size, latents, count):
 
 @pytest.mark.parametrize("name", ["vqvae", "vqvae2"])
 @pytest.mark.parametrize("quantizer", ["kohonen", "gradient"])
-def test_codes_are_all_the_decoder_needs(name, quantizer):
+def test_decoding_the_codes_is_the_reconstruction(name, quantizer):
     model, variables = build(name, quantizer=QUANTIZER | {"name": quantizer})
     codes = apply(model, variables, images(3), method="encode")
     decoded = apply(model, variables, codes, method="decode")
@@ -78,33 +78,33 @@ def test_training_and_evaluation_agree(name):
 
 
 @pytest.mark.parametrize("name", ["vqvae", "vqvae2"])
-def test_totals_of_a_padded_batch_are_those_of_the_batch(name):
+def test_batch_sums_ignore_padding(name):
     model, variables = build(name)
-    x, rubbish = images(3), images(2, seed=1)
-    whole = apply(model, variables, {"image": x, "mask": np.ones(3, bool)}, method="batch_sums")
+    x, padding = images(3), images(2, seed=1)
+    unpadded = apply(model, variables, {"image": x, "mask": np.ones(3, bool)}, method="batch_sums")
     mask = np.arange(5) < 3
-    padded = apply(model, variables, {"image": np.concatenate([x, rubbish]), "mask": mask}, method="batch_sums")
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), padded, whole)
+    padded = apply(model, variables, {"image": np.concatenate([x, padding]), "mask": mask}, method="batch_sums")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), padded, unpadded)
 
 
 @pytest.mark.parametrize("name", ["vqvae", "vqvae2"])
-def test_summary_is_the_objective(name):
+def test_metrics_of_an_evaluation_are_those_of_the_loss(name):
     model, variables = build(name)
     x = images(4)
     outcome = apply(model, variables, {"image": x}, method="loss_and_metrics")
     sums = apply(model, variables, {"image": x, "mask": np.ones(4, bool)}, method="batch_sums")
-    summary = model.compute_metrics(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), sums))
-    for metric, value in outcome.metrics.items():
-        np.testing.assert_allclose(summary[metric], value, rtol=1e-5)
+    metrics = model.compute_metrics(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), sums))
+    for name, value in outcome.metrics.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-5)
     expected = measures.psnr(x, apply(model, variables, x, method="reconstruct"))
-    np.testing.assert_allclose(summary["psnr"], np.mean(expected), rtol=1e-5)
+    np.testing.assert_allclose(metrics["psnr"], np.mean(expected), rtol=1e-5)
     codes = apply(model, variables, x, method="encode")
-    for codebook, of_codebook in codes.items():
+    for codebook, used in codes.items():
         suffix = "" if codebook == "codebook" else f"_{codebook}"
-        assert summary[f"codes_used{suffix}"] == len(np.unique(of_codebook))
+        assert metrics[f"codes_used{suffix}"] == len(np.unique(used))
 
 
-def test_half_precision_follows_single():
+def test_bfloat16_loss_is_close_to_float32():
     single, variables = build("vqvae")
     half, _ = build("vqvae", dtype="bfloat16")
     losses = [apply(model, variables, {"image": images(8)}, method="loss_and_metrics").loss for model in (single, half)]
@@ -124,7 +124,7 @@ def test_half_precision_follows_single():
         (np.zeros((2, 30, 32, 3), np.uint8), "images are 30 x 32; height and width must be multiples of 4"),
     ],
 )
-def test_wrong_images(bad, message):
+def test_images_of_wrong_type_or_size_are_rejected(bad, message):
     model, variables = build("vqvae")
     with pytest.raises(InputError, match=message):
         model.apply(variables, bad)
@@ -147,20 +147,25 @@ def test_wrong_images(bad, message):
         ({"quantizer": QUANTIZER | {"grid_shape": [0, 4]}}, r"model.quantizer.grid_shape is \[0, 4\]"),
     ],
 )
-def test_wrong_fields(fields, message):
+def test_wrong_fields_are_named_with_the_remedy(fields, message):
     with pytest.raises(InputError, match=message):
-        models.build({"name": "vqvae", **SMALL, **fields}, **NORMALIZATION)
+        models.validate_model_section({"name": "vqvae", **SMALL, **fields})
 
 
-def test_each_level_may_have_a_quantiser_of_its_own_or_both_share_one_section():
+def test_a_model_checks_its_values_itself():
+    with pytest.raises(InputError, match="num_downsamples is 0; it must be an integer, 1 or larger and at most 8"):
+        models.VQVAE(num_downsamples=0)
+
+
+def test_quantisers_of_two_levels_are_separate_or_shared():
     top, bottom = QUANTIZER | {"grid_shape": (2, 3)}, {"name": "gradient", "grid_shape": (5,)}
     fields = {name: value for name, value in SMALL.items() if name != "quantizer"} | {"name": "vqvae2"}
-    own = models.build({**fields, "quantizer_top": top, "quantizer_bottom": bottom})
-    assert own.quantizer_top.grid_shape == (2, 3)
-    assert isinstance(own.quantizer_bottom, kvae.GradientVQ)
+    separate = models.build({**fields, "quantizer_top": top, "quantizer_bottom": bottom})
+    assert separate.quantizer_top.grid_shape == (2, 3)
+    assert isinstance(separate.quantizer_bottom, kvae.GradientVQ)
     mixed = models.build({**fields, "quantizer": QUANTIZER, "quantizer_top": top})
     assert (mixed.quantizer_top.grid_shape, mixed.quantizer_bottom.grid_shape) == ((2, 3), (4, 4))
     with pytest.raises(InputError, match="model has no quantizer_bottom; it must be a section"):
-        models.build({**fields, "quantizer_top": top})
+        models.validate_model_section({**fields, "quantizer_top": top})
     with pytest.raises(InputError, match=r"model\.quantizer\.grid_shape is 3"):
-        models.build({**fields, "quantizer": {"name": "kohonen", "grid_shape": 3}})
+        models.validate_model_section({**fields, "quantizer": {"name": "kohonen", "grid_shape": 3}})

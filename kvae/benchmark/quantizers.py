@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kvae.benchmark.timing import median_seconds, say
-from kvae.models import FSQ, GradientVQ, GroupedVQ, KohonenVQ, ResidualVQ
+from kvae.quantizers import FSQ, GradientVQ, GroupedVQ, KohonenVQ, ResidualVQ
 
 SCALES = [(4_096, 512), (16_384, 512), (65_536, 512), (262_144, 512), (4_096, 2_048), (4_096, 8_192), (4_096, 65_536)]
 """The (N, K) of `--scaling`."""

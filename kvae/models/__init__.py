@@ -1,4 +1,4 @@
-"""Models and quantisers by name, and `build`, which makes one from the sections of a config."""
+"""The models by name, and `build`, which makes a model from the sections of a config."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -9,95 +9,110 @@ from kvae.models.autoencoders.vqvae import VQVAE
 from kvae.models.autoencoders.vqvae2 import VQVAE2
 from kvae.models.model import Model
 from kvae.models.urlsom.model import URLSOM
-from kvae.quantizers import FSQ, QUANTIZERS, GradientVQ, GroupedVQ, KohonenVQ, Quantizer, ResidualVQ
+from kvae.quantizers import QUANTIZERS
 
 __all__ = [
-    "FSQ",
     "MODELS",
     "QUANTIZERS",
     "URLSOM",
     "VQVAE",
     "VQVAE2",
-    "GradientVQ",
-    "GroupedVQ",
-    "KohonenVQ",
     "Model",
-    "Quantizer",
-    "ResidualVQ",
     "build",
     "declaration",
-    "quantizer_slots",
-    "validate_section",
+    "quantizer_fields",
+    "validate_model_section",
 ]
 
 MODELS: dict[str, type[Model]] = {"vqvae": VQVAE, "vqvae2": VQVAE2, "urlsom": URLSOM}
-"""By name, the models that `config.model.name` may choose."""
+"""The models that `config.model.name` can choose. Add your own by assignment."""
 
-STATISTICS = ("mean", "std")
-"""Fields of a model that describe the images: they stand in the config's section `dataset`."""
+IMAGE_STATISTICS = ("mean", "std")
+"""Fields of a model that describe the images: a config has them in its section `dataset`."""
 
-OF_CALLERS = ("axis_name", "train")
-"""Fields of a quantiser that only a program of the user's own sets."""
+CALLER_FIELDS = ("axis_name", "train")
+"""Fields of a quantiser that only a training loop of your own sets: a config does not have them."""
 
 
 def declaration(path: str, name: str | None) -> Declaration:
-    """What declares the fields of the section at `path`: the model of that name, or anywhere below it the quantiser.
+    """Returns the class that declares the fields of a section, and its fields that the section does not have.
+
+    Args:
+      path: path of the section: "model", or that of a quantiser, such as "model.quantizer".
+      name: the `name` in the section.
 
     Raises:
-      InputError: there is none of that name.
+      InputError: there is no model, or no quantiser, of that name.
     """
-    registry, without = (MODELS, STATISTICS) if path == "model" else (QUANTIZERS, OF_CALLERS)
+    registry, without = (MODELS, IMAGE_STATISTICS) if path == "model" else (QUANTIZERS, CALLER_FIELDS)
     return Declaration(choose(f"{path}.name", name, registry), without)
 
 
-def validate_section(section: Mapping, where: str = "model") -> dict[str, Any]:
-    """A section of a config with all its fields, and those of the sections in it.
+def validate_model_section(section: Mapping[str, Any], path: str = "model") -> dict[str, Any]:
+    """Validates the section `model` of a config, and the sections of quantisers in it.
+
+    Example:
+      >>> section = {"name": "vqvae", "quantizer": {"name": "kohonen", "grid_shape": [4, 8]}}
+      >>> section = validate_model_section(section)
+      >>> section["embedding_dim"], section["quantizer"]["grid_shape"]
+      (64, (4, 8))
 
     Args:
-      section: `name`, and fields of that model or quantiser under their own names. A quantiser is a section of its own;
-        a model with several may have one section `quantizer` for all that have none.
-      where: its place in the config.
+      section: `name`, and fields of that model or quantiser. A field that holds a quantiser is a section of its own;
+        the section `quantizer` serves all such fields that have no section.
+      path: path of the section, for messages.
+
+    Returns:
+      The section with all its fields, each of its declared type; those not given have their defaults.
 
     Raises:
-      InputError: an unknown name, or a field that is unknown, missing, of another type or out of range.
+      InputError: a name is unknown, or a field is unknown, missing, of another type or out of range.
     """
     if not isinstance(section, Mapping):
-        raise InputError(f"{where} is {short_repr(section)}; it must be a section with a name and fields")
-    module, without = declaration(where, section.get("name"))
-    slots = quantizer_slots(module)
+        raise InputError(f"{path} is {short_repr(section)}; it must be a section with a name and fields")
+    module, without = declaration(path, section.get("name"))
+    slots = quantizer_fields(module)
     sections = {name: value for name, value in section.items() if name in slots or (slots and name == "quantizer")}
     plain = {name: value for name, value in section.items() if name != "name" and name not in sections}
-    found = {"name": section["name"], **validate_fields(where, plain, module, {*slots, *without})}
+    fields = validate_fields(path, plain, module, {*slots, *without})
     if missing := [slot for slot in slots if not sections.keys() & {slot, "quantizer"}]:
-        raise InputError(f"{where} has no {missing[0]}; it must be a section with the name and fields of a quantiser")
-    return found | {name: validate_section(value, f"{where}.{name}") for name, value in sections.items()}
+        raise InputError(f"{path} has no {missing[0]}; it must be a section with the name and fields of a quantiser")
+    quantizers = {name: validate_model_section(value, f"{path}.{name}") for name, value in sections.items()}
+    return {"name": section["name"], **fields, **quantizers}
 
 
-def build(section: Mapping, *, mean: Iterable[float] = (), std: Iterable[float] = ()) -> Model:
-    """The model that `config.model` describes.
+def build(section: Mapping[str, Any], *, mean: Iterable[float] = (), std: Iterable[float] = ()) -> Model:
+    """Makes the model that the section `model` of a config describes.
+
+    Fields must be complete and known, as `validate_model_section` returns them; the model itself checks their values.
+
+    Example:
+      >>> model = build({"name": "vqvae", "quantizer": {"name": "kohonen", "grid_shape": (4, 8)}})
+      >>> model.quantizer.codebook_size
+      32
 
     Args:
-      section: see `validate_section`.
-      mean, std: of each channel of the images, on the 0-255 scale, for a model that has such fields.
+      section: see `validate_model_section`.
+      mean, std: mean and standard deviation of each channel of the images, on the 0-255 scale; a model without such
+        fields ignores them.
 
     Raises:
-      InputError: as `validate_section`, or the fields do not fit together.
+      InputError: a name is unknown, a value is of another type or out of range, or fields do not fit together.
     """
-    section = validate_section(section)
     statistics = {"mean": tuple(mean), "std": tuple(std)}
-    known = fields_of(MODELS[section["name"]])
-    return _module(section, MODELS, **{name: value for name, value in statistics.items() if name in known and value})
+    known = fields_of(choose("model.name", section["name"], MODELS))
+    return _module(section, MODELS, {name: value for name, value in statistics.items() if name in known and value})
 
 
-def _module(section, registry, **arguments):
+def _module(section: Mapping[str, Any], registry: Mapping[str, Callable], arguments: Mapping[str, Any]) -> Any:
     fields = dict(section)
     module = registry[fields.pop("name")]
-    slots = quantizer_slots(module)
+    slots = quantizer_fields(module)
     shared = fields.pop("quantizer", None) if slots else None
-    quantizers = {slot: _module(fields.pop(slot, shared), QUANTIZERS) for slot in slots}
+    quantizers = {slot: _module(fields.pop(slot, shared), QUANTIZERS, {}) for slot in slots}
     return module(**fields, **quantizers, **arguments)
 
 
-def quantizer_slots(module: Callable) -> list[str]:
-    """The fields of a model, or of a quantiser, that hold quantisers."""
+def quantizer_fields(module: Callable) -> list[str]:
+    """Returns the names of the fields of a model, or of a quantiser, that hold quantisers."""
     return [name for name, field in fields_of(module).items() if field.section]

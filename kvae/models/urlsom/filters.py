@@ -29,10 +29,11 @@ def radial_filter(grid_shape: tuple[int, ...], kernel: str, sigma: float) -> jax
     does not specify this. With weights of 1 at the centre all outputs are one-hot from the start and the map collapses.
 
     Example:
-      >>> radial_filter((3,), "student", 1.0).round(2)
-      Array([[0.5 , 0.33, 0.17],
-             [0.33, 0.5 , 0.33],
-             [0.17, 0.33, 0.5 ]], dtype=float32)
+      >>> matrix = radial_filter((30, 30), "gaussian", 5.0)
+      >>> matrix.shape
+      (900, 900)
+      >>> bool(abs(matrix[15 * 30 + 15].sum() - 1) < 1e-3)  # the neuron in the middle
+      True
 
     Args:
       grid_shape: the shape of the map of n neurons.

@@ -33,7 +33,7 @@ def validate_config(config: Mapping) -> dict[str, Any]:
         check_local(f"dataset.{name}", value)
     statistics = {name: value for name, value in dataset.items() if name in fields_of(ImageStatistics)}
     found["dataset"] = data.validate_section({k: v for k, v in dataset.items() if k not in statistics})
-    found["model"] = models.validate_section(config.get("model", {}))
+    found["model"] = models.validate_model_section(config.get("model", {}))
     found["optimizer"] = validate_fields("optimizer", config.get("optimizer", {}), *OPTIMIZER)
     statistics = validate_fields("dataset", statistics, ImageStatistics)
     if normalizes(found["model"]):
@@ -78,7 +78,7 @@ def validate_run(config: Mapping, where: str) -> dict[str, Any]:
                 **config["dataset"],
                 **{k: v for k, v in validate_fields("dataset", given, ImageStatistics).items() if v},
             },
-            "model": models.validate_section(config["model"]),
+            "model": models.validate_model_section(config["model"]),
             "optimizer": dict(config["optimizer"]),
         }
     except InputError as error:
@@ -114,7 +114,7 @@ def names_in(path: str, name: str | None) -> set[str]:
     names = set() if path == "optimizer" else {"name"}
     for owner, without in declarations(path, name):
         names |= fields_of(owner).keys() - without
-        if models.quantizer_slots(owner):
+        if models.quantizer_fields(owner):
             names.add("quantizer")  # one for all that have no section of their own
     return names
 
