@@ -5,11 +5,11 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from kvae.core.errors import InputError
 from kvae.core.fields import validate_attributes
@@ -19,7 +19,7 @@ Batch = Mapping[str, jax.Array]
 """Arrays by name: `image` uint8 [b, h, w, 3] or whatever the data set has, and `mask` bool [b], False for padding."""
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class LossAndMetrics:
     """The result of `Model.loss_and_metrics` for one batch.
 

@@ -4,10 +4,10 @@ import sys
 import warnings
 from typing import Any
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from kvae import kohonen, measures
 from kvae.core.errors import InputError
@@ -15,7 +15,7 @@ from kvae.core.fields import show_plainly, validate_attributes
 from kvae.topology import Grid
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class Quantized:
     """What a quantiser returns, in training and in evaluation alike.
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 
 from kvae.core.errors import InputError
 from kvae.models.model import Batch, LossAndMetrics, Model
@@ -15,7 +15,7 @@ STREAMS = ("augmentation", "dropout")
 """The random streams that a model has in training."""
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class MetricSums:
     """Sums since the last log, kept on the device so that nothing leaves it in between."""
 
@@ -24,7 +24,7 @@ class MetricSums:
     counts: dict[str, jax.Array]  # float32 [K] or [q, K]: how often each code won
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class TrainState:
     """Everything a step reads and writes.
 

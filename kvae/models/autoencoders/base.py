@@ -5,11 +5,11 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 from annotated_types import Ge, Le
+from flax import struct
 
 from kvae import measures
 from kvae.core.errors import InputError
@@ -21,7 +21,7 @@ from kvae.models.model import DTYPES, Batch, LossAndMetrics, Metric, Model, chec
 from kvae.quantizers.base import Quantized, Quantizer
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class Reconstruction:
     """The output of an autoencoder, in training and in evaluation.
 
