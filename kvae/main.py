@@ -68,7 +68,7 @@ def show_fields(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    program.end_at_signals()
+    program.exit_at_signals()
     status = program.run(main, sys.argv[1:])
     if status == program.MISTAKE:
         sys.stdout.flush()

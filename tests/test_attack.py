@@ -23,7 +23,7 @@ from kvae.core.errors import InputError
 from kvae.data.images import read_image
 from kvae.data.manifest import check_manifest, write_manifest
 from kvae.runs import codes as codes_module
-from kvae.runs.comparison import comparison
+from kvae.runs.comparison import comparison_table
 from kvae.runs.seeds import read_seeds
 from kvae.training.config.command_line import config_of, read_config
 from kvae.training.config.sections import build_model, validate_config
@@ -167,7 +167,7 @@ def test_any_config_json_beside_a_report(tmp_path_factory, name, data, value):
     if data.draw(st.booleans()):
         content = damaged(content, data)
     (folder / "config.json").write_bytes(content)
-    _, said = attempt(lambda: comparison(read_seeds([str(folder)])))
+    _, said = attempt(lambda: comparison_table(read_seeds([str(folder)])))
     assert is_one_line(said)
 
 

@@ -120,7 +120,7 @@ def test_programs_read_a_bucket(story, tmp_path, capsys):
     assert program.run(report.main, ["gs://bucket/runs"]) == 0
     assert PLACE in capsys.readouterr().out
     assert program.run(report.main, [PLACE, "--check"]) == 0
-    assert f"{PLACE}: checkpoint 8: whole" in capsys.readouterr().out
+    assert f"{PLACE}: checkpoint 8: intact" in capsys.readouterr().out
     (tmp_path / "images").mkdir()
     PIL.Image.fromarray(few[0]).save(tmp_path / "images" / "one.png")
     command = [PLACE, f"--images={tmp_path / 'images'}", f"--out={tmp_path / 'tokens'}"]

@@ -137,9 +137,9 @@ def test_a_check_says_what_is_damaged(attack, capsys):
     (attack.scratch / "run" / "metrics.jsonl").write_bytes(b'{"step": 2}\nnull\n{"step": 2}\n')
     assert program.run(report.main, ["--check", workdir]) == program.FAILED
     shown = capsys.readouterr().out.replace(workdir, "RUN").splitlines()
-    assert shown[0] == "RUN: checkpoint 4: whole"
-    assert shown[1].startswith("RUN: checkpoint 8: damaged (")
-    assert shown[2:] == ["RUN: config.json: whole", "RUN: metrics.jsonl: 1 damaged lines, 1 rows out of order"]
+    assert shown[0] == "RUN: checkpoint 4: intact"
+    assert shown[1].startswith("RUN: checkpoint 8: corrupted (")
+    assert shown[2:] == ["RUN: config.json: intact", "RUN: metrics.jsonl: 1 corrupted lines, 1 rows out of order"]
     assert program.run(report.main, ["--check", str(attack.workdir)]) == 0
 
 

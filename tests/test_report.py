@@ -193,7 +193,7 @@ def test_the_program_writes_a_file_or_says_what_is_wrong(tmp_path, capsys, monke
     for arguments, message in [
         ([str(tmp_path / "none")], "has no run: there is no config.json in it or below"),
         ([run, "--table=9"], "--table is '9'; it must be one of 1, 2, 3"),
-        ([run, "--experiments=none.py"], "--experiments=none.py: there is no such file"),
+        ([run, "--table=2", "--experiments=none.py"], "--experiments=none.py: there is no such file"),
     ]:
         assert program.run(report.main, arguments) == 2
         assert message in capsys.readouterr().err

@@ -121,7 +121,7 @@ def test_of_a_folder_what_cannot_be_opened_is_named_and_the_table_has_all_runs(f
     assert write(folder, f"--out={tmp_path / 'page.html'}") == 0
     said, page = capsys.readouterr().out, Page(tmp_path / "page.html")
     assert said.startswith(f"{tmp_path / 'page.html'}: ")
-    assert f"MB, with the codes of {folder / 'levels'}\n" in said
+    assert f"MB, with the codebooks of {folder / 'levels'}\n" in said
     assert f"left out: {folder / 'begun'} has no checkpoint yet" in said
     assert f"left out: {folder / 'begun'} has no checkpoint yet" in page.text
     assert [run["name"] for run in page.data["runs"]] == [str(folder / "levels")]
@@ -150,7 +150,7 @@ def test_names_of_folders_are_text(folder, tmp_path):
     assert write(odd, f"--out={tmp_path / 'page.html'}") == 0
     page = Page(tmp_path / "page.html")
     assert page.data["runs"][0]["name"] == str(odd)
-    assert f"Codes of {odd}" in page.text
+    assert f"Codebooks of {odd}" in page.text
     assert not [tag for tag, _ in page.elements if tag == "b"]
     assert [tag for tag, _ in page.elements].count("script") == 2
 

@@ -265,7 +265,7 @@ def test_damaged_files_are_named(tokens, tmp_path):
             (folder / name).write_bytes(data)
         path = next(folder.glob(file))
         path.write_bytes(damage(path.read_bytes()))
-        with pytest.raises(kvae.InputError, match=f"{path.name} is damaged"):
+        with pytest.raises(kvae.InputError, match=f"{path.name} is corrupted"):
             module.tokens(str(folder))
 
 

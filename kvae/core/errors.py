@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this"."""
+"""The exception for mistakes that a user can fix, and context managers that turn other exceptions into it."""
 
 import contextlib
 import difflib
@@ -6,41 +6,53 @@ import errno
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 class InputError(ValueError):
-    """Something outside the program is wrong: a field, a file, a folder, an array.
+    """Something outside the program is wrong: a field, a file, a folder or an array.
 
-    Its message is one line that names what was found, where, and what would do. Programs print it without a
-    traceback and leave with status 2; any other exception is a defect of kvae and keeps its traceback.
+    The message is one line that names the value, where it was found, and what to do. Programs print it without a
+    traceback and exit with status 2. Any other exception is a bug in kvae and keeps its traceback.
+
+    Example:
+      >>> print(InputError("steps is 0; it must be an integer, 1 or larger"))
+      steps is 0; it must be an integer, 1 or larger
     """
 
     def __init__(self, message: str):
         super().__init__(one_line(message))
 
 
-BUCKET = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+STORE_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
-def check_local(name: str, path) -> None:
-    """Raises InputError for the address of a bucket or another store: it would be taken for a folder of that name."""
-    if BUCKET.match(str(path)):
+def check_local(name: str, path: object) -> None:
+    """Raises InputError if a path is the address of a bucket or another store, such as gs://bucket/folder.
+
+    Without this check a local folder called "gs:" would be created.
+
+    Args:
+      name: What the path is called in the message.
+      path: Anything that converts to a string.
+    """
+    if STORE_ADDRESS.match(str(path)):
         raise InputError(
-            f"{name} is {path}; it must be a path: mount the bucket as a folder (gcsfuse, mount-s3), or copy what is "
-            "there to a disk, and give that"
+            f"{name} is {path}; it must be a path: mount the bucket as a folder (gcsfuse, mount-s3), or copy its "
+            "files to a disk"
         )
 
 
 def one_line(text: str) -> str:
-    """A text on one line of what can be shown: names of files may hold line breaks, and bytes that are no text."""
-    words = " ".join(text.split())
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in words)
+    """Joins a text to one printable line; file names may hold line breaks and bytes that are not UTF-8."""
+    joined = " ".join(text.split())
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in joined)
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says first; its type, where it says nothing."""
+    """Returns the first line of an exception's message, or its type if the message is empty."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
@@ -71,27 +83,40 @@ def require_extra(extra: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def wrap_read_errors(what: object, remedy: str) -> Iterator[None]:
-    """Turns whatever libraries raise over damaged or missing files into one line: what is damaged, and what to do.
+def wrap_read_errors(source: object, remedy: str) -> Iterator[None]:
+    """Turns any exception of a library that reads a missing or corrupted file into one line.
 
-    Where the machine refuses, for want of a right or of memory, the file may be whole: the remedy is not named.
+    If the system refuses access or runs out of memory, the file may be intact: then the remedy is left out.
+
+    Args:
+      source: The file or folder, for the message.
+      remedy: What to do if it is corrupted.
+
+    Raises:
+      InputError: Anything was raised in the block.
     """
     try:
         yield
     except InputError:
         raise
-    except Exception as error:  # RuntimeError, ValueError, IndexError, OSError, DecodeError: each library has its own
+    except Exception as error:  # each library raises its own: RuntimeError, ValueError, IndexError, OSError ...
         is_refused = isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)
         if is_refused or isinstance(error, MemoryError):
-            raise InputError(f"{what} cannot be read: {first_line(error)}") from error
-        raise InputError(f"{what} is damaged ({first_line(error)}); {remedy}") from error
+            raise InputError(f"{source} cannot be read: {first_line(error)}") from error
+        raise InputError(f"{source} is corrupted ({first_line(error)}); {remedy}") from error
 
 
 @contextlib.contextmanager
-def wrap_write_errors(folder):
-    """Turns what a full, read-only or failing disk raises, in whichever library met it, into one line about `folder`.
+def wrap_write_errors(folder: object) -> Iterator[None]:
+    """Turns the exception of a full, read-only or failing disk, from whichever library, into one line.
 
-    Files are written under temporary names, so that nothing which stood there before is touched.
+    Other exceptions pass through. Files are written under temporary names, so existing files are intact.
+
+    Args:
+      folder: Where the block writes, for the message.
+
+    Raises:
+      InputError: The disk refused.
     """
     try:
         yield
@@ -100,37 +125,57 @@ def wrap_write_errors(folder):
         if reason is None:
             raise
         raise InputError(
-            f"{folder} cannot be written: {reason}; what was there is kept, and the same command goes on once it can be"
+            f"{folder} cannot be written: {reason}; existing files are intact; fix this and run the same command again"
         ) from error
 
 
 def _disk_error(error: BaseException | None) -> str | None:
-    """What the disk said, wherever it stands in a chain of exceptions; None where it said nothing."""
+    """Returns the reason of the first disk error in a chain of exceptions, or None."""
     if error is None or isinstance(error, InputError):
         return None
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
     for number in DISK_ERRORS:
-        # Libraries in C++ wrap it into errors of their own, and keep the text.
+        # C++ libraries raise their own exceptions but keep the system's text.
         if os.strerror(number) in str(error):
             return os.strerror(number)
     return _disk_error(error.__cause__ or error.__context__)
 
 
-def choose(field: str, name, values: Mapping):
-    """The entry of `values` called `name`; an InputError that names the nearest ones where there is none."""
+def choose(field: str, name: object, values: Mapping[str, Any]) -> Any:
+    """Returns `values[name]`.
+
+    Args:
+      field: What the name is a value of, for the message.
+      name: A key of `values`.
+      values: Entries by name.
+
+    Raises:
+      InputError: There is no such entry; the message names the nearest key.
+
+    Example:
+      >>> choose("metric", "cosin", {"cosine": 1, "euclidean": 2})
+      Traceback (most recent call last):
+      kvae.core.errors.InputError: metric is 'cosin'; did you mean 'cosine'?
+    """
     if isinstance(name, str) and name in values:
         return values[name]
-    near = difflib.get_close_matches(str(name), values, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"it must be one of {', '.join(values)}"
+    nearest = difflib.get_close_matches(str(name), values, n=1)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"it must be one of {', '.join(values)}"
     raise InputError(f"{field} is {name!r}; {hint}")
 
 
-def check_names(where: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raises InputError for the first name that is not known, with the nearest that is."""
+def check_names(section: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Raises InputError for the first name that is not known; the message suggests the nearest known name.
+
+    Args:
+      section: Where the names were found, for the message.
+      names: The names to check.
+      known: All allowed names.
+    """
     known = sorted(known)
-    for name in given:
+    for name in names:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known) or 'none'}"
-            raise InputError(f"{where} has no field {name!r}; {hint}")
+            nearest = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {nearest[0]!r}?" if nearest else f"it has {', '.join(known) or 'none'}"
+            raise InputError(f"{section} has no field {name!r}; {hint}")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from kvae.core.buckets import as_path, is_bucket, wrap_bucket_errors
-from kvae.core.errors import InputError
+from kvae.core.errors import InputError, check_local
 
 
 def opened(path: os.PathLike | str) -> BinaryIO:
@@ -52,6 +52,7 @@ def replaced(path: os.PathLike | str) -> Iterator[pathlib.Path]:
 
     If the block fails, what stood at `path` stays, and nothing is left behind. Missing folders are made.
     """
+    check_local("the file", path)
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -1,4 +1,4 @@
-"""What all programs of kvae do alike: read their arguments, and tell an error in one line."""
+"""What all programs share: command-line arguments, exit statuses, and errors as one line."""
 
 import argparse
 import io
@@ -13,46 +13,45 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from kvae.core.buckets import check_address
-from kvae.core.errors import InputError, check_local
+from kvae.core.errors import InputError
 from kvae.core.fields import describe, validate
 
 FAILED, MISTAKE, STOPPED, INTERRUPTED = 1, 2, 75, 130
-"""Exit statuses: a part failed; an error that the user can mend; stopped before the end (EX_TEMPFAIL); Ctrl-C."""
+"""Exit statuses: a part failed; an error that the user can fix; stopped before the end (EX_TEMPFAIL); Ctrl-C."""
 
+JAX_START_ERRORS = ("Unable to initialize backend", "for JAX flag", "for environment")
+"""Parts of JAX's messages when an environment variable asks for a missing platform or has an invalid value."""
 
-OF_ENVIRONMENT = ("Unable to initialize backend", "for JAX flag", "for environment")
-"""What JAX says where a variable asks for a platform that is not there, or for nothing that it knows."""
-
-LIBRARIES = ("absl", "asyncio")
-"""What orbax logs under these names is not for the user of a program: kvae says what there is to say."""
-
+QUIET_LOGGERS = ("absl", "asyncio")
+"""Orbax logs internals under these names; kvae reports the outcome itself."""
 
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
-"""What asks a program to stop: a cluster, Ctrl-C, a terminal that is closed."""
+"""Signals that ask a program to stop, from a cluster, Ctrl-C or a closed terminal."""
 
 
-def end_at_signals() -> None:
-    """From now on a signal ends this process at once, in one line: until there is something to save."""
+def exit_at_signals() -> None:
+    """Makes each stop signal end this process immediately with one line, for as long as there is nothing to save."""
     for number in SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
-            signal.signal(number, _end)
+        if signal.getsignal(number) != signal.SIG_IGN:  # set by nohup
+            signal.signal(number, _exit)
 
 
-def _end(number, frame):
-    # An exception would be caught, or be shown as ignored, by whichever library is being imported.
-    line, status = "stopped; run the same command again to go on", STOPPED
+def _exit(number: int, frame: object) -> None:
+    # An exception would be caught or printed by whichever library is being imported.
+    line, status = "stopped; run the same command again to resume", STOPPED
     if number == signal.SIGINT:
         line, status = "interrupted", INTERRUPTED
     os.write(2, f"kvae: {line}\n".encode())
     os._exit(status)
 
 
-WORKDIR = "--workdir"
-
-
 class Parser(argparse.ArgumentParser):
-    """Arguments of a program, described by the docstring of its module; a mistake is an `InputError`."""
+    """An argument parser that raises `InputError` for a mistake instead of exiting.
+
+    Args:
+      name: The command, such as "python -m kvae.report".
+      description: The text of --help, usually the docstring of the program's module.
+    """
 
     def __init__(self, name: str, description: str):
         super().__init__(
@@ -63,39 +62,24 @@ class Parser(argparse.ArgumentParser):
         )
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
         self.add_argument(
-            "--import", metavar="FILE", help="a file of yours that adds to kvae.NEIGHBORHOODS and the like"
+            "--import",
+            metavar="FILE",
+            help="run a Python file first, for example one that adds an entry to kvae.NEIGHBORHOODS",
         )
 
-    def parse_known_args(self, args=None, namespace=None):
-        """As argparse's; only a run may lie in a bucket: `--workdir`, or what stands without an option.
-
-        Raises:
-          InputError: another argument is an address, which would be taken for a folder of that name.
-        """
-        options, rest = super().parse_known_args(args, namespace)
-        for action in self._actions:  # argparse alone knows which options have a value
-            found = getattr(options, action.dest, None)
-            name = action.option_strings[0] if action.option_strings else action.metavar or action.dest
-            check = check_local if action.option_strings and name != WORKDIR else check_address
-            for value in found if isinstance(found, list) else [found]:
-                check(name, value)
-        before = "an argument"
-        for argument in rest:
-            name, has_value, value = argument.partition("=") if argument.startswith("-") else (before, "", argument)
-            if name != WORKDIR:
-                check_local(name, value)
-            before = name if argument.startswith("-") and not has_value else "an argument"
-        return options, rest
-
     def error(self, message: str) -> NoReturn:
-        """Raises an InputError with the message of argparse."""
-        raise InputError(f"{message}; --help shows what there is")
+        """Raises an InputError with argparse's message."""
+        raise InputError(f"{message}; see --help")
 
 
-def number(annotation) -> Callable[[str], Any]:
-    """The `type` of an argument: a number of the type and range of an annotation, such as `kvae.core.fields.Count`."""
+def number(annotation: Any) -> Callable[[str], Any]:
+    """Returns the `type` of an argument that must be a number.
 
-    def read(text: str):
+    Args:
+      annotation: Type and range of the number, such as `kvae.core.fields.Count`.
+    """
+
+    def read(text: str) -> Any:
         kind = typing.get_args(annotation)[0]
         try:
             return validate("it", kind(text), annotation)
@@ -106,59 +90,63 @@ def number(annotation) -> Callable[[str], Any]:
 
 
 def import_files(argv: list[str]) -> list[str]:
-    """Runs the files that `--import=FILE` names, so that what they add to kvae is known; returns the other arguments.
+    """Runs the files named by `--import=FILE` or `--import FILE`, and returns the other arguments.
 
     Raises:
-      InputError: there is no such file, or it fails.
+      InputError: A file is missing or raises an exception.
     """
-    rest = []
-    for argument in argv:
-        name, _, path = argument.partition("=")
+    rest, arguments = [], iter(argv)
+    for argument in arguments:
+        name, has_value, path = argument.partition("=")
         if name != "--import":
             rest.append(argument)
             continue
-        check_local(name, path)
+        path = path if has_value else next(arguments, "")
+        if not path:
+            raise InputError("--import needs a file; for example --import=mine.py")
         try:
             runpy.run_path(path)
         except Exception as error:
-            raise InputError(f"{argument}: {type(error).__name__}: {error}") from error
+            raise InputError(f"--import={path}: {type(error).__name__}: {error}") from error
     return rest
 
 
 def run(program: Callable[[list[str]], int], argv: list[str]) -> int:
-    """Runs a program; returns its exit status, `MISTAKE` after an error that the user can mend.
+    """Runs a program and returns its exit status.
 
-    Such an error is one line on stderr; `--debug` among the arguments shows its traceback too. A reader of the output
-    that goes away, such as `head`, is no error.
+    An `InputError` is printed as one line to stderr and gives `MISTAKE`; with `--debug` its traceback is printed too.
+
+    Args:
+      program: Takes the arguments and returns an exit status.
+      argv: Its arguments, without the program's name.
     """
-    for name in LIBRARIES:
+    for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # after a write that failed
-    if sys.warnoptions:  # PYTHONWARNINGS=error would stop at what libraries warn of
-        warnings.simplefilter("default")
+    # Orbax leaves a coroutine behind after a failed write.
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # paths may hold what no terminal can show
+        sys.stdout.reconfigure(errors="backslashreplace")  # tables and paths have letters that some terminals lack
     try:
         return program(import_files(argv))
     except InputError as error:
-        return _mistake(error, argv)
+        return _report_mistake(error, argv)
     except SystemExit as done:  # after --help
         return int(done.code or 0)
     except KeyboardInterrupt:
         print("kvae: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        # Python would complain once more as it flushes.
+    except BrokenPipeError:  # a closed stdout, for example `| head`
+        # Python flushes stdout once more on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (RuntimeError, ValueError) as error:
-        if not any(words in str(error) for words in OF_ENVIRONMENT):
+        if not any(part in str(error) for part in JAX_START_ERRORS):
             raise
-        asked = {name: value for name, value in os.environ.items() if name.startswith("JAX_")}
-        return _mistake(InputError(f"JAX does not start with the environment {asked}: {error}"), argv)
+        variables = {name: value for name, value in os.environ.items() if name.startswith("JAX_")}
+        return _report_mistake(InputError(f"JAX does not start with the environment {variables}: {error}"), argv)
 
 
-def _mistake(error: InputError, argv: list[str]) -> int:
+def _report_mistake(error: InputError, argv: list[str]) -> int:
     if "--debug" in argv:
         traceback.print_exc()
     print(f"kvae: {error}", file=sys.stderr)

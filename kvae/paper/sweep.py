@@ -17,7 +17,7 @@ import sys
 
 from kvae import main as training
 from kvae.core import program
-from kvae.core.errors import choose
+from kvae.core.errors import check_local, choose
 from kvae.core.fields import Count
 from kvae.paper.settings import load_experiments
 from kvae.paper.tables import report
@@ -87,6 +87,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--smoke", action="store_true", help="a try: four steps a setting, in RUNS/smoke")
     parser.add_argument("--print", action="store_true", help="print the commands of what is not finished")
     chosen, extra = parser.parse_known_args(argv)
+    check_local("--runs", chosen.runs)
     experiments = load_experiments(chosen.experiments)
     folder = pathlib.Path(chosen.runs, "smoke") if chosen.smoke else pathlib.Path(chosen.runs)
     todo = commands(experiments, chosen.table, chosen.dataset, chosen.seeds, str(folder), extra, chosen.smoke)

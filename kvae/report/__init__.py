@@ -1,1 +1,1 @@
-"""`python -m kvae.report`: tables, curves and an HTML page of runs."""
+"""Compares runs: tables in Markdown, curves, and an HTML page; `python -m kvae.report` is the program."""

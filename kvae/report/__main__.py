@@ -1,75 +1,89 @@
-"""Runs side by side, in Markdown: a line for each config, and the fields that differ as columns.
+"""Compares runs: prints a Markdown table with one row per config and one column per field that differs.
 
-    python -m kvae.report runs/one runs/two [--out=FILE]
-    python -m kvae.report runs/one runs/two --curves=curves.png
-    python -m kvae.report runs/paper/photos --table=3
-    python -m kvae.report runs/one runs/two --html [--out=FILE]
-    python -m kvae.report --check runs/one
+    python -m kvae.report runs/one runs/two                       print the table
+    python -m kvae.report runs/one runs/two --out=runs.md         write the table to a file
+    python -m kvae.report runs/one runs/two --curves=curves.png   also draw the validation curves
+    python -m kvae.report runs/one runs/two --html                write report.html, a page for a browser
+    python -m kvae.report runs/paper/photos --table=3             print a table of the paper from these runs
+    python -m kvae.report --check runs/one                        verify the files of a run
 
-RUNS are run folders, on a disk or in a bucket (gs://bucket/run), or folders with runs somewhere below them. `--table`
-prints a table of the paper, or `all`, from the runs that have its settings. `--html` makes a page of it, to be opened
-in a browser, offline: the table, and the maps of the runs' codes side by side, to walk about in. `--check` reads all
-that is kept of a run and says what is damaged, and then ends with status 1.
+RUNS are folders of runs, local or in a bucket (gs://bucket/run), or folders with runs anywhere below them. The page of
+--html works offline; it holds the table and the codebook maps of the runs. --check reads every checkpoint, config.json
+and metrics.jsonl, prints what is corrupted, and then exits with status 1.
 """
 
 import pathlib
 import sys
 
 from kvae.core import program
-from kvae.core.buckets import as_path
-from kvae.core.errors import InputError, choose, wrap_write_errors
+from kvae.core.errors import InputError, check_local, choose, wrap_write_errors
 from kvae.core.files import write_text
-from kvae.paper import tables
-from kvae.paper.settings import load_experiments
-from kvae.plots import run as figures
-from kvae.report.page import write_page
-from kvae.runs.check import check
-from kvae.runs.comparison import comparison, curves
-from kvae.runs.opening import load
-from kvae.runs.seeds import read_seeds, run_folders
 
 PAGE = "report.html"
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program; returns its exit status."""
+    """Runs the program with these arguments and returns its exit status."""
     parser = program.Parser("python -m kvae.report", __doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUNS", help="run folders, or folders above them")
-    parser.add_argument("--table", metavar="NAME", help="a table of the paper, such as 3 or schedules, or all")
-    parser.add_argument("--html", action="store_true", help=f"a page for a browser, {PAGE} unless --out names a file")
-    parser.add_argument("--out", metavar="FILE", help="a file for the tables; by default they are printed")
-    parser.add_argument("--curves", metavar="PNG", help="a file for the curves of the runs")
-    parser.add_argument("--experiments", metavar="FILE", help="what is compared, instead of kvae/paper/experiments.py")
-    parser.add_argument("--check", action="store_true", help="whether checkpoints, config and journal are whole")
-    chosen = parser.parse_args(argv)
-    if chosen.check:
-        return 0 if all([check(run) for run in run_folders(chosen.runs)]) else program.FAILED
-    experiments = load_experiments(chosen.experiments)
-    if chosen.table is None:
-        text = comparison(read_seeds(chosen.runs))
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help="folders of runs, or folders above them")
+    parser.add_argument("--table", metavar="NAME", help="a table of the paper, such as 3 or schedules, or 'all'")
+    parser.add_argument("--html", action="store_true", help=f"write an HTML page, {PAGE} unless --out names a file")
+    parser.add_argument("--out", metavar="FILE", help="write the table to a file instead of printing it")
+    parser.add_argument("--curves", metavar="PNG", help="draw the validation curves of the runs to a file")
+    parser.add_argument("--experiments", metavar="FILE", help="replaces kvae/paper/experiments.py for --table")
+    parser.add_argument("--check", action="store_true", help="verify checkpoints, config.json and metrics.jsonl")
+    options = parser.parse_args(argv)
+    check_local("--out", options.out)
+    # Heavy imports follow the arguments so that a typo is answered immediately.
+    from kvae.runs.check import check
+    from kvae.runs.comparison import comparison_curves, comparison_table
+    from kvae.runs.seeds import read_seeds, run_folders
+
+    if options.check:
+        return 0 if all([check(run) for run in run_folders(options.runs)]) else program.FAILED
+    if options.table is None:
+        text = comparison_table(read_seeds(options.runs))
     else:
-        if chosen.table != "all":
-            choose("--table", chosen.table, experiments["TABLES"])
-        text = tables.report(chosen.runs, experiments, None if chosen.table == "all" else chosen.table)
-    if chosen.curves:
-        with wrap_write_errors(chosen.curves):
-            figures.comparison(chosen.curves, curves(read_seeds(chosen.runs)), "Validation, run beside run")
-    if chosen.html:
-        print(_write_page(chosen.out or PAGE, chosen.runs, text))
-    elif chosen.out:
-        with wrap_write_errors(chosen.out):
-            write_text(chosen.out, text)
+        text = _paper_tables(options.runs, options.table, options.experiments)
+    if options.curves:
+        from kvae.plots import run as plots
+
+        with wrap_write_errors(options.curves):
+            plots.comparison(options.curves, comparison_curves(read_seeds(options.runs)), "Validation")
+    if options.html:
+        print(_write_page(options.out or PAGE, options.runs, text))
+    elif options.out:
+        with wrap_write_errors(options.out):
+            write_text(options.out, text)
     else:
         print(text, end="")
     return 0
 
 
+def _paper_tables(folders: list[str], name: str, file: str | None) -> str:
+    """Returns one table of the paper, or all of them, in Markdown."""
+    from kvae.paper import tables
+    from kvae.paper.settings import load_experiments
+
+    experiments = load_experiments(file)
+    if name == "all":
+        return tables.report(folders, experiments, None)
+    choose("--table", name, experiments["TABLES"])
+    return tables.report(folders, experiments, name)
+
+
 def _write_page(path: str, folders: list[str], text: str) -> str:
-    """Writes a page of all runs in, or below, the folders; what was done, in words.
+    """Writes the page and returns a summary.
 
     Raises:
-      InputError: a run cannot be opened; one that was found below a folder is then left out, and named on the page.
+      InputError: A run that was named cannot be opened. A run found below a folder is left out instead, and the page
+        says why.
     """
+    from kvae.core.buckets import as_path
+    from kvae.report.page import write_page
+    from kvae.runs.opening import load
+    from kvae.runs.seeds import run_folders
+
     runs, left_out = [], []
     for workdir in run_folders(folders):
         try:
@@ -78,9 +92,9 @@ def _write_page(path: str, folders: list[str], text: str) -> str:
             if workdir in map(str, map(as_path, folders)):
                 raise
             left_out.append(f"- left out: {error}")
-    write_page(path, runs, "\n".join([text, *left_out]), f"Codes of {', '.join(folders)}")
+    write_page(path, runs, "\n".join([text, *left_out]), f"Codebooks of {', '.join(folders)}")
     size = f"{pathlib.Path(path).stat().st_size / 1e6:.1f} MB"
-    return "\n".join([f"{path}: {size}, with the codes of {', '.join(run.workdir for run in runs)}", *left_out])
+    return "\n".join([f"{path}: {size}, with the codebooks of {', '.join(run.workdir for run in runs)}", *left_out])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Whether a run at rest is what was saved: every checkpoint, its config.json and its metrics.jsonl."""
+"""Verifies the files of a run that is not training: every checkpoint, config.json and metrics.jsonl."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from kvae.training.workdir.run_config import differences, read_config_json
 
 
 def findings(workdir: str) -> Iterator[tuple[str, str]]:
-    """What is checked, and what is wrong with it; an empty text where it is whole."""
+    """Yields each part of a run and what is wrong with it; an empty text if it is intact."""
     with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
         if not checkpoints.steps():
             yield "checkpoints", "there are none"
@@ -21,32 +21,48 @@ def findings(workdir: str) -> Iterator[tuple[str, str]]:
             try:
                 checkpoints.restore_as_saved(step)
             except DamagedError as error:
-                problem = f"damaged ({error})"
+                problem = f"corrupted ({error})"
             yield f"checkpoint {step}", problem
         saved = checkpoints.config()
-    problem = ""
+    yield "config.json", _config_problem(workdir, saved)
+    yield ROWS, _rows_problem(workdir)
+
+
+def _config_problem(workdir: str, saved: dict | None) -> str:
+    """Compares config.json with the config in the checkpoints."""
     try:
-        found = read_config_json(workdir)
-        problem = "; ".join(differences(saved, found)) if saved is not None else ""
-        problem = problem and f"other than in the checkpoints: {problem}"
+        config = read_config_json(workdir)
     except InputError as error:
-        problem = str(error)
-    yield "config.json", problem
-    before, damaged, order = -1, 0, 0
+        return str(error)
+    changes = differences(saved, config) if saved is not None else []
+    return f"differs from the checkpoints: {'; '.join(changes)}" if changes else ""
+
+
+def _rows_problem(workdir: str) -> str:
+    """Counts the lines of metrics.jsonl that cannot be read or are out of order."""
+    last_step, corrupted, misplaced = -1, 0, 0
     for row in rows_in(workdir):
-        damaged += row is None
-        if row is not None:
-            order += row["step"] <= before
-            before = row["step"]
-    problems = [f"{damaged} damaged lines"] * bool(damaged) + [f"{order} rows out of order"] * bool(order)
-    yield ROWS, ", ".join(problems)
+        if row is None:
+            corrupted += 1
+            continue
+        misplaced += row["step"] <= last_step
+        last_step = row["step"]
+    problems = [f"{corrupted} corrupted lines"] * bool(corrupted) + [f"{misplaced} rows out of order"] * bool(misplaced)
+    return ", ".join(problems)
 
 
 def check(workdir: str) -> bool:
-    """Prints a line for each part of a run; returns whether all are whole."""
-    whole = True
+    """Prints one line for each part of a run.
+
+    Args:
+      workdir: The run's folder, local or in a bucket.
+
+    Returns:
+      True if every part is intact.
+    """
+    is_intact = True
     with wrap_bucket_errors(workdir):
         for part, problem in findings(workdir):
-            print(f"{workdir}: {part}: {problem or 'whole'}")
-            whole = whole and not problem
-    return whole
+            print(f"{workdir}: {part}: {problem or 'intact'}")
+            is_intact = is_intact and not problem
+    return is_intact

@@ -1,4 +1,4 @@
-"""Any runs side by side: one line for each config, in which seeds are joined, and the fields that differ as columns."""
+"""Compares runs: one row per config, averaged over its seeds, and one column per field that differs."""
 
 import json
 from collections.abc import Iterable
@@ -11,14 +11,16 @@ from kvae.runs.seeds import INCIDENTAL_FIELDS, Seed, mean_and_std, series
 from kvae.training.config.sections import build_model
 from kvae.training.workdir.run_config import config_of_run
 
+LEGEND = "Last value and, in brackets, the best value of the run; mean ± standard deviation over seeds."
 
-class Line(NamedTuple):
-    """Seeds of one config.
+
+class SeedGroup(NamedTuple):
+    """The seeds of one config.
 
     Attributes:
-      label: their folders.
-      fields: of their config, flat.
-      seeds: one or more.
+      label: Their folders.
+      fields: The fields of their config by dotted name.
+      seeds: One or more.
     """
 
     label: str
@@ -27,119 +29,136 @@ class Line(NamedTuple):
 
     @property
     def metrics(self) -> dict[str, Metric]:
-        """What their model says of its metrics."""
+        """Returns how their model describes its metrics."""
         return build_model(config_of_run(self.seeds[0].workdir)).metrics
 
 
-def lines_of(seeds: Iterable[Seed]) -> list[Line]:
-    """Seeds, joined where their configs differ in nothing that matters."""
-    by_config = {}
+def group_seeds(seeds: Iterable[Seed]) -> list[SeedGroup]:
+    """Groups seeds whose configs differ only in fields that do not affect results."""
+    ignored = {*INCIDENTAL_FIELDS, "evaluate_every_steps"}  # the table shows the last value
+    by_config: dict[str, tuple[dict[str, Any], list[Seed]]] = {}
     for seed in seeds:
-        fields = {
-            name: value
-            for name, value in seed.config.items()
-            if name not in INCIDENTAL_FIELDS and name != "evaluate_every_steps"  # the last value is shown
-        }
+        fields = {name: value for name, value in seed.config.items() if name not in ignored}
         by_config.setdefault(json.dumps(fields, sort_keys=True), (fields, []))[1].append(seed)
     return [
-        Line(", ".join(dict.fromkeys(seed.workdir for seed in own)), fields, own) for fields, own in by_config.values()
+        SeedGroup(", ".join(dict.fromkeys(seed.workdir for seed in members)), fields, members)
+        for fields, members in by_config.values()
     ]
 
 
-def differing(lines: list[Line]) -> list[str]:
-    """The fields in which lines differ, in the order of the config.
+def differing_fields(groups: list[SeedGroup]) -> list[str]:
+    """Returns the names of the fields in which groups differ, in the order of the config.
 
-    A line that lacks a field differs too, unless the name of its section explains that, as an FSQ has no grid.
+    A field that some groups lack differs too, unless the name of its section explains that: FSQ has no grid.
     """
-    return [name for name in dict.fromkeys(name for line in lines for name in line.fields) if _differs(name, lines)]
+    names = dict.fromkeys(name for group in groups for name in group.fields)
+    return [name for name in names if _differs(name, groups)]
 
 
-def _differs(name, lines):
-    chosen_by = f"{name.rpartition('.')[0]}.name"
-    having = [line for line in lines if name in line.fields]
-    kinds = [line.fields.get(chosen_by) for line in having]
-    lacking = any(name not in line.fields and line.fields.get(chosen_by) in kinds for line in lines)
-    return len({json.dumps(line.fields[name]) for line in having}) + lacking > 1
+def _differs(name: str, groups: list[SeedGroup]) -> bool:
+    section_name = f"{name.rpartition('.')[0]}.name"
+    with_field = [group for group in groups if name in group.fields]
+    kinds = [group.fields.get(section_name) for group in with_field]
+    is_lacking = any(name not in group.fields and group.fields.get(section_name) in kinds for group in groups)
+    return len({json.dumps(group.fields[name]) for group in with_field}) + is_lacking > 1
 
 
-def comparison(seeds: Iterable[Seed]) -> str:
-    """A table in Markdown: of each metric the last value and, in brackets, the best, mean ± standard deviation."""
-    lines = lines_of(seeds)
-    fields, metrics = differing(lines), {}
-    for line in lines:
-        metrics |= {name: metric for name, metric in line.metrics.items() if metric.column or name == "loss"}
-    headings = ["run", "seeds", "step", *(name.removeprefix("model.") for name in fields)]
-    said = [_heading(name, metric) for name, metric in metrics.items()]
-    headings += [heading if said.count(heading) == 1 else name for heading, name in zip(said, metrics, strict=True)]
+def comparison_table(seeds: Iterable[Seed]) -> str:
+    """Returns a Markdown table with the last and the best value of each metric, and a line per unfinished seed.
+
+    Args:
+      seeds: From `kvae.runs.seeds.read_seeds`.
+
+    Example:
+      >>> print(comparison_table([]))
+      | run | seeds | step |
+      | --- | --- | --- |
+      <BLANKLINE>
+      Last value and, in brackets, the best value of the run; mean ± standard deviation over seeds.
+      <BLANKLINE>
+    """
+    groups = group_seeds(seeds)
+    fields = differing_fields(groups)
+    metrics: dict[str, Metric] = {}
+    for group in groups:
+        metrics |= {name: metric for name, metric in group.metrics.items() if metric.column or name == "loss"}
+    columns = [_heading(name, metric) for name, metric in metrics.items()]
+    # Two metrics with the same heading are shown by their names.
+    columns = [column if columns.count(column) == 1 else name for column, name in zip(columns, metrics, strict=True)]
+    headings = ["run", "seeds", "step", *(name.removeprefix("model.") for name in fields), *columns]
     rows = [headings, ["---"] * len(headings)]
-    for line in lines:
-        cells = [line.label, str(len(line.seeds)), _reached(line)]
-        cells += [_value(line.fields.get(name)) for name in fields]
-        cells += [_cell(line.seeds, f"valid/{name}", metric) for name, metric in metrics.items()]
+    for group in groups:
+        cells = [group.label, str(len(group.seeds)), _last_steps(group)]
+        cells += [_format_field(group.fields.get(name)) for name in fields]
+        cells += [_format_metric(group.seeds, f"valid/{name}", metric) for name, metric in metrics.items()]
         rows.append(cells)
-    text = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    problems = [f"- {seed.name}: {seed.problem}" for line in lines for seed in line.seeds if seed.problem]
-    legend = "Last value, and in brackets the best one of the run; mean ± standard deviation over seeds."
-    return "\n".join([text, "", legend, *problems]) + "\n"
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    problems = [f"- {seed.name}: {seed.problem}" for group in groups for seed in group.seeds if seed.problem]
+    return "\n".join([table, "", LEGEND, *problems]) + "\n"
 
 
-def _heading(name, metric):
-    level = f", {metric.label}" if metric.label else ""
-    return f"{metric.column or name}{level}"
+def _heading(name: str, metric: Metric) -> str:
+    return f"{metric.column or name}{f', {metric.label}' if metric.label else ''}"
 
 
-def _reached(line):
-    steps = sorted({seed.rows[-1]["step"] if seed.rows else 0 for seed in line.seeds})
+def _last_steps(group: SeedGroup) -> str:
+    steps = sorted({seed.rows[-1]["step"] if seed.rows else 0 for seed in group.seeds})
     return " to ".join(f"{step:,}" for step in steps[:: max(1, len(steps) - 1)])
 
 
-def _value(value):
+def _format_field(value: Any) -> str:
     return "—" if value is None else str(tuple(value) if isinstance(value, list) else value)
 
 
-def _cell(seeds, name, metric):
-    """The last values and, where a metric has a better end, each seed's best of that metric alone.
+def _format_metric(seeds: list[Seed], name: str, metric: Metric) -> str:
+    """Returns the last value of a metric and, if the metric has a better end, each seed's best value in brackets.
 
     For the loss this is the rule of `kvae.training.best`; other metrics may be best at other steps.
     """
-    values = [[row[name] for row in seed.rows if row.get(name) is not None] for seed in seeds]
-    values = [of_seed for of_seed in values if of_seed]
-    if not values:
+    histories = [[row[name] for row in seed.rows if row.get(name) is not None] for seed in seeds]
+    histories = [history for history in histories if history]
+    if not histories:
         return "—"
-    words = _mean_and_deviation([of_seed[-1] for of_seed in values], metric)
+    cell = _format_mean([history[-1] for history in histories], metric)
     if metric.better is not None:
-        words += f" ({_mean_and_deviation([metric.better(of_seed) for of_seed in values], metric)})"
-    return words
+        cell += f" ({_format_mean([metric.better(history) for history in histories], metric)})"
+    return cell
 
 
-def _mean_and_deviation(values, metric):
+def _format_mean(values: list[float], metric: Metric) -> str:
     mean, std = mean_and_std(values)
     decimals = metric.decimals if metric.column else 4
     return f"{mean:,.{decimals}f}" + ("" if std is None else f" ± {std:,.{decimals}f}")
 
 
-def curves(seeds: Iterable[Seed]) -> dict[tuple[str, str], dict[str, tuple[list[int], np.ndarray]]]:
-    """What `figures.run.comparison` draws: by title and unit of a panel, the curve of each line.
+def comparison_curves(seeds: Iterable[Seed]) -> dict[tuple[str, str], dict[str, tuple[list[int], np.ndarray]]]:
+    """Returns the curves of validation metrics that `kvae.plots.run.comparison` draws.
+
+    Args:
+      seeds: From `kvae.runs.seeds.read_seeds`.
 
     Returns:
-      {(title, unit): {label: (steps, values [seeds, steps])}}, of validation metrics.
+      {(title, unit): {label: (steps, values float64 [seeds, steps])}}: the panels, and in each a curve per config.
     """
-    lines, found = lines_of(seeds), {}
-    for label, line in zip(_short_labels(lines), lines, strict=True):
-        for name, metric in line.metrics.items():
-            steps, values = series(line.seeds, f"valid/{name}")
+    groups = group_seeds(seeds)
+    panels: dict[tuple[str, str], dict[str, tuple[list[int], np.ndarray]]] = {}
+    for label, group in zip(_short_labels(groups), groups, strict=True):
+        for name, metric in group.metrics.items():
+            steps, values = series(group.seeds, f"valid/{name}")
             if metric.panel is None or not steps:
                 continue
             title, unit = metric.panel
             title = f"{title}: {metric.label}" if metric.label else title
-            found.setdefault((title, unit), {})[label] = (steps, values)
-    return found
+            panels.setdefault((title, unit), {})[label] = (steps, values)
+    return panels
 
 
-def _short_labels(lines: list[Line]) -> list[str]:
-    """What tells the lines apart: the fields that differ where they are few, else the folders."""
-    fields = differing(lines)
+def _short_labels(groups: list[SeedGroup]) -> list[str]:
+    """Returns one label per group: the fields that differ if they are few, otherwise the folders."""
+    fields = differing_fields(groups)
     labels = [
-        ", ".join(f"{name.rpartition('.')[2]} {_value(line.fields.get(name))}" for name in fields) for line in lines
+        ", ".join(f"{name.rpartition('.')[2]} {_format_field(group.fields.get(name))}" for name in fields)
+        for group in groups
     ]
-    return labels if len(fields) <= 3 and len(set(labels)) == len(lines) > 1 else [line.label for line in lines]
+    are_clear = len(fields) <= 3 and len(set(labels)) == len(groups) > 1
+    return labels if are_clear else [group.label for group in groups]

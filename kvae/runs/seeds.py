@@ -1,12 +1,12 @@
-"""The seeds of runs: what each has measured, and whether it has come to its end."""
+"""Reads the seeds of runs: the metrics of each, and whether it is finished."""
 
 import statistics
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from kvae.core.buckets import as_path, check_reachable, folders_with, wrap_bucket_errors
+from kvae.core.buckets import as_path, check_address, check_reachable, folders_with, wrap_bucket_errors
 from kvae.core.errors import InputError
 from kvae.training.config.sections import flatten, validate_run
 from kvae.training.workdir.journal import is_finished, read_metrics
@@ -23,93 +23,102 @@ INCIDENTAL_FIELDS = {
 }
 """Fields that may differ between seeds that are averaged."""
 
-
 PARTS = ("config.json", "checkpoints", ROWS)
-"""What makes a folder a run; any of it may be lost."""
+"""A folder with any of these is a run; the others may be lost."""
 
 
 class Seed(NamedTuple):
     """One seed of a run.
 
     Attributes:
-      workdir: the run's folder.
-      number: the seed.
-      config: its config, flat: {"model.quantizer.grid_shape": [16, 32], ...}.
-      rows: of metrics.jsonl, with this seed's values only.
-      problem: why it may not be averaged in; empty where nothing is wrong.
+      workdir: The run's folder.
+      number: The seed.
+      config: Its config by dotted names: {"model.quantizer.grid_shape": [16, 32], ...}.
+      rows: The rows of metrics.jsonl with the values of this seed only.
+      problem: Why it must not be averaged with others; empty if nothing is wrong.
     """
 
     workdir: str
     number: int
-    config: dict
-    rows: list[dict]
+    config: dict[str, Any]
+    rows: list[dict[str, Any]]
     problem: str
 
     @property
     def name(self) -> str:
-        """The run and the seed, for a message."""
+        """Returns the folder and the seed, for messages."""
         return f"{self.workdir}, seed {self.number}"
 
     @property
-    def evaluations(self) -> list[dict]:
-        """The rows that hold an evaluation."""
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Returns the rows that hold an evaluation."""
         return [row for row in self.rows if LOSS in row]
 
 
 def read_seeds(folders: Iterable[str]) -> list[Seed]:
-    """Every seed of every run in, or below, the folders, in the order of their paths.
+    """Reads every seed of every run in or below the folders, in the order of their paths.
 
     Raises:
-      InputError: a folder has no run, or a config.json is damaged.
+      InputError: A folder has no run, or a config.json is corrupted.
     """
     seeds = [seed for run in run_folders(folders) for seed in _seeds_of(run)]
     return list({(seed.workdir, seed.number): seed for seed in seeds}.values())
 
 
 def run_folders(folders: Iterable[str]) -> list[str]:
-    """The runs in, or below, the folders, in the order of their paths.
+    """Returns the folders of the runs in or below the folders, in the order of their paths.
 
     Raises:
-      InputError: a folder has no run, or lies in a bucket that cannot be reached.
+      InputError: A folder has no run, or is in a bucket that cannot be reached.
     """
-    found = {}
+    runs: dict[str, None] = {}
     for folder in folders:
+        check_address("the folder of runs", folder)
         check_reachable(folder)
         with wrap_bucket_errors(folder):
             paths = folders_with(PARTS, as_path(folder))
         if not paths:
             raise InputError(f"{folder} has no run: there is no config.json in it or below")
-        found |= dict.fromkeys(map(str, sorted(paths)))
-    return list(found)
+        runs |= dict.fromkeys(map(str, sorted(paths)))
+    return list(runs)
 
 
-def _seeds_of(run: str) -> list[Seed]:
+def _seeds_of(run: str) -> Iterator[Seed]:
     config = flatten(validate_run(config_of_run(run), run))
-    replicas, steps, first = config["replicas"], config["steps"], config["seed"]
-    rows, seeds = read_metrics(run), []
-    for replica in range(replicas):
-        own = [{k: v[replica] if isinstance(v, list) else v for k, v in row.items()} for row in rows]
-        seed = Seed(run, first + replica, config, own, "")
-        reached = rows[-1]["step"] if rows else 0
-        lost = [row["step"] for row in own if row.get(LOSS, 0) is None]
-        problem = ""
-        if lost:
-            problem = f"its loss is not finite at step {lost[0]}"
-        elif not is_finished(config, rows):
-            problem = f"unfinished, at step {reached} of {steps}"
-        elif not seed.evaluations:
-            problem = "it was never evaluated"
-        seeds.append(seed._replace(problem=problem))
-    return seeds
+    rows = read_metrics(run)
+    for replica in range(config["replicas"]):
+        of_replica = [{k: v[replica] if isinstance(v, list) else v for k, v in row.items()} for row in rows]
+        yield Seed(run, config["seed"] + replica, config, of_replica, _problem(config, rows, of_replica))
+
+
+def _problem(config: Mapping[str, Any], rows: list[dict[str, Any]], of_replica: list[dict[str, Any]]) -> str:
+    """Returns why a replica must not be averaged with others; empty if nothing is wrong."""
+    lost = [row["step"] for row in of_replica if row.get(LOSS, 0) is None]
+    if lost:
+        return f"its loss is not finite at step {lost[0]}"
+    if not is_finished(config, rows):
+        return f"unfinished, at step {rows[-1]['step'] if rows else 0} of {config['steps']}"
+    return "" if any(LOSS in row for row in of_replica) else "it was never evaluated"
 
 
 def mean_and_std(values: list[float]) -> tuple[float, float | None]:
-    """Mean and sample standard deviation; None where there is one value only."""
+    """Returns the mean and the sample standard deviation, which is None for a single value.
+
+    Example:
+      >>> mean_and_std([1.0, 3.0, 5.0])
+      (3.0, 2.0)
+    """
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def series(seeds: list[Seed], metric: str, last_step: float = np.inf) -> tuple[list[int], np.ndarray]:
-    """The steps at which all seeds have a metric, and its values [seeds, steps]."""
+    """Returns the steps at which all seeds have a metric, and its values float64 [seeds, steps].
+
+    Args:
+      seeds: One or more.
+      metric: A name in their rows, such as "valid/loss".
+      last_step: Later steps are left out.
+    """
     by_step = [{row["step"]: row[metric] for row in seed.rows if metric in row} for seed in seeds]
     steps = sorted(step for step in set.intersection(*map(set, by_step)) if step <= last_step)
     return steps, np.array([[values[step] for step in steps] for values in by_step], np.float64)
