@@ -77,12 +77,3 @@ def test_kubernetes_names_an_indexed_job_that_its_pods_can_join():
     assert container["command"][2].endswith(RUN)
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
     assert spec["podFailurePolicy"]["rules"][1]["onExitCodes"]["values"] == [program.STOPPED]
-
-
-def test_sequences_prints_a_line_for_each_method():
-    command = [sys.executable, LAUNCH / "sequences.py", "--seeds=2", "--steps=3"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert [line.split("  ")[0] for line in lines] == ["EMA-VQ", "map, 4 x 4"]
-    assert all("codes used" in line and "±" in line for line in lines)

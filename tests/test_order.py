@@ -81,7 +81,7 @@ def test_the_best_scale_is_that_of_the_training_images():
 
 
 def test_the_figures_are_drawn_from_runs(make_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(order, "IMAGES", 8)
+    monkeypatch.setattr(order, "MEASURED_IMAGES", 8)
     run(make_config(), tmp_path / "run")
     seeds = read_seeds([str(tmp_path / "run")])
     table = Table("peers", "photos", {}, {"tuned_map": seeds, "tuned_ema_restarts": seeds}, [])

@@ -52,7 +52,7 @@ def test_figures_of_a_model_with_one_codebook(make_config, tmp_path, capsys):
     assert drawn(capsys, "perturbation", runs, out) == ["figure_perturbation_photos"]
     assert drawn(capsys, "frontier", runs, out) == ["figure_frontier_photos"]
     assert program.run(paper.main, ["--figure=8", *map(str, runs), f"--out={out}"]) == 2
-    assert "this figure is of models with two codebooks" in capsys.readouterr().err
+    assert "this figure needs models with two codebooks" in capsys.readouterr().err
 
 
 def test_figures_of_a_model_with_two_codebooks(make_config, tmp_path, capsys):
@@ -73,7 +73,7 @@ def test_neighborhoods_need_no_runs(tmp_path, capsys):
 
 def test_the_effect_of_sigma(make_config, tmp_path, capsys, monkeypatch):
     shown = []
-    monkeypatch.setattr(paper.urlsom.figures, "neural_selectivity_by_sigma", lambda *values: shown.append(values))
+    monkeypatch.setattr(paper.urlsom_figures.plots, "neural_selectivity_by_sigma", lambda *values: shown.append(values))
     for sigma, of_train, held_out in ((1.0, [0.9, 0.8], [0.7, 0.6]), (0.5, [0.5, 0.4], [0.3, 0.2])):
         folder = tmp_path / str(sigma)
         folder.mkdir()
@@ -95,7 +95,7 @@ def test_the_effect_of_sigma(make_config, tmp_path, capsys, monkeypatch):
     [
         ("3", {"model.quantizer.neighborhood": "none"}, "there is no finished run of the setting 'hard' on photos"),
         ("1", {"model.quantizer.neighborhood": "none"}, "there is no finished run of the setting 'ema_n0' on photos"),
-        ("3", {"model.quantizer.radius": 3.0}, "figure 3 needs runs of some of these settings: ema, hard, gaussian"),
+        ("3", {"model.quantizer.radius": 3.0}, "figure 3 needs runs of some of these settings: ema, hard, exponential"),
     ],
 )
 def test_a_figure_without_its_runs_says_what_it_needs(make_config, tmp_path, capsys, figure, fields, message):
@@ -109,5 +109,5 @@ def test_a_metric_that_the_model_no_longer_has_is_in_no_table():
     row = {"step": 8, "valid/reconstruction_loss": 0.5, "valid/topographic_error_8": 0.3}
     row |= {"valid/topographic_error_diagonals": 0.2}
     seed = types.SimpleNamespace(evaluations=[row])
-    measured = tables._measures(seed, {"topographic_error_diagonals": None})
+    measured = tables.known_measures(seed, {"topographic_error_diagonals": None})
     assert measured == {"loss": 0.5, "steps_10": 8, "steps_20": 8, "topographic_error_diagonals": 0.2}

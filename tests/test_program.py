@@ -36,8 +36,8 @@ SMOKE = "--config=configs/photos_vqvae.py:smoke"
         (figures.main, ["--figure=77"], "argument --figure: invalid choice: '77'"),
         (sweep.main, ["--table=3", "--dataset=photos", "--seeds=0"], "'0'; it must be an integer, 1 or larger"),
         (sweep.main, ["--table=", "--dataset=photos", "--print"], "--table is ''; it must be one of"),
-        (benchmark.benchmark, ["--scaling", "--seconds=nan"], "'nan'; it must be a number, larger than 0"),
-        (benchmark.benchmark, [SMOKE, "--random-images=-3"], "'-3'; it must be an integer, 1 or larger"),
+        (benchmark.main, ["--scaling", "--seconds=nan"], "'nan'; it must be a number, larger than 0"),
+        (benchmark.main, [SMOKE, "--random-images=-3"], "'-3'; it must be an integer, 1 or larger"),
     ],
 )
 def test_every_program_reports_a_mistake_as_one_line(program_main, arguments, message, capsys):

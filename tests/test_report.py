@@ -86,7 +86,7 @@ def test_seeds_are_averaged_with_the_sample_s_deviation_whether_replicas_or_runs
     two = make_run(tmp_path / "two", [[0.5, 0.6], [0.05, 0.06]], replicas=2, last=metrics)
     metrics = {"valid/perplexity": 220.0, "valid/topographic_error_8": 0.6}
     one = make_run(tmp_path / "one", [0.7, 0.07], seed=2, last=metrics)
-    text = tables.report([two, one], EXPERIMENTS, "2")
+    text = tables.markdown_tables([two, one], EXPERIMENTS, "2")
     cells = row_of(text, "hard, 2D")
     assert cells[1:5] == ["3", "60.0 ± 10.0 (+0.0%)", "200 ± 0", "200 ± 0"]
     assert measured(text, "hard, 2D", "perplexity") == "210 ± 10"
@@ -97,10 +97,10 @@ def test_seeds_are_averaged_with_the_sample_s_deviation_whether_replicas_or_runs
 def test_one_seed_has_no_deviation_and_the_distance_to_the_best_is_said(tmp_path):
     make_run(tmp_path / "hard", [0.5, 0.05])
     make_run(tmp_path / "ema", [0.5, 0.055], quantizer={"neighborhood": "none"})
-    text = tables.report([str(tmp_path)], EXPERIMENTS, "2")
+    text = tables.markdown_tables([str(tmp_path)], EXPERIMENTS, "2")
     assert row_of(text, "hard, 2D")[1:3] == ["1", "50.0 (+0.0%)"]
     assert row_of(text, "none (EMA-VQ)")[1:3] == ["1", "55.0 (+10.0%)"]
-    assert "- missing: exponential (the paper: Gaussian), 2D (gaussian)" in text
+    assert "- missing: exponential (the paper: Gaussian), 2D (exponential)" in text
 
 
 def test_the_paper_s_figures_stand_beside_ours_only_where_the_data_set_is_the_paper_s(tmp_path):
@@ -109,7 +109,7 @@ def test_the_paper_s_figures_stand_beside_ours_only_where_the_data_set_is_the_pa
         f"valid/perplexity_{level}": value for level, value in (("top", 300.0), ("bottom", 280.0))
     })  # fmt: skip
     make_run(tmp_path / "photos", [0.5, 0.05])
-    text = tables.report([str(tmp_path)], EXPERIMENTS, "2")
+    text = tables.markdown_tables([str(tmp_path)], EXPERIMENTS, "2")
     cifar10, faces, photos = text.split("### ")[1:]
     assert row_of(cifar10, "hard, 2D")[2:8] == [
         "51.9 (+0.0%)", "52.1 ± 0.2", "200", "5,200 ± 600", "200", "2,500 ± 500"
@@ -117,7 +117,7 @@ def test_the_paper_s_figures_stand_beside_ours_only_where_the_data_set_is_the_pa
     assert row_of(faces, "hard, 2D")[2:4] == ["17.3 (+0.0%)", "17.3 ± 0.1"]
     assert measured(faces, "hard, 2D", "perplexity") == "300 / 280"
     assert "paper |" not in photos
-    assert "The paper has no such figures for photos" in photos
+    assert "The paper has no results on photos" in photos
     assert "The paper has no" not in cifar10
 
 
@@ -129,12 +129,12 @@ def test_unfinished_and_diverged_seeds_are_named_and_left_out(tmp_path):
     make_run(tmp_path / "two", [[0.5, 0.5], [0.05, None]], seed=3, replicas=2)
     found = table(str(tmp_path))
     assert [seed.number for seed in found.seeds["hard"]] == [3]
-    problems = [line.replace(str(tmp_path), "") for line in found.problems]
-    assert problems[:4] == [
-        "left out: /begun, seed 1: unfinished, at step 0 of 800",
-        "left out: /blind, seed 2: it was never evaluated",
-        "left out: /stopped, seed 0: unfinished, at step 200 of 800",
-        "left out: /two, seed 4: its loss is not finite at step 200",
+    problems = [line.replace(str(tmp_path), "") for line in found.left_out]
+    assert problems == [
+        "/begun, seed 1: unfinished, at step 0 of 800",
+        "/blind, seed 2: it was never evaluated",
+        "/stopped, seed 0: unfinished, at step 200 of 800",
+        "/two, seed 4: its loss is not finite at step 200",
     ]
 
 
@@ -147,8 +147,8 @@ def test_runs_of_another_config_are_named_by_what_differs_and_left_out(tmp_path)
     found = table(str(tmp_path))
     assert [seed.number for seed in found.seeds["hard"]] == [0, 1]
     assert len(found.seeds["ema"]) == 1
-    assert found.problems[0].endswith("batch_size 256, elsewhere 32; model.channels 128, elsewhere 64")
-    assert found.problems[1].endswith("seed 3: another config than the rest of the table: steps 100, elsewhere 200")
+    assert found.left_out[0].endswith("batch_size 256, elsewhere 32; model.channels 128, elsewhere 64")
+    assert found.left_out[1].endswith("seed 3: its config differs from the rest of the table: steps 100, elsewhere 200")
 
 
 def test_a_seed_counts_once(tmp_path):
@@ -156,15 +156,15 @@ def test_a_seed_counts_once(tmp_path):
     again = make_run(tmp_path / "again", [0.5, 0.06])
     found = table(first, again, first)
     assert [seed.workdir for seed in found.seeds["hard"]] == [first]
-    assert found.problems[0] == f"left out: {again}, seed 0: the same as {first}, seed 0"
+    assert found.left_out[0] == f"{again}, seed 0: the same as {first}, seed 0"
 
 
 def test_runs_of_no_setting_are_named(tmp_path):
     run = make_run(tmp_path / "hard", [0.5, 0.05])
     wide = make_run(tmp_path / "wide", [0.5, 0.05], quantizer={"radius": 3.0})
-    assert f"- left out: {wide}: it has no setting" in tables.report([run, wide], EXPERIMENTS, "2")
+    assert f"- left out: {wide}: not a setting" in tables.markdown_tables([run, wide], EXPERIMENTS, "2")
     with pytest.raises(InputError, match="no run has a setting of table 2"):
-        tables.report([wide], EXPERIMENTS, "2")
+        tables.markdown_tables([wide], EXPERIMENTS, "2")
 
 
 def test_every_setting_is_told_from_the_others_and_fits_its_configs(monkeypatch):
@@ -180,8 +180,8 @@ def test_every_setting_is_told_from_the_others_and_fits_its_configs(monkeypatch)
 def test_tables_speak_of_settings_that_exist():
     for name, entry in EXPERIMENTS["TABLES"].items():
         assert set(entry["rows"]) <= set(EXPERIMENTS["SETTINGS"])
-        for dataset, figures in EXPERIMENTS["PAPER"].get(name, {}).items():
-            assert dataset in EXPERIMENTS["DATASETS"]
+        for dataset, figures in EXPERIMENTS["PUBLISHED"].get(name, {}).items():
+            assert dataset in EXPERIMENTS["CONFIGS"]
             assert set(figures) == set(entry["rows"])
 
 

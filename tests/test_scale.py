@@ -142,7 +142,7 @@ def test_the_benchmark_s_table(tmp_path, capsys, monkeypatch):
     # A GPU tells what a program costs only when that is compiled.
     told, cost_analysis = [], jax.stages.Lowered.cost_analysis
     monkeypatch.setattr(jax.stages.Lowered, "cost_analysis", lambda lowered: told.append(cost_analysis(lowered)))
-    assert program.run(benchmark.benchmark, [*arguments, "--compare=quantizer.neighborhood=none"]) == 0
+    assert program.run(benchmark.main, [*arguments, "--compare=quantizer.neighborhood=none"]) == 0
     said = capsys.readouterr()
     assert "ratio of medians, photos_vqvae_smoke / quantizer.neighborhood=none" in said.out
     assert "compiling quantizer.neighborhood=none" in said.err
@@ -151,8 +151,8 @@ def test_the_benchmark_s_table(tmp_path, capsys, monkeypatch):
         assert 0 < row["quantiser_share"] < 1
         np.testing.assert_allclose(row["model_gigaflop"], told.pop(0)["flops"] / 1e9, rtol=0.4)  # fused
         assert row["temporary_mebibytes"] <= row["peak_mebibytes"]
-    assert program.run(benchmark.benchmark, [*arguments, "--compare=quantizer.neighbourhood=none"]) == 2
+    assert program.run(benchmark.main, [*arguments, "--compare=quantizer.neighbourhood=none"]) == 2
     assert "did you mean 'neighborhood'?" in capsys.readouterr().err
     (tmp_path / "file").touch()
-    assert program.run(benchmark.benchmark, [*arguments[:-1], f"--json={tmp_path}/file/table.json"]) == 2
+    assert program.run(benchmark.main, [*arguments[:-1], f"--json={tmp_path}/file/table.json"]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"kvae: --json={tmp_path}/file/table.json cannot be")

@@ -27,7 +27,7 @@ ABOVE = {
     "training": {"core", "data", "models", "plots"},
     "main": {"core", "training"},
     "runs": {"core", "data", "grids", "models", "training"},
-    "benchmark": {"core", "data", "grids", "main", "measures", "models", "quantizers", "som", "training"},
+    "benchmark": {"core", "data", "grids", "main", "measures", "quantizers", "som", "training"},
     "paper": {"core", "data", "kohonen", "main", "measures", "models", "plots", "runs", "som", "topology", "training"},
     "tokenize": {"core", "data", "runs", "training"},
     "report": {"core", "models", "paper", "plots", "runs", "training"},

@@ -24,7 +24,7 @@ def printed(capsys, *arguments):
     return {pathlib.Path(main.parse(command[3:])[1]).name: command[3:] for command in commands}
 
 
-@pytest.mark.parametrize("dataset", EXPERIMENTS["DATASETS"])
+@pytest.mark.parametrize("dataset", EXPERIMENTS["CONFIGS"])
 @pytest.mark.parametrize("table", ["3", "4", "peers"])
 def test_every_command_makes_the_run_that_the_report_takes_for_its_setting(capsys, tmp_path, table, dataset):
     commands = printed(capsys, f"--table={table}", f"--dataset={dataset}", f"--runs={tmp_path}")
@@ -33,7 +33,7 @@ def test_every_command_makes_the_run_that_the_report_takes_for_its_setting(capsy
         config, workdir = main.parse(command)
         assert settings.setting_of(json.loads(json.dumps(flatten(config))), EXPERIMENTS) == setting
         assert workdir == f"{tmp_path}/{dataset}/{setting}"
-        assert config["replicas"] == EXPERIMENTS["DATASETS"][dataset]["seeds"]
+        assert config["replicas"] == EXPERIMENTS["CONFIGS"][dataset]["seeds"]
         assert config["dataset"]["name"] == dataset
 
 
@@ -42,9 +42,9 @@ def test_what_is_finished_is_skipped_and_what_is_not_goes_on(capsys, tmp_path):
         (tmp_path / "photos" / setting).mkdir(parents=True)
         (tmp_path / "photos" / setting / "metrics.jsonl").write_text(f'{{"step": {step}}}\n')
     arguments = ["--table=2", "--dataset=photos", f"--runs={tmp_path}", "--seeds=2"]
-    assert list(printed(capsys, *arguments)) == ["hard", "gaussian"]
+    assert list(printed(capsys, *arguments)) == ["hard", "exponential"]
     longer = printed(capsys, *arguments, "--config.steps=900")
-    assert list(longer) == ["ema", "hard", "gaussian"]
+    assert list(longer) == ["ema", "hard", "exponential"]
     assert longer["ema"][-1] == "--config.steps=900"
 
 
@@ -55,7 +55,7 @@ def test_a_run_that_fails_is_named_after_the_others_had_their_turn(capsys, tmp_p
         started.append(arguments)
         return len(started) != 2
 
-    monkeypatch.setattr(sweep, "train", train)
+    monkeypatch.setattr(sweep, "train_setting", train)
     monkeypatch.setattr(sweep.signal, "signal", lambda *_: None)
     assert sweep.main(["--table=2", "--dataset=photos", f"--runs={tmp_path}"]) == 1
     assert len(started) == 3
@@ -75,7 +75,7 @@ def test_the_table_is_printed_once_all_is_trained(capsys, tmp_path, monkeypatch)
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         return True
 
-    monkeypatch.setattr(sweep, "train", train)
+    monkeypatch.setattr(sweep, "train_setting", train)
     monkeypatch.setattr(sweep.signal, "signal", lambda *_: None)
     for _ in range(2):  # the second time all of it is finished
         assert sweep.main(["--table=1", "--dataset=photos", f"--runs={tmp_path}"]) == 0

@@ -93,9 +93,9 @@ def test_a_run_that_falls_no_more_stops_wherever_it_was_interrupted(make_config,
 
 
 def test_the_baseline_is_judged_like_the_model(capsys, monkeypatch):
-    monkeypatch.setattr(baseline, "EPOCHS", 5)
+    monkeypatch.setattr(baseline, "MAP_EPOCHS", 5)
     monkeypatch.setattr(baseline, "SEEDS", (0, 1))
-    assert baseline.run(["--config=configs/digits_urlsom.py:smoke"]) == 0
+    assert baseline.main(["--config=configs/digits_urlsom.py:smoke"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in lines] == [
         "neural_selectivity_train", "neural_selectivity_transferred", "dead_neurons_train"

@@ -1,1 +1,1 @@
-"""What things cost: `python -m kvae.benchmark`."""
+"""Benchmarks of a training step, the quantisers and `kvae.SOM`: `python -m kvae.benchmark`."""

@@ -1,73 +1,86 @@
-"""`kvae.SOM` beside MiniSom, fastersom and somoclu, where those are installed: seconds at equal quality."""
+"""Times `kvae.SOM` against MiniSom, fastersom and somoclu, those that are installed, at equal quality."""
 
+import importlib.metadata
 import importlib.util
 import statistics
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from kvae import measures
-from kvae.benchmark.timing import say
+from kvae.benchmark.timing import log_progress
 from kvae.grids import Plane
 from kvae.som import SOM
 
+Fit = Callable[[np.ndarray, np.ndarray, tuple[int, ...], int], np.ndarray]
+"""Maps (data [n, d], first codewords [K, d], grid shape, epochs) to the trained codewords [K, d]."""
+
 CASES = [(100_000, 64, (30, 30)), (10_000, 784, (20, 20)), (100_000, 64, (100, 100))]
-"""Rows, features and grid."""
+"""Rows, features and grid shape."""
 
-EPOCHS, TURNS = 10, 3
+FIT_EPOCHS, TURNS = 10, 3
 
-SLOW = {"MiniSom", "somoclu"}
-"""They take minutes where others take seconds: one turn, of the smaller maps."""
-
-INITIAL_WIDTH, FINAL_WIDTH = 0.5, 0.5
-"""Of the grid's side, and in nodes; a width is sqrt(2) sigma."""
+WIDEST, NARROWEST = 0.5, 0.5
+"""The first width, as a share of the grid's longer side, and the last, in nodes; sigma = width / sqrt(2)."""
 
 
-def soms(share: float) -> dict[str, dict]:
-    """Median seconds of a fit, in turns, from the same codewords and at the same widths; and how good the map is.
+def time_soms(share: float) -> dict[str, dict]:
+    """Returns the median seconds of a fit and the map's quality, from equal codewords and at equal widths.
 
     Args:
-      share: of the rows that are used.
+      share: of the rows of each case that are used, above 0 and at most 1.
     """
     rows = {}
     for count, dimension, grid in CASES:
         label = f"{int(count * share):,} x {dimension}, {grid[0]} x {grid[1]}"
-        data = mixture(int(count * share), dimension)
+        data = make_mixture(int(count * share), dimension)
         start = np.random.default_rng(1).permutation(data)[: grid[0] * grid[1]]
         start = np.resize(start, (grid[0] * grid[1], dimension))
-        fits = {"kvae": fit_kvae}
-        for name, fit in PEERS.items():
-            if name in SLOW and grid[0] * grid[1] > 1_000:
+        fits: dict[str, Fit] = {"kvae": fit_kvae}
+        slow = set()
+        for name, library in LIBRARIES.items():
+            if library.is_slow and grid[0] * grid[1] > 1_000:
                 continue
             if importlib.util.find_spec(name.lower()) is None:
-                say(f"{name} is left out: it is not installed; pip install {name.lower()}")
-            else:
-                fits[name] = fit
-        rows |= {f"{label}: {name}": row for name, row in in_turns(fits, data, start, grid).items()}
+                log_progress(f"{name} is left out: it is not installed; pip install {name.lower()}{library.note}")
+                continue
+            version = f"{name} {importlib.metadata.version(name.lower())}{library.form}"
+            fits[version] = library.fit
+            slow |= {version} if library.is_slow else set()
+        rows |= {f"{label}: {name}": row for name, row in time_fits(fits, slow, data, start, grid).items()}
     return rows
 
 
-def in_turns(fits: dict[str, Callable], data, start, grid) -> dict[str, dict]:
-    """Runs every fit for one epoch, so that all is compiled, and then in turns."""
+def time_fits(fits: dict[str, Fit], slow: set[str], data: np.ndarray, start: np.ndarray, grid) -> dict[str, dict]:
+    """Times fits in turns; returns seconds and errors by name.
+
+    Args:
+      fits: by name; one is "kvae".
+      slow: names of fits that get one turn and no first epoch for compiling.
+      data: float32 [n, d].
+      start: the first codewords, float32 [K, d].
+      grid: shape of the map.
+    """
     seconds, codewords = {name: [] for name in fits}, {}
     for name, fit in fits.items():
-        if name not in SLOW:
-            fit(data, start, grid, 1)
+        if name not in slow:
+            fit(data, start, grid, 1)  # compiles
     for turn in range(TURNS):
         for name, fit in fits.items():
-            if turn and name in SLOW:
+            if turn and name in slow:
                 continue
             started = time.perf_counter()
-            codewords[name] = fit(data, start, grid, EPOCHS)
+            codewords[name] = fit(data, start, grid, FIT_EPOCHS)
             seconds[name].append(time.perf_counter() - started)
-            say(f"{name}: {seconds[name][-1]:.1f} s")
-    medians = {name: statistics.median(taken) for name, taken in seconds.items()}
+            log_progress(f"{name}: {seconds[name][-1]:.1f} s")
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
     return {
         name: {
             "seconds": medians[name],
-            "times_kvae's": medians[name] / medians["kvae"],
+            "relative_to_kvae": medians[name] / medians["kvae"],
             "quantization_error": float(measures.quantization_error(data, jnp.asarray(codewords[name]))),
             "topographic_error": float(measures.topographic_error(data, jnp.asarray(codewords[name]), Plane(grid))),
         }
@@ -75,40 +88,40 @@ def in_turns(fits: dict[str, Callable], data, start, grid) -> dict[str, dict]:
     }
 
 
-def mixture(count: int, dimension: int) -> np.ndarray:
-    """Fifty Gaussians that are wide in eight directions, float32 [n, d]."""
+def make_mixture(count: int, dimension: int) -> np.ndarray:
+    """Draws from fifty Gaussians that are wide in eight directions, float32 [n, d]."""
     random = np.random.default_rng(0)
     centers, axes = random.normal(size=(50, 8)), random.normal(size=(8, dimension)) / np.sqrt(8)
     hidden = centers[random.integers(0, 50, count)] + 0.3 * random.normal(size=(count, 8))
     return (hidden @ axes + 0.1 * random.normal(size=(count, dimension))).astype(np.float32)
 
 
-def widths(grid, epochs: int) -> np.ndarray:
-    """The width of each epoch, [epochs]."""
-    return np.geomspace(INITIAL_WIDTH * max(grid), FINAL_WIDTH, max(2, epochs))[:epochs]
+def epoch_widths(grid: tuple[int, ...], epochs: int) -> np.ndarray:
+    """Returns the width of each epoch, in nodes, float [epochs]."""
+    return np.geomspace(WIDEST * max(grid), NARROWEST, max(2, epochs))[:epochs]
 
 
 def fit_kvae(data, start, grid, epochs):
-    """Trains `kvae.SOM`; returns the codewords, [K, d]."""
-    ends = {"initial_width": INITIAL_WIDTH * max(grid), "final_width": FINAL_WIDTH}
-    return SOM(grid, n_epochs=epochs, init=start, **ends).fit(data).cluster_centers_
+    """Fits `kvae.SOM`; see `Fit`."""
+    widths = {"initial_width": WIDEST * max(grid), "final_width": NARROWEST}
+    return SOM(grid, n_epochs=epochs, init=start, **widths).fit(data).cluster_centers_
 
 
 def fit_fastersom(data, start, grid, epochs):
-    """The same by fastersom, which reaches its last width one epoch after the end."""
+    """Fits fastersom, which reaches its last width one epoch after the end; see `Fit`."""
     import fastersom
 
-    first, *_, last = widths(grid, max(2, epochs)) / np.sqrt(2)
+    first, *_, last = epoch_widths(grid, max(2, epochs)) / np.sqrt(2)
     last = first * (last / first) ** (epochs / max(1, epochs - 1))
     som = fastersom.SOM(*grid, n_epochs=epochs, init=start, sigma_initial=first, sigma_final=last)
     return som.fit(data).weights_
 
 
 def fit_minisom(data, start, grid, epochs):
-    """The same by MiniSom's form that sees all data before it moves."""
+    """Fits MiniSom by its batch rule, in its NumPy form; see `Fit`."""
     import minisom
 
-    sigmas = widths(grid, epochs) / np.sqrt(2)
+    sigmas = epoch_widths(grid, epochs) / np.sqrt(2)
     som = minisom.MiniSom(*grid, data.shape[1], sigma=sigmas[0], learning_rate=1.0)
     som._learning_rate_decay_function = lambda rate, epoch, epochs: rate
     som._sigma_decay_function = lambda sigma, epoch, epochs: sigmas[epoch]
@@ -118,15 +131,36 @@ def fit_minisom(data, start, grid, epochs):
 
 
 def fit_somoclu(data, start, grid, epochs):
-    """The same by somoclu, whose radius is 2 sigma."""
+    """Fits somoclu, whose radius is 2 sigma; see `Fit`."""
     import somoclu
 
     rows, columns = grid
     som = somoclu.Somoclu(columns, rows, initialcodebook=start.copy(), compactsupport=False)
-    first, *_, last = np.sqrt(2) * widths(grid, max(2, epochs))
-    # Its exponential cooling never ends where it is told to; its linear one does.
+    first, *_, last = np.sqrt(2) * epoch_widths(grid, max(2, epochs))
+    # Its exponential cooling does not reach radiusN; its linear cooling does.
     som.train(data, epochs, radius0=first, radiusN=last, scale0=1.0, scaleN=1.0)
     return som.codebook.reshape(start.shape)
 
 
-PEERS = {"MiniSom": fit_minisom, "fastersom": fit_fastersom, "somoclu": fit_somoclu}
+class Library(NamedTuple):
+    """Another implementation of the map.
+
+    Attributes:
+      fit: trains a map.
+      is_slow: True if a fit takes minutes: it gets one turn, and none on the largest map.
+      form: which of its forms is timed, for the table.
+      note: what its installation needs, for the log.
+    """
+
+    fit: Fit
+    is_slow: bool = False
+    form: str = ""
+    note: str = ""
+
+
+LIBRARIES = {
+    "MiniSom": Library(fit_minisom, is_slow=True, form=" (NumPy form)"),
+    "fastersom": Library(fit_fastersom, note=" (0.6 needs Python 3.12 or newer)"),
+    "somoclu": Library(fit_somoclu, is_slow=True),
+}
+"""Other implementations by name; a package has its name in lower case."""

@@ -1,8 +1,9 @@
-"""How functions are timed, and how what was measured is shown."""
+"""Times functions, and formats the results as tables."""
 
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,50 +13,56 @@ STARTED = time.perf_counter()
 
 
 def median_seconds(function: Callable, *arguments, seconds: float = 1.0) -> float:
-    """The median time of a jitted function, after a first call."""
+    """Returns the median time of a compiled function, in seconds. The first call is not timed.
+
+    Args:
+      function: compiled by `jax.jit`.
+      arguments: of the function.
+      seconds: how long to time it; at least three calls.
+    """
     jax.block_until_ready(function(*arguments))
-    taken, deadline = [], time.perf_counter() + seconds
-    while time.perf_counter() < deadline or len(taken) < 3:
+    times, deadline = [], time.perf_counter() + seconds
+    while time.perf_counter() < deadline or len(times) < 3:
         started = time.perf_counter()
         jax.block_until_ready(function(*arguments))
-        taken.append(time.perf_counter() - started)
-    return float(np.median(taken))
+        times.append(time.perf_counter() - started)
+    return float(np.median(times))
 
 
-def matmul_gigaflop_per_second(dtype) -> float:
-    """The rate of a large matrix product on one device, or on the whole of a CPU, at JAX's default precision."""
+def matmul_gigaflop_per_second(dtype: Any) -> float:
+    """Returns the rate of a large matrix product on one device (on CPU: all cores), at JAX's default precision."""
     size = 2_048 if jax.default_backend() == "cpu" else 8_192
     a = jnp.ones((size, size), dtype)
     return 2 * size**3 / median_seconds(jax.jit(jnp.matmul), a, a, seconds=0.5) / 1e9
 
 
-def say(text: str) -> None:
-    """Shows what is being done, and when it began."""
+def log_progress(text: str) -> None:
+    """Prints the seconds since the start and a line to stderr."""
     print(f"{time.perf_counter() - STARTED:5.1f} s  {text}", file=sys.stderr, flush=True)
 
 
-def table(rows: dict[str, dict]) -> str:
-    """Columns by name, each a dict of numbers, as aligned text."""
-    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+def format_table(columns: dict[str, dict]) -> str:
+    """Formats columns {name: {row: value}} as aligned text."""
+    rows = list(dict.fromkeys(row for column in columns.values() for row in column))
     lines = [
-        ["", *(row.replace("_", " ") for row in rows)],
-        *([name.replace("_", " "), *(format_value(row.get(name)) for row in rows.values())] for name in names),
+        ["", *(name.replace("_", " ") for name in columns)],
+        *([row.replace("_", " "), *(format_value(column.get(row)) for column in columns.values())] for row in rows),
     ]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(rows) + 1)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns) + 1)]
     return "\n".join(
         "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
         for line in lines
     )
 
 
-def transposed(rows: dict[str, dict]) -> dict[str, dict]:
-    """Columns as rows."""
-    names = dict.fromkeys(name for row in rows.values() for name in row)
-    return {name: {label: row.get(name) for label, row in rows.items()} for name in names}
+def transpose(columns: dict[str, dict]) -> dict[str, dict]:
+    """Returns rows {row: {column: value}} of columns {column: {row: value}}."""
+    rows = dict.fromkeys(row for column in columns.values() for row in column)
+    return {row: {name: column.get(row) for name, column in columns.items()} for row in rows}
 
 
-def format_value(value) -> str:
-    """A number in four digits, a range of numbers, or a dash where there is none."""
+def format_value(value: Any) -> str:
+    """Formats a number with four digits, several numbers as a range, and None as a dash."""
     if value is None:
         return "-"
     if isinstance(value, (list, tuple)):

@@ -1,1 +1,1 @@
-"""The tables and figures of the papers, from finished runs."""
+"""The papers' experiments: settings, tables and figures from finished runs; see kvae/paper/README.md."""

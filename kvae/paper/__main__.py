@@ -1,4 +1,4 @@
-"""`python -m kvae.paper`: see `kvae.paper.figures`."""
+"""`python -m kvae.paper` draws a figure; see `kvae.paper.figures`."""
 
 import sys
 

@@ -1,26 +1,29 @@
-"""The experiments of Irie et al. (2023): what is compared in each table, and what the paper measured.
+"""The experiments of Irie et al. (2023): the settings that each table compares, and the paper's results.
 
     python launch/sweep.py --table=3 --dataset=photos
     python -m kvae.report runs/paper/photos --table=3
 
-`BASE` holds fields of every setting, as they are in the configs of `DATASETS`; a setting names what differs from it. A
-table is a title and rows: setting -> what the row says. `PAPER` holds the paper's figures of a table by data set and
-setting: the loss in units of the data set's `loss_unit`, then the steps, in thousands, to +10% and, in Tables 2 and 4,
-to +20% of it, each mean and standard deviation over seeds.
+`BASE` holds fields that all settings share, with the values of the configs in `CONFIGS`. A setting lists the fields in
+which it differs from `BASE`. A table has a title and rows, {setting: label}. `PUBLISHED` holds the paper's results by
+table, data set and setting, each as (mean, standard deviation) over seeds: the loss in the data set's `loss_unit`, then
+the thousands of steps to within 10% and, in Tables 2 and 4, to within 20% of the lowest loss.
+
+Widths are in nodes of the grid. The hard neighbourhood moves a winner's neighbours with weight min(1, width^2).
 """
 
 
-def quantizer(**fields):
-    """Fields of the quantiser, by their places in a flat config."""
+def quantizer(**fields) -> dict[str, object]:
+    """Returns fields of the quantiser under their names in a flat config: {"model.quantizer.<field>": value}."""
     return {f"model.quantizer.{name}": value for name, value in fields.items()}
 
 
-DATASETS = {
+CONFIGS = {
     "photos": dict(config="configs/photos_sweep.py", loss_unit="1e-3", seeds=5),
     "cifar10": dict(config="configs/cifar10_vqvae.py", loss_unit="1e-3", seeds=10),
     "imagenet": dict(config="configs/imagenet_vqvae2.py", loss_unit="1e-3", seeds=5),
     "faces": dict(config="configs/faces_vqvae2.py", loss_unit="1e-4", seeds=5),
 }
+"""By data set: the config, the unit of the loss in tables, and the number of seeds (the paper's, except for photos)."""
 
 BASE = {"model.augmentations": (), "optimizer.name": "adam"} | quantizer(
     name="kohonen",
@@ -39,66 +42,66 @@ BASE = {"model.augmentations": (), "optimizer.name": "adam"} | quantizer(
     restart_below=0.0,
 )
 
-# The paper's Gaussian rows ran the kernel that its code has under that name, which is not Eq. 16.
-RELEASE = quantizer(neighborhood="exponential", initial_width=10.0)
-NONE = quantizer(neighborhood="none")
+# The paper's Gaussian rows were run with this kernel: its code calls it Gaussian, but it is not Eq. 16.
+EXPONENTIAL = quantizer(neighborhood="exponential", initial_width=10.0)
+NO_MAP = quantizer(neighborhood="none")
 LINE = quantizer(grid_shape=(512,))
 GRADIENT = quantizer(name="gradient", neighborhood="none")
 NARROWING = quantizer(neighborhood="gaussian", initial_width=4.0)
 
-# What helps every way of learning codes in so few steps, as in the config photos_vqvae.
-QUICK = {
+# The recipe of configs/photos_vqvae.py for short runs. It helps every method.
+RECIPE = {
     "model.augmentations": ("flip_horizontal", "rot90"),
     "optimizer.name": "muon",
     "optimizer.schedule": "cooldown",
 }
-TUNED = QUICK | quantizer(decay=0.8)
-RESTARTS = TUNED | NONE | quantizer(restart_below=1.0)
-THREE, EIGHT = {"model.embedding_dim": 3}, {"model.embedding_dim": 8}
-SLOW = quantizer(lowest_width=0.3**0.5, shrink_step=0.003)
+TUNED = RECIPE | quantizer(decay=0.8)
+RESTARTS = TUNED | NO_MAP | quantizer(restart_below=1.0)
+DIM_3, DIM_8 = {"model.embedding_dim": 3}, {"model.embedding_dim": 8}
 
 SETTINGS = {
-    "ema": NONE,
-    "ema_n0": NONE | quantizer(init_count=0.0),
-    "ema_keep": NONE | quantizer(update_empty=False),
-    "ema_n0_keep": NONE | quantizer(init_count=0.0, update_empty=False),
+    "ema": NO_MAP,
+    "ema_n0": NO_MAP | quantizer(init_count=0.0),
+    "ema_keep": NO_MAP | quantizer(update_empty=False),
+    "ema_n0_keep": NO_MAP | quantizer(init_count=0.0, update_empty=False),
     "hard": {},
     "hard_n0": quantizer(init_count=0.0),
     "hard_keep": quantizer(update_empty=False),
     "hard_n0_keep": quantizer(init_count=0.0, update_empty=False),
-    "gaussian": RELEASE,
+    "exponential": EXPONENTIAL,
     "hard_line": LINE,
     "hard_tau1": quantizer(shrink_step=1.0),
     "hard_tau0.01": quantizer(shrink_step=0.01),
-    "gaussian_line": RELEASE | LINE,
-    "gaussian_tau1": RELEASE | quantizer(shrink_step=1.0),
-    "gaussian_tau0.01": RELEASE | quantizer(shrink_step=0.01),
+    "exponential_line": EXPONENTIAL | LINE,
+    "exponential_tau1": EXPONENTIAL | quantizer(shrink_step=1.0),
+    "exponential_tau0.01": EXPONENTIAL | quantizer(shrink_step=0.01),
     "gradient": GRADIENT,
     "som_vae": GRADIENT | quantizer(neighborhood="hard", pull="codeword", neighbor_weight=0.1),
-    "hard_floor0.1": quantizer(lowest_width=0.1**0.5),
-    "hard_floor0.3": quantizer(lowest_width=0.3**0.5),
-    "hard_slow": SLOW,
-    "hard_held": quantizer(shrink_step=0.0),
-    "narrowing": NARROWING | quantizer(lowest_width=0.5),
-    "narrowing1": NARROWING | quantizer(lowest_width=1.0),
-    "tuned_ema": TUNED | NONE,
+    # Square roots: the runs were made at hard weights of 0.1 and 0.3, which are lowest widths of 0.32 and 0.55 nodes.
+    "hard_to_0.32": quantizer(lowest_width=0.1**0.5),
+    "hard_to_0.55": quantizer(lowest_width=0.3**0.5),
+    "hard_to_0.55_slowly": quantizer(lowest_width=0.3**0.5, shrink_step=0.003),
+    "hard_at_1": quantizer(shrink_step=0.0),
+    "gaussian_4_to_0.5": NARROWING | quantizer(lowest_width=0.5),
+    "gaussian_4_to_1": NARROWING | quantizer(lowest_width=1.0),
+    "tuned_ema": TUNED | NO_MAP,
     "tuned_ema_restarts": RESTARTS,
-    "tuned_ema_restarts_8": RESTARTS | EIGHT,
-    "tuned_ema_restarts_3": RESTARTS | THREE,
-    "tuned_cosine": RESTARTS | EIGHT | quantizer(metric="cosine"),
-    "tuned_rotation": RESTARTS | EIGHT | quantizer(gradient="rotation"),
-    "tuned_fsq": QUICK | quantizer(name="fsq", levels=(8, 8, 8)),
+    "tuned_ema_restarts_8": RESTARTS | DIM_8,
+    "tuned_ema_restarts_3": RESTARTS | DIM_3,
+    "tuned_cosine": RESTARTS | DIM_8 | quantizer(metric="cosine"),
+    "tuned_rotation": RESTARTS | DIM_8 | quantizer(gradient="rotation"),
+    "tuned_fsq": RECIPE | quantizer(name="fsq", levels=(8, 8, 8)),
     "tuned_hard": TUNED,
-    "tuned_gaussian": TUNED | NARROWING | quantizer(lowest_width=0.35**0.5),
+    "tuned_gaussian": TUNED | NARROWING | quantizer(lowest_width=0.35**0.5),  # 0.59 nodes
     "tuned_cube": TUNED | NARROWING | quantizer(grid_shape=(8, 8, 8), lowest_width=0.5, shrink_step=0.07),
     "tuned_map": TUNED
-    | THREE
-    | quantizer(neighborhood="gaussian", initial_width=2.0, lowest_width=0.5**0.5, shrink_step=0.03),
+    | DIM_3
+    | quantizer(neighborhood="gaussian", initial_width=2.0, lowest_width=0.5**0.5, shrink_step=0.03),  # to 0.71 nodes
 }
 
 TABLES = {
     "1": dict(
-        title="Sensitivity of EMA-VQ to the initial count N and to the update of codes without members",
+        title="Sensitivity of EMA-VQ to the initial count N and to the update of empty codes",
         rows={
             "ema_n0_keep": "EMA-VQ, N = 0, empty codes kept",
             "ema_keep": "EMA-VQ, N = 1, empty codes kept",
@@ -108,7 +111,7 @@ TABLES = {
     ),
     "2": dict(
         title="Neighbourhoods",
-        rows={"ema": "none (EMA-VQ)", "hard": "hard, 2D", "gaussian": "exponential (the paper: Gaussian), 2D"},
+        rows={"ema": "none (EMA-VQ)", "hard": "hard, 2D", "exponential": "exponential (the paper: Gaussian), 2D"},
     ),
     "3": dict(
         title="Robustness of the map where EMA-VQ is sensitive; N is the initial count",
@@ -130,14 +133,14 @@ TABLES = {
             "hard_tau1": "hard, 2D, tau 1",
             "hard": "hard, 2D, tau 0.1",
             "hard_tau0.01": "hard, 2D, tau 0.01",
-            "gaussian_line": "exponential, 1D, tau 0.1",
-            "gaussian_tau1": "exponential, 2D, tau 1",
-            "gaussian": "exponential, 2D, tau 0.1",
-            "gaussian_tau0.01": "exponential, 2D, tau 0.01",
+            "exponential_line": "exponential, 1D, tau 0.1",
+            "exponential_tau1": "exponential, 2D, tau 1",
+            "exponential": "exponential, 2D, tau 0.1",
+            "exponential_tau0.01": "exponential, 2D, tau 0.01",
         },
     ),
     "5": dict(
-        title="Codebooks learned by gradient descent, and by moving averages",
+        title="Codebooks learned by gradient descent and by moving averages",
         rows={
             "gradient": "gradient",
             "ema": "EMA-VQ",
@@ -151,28 +154,28 @@ TABLES = {
             "ema": "no map (EMA-VQ)",
             "hard": "hard, tau 0.1 (the paper's)",
             "hard_tau0.01": "hard, tau 0.01",
-            "hard_slow": "hard, slow: tau 0.003, not below 0.3",
-            "hard_floor0.1": "hard, tau 0.1, not below 0.1",
-            "hard_floor0.3": "hard, tau 0.1, not below 0.3",
-            "hard_held": "hard, held at 1",
-            "narrowing": "Gaussian, width from 4 nodes to 1/2",
-            "narrowing1": "Gaussian, width from 4 nodes to 1",
+            "hard_to_0.55_slowly": "hard, tau 0.003, width not below 0.55 nodes",
+            "hard_to_0.32": "hard, tau 0.1, width not below 0.32 nodes",
+            "hard_to_0.55": "hard, tau 0.1, width not below 0.55 nodes",
+            "hard_at_1": "hard, width constant at 1 node",
+            "gaussian_4_to_0.5": "Gaussian, width from 4 nodes to 0.5",
+            "gaussian_4_to_1": "Gaussian, width from 4 nodes to 1",
         },
     ),
     "peers": dict(
-        title="Beyond the paper: 512 codes, learned in every way",
+        title="Beyond the paper: ways to learn 512 codes, all with the same recipe",
         rows={
             "tuned_ema": "EMA-VQ",
             "tuned_ema_restarts": "EMA-VQ, unused codes restart at vectors of the batch",
-            "tuned_ema_restarts_8": "the same, codewords of 8 numbers",
-            "tuned_ema_restarts_3": "the same, codewords of 3 numbers",
-            "tuned_cosine": "restarts, 8 numbers, cosine similarity",
-            "tuned_rotation": "restarts, 8 numbers, the rotation trick",
+            "tuned_ema_restarts_8": "the same, 8-dimensional codewords",
+            "tuned_ema_restarts_3": "the same, 3-dimensional codewords",
+            "tuned_cosine": "restarts, 8 dimensions, cosine similarity",
+            "tuned_rotation": "restarts, 8 dimensions, rotation trick",
             "tuned_fsq": "FSQ, 8 x 8 x 8",
             "tuned_hard": "map, 16 x 32, hard, tau 0.1 (the paper's neighbourhood)",
             "tuned_gaussian": "map, 16 x 32, Gaussian, width from 4 nodes to 0.6",
-            "tuned_cube": "map, 8 x 8 x 8, Gaussian, width from 4 nodes to 0.5, slowly",
-            "tuned_map": "map, 16 x 32, Gaussian, width from 2 nodes to 0.7, 3 numbers",
+            "tuned_cube": "map, 8 x 8 x 8, Gaussian, width from 4 nodes to 0.5, tau 0.07",
+            "tuned_map": "map, 16 x 32, Gaussian, width from 2 nodes to 0.7, 3 dimensions",
         },
     ),
     "order": dict(
@@ -181,12 +184,12 @@ TABLES = {
             "tuned_ema_restarts": "no map (EMA-VQ with restarts)",
             "tuned_hard": "map, hard, tau 0.1 (the paper's)",
             "tuned_gaussian": "map, Gaussian, width from 4 nodes to 0.6",
-            "tuned_map": "map, Gaussian, width from 2 nodes to 0.7, 3 numbers",
+            "tuned_map": "map, Gaussian, width from 2 nodes to 0.7, 3 dimensions",
         },
     ),
 }
 
-PAPER = {
+PUBLISHED = {
     "1": {
         "cifar10": {
             "ema_n0_keep": ((148.8, 11.0), (13.5, 0.7)),
@@ -199,17 +202,17 @@ PAPER = {
         "cifar10": {
             "ema": ((51.9, 0.2), (5.4, 0.5), (3.7, 0.5)),
             "hard": ((52.1, 0.2), (5.2, 0.6), (2.5, 0.5)),
-            "gaussian": ((51.8, 0.2), (5.2, 0.6), (3.0, 0.0)),
+            "exponential": ((51.8, 0.2), (5.2, 0.6), (3.0, 0.0)),
         },
         "imagenet": {
             "ema": ((23.0, 0.4), (15.2, 1.6), (8.4, 0.6)),
             "hard": ((23.5, 0.4), (13.6, 2.2), (7.4, 0.9)),
-            "gaussian": ((23.2, 0.4), (14.0, 1.4), (7.6, 0.6)),
+            "exponential": ((23.2, 0.4), (14.0, 1.4), (7.6, 0.6)),
         },
         "faces": {
             "ema": ((18.6, 1.0), (17.0, 1.0), (14.1, 1.4)),
             "hard": ((17.3, 0.1), (17.0, 1.6), (10.8, 1.3)),
-            "gaussian": ((17.5, 0.3), (17.8, 1.8), (11.8, 1.3)),
+            "exponential": ((17.5, 0.3), (17.8, 1.8), (11.8, 1.3)),
         },
     },
     "3": {
@@ -250,20 +253,20 @@ PAPER = {
             "hard_tau1": ((52.1, 0.4), (4.7, 0.7), (2.6, 0.5)),
             "hard": ((52.0, 0.3), (4.9, 0.3), (2.4, 0.5)),
             "hard_tau0.01": ((52.1, 0.3), (5.5, 0.7), (3.0, 0.0)),
-            "gaussian_line": ((51.9, 0.4), (5.2, 0.4), (3.1, 0.3)),
-            "gaussian_tau1": ((51.9, 0.2), (5.3, 0.5), (3.3, 0.5)),
-            "gaussian": ((51.8, 0.3), (5.1, 0.3), (3.1, 0.3)),
-            "gaussian_tau0.01": ((51.7, 0.2), (5.4, 0.5), (3.6, 0.5)),
+            "exponential_line": ((51.9, 0.4), (5.2, 0.4), (3.1, 0.3)),
+            "exponential_tau1": ((51.9, 0.2), (5.3, 0.5), (3.3, 0.5)),
+            "exponential": ((51.8, 0.3), (5.1, 0.3), (3.1, 0.3)),
+            "exponential_tau0.01": ((51.7, 0.2), (5.4, 0.5), (3.6, 0.5)),
         },
         "faces": {
             "hard_line": ((17.4, 0.2), (15.8, 0.8), (10.8, 1.5)),
             "hard_tau1": ((17.4, 0.2), (18.0, 1.6), (11.4, 1.1)),
             "hard": ((17.3, 0.2), (18.0, 1.6), (12.4, 1.1)),
             "hard_tau0.01": ((17.6, 0.3), (17.0, 2.9), (12.4, 2.1)),
-            "gaussian_line": ((17.8, 0.5), (18.0, 2.7), (11.6, 1.3)),
-            "gaussian_tau1": ((18.3, 0.4), (16.4, 1.9), (11.8, 1.8)),
-            "gaussian": ((17.6, 0.2), (18.6, 2.1), (13.2, 0.8)),
-            "gaussian_tau0.01": ((17.5, 0.5), (18.4, 2.6), (11.8, 1.3)),
+            "exponential_line": ((17.8, 0.5), (18.0, 2.7), (11.6, 1.3)),
+            "exponential_tau1": ((18.3, 0.4), (16.4, 1.9), (11.8, 1.8)),
+            "exponential": ((17.6, 0.2), (18.6, 2.1), (13.2, 0.8)),
+            "exponential_tau0.01": ((17.5, 0.5), (18.4, 2.6), (11.8, 1.3)),
         },
     },
     "5": {

@@ -1,6 +1,6 @@
-"""Which seeds belong to the settings of `kvae.paper.experiments` and may be averaged, and their measures.
+"""Sorts finished runs into the settings of `kvae.paper.experiments`, and reads what they measured.
 
-A run is known by its config, not by its folder's name: it belongs to the setting whose fields it has.
+A run is recognised by its config, whatever its folder is called: it belongs to the setting whose fields it has.
 """
 
 import collections
@@ -9,109 +9,139 @@ import math
 import pathlib
 import runpy
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kvae.core.errors import InputError
-from kvae.paper import experiments
+from kvae.paper import experiments as paper_experiments
 from kvae.runs.opening import load
 from kvae.runs.run import Run
 from kvae.runs.seeds import INCIDENTAL_FIELDS, Seed
 
 QUANTIZER, GRID_SHAPE = "model.quantizer.name", "model.quantizer.grid_shape"
-CODES_ALONG = (GRID_SHAPE, "model.quantizer.levels")
-"""Fields that say how many codes a quantiser has along each axis."""
+CODES_PER_AXIS = (GRID_SHAPE, "model.quantizer.levels")
+"""Fields that hold the number of codes along each axis, of a grid or of FSQ."""
 
 
 class Table(NamedTuple):
-    """What a table says of one data set.
+    """The seeds of a table on one data set.
 
     Attributes:
-      name: in TABLES of the experiments.
+      name: the table's name in `TABLES` of the experiments.
       dataset: the data set's name.
-      labels: by setting, what its row says.
-      seeds: by setting, those that are averaged; an empty list where a setting has no run.
-      problems: what was left out, a line each.
+      labels: {setting: label of its row}.
+      seeds: {setting: seeds to average}; an empty list for a setting without runs.
+      left_out: why seeds were left out, a line each.
+      missing: the rows without a run, a line each.
     """
 
     name: str
     dataset: str
     labels: dict[str, str]
     seeds: dict[str, list[Seed]]
-    problems: list[str]
+    left_out: list[str]
+    missing: list[str]
 
 
-def load_experiments(path: str | None) -> dict:
-    """The names of `kvae.paper.experiments`, or of a file like it.
+def load_experiments(path: str | None) -> dict[str, Any]:
+    """Returns the names of `kvae.paper.experiments`, or of a file like it.
+
+    Args:
+      path: a Python file; None for kvae's own.
 
     Raises:
       InputError: there is no such file.
     """
     if path is None:
-        return vars(experiments)
+        return vars(paper_experiments)
     if not pathlib.Path(path).is_file():
-        raise InputError(f"--experiments={path}: there is no such file; kvae/paper/experiments.py shows what it holds")
+        raise InputError(f"--experiments={path}: there is no such file; write one like kvae/paper/experiments.py")
     return runpy.run_path(path)
 
 
-def setting_of(config: Mapping, of: Mapping) -> str | None:
-    """The setting that a flat config has, or None; of several, the one that names most of its fields.
+def setting_of(config: Mapping[str, Any], experiments: Mapping[str, Any]) -> str | None:
+    """Returns the setting to which a run belongs, or None; if several fit, the one that names most fields.
 
-    Fields that its quantiser does not have do not matter, and of the grid only its number of axes.
+    Fields of `BASE` that the run's quantiser does not have are ignored. Of the grid only the number of axes counts.
+
+    Args:
+      config: the run's config, flat.
+      experiments: the names of `kvae.paper.experiments`.
     """
     if QUANTIZER not in config:
         return None
-    found = []
-    for setting, fields in of["SETTINGS"].items():
-        base = {name: value for name, value in of["BASE"].items() if name in config or name == QUANTIZER}
+    matches = []
+    for setting, fields in experiments["SETTINGS"].items():
+        base = {name: value for name, value in experiments["BASE"].items() if name in config or name == QUANTIZER}
         wanted = {**base, **fields}
         axes = len(wanted.pop(GRID_SHAPE, ()))
-        # As JSON, in which a tuple is a list.
+        # Compared as JSON, because a config.json holds tuples as lists.
         is_equal = (json.dumps(config.get(name)) == json.dumps(value) for name, value in wanted.items())
         if len(config.get(GRID_SHAPE, ())) == axes and all(is_equal):
-            found.append(setting)
-    return max(found, key=lambda setting: len(of["SETTINGS"][setting]), default=None)
+            matches.append(setting)
+    return max(matches, key=lambda setting: len(experiments["SETTINGS"][setting]), default=None)
 
 
-def collect(seeds: Iterable[Seed], of: Mapping, name: str, dataset: str) -> Table:
-    """The seeds of a table's settings on one data set; of several configs, the one that most seeds have."""
-    labels, problems = of["TABLES"][name]["rows"], []
-    varied = {*of["BASE"], *INCIDENTAL_FIELDS, *(k for setting in labels for k in of["SETTINGS"][setting])}
-    sound, configs = [], collections.defaultdict(list)
+def collect(seeds: Iterable[Seed], experiments: Mapping[str, Any], name: str, dataset: str) -> Table:
+    """Returns the seeds of a table on one data set. If their other fields differ, the most frequent config wins.
+
+    Args:
+      seeds: of all runs.
+      experiments: the names of `kvae.paper.experiments`.
+      name: the table's, in `TABLES`.
+      dataset: the data set's name.
+    """
+    labels, left_out = experiments["TABLES"][name]["rows"], []
+    candidates, by_config = [], collections.defaultdict(list)
     for seed in seeds:
-        setting = setting_of(seed.config, of)
+        setting = setting_of(seed.config, experiments)
         if seed.config["dataset.name"] != dataset or setting not in labels:
             continue
         if seed.problem:
-            problems.append(f"left out: {seed.name}: {seed.problem}")
+            left_out.append(f"{seed.name}: {seed.problem}")
             continue
-        common = {field: value for field, value in seed.config.items() if field not in varied}
-        common["number of codes"] = math.prod(side for name in CODES_ALONG for side in seed.config.get(name, ()))
-        sound.append((seed, setting, common))
-        configs[json.dumps(common, sort_keys=True)].append(common)
-    chosen = max(configs.values(), key=len)[0] if configs else {}
-    found = {setting: {} for setting in labels}
-    for seed, setting, common in sound:
-        # Another quantiser has other fields.
-        own = {k for k in common.keys() ^ chosen.keys() if k.startswith(QUANTIZER.removesuffix("name"))}
-        differ = [k for k in sorted((common.keys() | chosen.keys()) - own) if common.get(k) != chosen.get(k)]
-        if differ:
-            what = "; ".join(f"{field} {common.get(field)}, elsewhere {chosen.get(field)}" for field in differ)
-            problems.append(f"left out: {seed.name}: another config than the rest of the table: {what}")
-        elif seed.number in found[setting]:
-            problems.append(f"left out: {seed.name}: the same as {found[setting][seed.number].name}")
+        common = _common_fields(seed.config, experiments, labels)
+        candidates.append((seed, setting, common))
+        by_config[json.dumps(common, sort_keys=True)].append(common)
+    usual = max(by_config.values(), key=len)[0] if by_config else {}
+    chosen: dict[str, dict[int, Seed]] = {setting: {} for setting in labels}
+    for seed, setting, common in candidates:
+        if differences := _differences(common, usual):
+            left_out.append(f"{seed.name}: its config differs from the rest of the table: {differences}")
+        elif seed.number in chosen[setting]:
+            left_out.append(f"{seed.name}: the same as {chosen[setting][seed.number].name}")
         else:
-            found[setting][seed.number] = seed
-    problems += [f"missing: {labels[setting]} ({setting})" for setting, own in found.items() if not own]
-    return Table(name, dataset, labels, {setting: list(own.values()) for setting, own in found.items()}, problems)
+            chosen[setting][seed.number] = seed
+    missing = [f"{labels[setting]} ({setting})" for setting, by_number in chosen.items() if not by_number]
+    by_setting = {setting: list(by_number.values()) for setting, by_number in chosen.items()}
+    return Table(name, dataset, labels, by_setting, left_out, missing)
+
+
+def _common_fields(config, experiments, settings) -> dict[str, Any]:
+    """Returns the fields of a config that all rows of a table should share."""
+    varied = {*experiments["BASE"], *INCIDENTAL_FIELDS}
+    varied |= {field for setting in settings for field in experiments["SETTINGS"][setting]}
+    common = {field: value for field, value in config.items() if field not in varied}
+    common["number of codes"] = math.prod(side for field in CODES_PER_AXIS for side in config.get(field, ()))
+    return common
+
+
+def _differences(common, usual) -> str:
+    """Lists the fields that differ, ignoring fields of the quantiser that only one of the two has."""
+    only_one = {field for field in common.keys() ^ usual.keys() if field.startswith(QUANTIZER.removesuffix("name"))}
+    fields = sorted((common.keys() | usual.keys()) - only_one)
+    return "; ".join(
+        f"{field} {common.get(field)}, elsewhere {usual.get(field)}"
+        for field in fields
+        if common.get(field) != usual.get(field)
+    )
 
 
 def measures_of(seed: Seed) -> dict[str, float]:
-    """The measures of a seed: `loss`, `steps_10`, `steps_20`, and all metrics of its last evaluation.
+    """Returns a seed's measures: `loss`, `steps_10`, `steps_20`, and all metrics of its last evaluation.
 
-    `loss` is the lowest reconstruction loss of the seed, as in the paper; `kvae.training.best` takes the whole loss.
-
-    The steps to +10% of the lowest loss are those of the first evaluation that is at most 1.1 times the lowest; the
-    lowest itself is one, so that there always is such a step.
+    `loss` is the lowest validation reconstruction loss, as in the paper; `kvae.training.best` compares the whole loss.
+    `steps_10` is the first evaluation whose loss is at most 1.1 times the lowest, `steps_20` at most 1.2 times. The
+    lowest itself qualifies, so there always is such a step.
     """
     rows = seed.evaluations
     lowest = min(row["valid/reconstruction_loss"] for row in rows)
@@ -124,5 +154,5 @@ def measures_of(seed: Seed) -> dict[str, float]:
 
 
 def open_seed(seed: Seed) -> Run:
-    """The run at its last checkpoint."""
+    """Opens the run at its last checkpoint, with this seed's variables."""
     return load(seed.workdir, replica=seed.number - seed.config["seed"])

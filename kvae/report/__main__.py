@@ -67,9 +67,9 @@ def _paper_tables(folders: list[str], name: str, file: str | None) -> str:
 
     experiments = load_experiments(file)
     if name == "all":
-        return tables.report(folders, experiments, None)
+        return tables.markdown_tables(folders, experiments, None)
     choose("--table", name, experiments["TABLES"])
-    return tables.report(folders, experiments, name)
+    return tables.markdown_tables(folders, experiments, name)
 
 
 def _write_page(path: str, folders: list[str], text: str) -> str:

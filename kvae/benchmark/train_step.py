@@ -1,17 +1,18 @@
-"""The cost of a training step, and of its parts."""
+"""Times a training step and its parts."""
 
 import math
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from kvae.benchmark.quantizers import layer_seconds
-from kvae.benchmark.timing import matmul_gigaflop_per_second, say
+from kvae.benchmark.layers import layer_seconds
+from kvae.benchmark.timing import log_progress, matmul_gigaflop_per_second
 from kvae.data import ArrayExamples, pipeline
 from kvae.training import loop
 from kvae.training import train as story
@@ -20,19 +21,22 @@ from kvae.training.parallel import devices
 from kvae.training.parallel.devices import Replicas
 
 SHORTEST_SECONDS = 0.05
-"""Steps are timed in groups of at least this long, or what is measured of a small one is its start."""
+"""Steps are timed in groups of at least this duration, so that the time to dispatch a small one does not count."""
 
 
-class Subject:
-    """A training step that is measured.
+class TimedStep:
+    """A compiled training step with its state.
 
     Args:
-      config: of the run.
-      batch: a global batch, as `loop.training_batches` has it.
+      config: the run's.
+      batch: a global batch, as `loop.training_batches` makes it.
       mesh: the devices.
+
+    Attributes:
+      seconds: what each timed group of steps took, per step; `alternate` appends to it.
     """
 
-    def __init__(self, config: dict, batch: dict[str, np.ndarray], mesh: Mesh):
+    def __init__(self, config: dict[str, Any], batch: dict[str, np.ndarray], mesh: Mesh):
         self.config, self.mesh, self.replicas = config, mesh, Replicas(config["replicas"], mesh)
         self.model = build_model(config)
         example = {name: array[0, 0] for name, array in batch.items()}
@@ -43,21 +47,26 @@ class Subject:
         started = time.perf_counter()
         self.program = lowered.compile()
         self.compile_seconds = time.perf_counter() - started
-        self.flops = len(self.groups) * flops(lowered, self.program, mesh.size)
-        self.seconds = []
+        self.flops = len(self.groups) * count_flops(lowered, self.program, mesh.size)
+        self.seconds: list[float] = []
         self.advance(1)
         self.steps_at_once = max(1, math.ceil(SHORTEST_SECONDS / self.advance(1)))
 
     def advance(self, steps: int, batch=None) -> float:
-        """Takes some steps; returns the seconds that one of them took."""
+        """Takes steps; returns the seconds per step.
+
+        Args:
+          steps: how many.
+          batch: on the devices; by default the batch of the constructor.
+        """
         batch, started = self.batch if batch is None else batch, time.perf_counter()
         for _ in range(steps):
-            self.groups = [self.program(*of_group) for of_group in zip(self.groups, batch, strict=True)]
+            self.groups = [self.program(*arguments) for arguments in zip(self.groups, batch, strict=True)]
         jax.block_until_ready(self.groups)
         return (time.perf_counter() - started) / steps
 
     def quantizer_seconds(self) -> float | None:
-        """Seconds of the quantisers of one step, each by itself on vectors of a normal distribution."""
+        """Times the quantisers of one step, each alone on normally distributed vectors; None if there are none."""
         total = 0.0
         for name, layer in getattr(self.model, "quantizers", {}).items():
             height, width = (size // self.model.code_strides[name] for size in self.batch[0]["image"].shape[-3:-1])
@@ -68,7 +77,12 @@ class Subject:
         return total or None
 
     def wait_share(self, batches: Iterator[dict[str, np.ndarray]], seconds: float) -> float:
-        """The share of the time that the steps wait for batches, which are made in the background as in training."""
+        """Returns the share of the time that steps wait for batches, which are made in the background as in training.
+
+        Args:
+          batches: global batches.
+          seconds: how long to measure; at least three steps.
+        """
         waits, steps = [], []
         with pipeline.prefetch(loop.on_devices(batches, self.replicas), loop.BATCHES_AHEAD) as batches:
             deadline = time.perf_counter() + seconds
@@ -77,15 +91,15 @@ class Subject:
                 batch = next(batches)
                 waits.append(time.perf_counter() - started)
                 steps.append(self.advance(1, batch))
-        # The first batch is not made while a step runs.
+        # The first batch cannot be made while a step runs.
         return sum(waits[1:]) / (sum(waits[1:]) + sum(steps[1:]))
 
-    def row(self) -> dict:
-        """Everything that was measured, by name."""
+    def row(self) -> dict[str, Any]:
+        """Returns all measurements by name, with their units."""
         low, median, high = np.percentile(self.seconds, [25, 50, 75])
         memory = self.program.memory_analysis()
         images = self.config["batch_size"] * self.config["replicas"]
-        measured = jax.local_devices()[0].memory_stats() or {}
+        device_memory = jax.local_devices()[0].memory_stats() or {}
         return {
             "step_milliseconds": median * 1e3,
             "step_milliseconds_quartiles": [low * 1e3, high * 1e3],
@@ -95,69 +109,75 @@ class Subject:
             "gigaflop_per_second": self.flops / median / 1e9,
             "state_and_batch_mebibytes": memory.argument_size_in_bytes / 2**20,
             "temporary_mebibytes": memory.temp_size_in_bytes / 2**20,
-            "peak_mebibytes": measured.get("peak_bytes_in_use", memory_peak(memory)) / 2**20,
+            "peak_mebibytes": device_memory.get("peak_bytes_in_use", program_peak_bytes(memory)) / 2**20,
         }
 
 
-def flops(lowered, program, device_count: int) -> float:
-    """Floating-point operations of a program on all devices. On a GPU only what is compiled, for one device, tells."""
+def count_flops(lowered: jax.stages.Lowered, program: jax.stages.Compiled, device_count: int) -> float:
+    """Returns the floating-point operations of a program on all devices.
+
+    On a GPU only the compiled program knows them, for one device.
+    """
     costs = lowered.cost_analysis()
     return costs["flops"] if costs else program.cost_analysis()["flops"] * device_count
 
 
-def memory_peak(memory) -> int:
-    """What a program holds at most, by its compiler."""
+def program_peak_bytes(memory: Any) -> int:
+    """Returns the most memory that a program holds, by its compiler's `memory_analysis`."""
     sizes = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return sizes + memory.temp_size_in_bytes
 
 
-def measure(configs: dict[str, dict], seconds: float, random_images: int | None) -> dict[str, dict]:
-    """What was measured of some configs that differ in their model only.
+def time_configs(configs: dict[str, dict], seconds: float, random_images: int | None) -> dict[str, dict]:
+    """Times the training steps of configs that differ in their model only.
 
     Args:
       configs: by name.
-      seconds: how long steps are timed, all configs together.
-      random_images: side of random images that take the place of the data set; None for the data set itself.
+      seconds: how long to time steps, all configs together.
+      random_images: side of random images that replace the data set, in pixels; None uses the data set.
+
+    Returns:
+      Measurements of each config, by name.
     """
-    shared = next(iter(configs.values()))
-    mesh = devices.make_mesh(shared["replicas"])
-    devices.check_batch_size(shared["batch_size"], mesh, shared["micro_batches"])
+    first = next(iter(configs.values()))
+    mesh = devices.make_mesh(first["replicas"])
+    devices.check_batch_size(first["batch_size"], mesh, first["micro_batches"])
     if random_images is None:
-        say(f"loading the data set {shared['dataset']['name']}")
-        dataset, shared = load_data(shared)
+        log_progress(f"loading the data set {first['dataset']['name']}")
+        dataset, first = load_data(first)
         examples = dataset.train
     else:
-        shared = {**shared, "dataset": {"mean": (127.5,) * 3, "std": (64.0,) * 3}}
-        pixels = np.random.default_rng(0).integers(0, 256, (shared["batch_size"], *[random_images] * 2, 3), np.uint8)
+        first = {**first, "dataset": {"mean": (127.5,) * 3, "std": (64.0,) * 3}}
+        pixels = np.random.default_rng(0).integers(0, 256, (first["batch_size"], *[random_images] * 2, 3), np.uint8)
         examples = ArrayExamples({"image": pixels})
-    batch = next(loop.training_batches(shared, examples, 0))
-    subjects = {}
+    batch = next(loop.training_batches(first, examples, 0))
+    steps = {}
     for name, config in configs.items():
-        say(f"compiling {name}")
-        subjects[name] = Subject({**shared, "model": config["model"]}, batch, mesh)
-    alternate(list(subjects.values()), seconds)
-    say("a large matrix product, for comparison")
-    rate = matmul_gigaflop_per_second(shared["model"].get("dtype", "float32"))
+        log_progress(f"compiling {name}")
+        steps[name] = TimedStep({**first, "model": config["model"]}, batch, mesh)
+    alternate(list(steps.values()), seconds)
+    log_progress("a large matrix product, for comparison")
+    rate = matmul_gigaflop_per_second(first["model"].get("dtype", "float32"))
     # The virtual devices of a CPU share its cores.
     rate *= 1 if jax.default_backend() == "cpu" else mesh.size
     rows = {}
-    for name, subject in subjects.items():
-        say(f"the parts of {name}")
-        rows[name] = row = subject.row()
-        quantizer = subject.quantizer_seconds()
+    for name, step in steps.items():
+        log_progress(f"the parts of {name}")
+        rows[name] = row = step.row()
+        quantizer = step.quantizer_seconds()
         row["quantiser_share"] = None if quantizer is None else quantizer * 1e3 / row["step_milliseconds"]
-        batches = loop.training_batches(shared, examples, 1)
-        row["data_wait_share"] = None if random_images else subject.wait_share(batches, seconds / 4)
+        batches = loop.training_batches(first, examples, 1)
+        row["data_wait_share"] = None if random_images else step.wait_share(batches, seconds / 4)
         row["matmul_gigaflop_per_second"] = rate
-        row["of_matmul_rate"] = row["gigaflop_per_second"] / rate
+        row["share_of_matmul_rate"] = row["gigaflop_per_second"] / rate
     return rows
 
 
-def alternate(subjects: list[Subject], seconds: float) -> None:
-    """Times the subjects in turns, a few steps each."""
+def alternate(steps: list[TimedStep], seconds: float) -> None:
+    """Times steps in turns, a few of each at a time, for at least five turns."""
     deadline = time.perf_counter() + seconds
     with tqdm(total=round(seconds), desc="steps in turns", unit="s", disable=not sys.stderr.isatty()) as bar:
-        while (left := deadline - time.perf_counter()) > 0 or len(subjects[0].seconds) < 5:
-            for subject in subjects:
-                subject.seconds.append(subject.advance(subject.steps_at_once))
+        while (left := deadline - time.perf_counter()) > 0 or len(steps[0].seconds) < 5:
+            for step in steps:
+                step.seconds.append(step.advance(step.steps_at_once))
             bar.update(min(round(seconds - left), bar.total) - bar.n)

@@ -1,4 +1,4 @@
-"""The cost of a quantiser by itself, and beside those of vector-quantize-pytorch where that is installed."""
+"""Times quantisers alone, and against those of vector-quantize-pytorch if it is installed."""
 
 import importlib.util
 import math
@@ -9,15 +9,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kvae.benchmark.timing import median_seconds, say
-from kvae.quantizers import FSQ, GradientVQ, GroupedVQ, KohonenVQ, ResidualVQ
+from kvae.benchmark.timing import log_progress, median_seconds
+from kvae.quantizers import FSQ, GradientVQ, GroupedVQ, KohonenVQ, Quantizer, ResidualVQ
 
-SCALES = [(4_096, 512), (16_384, 512), (65_536, 512), (262_144, 512), (4_096, 2_048), (4_096, 8_192), (4_096, 65_536)]
+SIZES = [(4_096, 512), (16_384, 512), (65_536, 512), (262_144, 512), (4_096, 2_048), (4_096, 8_192), (4_096, 65_536)]
 """The (N, K) of `--scaling`."""
 
 
-def layer_seconds(layer, z: jax.Array) -> tuple[float, int]:
-    """Seconds of a quantiser's training step on z [..., d], and its temporary memory in bytes."""
+def layer_seconds(layer: Quantizer, z: jax.Array) -> tuple[float, int]:
+    """Times a quantiser's training step.
+
+    Args:
+      layer: the quantiser.
+      z: vectors, float32 [..., d].
+
+    Returns:
+      Seconds, and temporary memory in bytes.
+    """
     variables = layer.init(jax.random.key(0), jnp.zeros((1, z.shape[-1])))
 
     def step(variables, z):
@@ -28,11 +36,11 @@ def layer_seconds(layer, z: jax.Array) -> tuple[float, int]:
     return median_seconds(program, variables, z), program.memory_analysis().temp_size_in_bytes
 
 
-def scaling() -> dict[str, dict]:
-    """Time and memory of the quantiser against N and K, with d = 64 and a hard neighbourhood."""
+def time_scaling() -> dict[str, dict]:
+    """Times the map against N and K, with d = 64 and a hard neighbourhood."""
     rows = {}
-    for count, size in SCALES:
-        say(f"N = {count:,}, K = {size:,}")
+    for count, size in SIZES:
+        log_progress(f"N = {count:,}, K = {size:,}")
         z = jnp.asarray(np.random.default_rng(0).standard_normal((count, 64), np.float32))
         side = 2 ** (int(math.log2(size)) // 2)
         seconds, temporary = layer_seconds(KohonenVQ((side, size // side)), z)
@@ -40,7 +48,7 @@ def scaling() -> dict[str, dict]:
             "milliseconds": seconds * 1e3,
             "picoseconds_per_distance": seconds * 1e12 / (count * size),
             "temporary_mebibytes": temporary / 2**20,
-            "of_one_N_x_K_array": temporary / (4 * count * size),
+            "share_of_one_N_x_K_array": temporary / (4 * count * size),
         }
     return rows
 
@@ -48,7 +56,7 @@ def scaling() -> dict[str, dict]:
 SHAPES = [(16_384, 64, (16, 32)), (65_536, 64, (64, 128))]
 """The N, d and grid of `--quantizers`."""
 
-LAYERS = {
+LAYERS: dict[str, Callable[[tuple[int, ...]], Quantizer]] = {
     "map (hard)": lambda grid: KohonenVQ(grid),
     "map (Gaussian)": lambda grid: KohonenVQ(grid, "gaussian"),
     "EMA-VQ": lambda grid: KohonenVQ(grid, "none"),
@@ -60,11 +68,16 @@ LAYERS = {
     "residual, 4": lambda grid: ResidualVQ(KohonenVQ(grid, "none"), depth=4),
     "grouped, 4": lambda grid: GroupedVQ(KohonenVQ(grid, "none"), groups=4),
 }
-"""By name, what `--quantizers` times: one step forward and backward, and the update."""
+"""The quantisers that `--quantizers` times, by name, for a grid shape."""
 
 
-def peers(size: int, dimension: int) -> dict[str, Callable]:
-    """By the same names, the layers of vector-quantize-pytorch; nothing where it is not installed."""
+def torch_layers(size: int, dimension: int) -> dict[str, Callable]:
+    """Returns the layers of vector-quantize-pytorch by the names of `LAYERS`; empty if it is not installed.
+
+    Args:
+      size: K, the number of codes.
+      dimension: d of the vectors.
+    """
     if importlib.util.find_spec("vector_quantize_pytorch") is None:
         return {}
     import vector_quantize_pytorch as vqp
@@ -72,7 +85,7 @@ def peers(size: int, dimension: int) -> dict[str, Callable]:
     common = dict(dim=dimension, codebook_size=size, decay=0.99, rotation_trick=False, threshold_ema_dead_code=0)
     learned = dict(learnable_codebook=True, ema_update=False, rotation_trick=False, threshold_ema_dead_code=0)
     levels = {512: [8, 8, 8], 8_192: [8, 8, 8, 4, 4]}[size]
-    found = {
+    layers = {
         "EMA-VQ": lambda: vqp.VectorQuantize(**common),
         "EMA-VQ, restarts": lambda: vqp.VectorQuantize(**common | {"threshold_ema_dead_code": 2}),
         "EMA-VQ, cosine": lambda: vqp.VectorQuantize(**common, use_cosine_sim=True),
@@ -83,39 +96,46 @@ def peers(size: int, dimension: int) -> dict[str, Callable]:
         "grouped, 4": lambda: vqp.VectorQuantize(**common, heads=4, separate_codebook_per_head=True),
     }
     if size > 512:
-        del found["grouped, 4"]  # takes more than 20 GB
-    return found
+        del layers["grouped, 4"]  # takes more than 20 GB
+    return layers
 
 
-def quantizers(seconds: float) -> dict[str, dict]:
-    """Milliseconds of a step of each layer, in turns with its peer: medians, and their ratio.
+def time_layers(seconds: float) -> dict[str, dict]:
+    """Returns the median milliseconds of a step of each layer, in turns with its PyTorch counterpart, and their ratio.
 
     Args:
-      seconds: how long each layer is timed at each shape.
+      seconds: how long to time each layer at each shape.
     """
     rows = {}
     for count, dimension, grid in SHAPES:
         z = np.random.default_rng(0).standard_normal((count, dimension), np.float32)
-        others = peers(math.prod(grid), dimension)
+        counterparts = torch_layers(math.prod(grid), dimension)
         for name, make in LAYERS.items():
             label = f"{name}, {count:,} into {math.prod(grid):,}"
-            say(label)
-            steps = [step_of(make(grid), z)] + ([peer_step(others[name](), z)] if name in others else [])
-            taken, deadline = [[] for _ in steps], time.perf_counter() + seconds
-            while time.perf_counter() < deadline or len(taken[0]) < 3:
-                for step, times in zip(steps, taken, strict=True):
+            log_progress(label)
+            steps = [step_of(make(grid), z)]
+            steps += [torch_step(counterparts[name](), z)] if name in counterparts else []
+            times, deadline = [[] for _ in steps], time.perf_counter() + seconds
+            while time.perf_counter() < deadline or len(times[0]) < 3:
+                for step, step_times in zip(steps, times, strict=True):
                     started = time.perf_counter()
                     step()
-                    times.append(time.perf_counter() - started)
-            ours, *theirs = (float(np.median(times)) * 1e3 for times in taken)
-            rows[label] = {"milliseconds": ours}
-            if theirs:
-                rows[label] |= {"vector_quantize_pytorch": theirs[0], "ratio": ours / theirs[0]}
+                    step_times.append(time.perf_counter() - started)
+            milliseconds, *torch_milliseconds = (float(np.median(step_times)) * 1e3 for step_times in times)
+            rows[label] = {"milliseconds": milliseconds}
+            if torch_milliseconds:
+                ratio = milliseconds / torch_milliseconds[0]
+                rows[label] |= {"vector_quantize_pytorch": torch_milliseconds[0], "ratio": ratio}
     return rows
 
 
-def step_of(layer, z: np.ndarray) -> Callable[[], None]:
-    """A step of a layer: forward, backward to the vectors, and the update."""
+def step_of(layer: Quantizer, z: np.ndarray) -> Callable[[], None]:
+    """Returns a function that takes a training step of a layer: forward, backward to the vectors, and the update.
+
+    Args:
+      layer: the quantiser.
+      z: vectors, float32 [n, d].
+    """
     state = {"variables": layer.init(jax.random.key(0), jnp.zeros((1, z.shape[-1])))}
 
     def loss(differentiable, collections, z):
@@ -141,8 +161,8 @@ def step_of(layer, z: np.ndarray) -> Callable[[], None]:
     return step
 
 
-def peer_step(layer, z: np.ndarray) -> Callable[[], None]:
-    """The same of a layer of vector-quantize-pytorch."""
+def torch_step(layer: Callable, z: np.ndarray) -> Callable[[], None]:
+    """Returns the same as `step_of`, for a layer of vector-quantize-pytorch."""
     import torch
 
     z = torch.tensor(z)[None]
