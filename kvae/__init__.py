@@ -6,6 +6,7 @@ Layers (`KohonenVQ`, `GradientVQ`, `FSQ`, `ResidualVQ`, `GroupedVQ`; for Flax NN
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -107,3 +108,8 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return [*globals(), *__all__]
+
+
+# pdoc reads the module's __dict__, and would miss names that are imported on first use.
+if "pdoc" in sys.modules:
+    globals().update({name: __getattr__(name) for name in __all__})
