@@ -135,6 +135,6 @@ def test_damaged_records_are_an_input_error(small, data_dir, tmp_path):
     remedy = "; remove .*/photos/32/1.0.0, and it is prepared anew"
     with pytest.raises(InputError, match=f"{records.name} is damaged: it has 100,000 bytes instead of .*{remedy}"):
         data.load("photos", size=32, data_dir=str(tmp_path))
-    (records.parent / "manifest.json").unlink()  # as kvae 0.1 made it
+    (records.parent / "manifest.json").unlink()  # as another program made it
     with pytest.raises(InputError, match=r"photos/32/1\.0\.0 is corrupted .*; remove it, and it is prepared anew"):
         data.load("photos", size=32, data_dir=str(tmp_path))

@@ -53,7 +53,7 @@ def check_manifest(folder: os.PathLike | str, read_whole_bytes: int = READ_WHOLE
     for path in folder.iterdir():
         if not path.is_file():  # a pipe would be waited for
             raise InputError(f"{path} is damaged: it is no file; {remedy}")
-    if not (folder / NAME).exists():  # prepared by another program, or by kvae 0.1
+    if not (folder / NAME).exists():  # prepared by another program
         return 0
     try:
         entries = json.loads(files.read_text(folder / NAME))

@@ -12,7 +12,7 @@ from kvae.models.model import Metric
 from kvae.paper.settings import Table, collect, measures_of, setting_of
 from kvae.runs.seeds import Seed, mean_and_std, read_seeds
 from kvae.training.config.sections import build_model
-from kvae.training.workdir.run_config import config_of_run
+from kvae.training.workdir.run_config import read_config_json
 
 LEGEND = """\
 Mean ± sample standard deviation over seeds. Loss: the lowest validation reconstruction loss of a run, on normalised
@@ -78,7 +78,7 @@ def markdown_table(table: Table, experiments: Mapping[str, Any]) -> str:
     published = experiments["PUBLISHED"].get(table.name, {}).get(table.dataset, {})
     published_columns = max(map(len, published.values()), default=0)
     metrics = {
-        setting: build_model(config_of_run(seeds[0].workdir)).metrics for setting, seeds in table.seeds.items() if seeds
+        setting: build_model(read_config_json(seeds[0].workdir)).metrics for setting, seeds in table.seeds.items() if seeds
     }
     measures = {
         setting: [known_measures(seed, metrics[setting]) for seed in seeds] for setting, seeds in table.seeds.items()

@@ -6,7 +6,6 @@ import pathlib
 from collections.abc import Mapping
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from kvae.core.buckets import as_path, check_address, check_reachable, wrap_bucket_errors
@@ -17,7 +16,7 @@ from kvae.training.config.sections import build_model, validate_run
 from kvae.training.workdir.checkpoint import Checkpoints, DamagedError
 from kvae.training.workdir.journal import logged_to
 from kvae.training.workdir.mirror import mirrored
-from kvae.training.workdir.run_config import check_place, config_of_checkpoints, config_of_run, upgraded
+from kvae.training.workdir.run_config import check_place, config_of_checkpoints, read_config_json
 
 TRIES = 10
 """How often a run is read that takes away, as it trains, what is being read."""
@@ -50,7 +49,7 @@ def _read(workdir: str, checkpoints: Checkpoints, step: int | str | None) -> tup
     """The config, the step and the state of a checkpoint."""
     steps = checkpoints.steps()
     if not steps:
-        config_of_run(workdir)  # says what is wrong with it, if anything
+        read_config_json(workdir)  # says what is wrong with it, if anything
         if (as_path(workdir) / share.WEIGHTS).exists():
             raise InputError(f"{workdir} is a shared run; kvae.from_pretrained opens it")
         raise InputError(f"{workdir} has no checkpoint yet")
@@ -59,7 +58,7 @@ def _read(workdir: str, checkpoints: Checkpoints, step: int | str | None) -> tup
         raise InputError(f"{workdir} has no checkpoint with a validation loss yet; leave step out")
     if step is not None and step not in steps:
         raise InputError(f"{workdir} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
-    config = validate_run(upgraded(config), workdir)
+    config = validate_run(config, workdir)
     if step is None:
         return config, *checkpoints.first_readable(reversed(steps), checkpoints.variables)
     try:
@@ -84,9 +83,7 @@ def load(workdir: str, step: int | str | None = None, replica: int = 0) -> Run:
     if not 0 <= replica < config["replicas"]:
         raise InputError(f"replica is {replica}; {workdir} has {config['replicas']}, from 0")
     variables = {"params": state["params"], **state["collections"]}
-    # Runs of version 0.1 with a single replica have no replica axis.
-    if np.ndim(state["step"]):
-        variables = jax.tree.map(lambda leaf: leaf[replica], variables)
+    variables = jax.tree.map(lambda leaf: leaf[replica], variables)
     return Run(str(workdir), config, step, build_model(config), variables, replica)
 
 

@@ -58,7 +58,7 @@ def validate_run(config: Mapping, where: str) -> dict[str, Any]:
     Its data set and optimiser stay as they are: what opens a run needs neither, and they may be somebody else's.
 
     Args:
-      config: as `kvae.training.workdir.run_config.config_of_run` reads it.
+      config: as `kvae.training.workdir.run_config.read_config_json` reads it.
       where: the run's folder, for messages.
 
     Raises:

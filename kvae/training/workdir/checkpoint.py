@@ -49,7 +49,7 @@ class _Manager(ocp.CheckpointManager):
             return None
 
     def json(self, step: int, item: str) -> dict:
-        """An item that is JSON; empty where the checkpoint, of an older kvae, has none."""
+        """An item that is JSON; empty where the checkpoint has none."""
         folder = self.directory / str(step) / item
         return ocp.JsonCheckpointHandler().restore(folder) if folder.exists() else {}
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import jax
 
 from kvae.core.buckets import as_path, check_address, check_reachable, is_bucket, wrap_bucket_errors
-from kvae.core.errors import InputError, choose, wrap_write_errors
+from kvae.core.errors import InputError, wrap_write_errors
 from kvae.core.fields import short_repr
 from kvae.core.files import read_text, write_text
 from kvae.training.config.schema import FREE_FIELDS
@@ -40,10 +40,6 @@ def open_workdir(workdir: str, config: Mapping, checkpoints: Checkpoints) -> Non
     # Without a checkpoint there is nothing that another config could spoil, such as after a mistake in the first one.
     if steps := checkpoints.steps():
         before = config_of_checkpoints(workdir, checkpoints)
-        if is_of_version_0_1(before):
-            raise InputError(
-                f"{workdir} is a run of kvae 0.1: kvae.load opens it, but it cannot go on; choose another --workdir"
-            )
         before = json.loads(json.dumps(validate_config(before)))  # with the fields that did not exist then
         if differ := differences(before, config):
             raise InputError(f"{workdir} was made by another config: {'; '.join(differ)}; choose another --workdir")
@@ -77,15 +73,6 @@ def config_of_checkpoints(workdir: str, checkpoints: Checkpoints) -> dict:
     return read_config_json(workdir) if saved is None else saved
 
 
-def config_of_run(workdir: str) -> dict:
-    """The config of a run, from its config.json, in today's form.
-
-    Raises:
-      InputError: there is none, or it is damaged.
-    """
-    return upgraded(read_config_json(workdir))
-
-
 def read_config_json(workdir: str) -> dict:
     """The config of a run, from its config.json, as it stands there.
 
@@ -115,37 +102,3 @@ def read_config_json(workdir: str) -> dict:
 
 FORM = {"seed": int, "replicas": int, "steps": int, "dataset": dict, "model": dict}
 """What any config of a run has."""
-
-
-SCHEDULES = {
-    "inverse": (1.0, 0.0, 1.0),
-    "held": (1.0, 0.0, 0.0),
-    "slow": (1.0, 0.3, 0.03),
-    "floor_0.1": (1.0, 0.1, 1.0),
-    "floor_0.3": (1.0, 0.3, 1.0),
-    "narrowing": (16.0, 0.25, 1.0),
-    "narrowing_1": (16.0, 1.0, 1.0),
-}
-"""By their names in version 0.1: initial and lowest strength, and what the shrink step is multiplied by."""
-
-
-def is_of_version_0_1(config: Mapping) -> bool:
-    """Whether a config is of kvae 0.1, which had no sections for quantisers."""
-    optimizer = config.get("optimizer", {})
-    return isinstance(optimizer, Mapping) and "schedule" not in optimizer
-
-
-def upgraded(config: Mapping) -> dict:
-    """The config of a run, of this version or of 0.1, in today's form."""
-    model = config["model"]
-    if not is_of_version_0_1(config) or not isinstance(model, Mapping) or not isinstance(model.get("quantizer"), str):
-        return dict(config)
-    model = dict(model)
-    initial, lowest, factor = choose("model.schedule", model.pop("schedule", None), SCHEDULES)
-    own = ("grid_shape", "neighborhood", "shrink_step", "radius", "decay", "init_count", "update_empty")
-    own += ("commitment_weight", "pull", "neighbor_weight")
-    quantizer = {"name": model.pop("quantizer"), "initial_width": initial, "lowest_width": lowest}
-    quantizer |= {name: model.pop(name) for name in own if name in model}
-    if isinstance(quantizer.get("shrink_step"), (int, float)):
-        quantizer["shrink_step"] *= factor
-    return {**config, "model": {**model, "quantizer": quantizer}}
