@@ -30,7 +30,7 @@ def test_a_second_program_leaves_and_says_who_is_there(tmp_path):
 
 def test_what_was_killed_on_this_host_blocks_nobody(tmp_path):
     program = (
-        "import os, sys; from kvae.training import lock; lock.STALE_SECONDS, lock.HEARTBEAT_SECONDS = 1.5, 0.2;"
+        "import os, sys; from kvae.training.workdir import lock; lock.STALE_SECONDS, lock.HEARTBEAT_SECONDS = 1.5, 0.2;"
         "held = lock.Lock(sys.argv[1]); held.__enter__(); os._exit(9)"
     )
     assert subprocess.run([sys.executable, "-c", program, str(tmp_path)]).returncode == 9

@@ -24,7 +24,7 @@ SECONDS = 80
 
 
 PROGRAM = (
-    "import sys; from kvae import main, program; from kvae.training import peers;"
+    "import sys; from kvae import main; from kvae.core import program; from kvae.training.parallel import peers;"
     "peers.SILENT_SECONDS, peers.SECONDS_OF_DISKS, peers.HEARTBEAT_SECONDS = 10, 3, 1;"
     "sys.exit(program.run(main.main, sys.argv[1:]))"
 )

@@ -9,7 +9,7 @@ import numpy as np
 from kvae.models.model import Metric
 from kvae.runs.seeds import INCIDENTAL_FIELDS, Seed, mean_and_std, series
 from kvae.training.config.sections import build_model
-from kvae.training.workdir.run_config import config_of_run
+from kvae.training.workdir.run_config import read_config_json
 
 LEGEND = "Last value and, in brackets, the best value of the run; mean ± standard deviation over seeds."
 
@@ -30,7 +30,7 @@ class SeedGroup(NamedTuple):
     @property
     def metrics(self) -> dict[str, Metric]:
         """Returns how their model describes its metrics."""
-        return build_model(config_of_run(self.seeds[0].workdir)).metrics
+        return build_model(read_config_json(self.seeds[0].workdir)).metrics
 
 
 def group_seeds(seeds: Iterable[Seed]) -> list[SeedGroup]:

@@ -21,7 +21,7 @@ from kvae.core.fields import short_repr
 from kvae.core.files import check_target, replaced, write_text
 from kvae.models.model import Model
 from kvae.training.workdir.metrics_file import ROWS
-from kvae.training.workdir.run_config import config_of_run
+from kvae.training.workdir.run_config import read_config_json
 
 WEIGHTS = "model.safetensors"
 
@@ -79,7 +79,7 @@ def read(folder: os.PathLike | str) -> tuple[dict, int, int, dict[str, Any]]:
     if not path.exists():
         hint = "; it is the folder of a run, which kvae.load opens" if (folder / "checkpoints").exists() else ""
         raise InputError(f"{folder} has no {WEIGHTS}{hint}")
-    config = config_of_run(str(folder))
+    config = read_config_json(str(folder))
     flat, said = read_weights(path)
     about = json.loads(said.get("kvae", "{}"))
     saved = about.get("digests", {})
