@@ -83,9 +83,8 @@ def run_folders(folders: Iterable[str]) -> list[str]:
     return list(runs)
 
 
-<<<<<<< HEAD
 def _seeds_of(run: str) -> Iterator[Seed]:
-    config = flatten(validate_run(config_of_run(run), run))
+    config = flatten(validate_run(read_config_json(run), run))
     rows = read_metrics(run)
     for replica in range(config["replicas"]):
         of_replica = [{k: v[replica] if isinstance(v, list) else v for k, v in row.items()} for row in rows]
@@ -100,26 +99,6 @@ def _problem(config: Mapping[str, Any], rows: list[dict[str, Any]], of_replica: 
     if not is_finished(config, rows):
         return f"unfinished, at step {rows[-1]['step'] if rows else 0} of {config['steps']}"
     return "" if any(LOSS in row for row in of_replica) else "it was never evaluated"
-=======
-def _seeds_of(run: str) -> list[Seed]:
-    config = flatten(validate_run(read_config_json(run), run))
-    replicas, steps, first = config["replicas"], config["steps"], config["seed"]
-    rows, seeds = read_metrics(run), []
-    for replica in range(replicas):
-        own = [{k: v[replica] if isinstance(v, list) else v for k, v in row.items()} for row in rows]
-        seed = Seed(run, first + replica, config, own, "")
-        reached = rows[-1]["step"] if rows else 0
-        lost = [row["step"] for row in own if row.get(LOSS, 0) is None]
-        problem = ""
-        if lost:
-            problem = f"its loss is not finite at step {lost[0]}"
-        elif not is_finished(config, rows):
-            problem = f"unfinished, at step {reached} of {steps}"
-        elif not seed.evaluations:
-            problem = "it was never evaluated"
-        seeds.append(seed._replace(problem=problem))
-    return seeds
->>>>>>> 2c3911d (Point the tests of several processes, locks and buckets at the moved modules)
 
 
 def mean_and_std(values: list[float]) -> tuple[float, float | None]:
