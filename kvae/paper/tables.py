@@ -78,7 +78,9 @@ def markdown_table(table: Table, experiments: Mapping[str, Any]) -> str:
     published = experiments["PUBLISHED"].get(table.name, {}).get(table.dataset, {})
     published_columns = max(map(len, published.values()), default=0)
     metrics = {
-        setting: build_model(read_config_json(seeds[0].workdir)).metrics for setting, seeds in table.seeds.items() if seeds
+        setting: build_model(read_config_json(seeds[0].workdir)).metrics
+        for setting, seeds in table.seeds.items()
+        if seeds
     }
     measures = {
         setting: [known_measures(seed, metrics[setting]) for seed in seeds] for setting, seeds in table.seeds.items()
