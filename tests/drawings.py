@@ -1,9 +1,9 @@
-"""Figures in tests: what they are drawn from, and how a drawn one is read."""
+"""Arrays for figures, and a reader of drawn figures."""
 
 import numpy as np
 from PIL import Image
 
-from kvae.plots import run as figures
+from kvae.plots.curves import draw_training_curves
 
 RANDOM = np.random.default_rng(0)
 
@@ -19,7 +19,7 @@ def pixels(path):
 
 
 def rows(value, valid_every=2):
-    """Rows as in metrics.jsonl; `value(step)` stands for every metric."""
+    """Rows as in metrics.jsonl, with `value(step)` as every metric."""
     train = ("train/loss", "train/reconstruction_loss", "train/commitment_loss", "train/perplexity")
     valid = ("valid/loss", "valid/reconstruction_loss", "valid/psnr", "valid/perplexity", "valid/codes_used")
     return [
@@ -38,7 +38,7 @@ PANELS = [
 
 
 def curves(path, rows):
-    figures.curves(path, rows, PANELS, "t")
+    draw_training_curves(path, rows, PANELS, "t")
 
 
 POINT = {"label": "shrink step 0.1", "loss": 0.05, "topographic_error": 0.3, "psnr": 18.0}

@@ -8,43 +8,43 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from drawings import POINT, curves, photos, pixels, rows
-from kvae.plots import canvas, index, maps
-from kvae.plots import paper as paper_figures
-from kvae.plots import run as figures
-from kvae.plots import urlsom as urlsom_figures
+from kvae.plots import canvas, index, paper, tiles, urlsom
+from kvae.plots.codebooks import draw_codebook_map, draw_hit_map, draw_u_matrix
+from kvae.plots.curves import draw_perturbation_curve
+from kvae.plots.reconstructions import draw_offset_reconstructions, draw_reconstructions
 
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The figures that would have been written, to be asked what they show."""
+    """Captures figures instead of writing them."""
     caught = []
-    monkeypatch.setattr(canvas, "_write", lambda figure, path, words: caught.append(figure))
+    monkeypatch.setattr(canvas, "_write", lambda figure, path, texts: caught.append(figure))
     return caught
 
 
-def test_a_codebook_map_shows_the_images_pixel_by_pixel(tmp_path):
+def test_codebook_map_shows_images_pixel_by_pixel(tmp_path):
     images = photos(4, 6, 100, 90)
-    maps.codebook_map(tmp_path / "map.png", images, "a title so long that it goes on to a second line, or a third")
+    draw_codebook_map(tmp_path / "map.png", images, "a title so long that it wraps to a second line, or even a third")
     page = pixels(tmp_path / "map.png")
-    expected = canvas.mosaic(images.reshape(24, 100, 90, 3), np.arange(24).reshape(4, 6))
+    expected = tiles.join_tiles(images.reshape(24, 100, 90, 3), np.arange(24).reshape(4, 6))
     h, w, _ = expected.shape
     bottom, left = len(page) - round(0.42 * canvas.DPI), round(0.62 * canvas.DPI)
     np.testing.assert_array_equal(page[bottom - h : bottom, left : left + w], expected)
 
 
-def test_each_pair_has_its_psnr_below_and_each_code_its_real_patch_in_the_same_place(drawn):
-    figures.reconstructions("", photos(9, 8, 8), photos(9, 8, 8), "t", 20 + np.arange(9) / 2)
+def test_pairs_have_psnr_below_and_panels_share_positions(drawn):
+    draw_reconstructions("", photos(9, 8, 8), photos(9, 8, 8), "t", 20 + np.arange(9) / 2)
     below = [[label.get_text() for label in axes.get_xticklabels()] for axes in drawn[0].axes]
     assert below == [[f"{20 + i / 2:.1f} dB" for i in range(8)], ["24.0 dB"]]
-    maps.codebook_map("", photos(2, 6, 8, 8), "t", patches=np.full((2, 6, 5, 5, 3), 7, np.uint8))
+    draw_codebook_map("", photos(2, 6, 8, 8), "t", patches=np.full((2, 6, 5, 5, 3), 7, np.uint8))
     decoded, patches = (axes.images[0].get_array() for axes in drawn[1].axes)
     assert decoded.shape == patches.shape
     assert [axes.get_title("left") for axes in drawn[1].axes] == ["decoded alone", "in real images (grey: never)"]
     assert set(np.unique(patches)) == {7, 255}  # patches, and the gaps between
 
 
-def test_a_page_shows_what_is_there_with_the_words_of_each_picture(tmp_path):
-    maps.hit_map(tmp_path / "hits.png", [[3, 1], [0, 1]], "How <often>")
+def test_index_shows_existing_files_with_their_captions(tmp_path):
+    draw_hit_map(tmp_path / "hits.png", [[3, 1], [0, 1]], "How <often>")
     Image.new("RGB", (10, 10)).save(tmp_path / "of_another.png")
     index.write_index(tmp_path, ["hits", "missing", "of_another"], "a & b, step 4")
     text = (tmp_path / "index.html").read_text()
@@ -58,9 +58,9 @@ def test_a_page_shows_what_is_there_with_the_words_of_each_picture(tmp_path):
     assert "http" not in text
 
 
-def test_unused_codes_are_pale_with_an_orange_corner_on_the_map(drawn):
+def test_codebook_map_marks_unused_codes(drawn):
     images = np.zeros((2, 2, 9, 9, 3), np.uint8)
-    maps.codebook_map("", images, "t", [[3, 0], [1, 1]])
+    draw_codebook_map("", images, "t", [[3, 0], [1, 1]])
     picture = drawn[0].axes[0].images[0].get_array()
     side = picture.shape[0] // 2
     assert any("3 of 4 codes in use (pale, with an orange corner" in text.get_text() for text in drawn[0].texts)
@@ -69,8 +69,8 @@ def test_unused_codes_are_pale_with_an_orange_corner_on_the_map(drawn):
     assert picture[:side, :side][0, 0].tolist() == picture[side:, side:][0, 0].tolist() == [0, 0, 0]
 
 
-def test_unused_codes_have_an_orange_corner_in_the_u_matrix(drawn):
-    maps.u_matrix("", [[0.1, 0.2], [0.3, 0.4]], "t", [[3, 1], [1, 0]])
+def test_u_matrix_marks_unused_codes(drawn):
+    draw_u_matrix("", [[0.1, 0.2], [0.3, 0.4]], "t", [[3, 1], [1, 0]])
     picture = drawn[0].axes[0].images[0].get_array()
     side = picture.shape[0] // 2
     assert any("never used" in text.get_text() for text in drawn[0].texts)
@@ -78,38 +78,38 @@ def test_unused_codes_have_an_orange_corner_in_the_u_matrix(drawn):
     assert picture[0, 0].tolist() == picture[side // 2, side // 2].tolist() != [213, 94, 0]
 
 
-def test_images_are_enlarged_by_whole_factors_and_reduced_by_averages():
+def test_images_scale_up_by_whole_factors_and_down_by_averages():
     tiny = photos(1, 2, 3)
-    np.testing.assert_array_equal(canvas.fitted(tiny, 8), tiny.repeat(2, 1).repeat(2, 2))
+    np.testing.assert_array_equal(tiles.scale_images(tiny, 8), tiny.repeat(2, 1).repeat(2, 2))
     checks = np.zeros((1, 8, 8, 3), np.uint8)
     checks[:, ::2, ::2] = checks[:, 1::2, 1::2] = 200
-    np.testing.assert_array_equal(canvas.fitted(checks, 4), np.full((1, 4, 4, 3), 100))
+    np.testing.assert_array_equal(tiles.scale_images(checks, 4), np.full((1, 4, 4, 3), 100))
 
 
 def test_grids_of_any_dimension_are_laid_out_in_reading_order():
-    flat = canvas.sheet((2, 3))
+    flat = tiles.lay_out_grid((2, 3))
     np.testing.assert_array_equal(flat.codes, [[0, 1, 2], [3, 4, 5]])
-    line = canvas.sheet((18,))
+    line = tiles.lay_out_grid((18,))
     np.testing.assert_array_equal(line.codes[-1], [16, 17, -1, -1, -1, -1, -1, -1])
-    assert line.row_names == ["0", "8", "16"]
+    assert line.row_labels == ["0", "8", "16"]
     assert "each row continues" in line.note
-    slices = canvas.sheet((3, 2, 2))
+    slices = tiles.lay_out_grid((3, 2, 2))
     np.testing.assert_array_equal(
         slices.codes, [[0, 1, -1, 4, 5], [2, 3, -1, 6, 7], [-1] * 5, [8, 9, -1, -1, -1], [10, 11, -1, -1, -1]]
     )
-    assert slices.row_names == ["0", "1", "", "0", "1"]
+    assert slices.row_labels == ["0", "1", "", "0", "1"]
 
 
-def test_a_code_used_once_looks_unlike_one_never_used(tmp_path):
+def test_code_used_once_differs_from_unused_code(tmp_path):
     counts = np.array([[1, 50, 0], [200, 3, 1000]])
-    maps.hit_map(tmp_path / "never.png", counts, "t")
+    draw_hit_map(tmp_path / "never.png", counts, "t")
     counts[0, 2] = 1
-    maps.hit_map(tmp_path / "once.png", counts, "t")
+    draw_hit_map(tmp_path / "once.png", counts, "t")
     never, once = pixels(tmp_path / "never.png"), pixels(tmp_path / "once.png")
     bottom, left, cell = len(never) - round(0.42 * canvas.DPI), round(0.62 * canvas.DPI), 122
     never, once = (page[bottom - 2 * cell : bottom, left : left + 3 * cell] for page in (never, once))
     assert len(np.unique(once[:120, 244:364].reshape(-1, 3), axis=0)) == 1
-    # Striped, and red in the mean, where a colour of the scale is green or blue.
+    # Striped, and red on average; the colours of the scale are green or blue.
     stripes = never[:120, 244:364].reshape(-1, 3)
     assert len(np.unique(stripes, axis=0)) == 2
     assert stripes[:, 0].mean() > stripes[:, 2].mean() + 40
@@ -117,18 +117,18 @@ def test_a_code_used_once_looks_unlike_one_never_used(tmp_path):
     np.testing.assert_array_equal(never[cell:], once[cell:])
 
 
-def test_a_hit_map_says_how_many_codes_are_in_use_and_their_perplexity(drawn):
-    maps.hit_map("", [[5, 5, 0], [5, 5, 0]], "t")
+def test_hit_map_notes_codes_in_use_and_perplexity(drawn):
+    draw_hit_map("", [[5, 5, 0], [5, 5, 0]], "t")
     assert any("4 of 6 codes in use, perplexity 4.0" in text.get_text() for text in drawn[0].texts)
 
 
-def test_the_most_used_code_is_named_on_the_scale(drawn):
-    maps.hit_map("", [[2, 19, 187]], "t", unit="neurons")
+def test_hit_map_scale_ends_at_largest_count(drawn):
+    draw_hit_map("", [[2, 19, 187]], "t", unit="neurons")
     assert drawn[0].axes[1].get_yticks()[-1] == 187
     assert any("3 of 3 neurons in use" in text.get_text() for text in drawn[0].texts)
 
 
-def test_only_values_that_can_be_are_named_below_the_legend(drawn):
+def test_ticks_stay_within_data_range_below_legend(drawn):
     values = [{"step": step, "valid/neural_selectivity": 0.2 * step} for step in range(1, 6)]
     curves("", values)
     axes = drawn[0].axes[0]
@@ -140,36 +140,36 @@ def curve(figure, panel, label):
     return next(line.get_ydata() for line in axes.lines if line.get_label() == label), axes
 
 
-def test_a_missing_value_is_a_gap_and_a_lonely_one_a_dot(drawn):
+def test_missing_value_is_gap_and_isolated_value_is_dot(drawn):
     curves("", rows(lambda step: None if step in (3, 6) else float(step)))
     _, axes = curve(drawn[0], "Losses", "reconstruction")
     pale = next(line for line in axes.lines if len(line.get_ydata()) == 8)
     np.testing.assert_array_equal(pale.get_ydata(), [1, 2, np.nan, 4, 5, np.nan, 7, 8])
-    # Validation stands at 2, 4, 6, 8: its last value lies beyond the gap.
+    # Validation runs at steps 2, 4, 6 and 8, so its last value follows a gap.
     values, axes = curve(drawn[0], "Reconstruction quality", "validation")
     np.testing.assert_array_equal(values, [2, 4, np.nan, 8])
     dots = [line.get_ydata().tolist() for line in axes.lines if line.get_marker() == "o"]
     assert dots == [[8]]
 
 
-def test_counts_have_whole_numbers_on_their_axis(drawn):
+def test_axis_of_counts_has_integer_ticks(drawn):
     curves("", rows(lambda step: 511 + step // 6))
     _, axes = curve(drawn[0], "Perplexity", "validation")
     assert {511, 512} <= {*axes.get_yticks()} and all(tick == int(tick) for tick in axes.get_yticks())
 
 
-def test_replicas_are_a_thin_line_each_and_their_mean(drawn):
+def test_replicas_are_thin_lines_and_a_mean(drawn):
     curves("", rows(lambda step: [step, 3 * step, None if step == 8 else 5 * step]))
     values, axes = curve(drawn[0], "Reconstruction quality", "validation")
     np.testing.assert_array_equal(values, [6, 12, 18, np.nan])
     thin = [line.get_ydata().tolist() for line in axes.lines if line.get_linewidth() < 1 and line.get_marker() != "o"]
     assert thin[:2] == [[2, 4, 6, 8], [6, 12, 18, 24]]
-    assert any("breaks off" in text.get_text() for text in drawn[0].texts)
+    assert any("has a gap" in text.get_text() for text in drawn[0].texts)
     curves("", rows(lambda step: [step, 3 * step]))
-    assert not any("breaks off" in text.get_text() for text in drawn[1].texts)
+    assert not any("has a gap" in text.get_text() for text in drawn[1].texts)
 
 
-def test_curves_need_one_row_only_and_tell_codebooks_apart(drawn):
+def test_curves_need_one_row_and_separate_codebooks(drawn):
     curves("", [{"step": 10, "valid/perplexity_top": 3.0, "valid/perplexity_bottom": None}])
     assert len(drawn[0].axes) == 1
     assert curve(drawn[0], "Perplexity", "top")[0].tolist() == [3.0]
@@ -177,8 +177,8 @@ def test_curves_need_one_row_only_and_tell_codebooks_apart(drawn):
     assert [axes.get_title(loc="left") for axes in drawn[1].axes] == ["Loss"]
 
 
-def test_a_band_is_one_sample_standard_deviation(drawn):
-    figures.perturbation_curve("", [0, 1], {"a": [[20, 10], [22, 14]]}, "t")
+def test_band_is_one_sample_standard_deviation(drawn):
+    draw_perturbation_curve("", [0, 1], {"a": [[20, 10], [22, 14]]}, "t")
     axes = drawn[0].axes[0]
     assert axes.get_legend_handles_labels()[1] == ["a"]
     assert axes.lines[-1].get_ydata().tolist() == [21, 12]
@@ -187,12 +187,12 @@ def test_a_band_is_one_sample_standard_deviation(drawn):
 
 
 def test_more_series_than_colours_are_all_drawn(drawn):
-    figures.perturbation_curve("", [0, 1], {str(i): [i, i] for i in range(13)}, "t")
+    draw_perturbation_curve("", [0, 1], {str(i): [i, i] for i in range(13)}, "t")
     assert len(drawn[0].axes[0].get_legend_handles_labels()[1]) == 13
 
 
-def test_samples_lie_by_their_winner_and_classes_are_named_where_they_are_dense(drawn):
-    urlsom_figures.winners("", [4] * 50 + [0], [1] * 50 + [0], ["cat", "dog"], (2, 3), "t")
+def test_samples_are_near_winner_and_labels_where_dense(drawn):
+    urlsom.draw_winners("", [4] * 50 + [0], [1] * 50 + [0], ["cat", "dog"], (2, 3), "t")
     axes = drawn[0].axes[0]
     places = axes.collections[0].get_offsets()
     near = np.abs(places - [1, 1]).max(axis=1) <= 0.4
@@ -201,26 +201,26 @@ def test_samples_lie_by_their_winner_and_classes_are_named_where_they_are_dense(
     assert {text.get_text(): text.get_position() for text in axes.texts} == {"cat": (0, 0), "dog": (1, 1)}
 
 
-def test_weights_are_written_rounded_and_the_winner_is_ringed(drawn):
+def test_weights_are_rounded_and_winner_is_ringed(drawn):
     weights = np.zeros((4, 6))
     weights[1:4, 1:4] = np.exp(-1)
     weights[2, 2] = 1
-    paper_figures.neighborhoods("", {"t = 0": weights, "all equal": weights > 0}, "t")
+    paper.draw_neighborhoods("", {"t = 0": weights, "all equal": weights > 0}, "t")
     first, second, _ = drawn[0].axes
     assert sorted({text.get_text() for text in first.texts}) == ["0.37", "1"]
     assert first.patches[0].center == second.patches[0].center == (2.5, 2.5)
 
 
-def test_the_papers_setting_is_marked_and_the_aim_shaded(drawn):
+def test_frontier_marks_paper_setting_and_shades_goal(drawn):
     points = [POINT, POINT | {"label": "0.01", "topographic_error": 0.1, "paper": True}]
-    paper_figures.frontier("", points, "t")
+    paper.draw_frontier("", points, "t")
     axes = drawn[0].axes[0]
     assert axes.get_legend_handles_labels()[1] == ["shrink step 0.1", "0.01"]
     assert axes.patches[0].get_extents().width == pytest.approx(axes.transData.transform((0.2, 0))[0] - axes.bbox.x0)
 
 
-def test_names_of_rows_are_not_cut_off(drawn):
-    paper_figures.offset_reconstructions("", {"EMA-VQ, bottom level moved": photos(2, 8, 8)}, [0, 1], "t")
+def test_row_labels_are_not_cut_off(drawn):
+    draw_offset_reconstructions("", {"EMA-VQ, bottom level moved": photos(2, 8, 8)}, [0, 1], "t")
     canvas = FigureCanvasAgg(drawn[0])
     canvas.draw()
     label = drawn[0].axes[0].get_yticklabels()[0]
@@ -228,6 +228,6 @@ def test_names_of_rows_are_not_cut_off(drawn):
     assert label.get_window_extent(canvas.get_renderer()).x0 > 0
 
 
-def test_a_class_is_named_at_its_dense_region_not_between_its_clusters():
+def test_label_is_at_densest_region_not_between_clusters():
     row, column = np.array([0] * 9 + [9] * 8 + [4]), np.array([0, 1, 2] * 3 + [9] * 8 + [5])
-    assert urlsom_figures._densest(row, column).tolist() == [0, 1]
+    assert urlsom._densest_cell(row, column).tolist() == [0, 1]

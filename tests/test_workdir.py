@@ -12,7 +12,7 @@ import pytest
 import kvae
 from kvae.core.errors import InputError
 from kvae.models.autoencoders.base import Autoencoder
-from kvae.plots import maps
+from kvae.plots import codebooks
 from kvae.training import train as story
 from kvae.training.workdir.checkpoint import Checkpoints
 from kvae.training.workdir.journal import read_metrics
@@ -193,7 +193,7 @@ def test_a_picture_that_fails_is_a_warning_and_the_checkpoint_is_there(make_conf
     def broken(*arguments, **options):
         raise RuntimeError("no fonts\nat all")
 
-    monkeypatch.setattr(maps, "hit_map", broken)
+    monkeypatch.setattr(codebooks, "draw_hit_map", broken)
     monkeypatch.setattr(Autoencoder, "metrics", property(lambda self: {}))  # no curves either
     with caplog.at_level(logging.WARNING, "kvae"):
         assert run(make_config(steps=4, evaluate_every_steps=4), tmp_path) == 4

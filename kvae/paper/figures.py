@@ -28,9 +28,10 @@ from kvae.models.autoencoders import inspection
 from kvae.models.codebooks import metric_suffix, sums_by_codebook
 from kvae.paper import order, urlsom_figures
 from kvae.paper.settings import Table, collect, load_experiments, measures_of, open_seed, setting_of
-from kvae.plots import maps
 from kvae.plots import paper as plots
-from kvae.plots import run as run_plots
+from kvae.plots.codebooks import draw_codebook_map
+from kvae.plots.curves import draw_perturbation_curve
+from kvae.plots.reconstructions import draw_offset_reconstructions
 from kvae.runs.run import Run
 from kvae.runs.seeds import Seed, mean_and_std, read_seeds, series
 from kvae.training.config.sections import load_data
@@ -86,7 +87,7 @@ def draw_initial_counts(table: Table, stem: str) -> Iterator[str]:
         for count, setting in ((0, "ema_n0"), (1, EMA))
     }
     title = f"EMA-VQ on {table.dataset}: the first steps, by the initial value of the counts' moving averages"
-    plots.initialisation(f"{stem}.png", losses, title, "training reconstruction loss")
+    plots.draw_initialization(f"{stem}.png", losses, title, "training reconstruction loss")
     yield f"{stem}.png"
 
 
@@ -110,7 +111,7 @@ def draw_codebook_maps(table: Table, stem: str) -> Iterator[str]:
                 level = f" of the {name} level" if others else ""
                 path = f"{stem}_{setting}{metric_suffix(name)}{f'_held_{quarter}' if others else ''}.png"
                 title = f"{method} on {table.dataset}: what each code{level} decodes to{fixed} (step {run.step})"
-                maps.codebook_map(path, images, title, counts[name].reshape(shape))
+                draw_codebook_map(path, images, title, counts[name].reshape(shape))
                 yield path
 
 
@@ -133,7 +134,7 @@ def draw_moved_codes(table: Table, stem: str, image: int | None = None) -> Itera
             )
             rows[f"{label}, {part}"] = np.concatenate(list(moved))
     title = f"{table.dataset}: an image after its codes move on the map or, in EMA-VQ, to other numbers"
-    plots.offset_reconstructions(f"{stem}.png", rows, MOVES, title)
+    draw_offset_reconstructions(f"{stem}.png", rows, MOVES, title)
     yield f"{stem}.png"
 
 
@@ -144,7 +145,7 @@ def draw_neighborhood(kernel: str, name: str, stem: str) -> Iterator[str]:
     shape = topology.Neighborhood(topology.Plane(grid_shape), kernel, shrink_step=0.1)
     weights = {f"step {t}": np.asarray(topology.matrix(shape, t))[code].reshape(grid_shape) for t in (0, 10, 100)}
     title = f"{name} neighbourhood: how strongly nodes learn along with the winner, less with every step (tau 0.1)"
-    plots.neighborhoods(f"{stem}.png", weights, title, winner)
+    plots.draw_neighborhoods(f"{stem}.png", weights, title, winner)
     yield f"{stem}.png"
 
 
@@ -160,7 +161,7 @@ def draw_perplexity(table: Table, stem: str) -> Iterator[str]:
         if f"train/perplexity{level}" in first.rows[-1]:
             curves = {labels[setting]: series(seeds[setting], f"train/perplexity{level}") for setting in seeds}
             title = f"{table.dataset}: how evenly a batch uses the codes{level.replace('_', ' of level ')}"
-            plots.perplexity(f"{stem}{level}.png", curves, size, title)
+            plots.draw_perplexity(f"{stem}{level}.png", curves, size, title)
             yield f"{stem}{level}.png"
 
 
@@ -172,7 +173,7 @@ def draw_perturbation(table: Table, stem: str) -> Iterator[str]:
         images = validation_images(runs[0])
         values[label] = [[psnr_after_move(run, images, offset) for offset in MOVES] for run in runs]
     title = f"{table.dataset}: PSNR of images after all their codes are moved"
-    run_plots.perturbation_curve(f"{stem}.png", MOVES, values, title)
+    draw_perturbation_curve(f"{stem}.png", MOVES, values, title)
     yield f"{stem}.png"
 
 
@@ -206,7 +207,7 @@ def draw_frontier(table: Table, stem: str) -> Iterator[str]:
     counts = sorted({len(seeds) for setting, seeds in table.seeds.items() if setting != EMA and seeds})
     seed_counts = " to ".join(map(str, counts[:: max(1, len(counts) - 1)]))
     title = f"{table.dataset}: loss and order of the map, by the schedule of its neighbourhood ({seed_counts} seeds)"
-    plots.frontier(f"{stem}.png", points, title)
+    plots.draw_frontier(f"{stem}.png", points, title)
     yield f"{stem}.png"
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from kvae import kohonen, measures
 from kvae.models.codebooks import jit_apply
 from kvae.paper.settings import Table, open_seed
-from kvae.plots import paper as plots
+from kvae.plots import transmission as plots
 from kvae.runs.run import Run
 from kvae.topology import Grid
 from kvae.training.config.sections import load_data
@@ -195,7 +195,7 @@ def draw_bit_errors(table: Table, stem: str) -> Iterator[str]:
         lost[f"{label}, {clean:.1f} dB without errors"] = np.array(
             [[seed.lost_psnr(rate) for rate in BIT_ERROR_RATES] for seed in seeds]
         )
-    plots.bit_errors(f"{stem}.png", BIT_ERROR_RATES, lost, f"{table.dataset}: what flipped bits cost")
+    plots.draw_bit_errors(f"{stem}.png", BIT_ERROR_RATES, lost, f"{table.dataset}: what flipped bits cost")
     yield f"{stem}.png"
 
 
@@ -212,7 +212,7 @@ def draw_fewer_codes(table: Table, stem: str) -> Iterator[str]:
             for seed, subsets in zip(seeds, kept, strict=True)
         ])  # fmt: skip
         bits = [math.log2(len(codes)) for codes in kept[0]]
-    plots.fewer_bits(f"{stem}.png", bits, psnr, f"{table.dataset}: part of a trained codebook, without training")
+    plots.draw_pruning(f"{stem}.png", bits, psnr, f"{table.dataset}: part of a trained codebook, without training")
     yield f"{stem}.png"
 
 
@@ -235,5 +235,5 @@ def draw_compression(table: Table, stem: str) -> Iterator[str]:
     for label, seeds in encoded_by_label(table):
         rows = [code_costs(seed) for seed in seeds]
         costs[label] = {coder: np.array([row[coder] for row in rows]) for coder in rows[0]}
-    plots.compression(f"{stem}.png", costs, f"{table.dataset}: bits per code")
+    plots.draw_compression(f"{stem}.png", costs, f"{table.dataset}: bits per code")
     yield f"{stem}.png"

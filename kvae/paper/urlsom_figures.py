@@ -30,7 +30,7 @@ def draw_two_neuron_loss(stem: str) -> Iterator[str]:
 
     surface = jax.vmap(jax.vmap(loss, (None, 0)), (0, None))(probabilities, jnp.asarray(wins))
     title = "Two neurons: the loss is lowest if each sample has one winner and each neuron wins half of the samples"
-    plots.collapse_surface(f"{stem}.png", x, wins / 100, surface, title)
+    plots.draw_collapse_surface(f"{stem}.png", x, wins / 100, surface, title)
     yield f"{stem}.png"
 
 
@@ -52,7 +52,7 @@ def draw_selectivity(folders: list[str], stem: str) -> Iterator[str]:
         for label, name in SELECTIVITY.items()
     }
     title = f"URL-SOM on {seeds[0].config['dataset.name']}: neural selectivity by the width of the filter"
-    plots.neural_selectivity_by_sigma(f"{stem}.png", sigmas, values, title)
+    plots.draw_selectivity_by_sigma(f"{stem}.png", sigmas, values, title)
     yield f"{stem}.png"
 
 

@@ -1,4 +1,4 @@
-"""A folder of figures as one page, to be read offline."""
+"""A folder of figures as one web page that needs no network."""
 
 import html
 import os
@@ -11,31 +11,32 @@ from kvae.core.files import write_text
 HERE = pathlib.Path(__file__).parent
 
 
-def style() -> str:
-    """The style of kvae's pages, light and dark, in CSS."""
-    return (HERE / "page.css").read_text()
+def page_style() -> str:
+    """Returns the CSS of kvae's pages, with a light and a dark scheme."""
+    return (HERE / "style.css").read_text()
 
 
 def write_index(folder: os.PathLike | str, names: Iterable[str], title: str) -> None:
-    """Writes `index.html`, which shows PNG files of its folder with the words that `canvas.drawing` gave them.
+    """Writes `index.html`, which shows PNG files of its folder with the captions that `canvas.png_figure` stored.
 
     Args:
-      folder: of the PNG files.
-      names: which are shown, without their endings; those that are not there are left out.
+      folder: holds the PNG files.
+      names: of the files, without their suffix, in the order of the page; names without a file are skipped.
       title: of the page.
     """
     folder = pathlib.Path(folder)
-    figures = "\n".join(_figure(path) for name in names if (path := folder / f"{name}.png").exists())
+    figures = "\n".join(_figure_html(path) for name in names if (path := folder / f"{name}.png").exists())
     template = string.Template((HERE / "index.html").read_text())
-    write_text(folder / "index.html", template.substitute(title=html.escape(title), style=style(), figures=figures))
+    page = template.substitute(title=html.escape(title), style=page_style(), figures=figures)
+    write_text(folder / "index.html", page)
 
 
-def _figure(path):
+def _figure_html(path: pathlib.Path) -> str:
     from PIL import Image
 
     with Image.open(path, formats=["PNG"]) as image:
         width, height = image.size
         title = html.escape(image.text.get("Title", path.stem.replace("_", " ")))
-        words = html.escape(image.text.get("Description", ""))
+        caption = html.escape(image.text.get("Description", ""))
     picture = f'<img src="{html.escape(path.name)}" alt="{title}" width="{width // 2}" height="{height // 2}">'
-    return f"<figure>\n{picture}\n<figcaption>{words}</figcaption>\n</figure>"
+    return f"<figure>\n{picture}\n<figcaption>{caption}</figcaption>\n</figure>"

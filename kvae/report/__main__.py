@@ -46,10 +46,10 @@ def main(argv: list[str]) -> int:
     else:
         text = _paper_tables(options.runs, options.table, options.experiments)
     if options.curves:
-        from kvae.plots import run as plots
+        from kvae.plots.curves import draw_comparison
 
         with wrap_write_errors(options.curves):
-            plots.comparison(options.curves, comparison_curves(read_seeds(options.runs)), "Validation")
+            draw_comparison(options.curves, comparison_curves(read_seeds(options.runs)), "Validation")
     if options.html:
         print(_write_page(options.out or PAGE, options.runs, text))
     elif options.out:

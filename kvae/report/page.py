@@ -27,7 +27,7 @@ from kvae.core.errors import InputError, wrap_write_errors
 from kvae.core.files import write_text
 from kvae.models.codebooks import CodebookView
 from kvae.plots import index
-from kvae.plots.canvas import fitted, mosaic, sheet
+from kvae.plots.tiles import join_tiles, lay_out_grid, scale_images
 from kvae.runs.run import Run
 from kvae.training.config.sections import load_data
 from kvae.training.evaluate import pictured, samples
@@ -69,7 +69,7 @@ def write_page(path: os.PathLike | str, runs: Sequence[Run], text: str, title: s
     data = json.dumps({"runs": shown, "images": images}, separators=(",", ":"))
     words = {
         "title": html.escape(title),
-        "style": index.style() + (HERE / "page.css").read_text(),
+        "style": index.page_style() + (HERE / "page.css").read_text(),
         "text": f'<section class="tables" tabindex="0" aria-label="Tables">\n{_html(text)}</section>',
         "data": data.replace("<", "\\u003c"),
         "script": (HERE / "board.js").read_text() + (HERE / "side.js").read_text(),
@@ -82,9 +82,11 @@ def _codebook(name, view: CodebookView, images):
     """What the page knows of a codebook."""
     room = min(TILE_SIDE, max(2, math.isqrt(TILES_PIXELS // view.codebook_size)))
     patches = view.mean_patches(images)
-    views = [{"label": "mean real patch", "tiles": _tiles(fitted(patches.reshape(-1, *patches.shape[-3:]), room))}]
+    views = [
+        {"label": "mean real patch", "tiles": _tiles(scale_images(patches.reshape(-1, *patches.shape[-3:]), room))}
+    ]
     if view.decode_all is not None:
-        views.insert(0, {"label": "decoded alone", "tiles": _tiles(fitted(view.decode_all(), room))})
+        views.insert(0, {"label": "decoded alone", "tiles": _tiles(scale_images(view.decode_all(), room))})
     if (distances := view.u_matrix) is not None:
         values = [float(f"{value:.4g}") if np.isfinite(value) else None for value in distances.ravel()]
         views.append({"label": "distance to neighbours", "values": values})
@@ -97,7 +99,7 @@ def _codebook(name, view: CodebookView, images):
         "shape": view.shape,
         "cell": view.cell,
         "context": view.patch_width,
-        "sheet": sheet(view.shape).codes.tolist(),
+        "sheet": lay_out_grid(view.shape).codes.tolist(),
         "grid": view.codes.shape[1:],
         "codes": view.codes.ravel().tolist(),
         "views": views,
@@ -113,7 +115,7 @@ def _tiles(images):
     numbers = np.full(columns * math.ceil(count / columns), -1)
     numbers[:count] = np.arange(count)
     file = io.BytesIO()
-    Image.fromarray(mosaic(images, numbers.reshape(-1, columns), gap=0)).save(file, "PNG", optimize=True)
+    Image.fromarray(join_tiles(images, numbers.reshape(-1, columns), gap=0)).save(file, "PNG", optimize=True)
     source = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
     return {"src": source, "count": count, "columns": columns, "width": width, "height": height}
 

@@ -132,7 +132,7 @@ def _format_mean(values: list[float], metric: Metric) -> str:
 
 
 def comparison_curves(seeds: Iterable[Seed]) -> dict[tuple[str, str], dict[str, tuple[list[int], np.ndarray]]]:
-    """Returns the curves of validation metrics that `kvae.plots.run.comparison` draws.
+    """Returns the curves of validation metrics that `kvae.plots.curves.draw_comparison` draws.
 
     Args:
       seeds: From `kvae.runs.seeds.read_seeds`.

@@ -32,11 +32,13 @@ def draw(
       folder: where the files go.
     """
     from kvae.plots import index
-    from kvae.plots import run as figures
+    from kvae.plots.curves import draw_training_curves
 
     step = rows[-1]["step"]
     first = select_replica(evaluation.variables, 0), samples, select_replica(evaluation.sums, 0), step
-    curves = {"curves": lambda path: figures.curves(path, rows, panels(model, rows), f"Training up to step {step}")}
+    curves = {
+        "curves": lambda path: draw_training_curves(path, rows, panels(model, rows), f"Training up to step {step}")
+    }
     try:
         pictures = {**model.pictures(*first), **curves}
     except Exception as error:

@@ -195,14 +195,14 @@ def pictures(
       sums: sums of the evaluation by codebook, with `counts` [K].
       step: the step that titles name.
     """
-    from kvae.plots import run as figures
+    from kvae.plots.reconstructions import draw_reconstructions
 
     def reconstructions(path: pathlib.Path) -> None:
         count = min(NUM_RECONSTRUCTIONS, len(images))
         originals = images[np.linspace(0, len(images) - 1, count).round().astype(int)]
         decoded = np.asarray(jit_apply(model, variables, originals, "reconstruct"))
         title = f"Validation images and their reconstructions after {step} steps"
-        figures.reconstructions(path, originals, decoded, title, np.asarray(measures.psnr(originals, decoded)))
+        draw_reconstructions(path, originals, decoded, title, np.asarray(measures.psnr(originals, decoded)))
 
     drawings = {"reconstructions": reconstructions}
     for name, view in codebook_views(model, variables, images).items():
@@ -214,7 +214,7 @@ def _codebook_pictures(
     name: str, view: CodebookView, images: np.ndarray, counts: np.ndarray, step: int
 ) -> dict[str, Callable[[pathlib.Path], None]]:
     """Returns the codebook map, the hit map and, with a grid, the U-matrix of one codebook."""
-    from kvae.plots import maps
+    from kvae.plots import codebooks
 
     label = view.label if view.label.startswith("codebook") else f"the {view.label}"
     of_codebook, suffix = f" of {label}" if view.label else "", metric_suffix(name)
@@ -224,15 +224,15 @@ def _codebook_pictures(
         decoded = view.decode_all()
         decoded = decoded.reshape(*view.shape, *decoded.shape[1:])
         title = f"Decoded image of each code{of_codebook}, {view.arrangement}{view.fixed_codes_text} (step {step})"
-        maps.codebook_map(path, decoded, title, counts, view.cell, view.mean_patches(images))
+        codebooks.draw_codebook_map(path, decoded, title, counts, view.cell, view.mean_patches(images))
 
     def hit_map(path: pathlib.Path) -> None:
         title = f"Uses of each code{of_codebook} on the validation set (step {step})"
-        maps.hit_map(path, counts, title, cell=view.cell)
+        codebooks.draw_hit_map(path, counts, title, cell=view.cell)
 
     def u_matrix(path: pathlib.Path) -> None:
         title = f"U-matrix: distance of each codeword{of_codebook} to its neighbours {view.arrangement} (step {step})"
-        maps.u_matrix(path, view.u_matrix, title, counts, view.cell)
+        codebooks.draw_u_matrix(path, view.u_matrix, title, counts, view.cell)
 
     drawings = {f"codebook_map{suffix}": codebook_map, f"hit_map{suffix}": hit_map}
     return drawings | ({f"u_matrix{suffix}": u_matrix} if view.grid is not None else {})

@@ -242,23 +242,25 @@ class URLSOM(Model):
         self, variables: Mapping[str, Any], samples: Mapping[str, np.ndarray], sums: Mapping[str, Any], step: int
     ) -> dict[str, Callable[[pathlib.Path], None]]:
         """Returns hit maps and, with labels, winners by class on both sets, and the mean image of each neuron."""
-        from kvae.plots import maps
+        from kvae.plots import codebooks
         from kvae.plots import urlsom as urlsom_figures
 
         def mean_images(path: pathlib.Path) -> None:
             images, view = samples["image"], self.codebook_views(variables, samples)["map"]
             title = f"Mean of the images that each neuron wins, of {len(images):,} validation images (step {step})"
-            maps.codebook_map(path, view.mean_patches(images), title, view.counts, unit="neurons", event="winning")
+            codebooks.draw_codebook_map(
+                path, view.mean_patches(images), title, view.counts, unit="neurons", event="winning"
+            )
 
         def hit_map(counts: np.ndarray, split: str, path: pathlib.Path) -> None:
             title = f"Wins of each neuron on the {split} set (step {step})"
-            maps.hit_map(path, counts.reshape(self.grid_shape), title, unit="neurons", event="winning")
+            codebooks.draw_hit_map(path, counts.reshape(self.grid_shape), title, unit="neurons", event="winning")
 
         def winners(table: np.ndarray, split: str, path: pathlib.Path) -> None:
             # Points are scattered at random within a neuron, so the table holds all that the figure needs.
             neurons, labels = (np.repeat(index.ravel(), table.ravel()) for index in np.indices(table.shape))
             title = f"Winners on the {split} set, by label (step {step})"
-            urlsom_figures.winners(path, neurons, labels, self.label_names, self.grid_shape, title)
+            urlsom_figures.draw_winners(path, neurons, labels, self.label_names, self.grid_shape, title)
 
         drawings = {"mean_images": mean_images}
         for prefix, split in (("", "validation"), ("train_", "training")):

@@ -1,0 +1,196 @@
+"""Images as tiles on a grid: scaled, joined into one picture and placed pixel by pixel, never resampled twice."""
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from kvae.core.errors import InputError
+from kvae.plots.canvas import DPI, add_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def validate_images(name: str, images: ArrayLike, leading: int) -> np.ndarray:
+    """Returns images as an array of the expected form.
+
+    The check is for authors of a model whose `decode` returns floats or another number of channels.
+
+    Args:
+      name: of the array, for the message.
+      images: anything that NumPy takes for an array.
+      leading: number of axes before height, width and channels.
+
+    Returns:
+      uint8 [*leading axes, h, w, 3].
+
+    Raises:
+      InputError: the images have another dtype or shape, or there are none.
+    """
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != leading + 3 or images.shape[-1] != 3 or not images.size:
+        shape = ", ".join(["n"] * leading + ["h", "w", "3"])
+        raise InputError(f"{name}: want images uint8 [{shape}], found {images.dtype} {list(images.shape)}")
+    return images
+
+
+def hex_to_rgb(color: str) -> np.ndarray:
+    """Returns the red, green and blue values, 0 to 255, of a colour such as "#D55E00"."""
+    return np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)])
+
+
+def scale_images(images: np.ndarray, side: int) -> np.ndarray:
+    """Scales images so that their longer side is at most `side` pixels.
+
+    They are enlarged by a whole factor, so that pixels stay square, and reduced by averaging areas.
+
+    Args:
+      images: uint8 [n, h, w, 3].
+      side: pixels.
+
+    Returns:
+      uint8 [n, h', w', 3].
+    """
+    from PIL import Image
+
+    h, w = images.shape[1:3]
+    if factor := side // max(h, w):
+        return images.repeat(factor, axis=1).repeat(factor, axis=2)
+    size = max(1, w * side // max(h, w)), max(1, h * side // max(h, w))
+    return np.stack([np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX)) for image in images])
+
+
+def join_tiles(tiles: np.ndarray, numbers: np.ndarray, gap: int = 2) -> np.ndarray:
+    """Joins square tiles into one picture.
+
+    Args:
+      tiles: uint8 [n, h, w, 3].
+      numbers: int [rows, columns], the tile in each cell; -1 leaves a cell white.
+      gap: pixels between tiles.
+
+    Returns:
+      uint8 [rows * (h + gap), columns * (w + gap), 3].
+    """
+    n, h, w, _ = tiles.shape
+    padded = np.full((n + 1, h + gap, w + gap, 3), 255, np.uint8)
+    padded[:n, :h, :w] = tiles
+    rows, columns = numbers.shape
+    return padded[numbers].swapaxes(1, 2).reshape(rows * (h + gap), columns * (w + gap), 3)
+
+
+def join_hexagons(
+    tiles: np.ndarray, numbers: np.ndarray, gap: int = 2
+) -> tuple[np.ndarray, tuple[float, float, float, float]]:
+    """Joins tiles into one picture of hexagons, with every second row half a tile to the right.
+
+    Args:
+      tiles: uint8 [n, s, s, 3].
+      numbers: int [rows, columns], the tile in each cell.
+      gap: pixels between tiles.
+
+    Returns:
+      The picture, uint8 [h, w, 3], and its extent (left, right, bottom, top) in rows and columns.
+    """
+    rows, columns = numbers.shape
+    side = tiles.shape[1]
+    width, height = side + gap, round(2 * (side + gap) / math.sqrt(3))
+    pitch = round(0.75 * height)
+    across = np.abs(np.arange(width) - (width - 1) / 2) / (side / 2)
+    up = np.abs(np.arange(height) - (height - 1) / 2) / (side / math.sqrt(3))
+    inside = (across <= 1) & (up[:, None] <= 1 - across / 2)
+    # A square tile is a little lower than its hexagon. Repeat it above and below.
+    tiles = tiles[:, (np.arange(height) - (height - side) // 2) % side][:, :, np.arange(width) % side]
+    picture = np.full(((rows - 1) * pitch + height, columns * width + width // 2, 3), 255, np.uint8)
+    for row, column in np.ndindex(rows, columns):
+        top, left = row * pitch, column * width + (row % 2) * (width // 2)
+        cell = picture[top : top + height, left : left + width]
+        cell[inside] = tiles[numbers[row, column]][inside]
+    return picture, (-0.5, columns, (len(picture) - height / 2) / pitch, -height / 2 / pitch)
+
+
+def add_picture(
+    figure: "Figure",
+    picture: np.ndarray,
+    left: float,
+    bottom: float,
+    cells: tuple[int, int],
+    extent: tuple[float, float, float, float] | None = None,
+) -> "Axes":
+    """Adds axes that show a picture of joined tiles pixel by pixel.
+
+    Args:
+      figure: where the axes go.
+      picture: uint8 [h, w, 3], from `join_tiles` or `join_hexagons`.
+      left, bottom: position of the lower left corner, in inches.
+      cells: rows and columns of tiles. The axes count them from the upper left.
+      extent: of the picture in rows and columns, where cells are not squares.
+
+    Returns:
+      The axes, without spines and ticks.
+    """
+    rows, columns = cells
+    axes = add_axes(figure, left, bottom, picture.shape[1] / DPI, picture.shape[0] / DPI)
+    extent = extent or (-0.5, columns - 0.5, rows - 0.5, -0.5)
+    axes.imshow(picture, extent=extent, aspect="auto", interpolation="nearest")
+    axes.spines[:].set_visible(False)
+    axes.grid(False)
+    axes.tick_params(length=0, pad=3)
+    return axes
+
+
+class GridLayout(NamedTuple):
+    """A grid with any number of axes, laid out in rows and columns."""
+
+    codes: np.ndarray  # int [rows, columns]; -1 where a cell is empty
+    row_labels: list[str]  # "" for rows without a tick
+    column_labels: list[str]
+    axis_labels: tuple[str, str]
+    note: str  # a sentence on how the grid was laid out; "" for a plane
+
+
+def lay_out_grid(grid_shape: tuple[int, ...]) -> GridLayout:
+    """Lays a grid out on paper: wraps a line into rows, and cuts a grid of more than two axes into slices."""
+    size = math.prod(grid_shape)
+    numbers = np.arange(size)
+    if len(grid_shape) == 1:
+        columns = size if size <= 16 else 2 ** round(math.log2(2 * size) / 2)
+        starts = range(0, size, columns)
+        codes = np.full(len(starts) * columns, -1)
+        codes[:size] = numbers
+        is_wrapped = len(starts) > 1
+        note = f"A line of {size} codes; each row continues the one above." if is_wrapped else ""
+        axis_labels = ("first code of the row", "position in the row") if is_wrapped else ("", "code")
+        row_labels = _sparse_labels(starts) if is_wrapped else [""]
+        return GridLayout(codes.reshape(-1, columns), row_labels, _sparse_labels(range(columns)), axis_labels, note)
+    *outer, rows, columns = grid_shape
+    slices = numbers.reshape(-1, rows, columns)
+    across = min(len(slices), max(1, round(math.sqrt(2 * len(slices) * rows / columns))))
+    down = -(-len(slices) // across)
+    codes = np.full((down, rows + 1, across, columns + 1), -1)
+    for i, piece in enumerate(slices):
+        codes[i // across, :rows, i % across, :columns] = piece
+    codes = codes.reshape(down * (rows + 1), across * (columns + 1))[:-1, :-1]
+    row_labels, column_labels = (
+        [*_sparse_labels(range(n)), ""] * copies for n, copies in ((rows, down), (columns, across))
+    )
+    shape = " \N{MULTIPLICATION SIGN} ".join(map(str, grid_shape))
+    note = f"The {shape} grid is shown as {len(slices)} slices, in reading order." if outer else ""
+    return GridLayout(codes, row_labels[:-1], column_labels[:-1], ("grid row", "grid column"), note)
+
+
+def _sparse_labels(numbers: range) -> list[str]:
+    """Labels for numbers, at most 16 of them not empty."""
+    step = 2 ** max(0, math.ceil(math.log2(len(numbers) / 16)))
+    return [str(number) if i % step == 0 else "" for i, number in enumerate(numbers)]
+
+
+def label_cells(axes: "Axes", layout: GridLayout) -> None:
+    """Labels rows and columns of a grid layout on axes that count its cells."""
+    labels = (layout.row_labels, layout.column_labels)
+    for axis, names, label in zip((axes.yaxis, axes.xaxis), labels, layout.axis_labels, strict=True):
+        ticks = {i: name for i, name in enumerate(names) if name}
+        axis.set_ticks(list(ticks), list(ticks.values()))
+        axis.set_label_text(label)
