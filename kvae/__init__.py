@@ -1,8 +1,17 @@
 """Kohonen-VAE for JAX: VQ-VAEs whose codebook is a self-organising map.
 
-Layers (`KohonenVQ`, `GradientVQ`, `FSQ`, `ResidualVQ`, `GroupedVQ`; the same for Flax NNX in `kvae.nnx`) need the base
-Layers (`KohonenVQ`, `GradientVQ`, `FSQ`, `ResidualVQ`, `GroupedVQ`; for Flax NNX in `kvae.nnx`) need the base
-`train`, the scikit-learn estimator `SOM` and `plots` the extra `som`.
+The layers `KohonenVQ`, `GradientVQ`, `FSQ`, `ResidualVQ` and `GroupedVQ`, and their twins for Flax NNX in `kvae.nnx`,
+need only the base install. Runs (`load`, `train`, `from_pretrained`, `from_torch`, `read_config`), models and data sets
+need the extra `train`; the scikit-learn estimator `SOM` and `plots` need the extra `som`.
+
+Example:
+  >>> import jax, jax.numpy as jnp, kvae
+  >>> layer = kvae.KohonenVQ(grid_shape=(4, 8))
+  >>> z = jnp.ones((2, 5, 5, 16))
+  >>> variables = layer.init(jax.random.key(0), z)
+  >>> out, updated = layer.apply(variables, z, train=True, mutable=["codebook"])
+  >>> out.quantized.shape, out.codes.shape
+  ((2, 5, 5, 16), (2, 5, 5))
 """
 
 import importlib
@@ -23,6 +32,8 @@ if TYPE_CHECKING:
     from kvae.som import SOM
     from kvae.topology import NEIGHBORHOODS
     from kvae.training.config.command_line import read_config
+
+__docformat__ = "google"
 
 _HOMES = {
     "DATASETS": "kvae.data",
