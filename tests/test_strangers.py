@@ -1,10 +1,11 @@
-"""What somebody else adds, by assigning to a dict: a quantiser, a model, a grid, a neighbourhood, a data set.
+"""Parts that somebody else adds by assigning to a dict: a quantiser, a grid, a neighbourhood, a data set, a model.
 
-Each is trained, stopped, resumed, evaluated, drawn and loaded by the ordinary program.
+The ordinary program trains, stops, resumes, evaluates, draws and loads them.
 """
 
 import dataclasses
 import pathlib
+import shutil
 from typing import Annotated, ClassVar
 
 import flax.linen as nn
@@ -22,7 +23,10 @@ from kvae.data import ArrayExamples, Dataset
 from kvae.quantizers.base import Quantized, Quantizer
 from kvae.report import __main__ as report
 from kvae.training import pictures
+from kvae.training.config.command_line import config_of
+from kvae.training.config.sections import validate_config
 from kvae.training.step import initial_state
+from kvae.training.workdir.journal import read_metrics
 from runs import assert_same_run, rows
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -31,45 +35,43 @@ REGISTRIES = (kvae.QUANTIZERS, kvae.MODELS, kvae.GRIDS, kvae.NEIGHBORHOODS, kvae
 
 @pytest.fixture(autouse=True)
 def registries(monkeypatch):
-    """Whatever a test adds is taken away after it."""
+    """Whatever a test adds is removed after it."""
     monkeypatch.chdir(ROOT)
-    kept = {id(of_kind): (of_kind, dict(of_kind)) for of_kind in REGISTRIES}
+    copies = [(registry, dict(registry)) for registry in REGISTRIES]
     yield
-    for of_kind, before in kept.values():
-        of_kind.clear()
-        of_kind.update(before)
+    for registry, before in copies:
+        registry.clear()
+        registry.update(before)
 
 
 @pytest.fixture
-def story(tmp_path, data_dir):
-    """Trains a run in two parts and in one, asks that they are equal, and opens it."""
+def train_and_resume(tmp_path, monkeypatch):
+    """Trains four steps; resumes a copy from the checkpoint of step 2; requires equal results and opens the copy."""
 
-    def tell(*fields, config="photos_vqvae"):
-        arguments = [f"--config=configs/{config}.py:smoke", "--config.evaluate_every_steps=2", *fields]
-        arguments.append("--config.optimizer.schedule=constant")  # others depend on the number of steps
-        if not any(field.startswith("--config.dataset.name") for field in fields):
-            arguments.append(f"--config.dataset.data_dir={data_dir}")
-        for folder, parts in (("whole", [4]), ("parts", [2, 4])):
-            for steps in parts:
-                run = [*arguments, f"--workdir={tmp_path / folder}", f"--config.steps={steps}"]
-                with pytest.MonkeyPatch.context() as patch:
-                    if steps < 4 or folder == "whole":
-                        patch.setattr(pictures, "draw", lambda *of_run: None)
-                    assert program.run(main.main, run) == 0
-        assert_same_run(tmp_path / "whole", tmp_path / "parts")
-        assert [row["step"] for row in rows(tmp_path / "parts")] == [2, 4]
-        return kvae.load(str(tmp_path / "parts")), {
-            path.stem for path in (tmp_path / "parts" / "figures").glob("*.png")
-        }
+    def train(*arguments):
+        def to(folder):
+            assert program.run(main.main, [*arguments, f"--workdir={folder}"]) == 0
 
-    return tell
+        with monkeypatch.context() as patch:
+            patch.setattr(pictures, "draw", lambda *of_run: None)
+            to(tmp_path / "whole")
+        copy = shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
+        shutil.rmtree(copy / "checkpoints" / "4")
+        to(copy)
+        assert_same_run(tmp_path / "whole", copy)
+        assert [row["step"] for row in rows(copy)] == [2, 4]
+        before, after = (read_metrics(str(folder)) for folder in (tmp_path / "whole", copy))
+        assert before[0] == after[0], "the copy was not resumed but trained again: the times of step 2 differ"
+        return kvae.load(str(copy)), {path.stem for path in (copy / "figures").glob("*.png")}
+
+    return train
 
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
 
 
 class SignVQ(Quantizer):
-    """Every number becomes its sign: 2^d codes, nothing to learn, and no grid."""
+    """Replaces each number by its sign: 2^d codes, no parameters and no grid."""
 
     commitment_weight: float = 0.25
     train: bool | None = None
@@ -92,20 +94,8 @@ class SignVQ(Quantizer):
         return 2**4
 
 
-def test_a_quantiser_that_is_no_codebook(story):
-    kvae.QUANTIZERS["sign"] = SignVQ
-    run, figures = story("--config.model.quantizer.name=sign", "--config.model.embedding_dim=4")
-    codes = run.encode(IMAGES)["codebook"]
-    assert codes.shape == (2, 8, 8)
-    assert run.decode({"codebook": codes}).shape == IMAGES.shape
-    assert figures == {"reconstructions", "codebook_map", "hit_map", "curves"}  # no U-matrix: there is no grid
-    assert program.run(report.main, [run.workdir, "--html", f"--out={run.workdir}/page.html"]) == 0
-    assert 1 <= rows(run.workdir)[-1]["valid/codes_used"] <= 16
-    assert "valid/topographic_error_8" not in rows(run.workdir)[-1]
-
-
 class Bigram(kvae.Model):
-    """Predicts each token from the one before: cross-entropy of int32 sequences."""
+    """Predicts each token from the previous one: cross-entropy of int32 sequences."""
 
     vocabulary: Annotated[int, Ge(2)] = 8
 
@@ -139,9 +129,13 @@ def words(length: int = 9, count: Annotated[int, Ge(4)] = 40) -> Dataset:
     return Dataset(ArrayExamples({"tokens": tokens[8:]}), {"validation": ArrayExamples({"tokens": tokens[:8]})})
 
 
-def test_a_model_of_integers_with_another_objective_and_its_data_set(story, capsys):
+def test_model_of_tokens_and_its_data_set(train_and_resume, capsys):
     kvae.MODELS["bigram"], kvae.DATASETS["words"] = Bigram, words
-    run, figures = story("--config.model.name=bigram", "--config.dataset.name=words", "--config.dataset.length=5")
+    run, figures = train_and_resume(
+        "--config=configs/photos_vqvae.py:smoke", "--config.model.name=bigram", "--config.dataset.name=words",
+        "--config.dataset.length=5", "--config.steps=4", "--config.evaluate_every_steps=2",
+        "--config.checkpoint_every_steps=2",
+    )  # fmt: skip
     assert run.config["model"] == {"name": "bigram", "vocabulary": 8}
     assert run.config["dataset"] == {"name": "words", "length": 5, "count": 40}
     np.testing.assert_allclose(run.apply("probabilities", np.arange(8)).sum(axis=-1), 1, rtol=1e-5)
@@ -159,7 +153,7 @@ def test_a_model_of_integers_with_another_objective_and_its_data_set(story, caps
 
 @dataclasses.dataclass(frozen=True)
 class Sphere(kvae.topology.Grid):
-    """Nodes spread evenly over a sphere, along a spiral; distance along the surface, in units of that of neighbours."""
+    """Nodes spread evenly over a sphere, along a spiral. Distance is along the surface; neighbours are 1 apart."""
 
     adjacency: ClassVar = {"near": 1.5}
 
@@ -171,46 +165,97 @@ class Sphere(kvae.topology.Grid):
         return jnp.where(codes == others, 0, jnp.arccos(jnp.clip(cosine, -1, 1)) * jnp.sqrt(self.size / (4 * jnp.pi)))
 
 
-def test_a_grid(story):
-    kvae.GRIDS["sphere"] = Sphere
-    run, figures = story("--config.model.quantizer.topology=sphere", "--config.model.quantizer.grid_shape=(30,)")
-    assert run.model.quantizers["codebook"].grid == Sphere((30,))
-    assert 0 <= rows(run.workdir)[-1]["valid/topographic_error_near"] <= 1
-    assert figures == {"reconstructions", "codebook_map", "hit_map", "u_matrix", "curves"}
-    assert run.codebooks["codebook"].shape == (30, 3)
+TRIANGLE = kvae.topology.Kernel(
+    lambda distance, width, radius: jnp.maximum(0, 1 - distance / (radius * width)), lowest_width=0.5
+)
 
 
-def test_a_neighborhood(story):
-    kvae.NEIGHBORHOODS["triangle"] = kvae.topology.Kernel(
-        lambda distance, width, radius: jnp.maximum(0, 1 - distance / (radius * width)), lowest_width=0.5
-    )
-    run, figures = story(
-        "--config.model.quantizer.neighborhood=triangle",
-        "--config.model.quantizer.radius=3.0",
-        "--config.model.quantizer.initial_width=1.0",
-    )
-    layer = run.model.quantizers["codebook"]
-    np.testing.assert_allclose(kvae.topology.matrix(layer.spreading, 0)[0, :4], [1, 2 / 3, 1 / 3, 0], atol=1e-6)
-    assert "u_matrix" in figures
-    assert run.variables["codebook"]["quantizer"]["step"] == 4
+def stripes(size: int = 32) -> Dataset:
+    """Images of stripes."""
+    waves = np.sin(np.outer(np.linspace(0.1, 2, 40), np.arange(size)))
+    images = np.broadcast_to(127 * waves[:, None, :, None] + 128, (40, size, size, 3)).astype(np.uint8)
+    return Dataset(ArrayExamples({"image": images[8:]}), {"a": ArrayExamples({"image": images[:8]})})
 
 
-def test_a_data_set(story):
-    def stripes(size: int = 32) -> Dataset:
-        """Images of stripes."""
-        waves = np.sin(np.outer(np.linspace(0.1, 2, 40), np.arange(size)))
-        images = np.broadcast_to(127 * waves[:, None, :, None] + 128, (40, size, size, 3)).astype(np.uint8)
-        return Dataset(ArrayExamples({"image": images[8:]}), {"a": ArrayExamples({"image": images[:8]})})
+@pytest.fixture
+def parts():
+    """A quantiser, a grid, a neighbourhood and a data set, each in its registry."""
+    kvae.QUANTIZERS["sign"], kvae.GRIDS["sphere"] = SignVQ, Sphere
+    kvae.NEIGHBORHOODS["triangle"], kvae.DATASETS["stripes"] = TRIANGLE, stripes
 
-    kvae.DATASETS["stripes"] = stripes
-    run, figures = story("--config.dataset.name=stripes")
+
+CONFIG = """
+import ml_collections
+
+def get_config():
+    top = {"name": "sign"}
+    bottom = {"name": "kohonen", "grid_shape": (30,), "topology": "sphere", "neighborhood": "triangle", "radius": 3.0}
+    return ml_collections.ConfigDict({
+        "steps": 4, "batch_size": 8,
+        "log_every_steps": 2, "evaluate_every_steps": 2, "checkpoint_every_steps": 2,
+        "dataset": {"name": "stripes"},
+        "model": {
+            "name": "vqvae2", "channels": 8, "residual_channels": 4, "residual_blocks": 0, "embedding_dim": 4,
+            "quantizer_top": top, "quantizer_bottom": bottom,
+        },
+        "optimizer": {"learning_rate": 1e-3},
+    })
+"""
+
+
+def test_quantiser_grid_neighbourhood_and_data_set(parts, train_and_resume, tmp_path):
+    (tmp_path / "strange.py").write_text(CONFIG)
+    run, figures = train_and_resume(f"--config={tmp_path / 'strange.py'}")
+    last = rows(run.workdir)[-1]
+    # The data set: its fields, and the mean and std that were measured on it.
     assert run.config["dataset"].keys() == {"name", "size", "mean", "std"}
     assert 100 < run.config["dataset"]["mean"][0] < 150
-    assert figures == {"reconstructions", "codebook_map", "hit_map", "u_matrix", "curves"}
+    # The quantiser: codes of every kind, no codebook that learns, no grid.
+    codes = run.encode(IMAGES)
+    assert (codes["top"].shape, codes["bottom"].shape) == ((2, 4, 4), (2, 8, 8))
+    assert run.decode(codes).shape == IMAGES.shape
+    assert run.variables["codebook"].keys() == {"quantizer_bottom"}
+    assert 1 <= last["valid/codes_used_top"] <= 16
+    # The grid and the neighbourhood.
+    layer = run.model.quantizers["bottom"]
+    assert layer.grid == Sphere((30,))
+    distances = layer.grid.distance(np.zeros(30, int), np.arange(30))
+    shares = kvae.topology.matrix(layer.spreading, 0)[0]
+    np.testing.assert_allclose(shares, np.maximum(0, 1 - distances / 3), atol=1e-5)
+    assert run.variables["codebook"]["quantizer_bottom"]["step"] == 4
+    assert run.codebooks["bottom"].shape == (30, 4)
+    assert 0 <= last["valid/topographic_error_near_bottom"] <= 1
+    assert not [name for name in last if name.startswith("valid/topographic_error") and name.endswith("_top")]
+    # The pictures: a U-matrix only where there is a grid.
+    both = {f"{name}_{level}" for name in ("codebook_map", "hit_map") for level in ("top", "bottom")}
+    assert figures == {"reconstructions", "curves", *both, "u_matrix_bottom"}
+    assert program.run(report.main, [run.workdir, "--html", f"--out={run.workdir}/page.html"]) == 0
+
+
+def test_neighbourhood_on_a_plane(parts):
+    layer = kvae.KohonenVQ((16,), "triangle", radius=3.0)
+    np.testing.assert_allclose(kvae.topology.matrix(layer.spreading, 0)[0, :4], [1, 2 / 3, 1 / 3, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "path", "expected"),
+    [
+        (["model.quantizer.name=sign"], ["model", "quantizer"], {"name": "sign"}),
+        (["model.quantizer.topology=sphere"], ["model", "quantizer"], {"topology": "sphere"}),
+        (["model.quantizer.neighborhood=triangle"], ["model", "quantizer"], {"neighborhood": "triangle"}),
+        (["dataset.name=stripes"], ["dataset"], {"name": "stripes", "size": 32}),
+    ],
+)
+def test_command_line_chooses_the_parts(parts, fields, path, expected):
+    arguments = [f"--config.{field}" for field in fields]
+    section = validate_config(config_of("configs/photos_vqvae.py:smoke", arguments)[0])
+    for name in path:
+        section = section[name]
+    assert section.items() >= expected.items()
 
 
 class Forgetful(Bigram):
-    """Returns its loss as Flax users' own training loops do."""
+    """Returns its loss in the form that training loops of Flax users expect."""
 
     def loss_and_metrics(self, batch, *, train=True):
         return super().loss_and_metrics(batch, train=train).loss, {}
@@ -235,13 +280,13 @@ class Forgetful(Bigram):
         ),
     ],
 )
-def test_an_entry_of_the_wrong_kind(registry, entry, use, message):
+def test_registry_entries_of_the_wrong_type_are_rejected(registry, entry, use, message):
     registry["mine"] = entry
     with pytest.raises(kvae.InputError, match=message):
         use()
 
 
-def test_an_objective_of_the_wrong_kind():
+def test_loss_of_the_wrong_type_is_rejected():
     with pytest.raises(
         kvae.InputError, match=r"loss_and_metrics of Forgetful returns a tuple; it must return kvae.LossAndMetrics"
     ):
