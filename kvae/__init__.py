@@ -109,12 +109,18 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name on first use, so that `import kvae` stays light."""
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    if name in _MODULES:
-        return importlib.import_module(_MODULES[name])
-    raise AttributeError(f"module 'kvae' has no attribute {name!r}")
+    """Imports a public name on first use, so that `import kvae` stays light.
+
+    Raises:
+      InputError: the name needs an extra that is not installed.
+    """
+    if name not in _HOMES and name not in _MODULES:
+        raise AttributeError(f"module 'kvae' has no attribute {name!r}")
+    from kvae.core.errors import require_extra
+
+    with require_extra("som" if name in ("SOM", "plots") else "train"):
+        module = importlib.import_module(_HOMES.get(name) or _MODULES[name])
+    return getattr(module, name) if name in _HOMES else module
 
 
 def __dir__() -> list[str]:

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from kvae.core.errors import InputError
+from kvae.core.errors import InputError, require_extra
 from kvae.core.fields import describe, validate
 
 FAILED, MISTAKE, STOPPED, INTERRUPTED = 1, 2, 75, 130
@@ -127,7 +127,8 @@ def run(program: Callable[[list[str]], int], argv: list[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # tables and paths have letters that some terminals lack
     try:
-        return program(import_files(argv))
+        with require_extra("train"):
+            return program(import_files(argv))
     except InputError as error:
         return _report_mistake(error, argv)
     except SystemExit as done:  # after --help
