@@ -1,10 +1,10 @@
-"""The training program.
+"""Trains a model as a config describes.
 
     python -m kvae.main --config=configs/photos_vqvae.py [--workdir=DIR] [--config.FIELD=VALUE ...] [--debug]
 
-Any field of the file can be set: --config.steps=100. `--config=FILE --help` lists them. Run the same command again and
-it goes on where it stopped. The exit status is 0, 2 after an error that you can mend, and 75 where the run was asked to
-stop before its last step.
+Every field of the config can be set: --config.steps=100. `--config=FILE --help` lists them with their values. To resume
+a run, run the same command again. Exit status: 0 when the run is complete; 2 after an error that you can fix; 75 if the
+run was asked to stop before its last step.
 """
 
 import os
@@ -13,20 +13,25 @@ import sys
 from kvae.core import program
 from kvae.core.errors import InputError
 
-# The rest is imported where it is used: so that a typo is told, and a signal heeded, at once.
+# Heavy imports stay inside functions, so that a typo or Ctrl-C is answered immediately.
 
 
 def parse(argv: list[str]) -> tuple[dict, str]:
-    """The config and the workdir, from the command line.
+    """Returns the config and the workdir from the command line.
+
+    Args:
+      argv: the arguments, without the program's name.
 
     Raises:
-      InputError: an option, a config file, a field or a value that does not exist or does not fit.
+      InputError: an unknown option, config file or field, or a value out of range.
     """
     from kvae.training.config.command_line import config_of
 
     parser = program.Parser("python -m kvae.main", __doc__)
-    parser.add_argument("--config", metavar="FILE[:VARIANT]", help="such as configs/photos_vqvae.py:smoke")
-    parser.add_argument("--workdir", metavar="DIR", help="the run's folder, or gs://BUCKET/FOLDER (runs/<config name>)")
+    parser.add_argument("--config", metavar="FILE[:VARIANT]", help="for example configs/photos_vqvae.py:smoke")
+    parser.add_argument(
+        "--workdir", metavar="DIR", help="the run's folder, or gs://BUCKET/FOLDER (default: runs/<config name>)"
+    )
     options, fields = parser.parse_known_args(argv)
     if not options.config:
         raise InputError("--config is missing; for example --config=configs/photos_vqvae.py")
@@ -59,7 +64,7 @@ def main(argv: list[str]) -> int:
 
 
 def show_fields(argv: list[str]) -> int:
-    """Prints every field of the config that the arguments describe; returns 0."""
+    """Prints every field of the config that the arguments describe, with its value and meaning; returns 0."""
     from kvae.training.config.reference import as_text
     from kvae.training.config.sections import validate_config
 
@@ -72,6 +77,6 @@ if __name__ == "__main__":
     status = program.run(main, sys.argv[1:])
     if status == program.MISTAKE:
         sys.stdout.flush()
-        # What was still being saved, perhaps to a folder that is gone, would fail loudly as Python ends.
+        # Background saves to a folder that is gone would raise as Python exits.
         os._exit(status)
     sys.exit(status)

@@ -53,7 +53,7 @@ def states_and_step(config, device_count, seeds=(0,)):
     """First states of some seeds on so many devices, and the compiled step, which takes images [seeds, b, h, w, 3]."""
     model = models.build(config["model"], mean=(120.0,) * 3, std=(60.0,) * 3)
     replicas = Replicas(len(seeds), devices.make_mesh(len(seeds), jax.devices()[:device_count]))
-    init, step = story.functions_of(config, model, {"image": np.zeros((32, 32, 3), np.uint8)}, replicas.mesh)
+    init, step = story.init_and_step(config, model, {"image": np.zeros((32, 32, 3), np.uint8)}, replicas.mesh)
     init, step = replicas.program(init, run_once=True), replicas.program(step, donate=True)
 
     def advance(groups, batch):

@@ -9,7 +9,7 @@ from kvae.core.errors import InputError
 from kvae.models import build
 from kvae.training.config.sections import validate_config
 from kvae.training.parallel.devices import make_mesh, wrap_memory_errors
-from kvae.training.train import functions_of
+from kvae.training.train import init_and_step
 
 IMAGE = {"image": np.zeros((32, 32, 3), np.uint8)}
 
@@ -27,12 +27,12 @@ IMAGE = {"image": np.zeros((32, 32, 3), np.uint8)}
 def test_what_is_too_large_is_said_with_its_parts(make_config, fields, words):
     config = validate_config(make_config(**fields))
     with pytest.raises(InputError, match=rf"a step needs at least .*{words}.* and .* has .* GiB; a lower batch_size"):
-        functions_of(config, build(config["model"]), IMAGE, make_mesh())
+        init_and_step(config, build(config["model"]), IMAGE, make_mesh())
 
 
 def test_the_estimate_of_the_state_is_what_the_state_takes(make_config, monkeypatch):
     config = validate_config(make_config())
-    init, _ = functions_of(config, build(config["model"]), IMAGE, make_mesh())
+    init, _ = init_and_step(config, build(config["model"]), IMAGE, make_mesh())
     state = jax.eval_shape(init, 0)
     own = sum(
         leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state.params, state.params, state.optimizer))
@@ -41,9 +41,9 @@ def test_the_estimate_of_the_state_is_what_the_state_takes(make_config, monkeypa
     own += config["batch_size"] * 5 * 32 * 32 * 3
     monkeypatch.setattr("kvae.training.parallel.memory._memory", lambda: (own, "this machine"))
     with pytest.raises(InputError, match="a step needs at least"):  # the activations go beyond
-        functions_of(config, build(config["model"]), IMAGE, make_mesh())
+        init_and_step(config, build(config["model"]), IMAGE, make_mesh())
     monkeypatch.setattr("kvae.training.parallel.memory._memory", lambda: (10 * own, "this machine"))
-    functions_of(config, build(config["model"]), IMAGE, make_mesh())
+    init_and_step(config, build(config["model"]), IMAGE, make_mesh())
 
 
 def test_a_device_that_runs_out_is_one_line():

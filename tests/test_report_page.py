@@ -21,7 +21,7 @@ from kvae.report.page import write_page
 from kvae.runs.run import Run
 from kvae.training import loop, step
 from kvae.training.config.sections import build_model, load_data, validate_config
-from kvae.training.evaluate import pictured, samples
+from kvae.training.evaluate import num_pictured, samples
 from runs import run as train
 
 
@@ -82,7 +82,7 @@ def test_the_page_holds_what_the_run_says(folder, tmp_path):
     assert write(folder / "levels", f"--out={tmp_path / 'page.html'}") == 0
     data, run = Page(tmp_path / "page.html").data, kvae.load(str(folder / "levels"))
     validation = load_data(run.config)[0].validation
-    images = samples(validation, pictured(validation))["image"]
+    images = samples(validation, num_pictured(validation))["image"]
     np.testing.assert_array_equal(pictures(data["images"][0]), images)
     (shown,) = data["runs"]
     assert (shown["name"], shown["step"], shown["images"]) == (str(folder / "levels"), 2, 0)

@@ -32,7 +32,7 @@ def prepare(config, count, batch_size):
     """First state, jitted step and a batch, on so many devices; all with a replica axis of 1."""
     model = models.build(config["model"], mean=(120.0,) * 3, std=(60.0,) * 3)
     replicas = Replicas(1, devices.make_mesh(1, jax.devices()[:count]))
-    init, step = story.functions_of(config, model, {"image": np.zeros((32, 32, 3), np.uint8)}, replicas.mesh)
+    init, step = story.init_and_step(config, model, {"image": np.zeros((32, 32, 3), np.uint8)}, replicas.mesh)
     blocks = np.random.default_rng(0).integers(0, 256, (1, batch_size, 2, 2, 3), dtype=np.uint8)
     batch = {"image": blocks.repeat(16, axis=2).repeat(16, axis=3)}
     (state,) = replicas.program(init, run_once=True)([np.zeros(1, np.int32)])
@@ -113,7 +113,7 @@ def test_bfloat16_follows_float32(make_config):
         before, losses[dtype] = 0.0, []
         for _ in range(16):
             state = step(state, images)
-            total = state.interval.metrics["reconstruction_loss"].item()
+            total = state.metric_sums.metrics["reconstruction_loss"].item()
             losses[dtype].append(total - before)
             before = total
         assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((state.params, state.optimizer[1][0].mu)))

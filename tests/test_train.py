@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def total_losses(groups):
-    return np.concatenate([np.asarray(group.interval.metrics["loss"]) for group in groups])
+    return np.concatenate([np.asarray(group.metric_sums.metrics["loss"]) for group in groups])
 
 
 def params_and_collections(groups):
@@ -117,7 +117,7 @@ def test_each_micro_batch_has_random_streams_of_its_own_and_averages_what_forwar
     for parts in (1, 4):
         state = initial_state(Noisy(), optimizer, batch, np.int32(0))
         state = train_step(Noisy(), optimizer, parts, state, batch)
-        metrics = state.interval.metrics
+        metrics = state.metric_sums.metrics
         np.testing.assert_allclose(state.collections["seen"]["mean"], 0.75)  # half of 1.5, once, not four times
         assert metrics["noise"] != metrics["other"]
         spread = metrics["square"] - metrics["noise"] ** 2

@@ -40,7 +40,7 @@ class TimedStep:
         self.config, self.mesh, self.replicas = config, mesh, Replicas(config["replicas"], mesh)
         self.model = build_model(config)
         example = {name: array[0, 0] for name, array in batch.items()}
-        init, step = story.functions_of(config, self.model, example, mesh)
+        init, step = story.init_and_step(config, self.model, example, mesh)
         self.batch = next(loop.on_devices(iter([batch]), self.replicas))
         self.groups = self.replicas.program(init, run_once=True)(story.seeds(config, self.replicas))
         lowered = self.replicas.compiled(step, donate=True).lower(self.groups[0], self.batch[0])

@@ -30,7 +30,7 @@ from kvae.plots import index
 from kvae.plots.tiles import join_tiles, lay_out_grid, scale_images
 from kvae.runs.run import Run
 from kvae.training.config.sections import load_data
-from kvae.training.evaluate import pictured, samples
+from kvae.training.evaluate import num_pictured, samples
 
 HERE = pathlib.Path(__file__).parent
 
@@ -58,7 +58,7 @@ def write_page(path: os.PathLike | str, runs: Sequence[Run], text: str, title: s
         key = json.dumps(run.config["dataset"], sort_keys=True)
         if key not in sets:
             validation = load_data(run.config)[0].validation
-            sets[key] = samples(validation, pictured(validation))
+            sets[key] = samples(validation, num_pictured(validation))
         found = run.model.codebook_views(run.variables, sets[key])
         if not found:
             model = type(run.model).__name__

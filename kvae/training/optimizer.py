@@ -1,7 +1,7 @@
-"""How the parameters learn: the optimisers by name, and how the learning rate runs."""
+"""Optimisers and learning-rate schedules, by name."""
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import optax
@@ -22,15 +22,15 @@ SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
     "cooldown": _cooldown,
     "cosine": lambda rate, steps: optax.cosine_decay_schedule(rate, max(steps, 1), alpha=0.01),
 }
-"""By name, how the learning rate runs after the warm-up: from a rate and the number of steps that are left.
+"""Learning-rate schedules after the warm-up, by name: functions of the rate and of the number of steps that are left.
 
-`cooldown` holds the rate and takes it down to a hundredth, in a straight line, over the last fifth of the steps (Hägele
-et al., "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations", 2024). `cosine` falls along half a
-cosine to a hundredth at the last step (Loshchilov and Hutter, "SGDR", 2017).
+`cooldown` holds the rate and, over the last fifth of the steps, lowers it linearly to a hundredth (Hägele et al.,
+"Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations", 2024). `cosine` falls along half a cosine
+to a hundredth at the last step (Loshchilov and Hutter, "SGDR", 2017).
 """
 
 CONSISTENT_RMS = 0.2
-"""The root mean square of Muon's updates at a rate of 1: that of Adam's, so that one rate suits both (Liu et al.)."""
+"""Root mean square of Muon's updates at a rate of 1: as for Adam, so that one rate suits both (Liu et al., 2025)."""
 
 
 def _adam(rate: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
@@ -48,26 +48,26 @@ def _muon(rate: optax.Schedule, weight_decay: float) -> optax.GradientTransforma
     )
 
 
-def _matrices(params):
-    """Which axes of each parameter make it a matrix: of kernels the last and all before; None for other parameters.
+def _matrices(params: Any) -> Any:
+    """Returns the axes that make each kernel a matrix, from all axes but the last to the last; None for other leaves.
 
-    Kernels of dense layers have two axes, and those of images' convolutions four. In others, such as attention's, the
-    outputs may be more than the last axis.
+    Dense kernels have two axes and kernels of images' convolutions four. Other kernels, such as attention's, may have
+    several output axes, so they are left to Adam.
     """
 
-    def axes(path, leaf):
-        is_kernel = getattr(path[-1], "key", None) == "kernel" and leaf.ndim in (2, 4)
-        return MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1) if is_kernel else None
+    def axes(path: tuple, leaf: jax.Array) -> MuonDimensionNumbers | None:
+        is_matrix = getattr(path[-1], "key", None) == "kernel" and leaf.ndim in (2, 4)
+        return MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1) if is_matrix else None
 
     return jax.tree_util.tree_map_with_path(axes, params)
 
 
 OPTIMIZERS: dict[str, Callable[[optax.Schedule, float], optax.GradientTransformation]] = {"adam": _adam, "muon": _muon}
-"""By name, from a learning rate and a weight decay.
+"""Optimisers by name: functions of the learning-rate schedule and of the weight decay.
 
-`muon` makes the momentum of each dense or convolutional kernel orthogonal, as a matrix from inputs to outputs (Jordan
-et al., "Muon: An optimizer for hidden layers in neural networks", 2024; its updates scaled as in Liu et al., "Muon is
-Scalable for LLM Training", 2025). All else, such as biases, learns by Adam with Nesterov's momentum.
+`muon` orthogonalises the momentum of each dense or convolutional kernel, as a matrix from inputs to outputs (Jordan et
+al., "Muon: An optimizer for hidden layers in neural networks", 2024), with updates scaled as in Liu et al., "Muon is
+Scalable for LLM Training", 2025. All other parameters, such as biases, use Adam with Nesterov momentum.
 """
 
 
@@ -80,23 +80,31 @@ def make_optimizer(
     weight_decay: NotNegative = 0.0,
     clip_norm: NotNegative = 0.0,
 ) -> optax.GradientTransformation:
-    """An optimiser, after clipping the gradients to a global norm as in the authors' release.
+    """Returns an optimiser that clips the gradients to a global norm before it uses them.
 
     Args:
-      steps: of the whole run.
-      name: a name in `OPTIMIZERS`; the authors' release has Adam.
+      steps: updates of the complete run.
+      name: the optimiser; the authors' release uses Adam.
       learning_rate: the rate after the warm-up.
-      schedule: how the rate runs after the warm-up, a name in `SCHEDULES`.
-      warmup: pairs of a step and the rate that holds until it: ((1000, 1e-4), (2000, 5e-4)).
-      weight_decay: decoupled weight decay, as in AdamW (Loshchilov and Hutter, 2019); 0 in the release.
-      clip_norm: the largest global norm of the gradients; 0 leaves them as they are.
+      schedule: how the rate changes after the warm-up.
+      warmup: pairs of a step and the rate until that step, such as ((1000, 1e-4), (2000, 5e-4)).
+      weight_decay: decoupled weight decay, as in AdamW (Loshchilov and Hutter, 2019); 0 in the authors' release.
+      clip_norm: largest global norm of the gradients; 0 turns clipping off.
 
     Raises:
-      InputError: the steps of the warm-up do not rise.
+      InputError: the steps of the warm-up do not ascend.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> optimizer = make_optimizer(steps=10, learning_rate=0.5)
+      >>> params = {"bias": jnp.zeros(3)}
+      >>> updates, state = optimizer.update({"bias": jnp.ones(3)}, optimizer.init(params), params)
+      >>> updates["bias"].round(3).tolist()
+      [-0.5, -0.5, -0.5]
     """
     ends, rates = [step for step, _ in warmup], [rate for _, rate in warmup]
     if ends != sorted(set(ends)):
-        raise InputError(f"optimizer.warmup is {warmup}; its steps must rise from pair to pair")
+        raise InputError(f"optimizer.warmup is {warmup}; its steps must ascend")
     last = SCHEDULES[schedule](learning_rate, steps - max(ends, default=0))
     rate = optax.join_schedules([*(optax.constant_schedule(rate) for rate in rates), last], ends)
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()

@@ -1,4 +1,4 @@
-"""The pictures of a run: those of its model, and the curves of its metrics."""
+"""The figures of a run: those of its model, the curves of its metrics, and the page that shows them."""
 
 import logging
 import pathlib
@@ -20,16 +20,16 @@ def draw(
     rows: Sequence[Mapping],
     folder: pathlib.Path,
 ) -> None:
-    """Draws the pictures of the first replica into `folder`, curves of all, and `index.html`, which shows them.
+    """Draws the figures of the first replica, the curves of all replicas, and `index.html`.
 
-    A picture that cannot be drawn is a warning: a run does not end for it.
+    A figure that cannot be drawn is logged as a warning: no run ends because of a figure.
 
     Args:
       model: decides what is drawn.
-      evaluation: of the step that is shown.
-      samples: validation examples.
-      rows: of metrics.jsonl.
-      folder: where the files go.
+      evaluation: the evaluation of the step that is shown.
+      samples: validation examples, arrays [n, ...] by name.
+      rows: rows of metrics.jsonl, ascending.
+      folder: where the files go; created if missing.
     """
     from kvae.plots import index
     from kvae.plots.curves import draw_training_curves
@@ -42,7 +42,7 @@ def draw(
     try:
         pictures = {**model.pictures(*first), **curves}
     except Exception as error:
-        log.warning("the pictures of step %d were not drawn: %s", step, _reason(error))
+        log.warning("the figures of step %d were not drawn: %s", step, _reason(error))
         return
     title = f"{folder.absolute().parent.name}, step {step:,}"
     files = {f"{name}.png": picture for name, picture in pictures.items()}
@@ -55,15 +55,15 @@ def draw(
             log.warning("%s was not drawn: %s", folder / name, _reason(error))
 
 
-def _reason(error):
+def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def panels(model: Model, rows: Sequence[Mapping]) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """What `curves` draws of a model: title and unit of each panel, and the (label, metric) pairs in it."""
-    there = {name.partition("/")[2] for row in rows for name in row}
-    found = {}
+    """Returns the title, the unit, and the (label, metric) pairs of each panel of the curves."""
+    measured = {name.partition("/")[2] for row in rows for name in row}
+    metrics_by_panel = {}
     for name, metric in model.metrics.items():
-        if metric.panel is not None and name in there:
-            found.setdefault(metric.panel, []).append((metric.label, name))
-    return [(*panel, metrics) for panel, metrics in found.items()]
+        if metric.panel is not None and name in measured:
+            metrics_by_panel.setdefault(metric.panel, []).append((metric.label, name))
+    return [(*panel, metrics) for panel, metrics in metrics_by_panel.items()]

@@ -1,4 +1,4 @@
-"""The state of training, and the step that takes it from one batch to the next. Everything here is of one replica."""
+"""The state of training, and the step from one batch to the next. Everything here concerns one replica."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,16 +12,22 @@ from kvae.core.errors import InputError
 from kvae.models.model import Batch, LossAndMetrics, Model
 
 STREAMS = ("augmentation", "dropout")
-"""The random streams that a model has in training."""
+"""Names of the random streams of a model in training."""
 
 
 @struct.dataclass
 class MetricSums:
-    """Sums since the last log, kept on the device so that nothing leaves it in between."""
+    """Sums since the last log; they stay on the device until the next one.
 
-    steps: jax.Array  # [] int32
-    metrics: dict[str, jax.Array]  # float32 []
-    counts: dict[str, jax.Array]  # float32 [K] or [q, K]: how often each code won
+    Attributes:
+      steps: int32 [], number of steps.
+      metrics: float32 [] by name, sums of the metrics.
+      counts: float32 [K] or [codebooks, K] by codebook, how often each code was chosen.
+    """
+
+    steps: jax.Array
+    metrics: dict[str, jax.Array]
+    counts: dict[str, jax.Array]
 
 
 @struct.dataclass
@@ -29,12 +35,12 @@ class TrainState:
     """Everything a step reads and writes.
 
     Attributes:
-      seed: int32 [], of initialisation, data order and random streams.
+      seed: int32 [], the seed of initialisation, data order and random streams.
       step: int32 [], updates done so far.
-      finite: bool [], False once a loss or gradient was not finite: the state then stays as it was before that step.
-      params: trained by gradient descent.
-      collections: the other variables, `codebook` among them.
-      optimizer: the optimiser's state.
+      finite: bool [], False after a loss or gradient that is not finite: the state stays as it was before that step.
+      params: parameters, trained by gradient descent.
+      collections: the other variables, among them `codebook`.
+      optimizer: state of the optimiser.
       metric_sums: sums since the last log.
     """
 
@@ -47,24 +53,27 @@ class TrainState:
     metric_sums: MetricSums
 
     @property
-    def variables(self) -> dict:
-        """What `model.apply` takes."""
+    def variables(self) -> dict[str, Any]:
+        """The variables that `model.apply` takes."""
         return {"params": self.params, **self.collections}
 
 
 def example_batch(example: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """A batch of zeros that has the form of one example: arrays [1, ...] by name."""
+    """Returns a batch of zeros with the shapes and dtypes of one example: arrays [1, ...] by name."""
     return {name: jnp.zeros((1, *jnp.shape(value)), jnp.asarray(value).dtype) for name, value in example.items()}
 
 
 def initial_state(model: Model, optimizer: optax.GradientTransformation, batch: Batch, seed: jax.Array) -> TrainState:
-    """The state before the first step.
+    """Returns the state before the first step.
 
     Args:
-      model: to be initialised through its objective.
-      optimizer: of the parameters.
-      batch: one like those of training; only shapes and types matter.
+      model: initialised through its `loss_and_metrics`.
+      optimizer: the optimiser of the parameters.
+      batch: a batch like those of training; only shapes and dtypes matter.
       seed: int32 [].
+
+    Raises:
+      InputError: `loss_and_metrics` does not return a `LossAndMetrics` with a metric "loss".
     """
     key, batch = jax.random.key(seed), _with_mask(batch)
     variables = dict(model.init({"params": key, **_streams(key, 0)}, batch, method="loss_and_metrics"))
@@ -89,19 +98,24 @@ def initial_state(model: Model, optimizer: optax.GradientTransformation, batch: 
     )
 
 
-def _with_mask(batch):
-    """A training batch as evaluation has it: every example counts."""
+def _with_mask(batch: Batch) -> Batch:
+    """Returns the batch with a mask, as in evaluation; in training every example counts."""
     return {**batch, "mask": jnp.ones(len(next(iter(batch.values()))), bool)}
 
 
-def _streams(key, part):
-    """A key for each random stream, others for each micro-batch."""
+def _streams(key: jax.Array, part: int | jax.Array) -> dict[str, jax.Array]:
+    """Returns a key for each random stream; each micro-batch has its own."""
     key = jax.random.fold_in(key, part)
     return {name: jax.random.fold_in(key, number) for number, name in enumerate(STREAMS)}
 
 
-def _outcome(model, variables, batch, key, part=0):
-    """The objective, and what a forward pass updates: all collections but the codebooks, which wait for the batch."""
+def _outcome(
+    model: Model, variables: Mapping[str, Any], batch: Batch, key: jax.Array, part: int | jax.Array = 0
+) -> tuple[LossAndMetrics, Mapping[str, Any]]:
+    """Returns loss and metrics, and the collections that a forward pass updates: all but the codebooks.
+
+    Codebooks are updated once per batch, by statistics of all its micro-batches.
+    """
     mutable = [name for name in variables if name not in ("params", "codebook")]
     return model.apply(variables, batch, method="loss_and_metrics", rngs=_streams(key, part), mutable=mutable)
 
@@ -109,10 +123,17 @@ def _outcome(model, variables, batch, key, part=0):
 def train_step(
     model: Model, optimizer: optax.GradientTransformation, micro_batches: int, state: TrainState, batch: Batch
 ) -> TrainState:
-    """One update of parameters and codebooks from a global batch of arrays [b, ...].
+    """Returns the state after one update of parameters and codebooks.
 
-    Micro-batches are gone through one after the other; gradients are averaged, codebook statistics added up, and both
+    Micro-batches run one after the other: their gradients are averaged, their codebook statistics summed, and both
     applied once. A step whose loss or gradient is not finite changes nothing but `finite`.
+
+    Args:
+      model: the model.
+      optimizer: the optimiser that made `state.optimizer`.
+      micro_batches: parts of the batch; must divide b.
+      state: the state before the step.
+      batch: the global batch, arrays [b, ...] by name.
     """
     key = jax.random.fold_in(jax.random.key(state.seed), state.step)
 
@@ -148,17 +169,19 @@ def train_step(
     return kept.replace(finite=finite)
 
 
-def _accumulate(forward_and_backward: Callable, batch: Batch, micro_batches: int):
-    """Gradients and metrics averaged over micro-batches, counts and statistics added up.
+def _accumulate(
+    forward_and_backward: Callable, batch: Batch, micro_batches: int
+) -> tuple[Any, LossAndMetrics, dict[str, Any]]:
+    """Returns gradients and metrics averaged over micro-batches, and counts and statistics summed over them.
 
-    What forward passes update, such as the running averages of batch normalisation, starts from the same values in each
-    micro-batch and is averaged: one update, by the mean of what the micro-batches saw.
+    Collections that forward passes update, such as the running averages of batch normalisation, start from the same
+    values in each micro-batch and are averaged: one update, by the mean over the micro-batches.
     """
     if micro_batches == 1:
         return forward_and_backward(batch, 0)
 
     def split(array):
-        # Image i goes to part i % micro_batches: each device then has its share of every micro-batch.
+        # Example i goes to part i % micro_batches, so that each device has its share of every micro-batch.
         return jnp.moveaxis(array.reshape(-1, micro_batches, *array.shape[1:]), 1, 0)
 
     parts = jax.tree.map(split, batch)

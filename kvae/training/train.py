@@ -1,4 +1,4 @@
-"""The story of a run: from a config to a folder with metrics, checkpoints and pictures."""
+"""The story of a run: from a config to a folder with metrics, checkpoints and figures."""
 
 import contextlib
 import functools
@@ -6,10 +6,10 @@ import hashlib
 import logging
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
-from clu import parameter_overview
 from jax.sharding import Mesh
 
 from kvae.core.digests import digests
@@ -18,7 +18,7 @@ from kvae.data import Dataset, Example
 from kvae.models.model import Model
 from kvae.training.config.sections import build_model, flatten, load_data, validate_config
 from kvae.training.evaluate import Evaluator
-from kvae.training.loop import Loop
+from kvae.training.loop import Loop, RunFiles
 from kvae.training.optimizer import make_optimizer
 from kvae.training.parallel import devices, peers
 from kvae.training.parallel.cluster import StopSignal, first_process_first
@@ -32,39 +32,41 @@ from kvae.training.workdir.run_config import open_workdir
 
 log = logging.getLogger(__name__)
 
+HOSTS_MAY_DIFFER = ("dataset.data_dir", "dataset.path")
+"""Fields in which the processes of one run may differ: each host may keep its images elsewhere."""
+
 
 def train(
-    config: Mapping,
+    config: Mapping[str, Any],
     workdir: str,
     devices_used: Sequence[jax.Device] | None = None,
     mirror: Mirror | None = None,
 ) -> int:
-    """Trains, or goes on training, the run of a folder.
+    """Trains a run, or resumes the run that the folder holds. Users call `kvae.train`.
 
     Args:
-      config: see `configs/`, and `kvae.training.config.sections` for the fields and their defaults.
-      workdir: the run's folder, made where it does not exist.
-      devices_used: those to train on; all by default.
-      mirror: of the run, where its log is written already; one of its own by default.
+      config: nested dicts; configs/README.md lists the fields.
+      workdir: the run's folder; created if missing.
+      devices_used: the devices to train on; all by default.
+      mirror: where the small files of the run are, if its log is already written there.
 
     Returns:
-      The step that was reached: `config["steps"]`, also where the loss fell no more, or less where the run was asked to
-      stop.
+      `config["steps"]`, also after an early stop; the step that was reached if the run was asked to stop.
 
     Raises:
-      InputError: something that the user can mend: a field, the data, the folder, a loss that is not finite.
+      InputError: something the user can fix: a field, the data, the folder, a loss that is not finite.
     """
     config = validate_config(config)
-    peers.agree("config", lambda: of_program(config))
+    peers.agree("config", lambda: facts_of_program(config))
     mesh = devices.make_mesh(config["replicas"], devices_used)
     devices.check_batch_size(config["batch_size"], mesh, config["micro_batches"])
     replicas = Replicas(config["replicas"], mesh)
     with first_process_first():
         dataset, config = load_data(config)
     log_sizes(config, dataset)
-    peers.agree("data set", lambda: of_data(config, dataset))
+    peers.agree("data set", lambda: facts_of_data(config, dataset))
     model = build_model(config)
-    init, step = functions_of(config, model, dataset.train[0], mesh)
+    init, step = init_and_step(config, model, dataset.train[0], mesh)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopSignal())
         mirror = stack.enter_context(opened(workdir, mirror))
@@ -72,12 +74,11 @@ def train(
         stack.callback(checkpoints.close)
         open_workdir(workdir, config, checkpoints)
         groups = replicas.program(init, run_once=True)(seeds(config, replicas))
-        step = replicas.program(step, donate=True)
         first_step, groups = newest_state(checkpoints, replicas, groups)
         if first_step:
             log.info("%s is at step %d of %d", workdir, first_step, config["steps"])
         else:
-            log_overview(groups[0].params)
+            log_parameters(groups[0].params)
         journal = Journal(
             mirror.folder,
             first_step=first_step,
@@ -87,47 +88,48 @@ def train(
         )
         stack.callback(journal.close)
         evaluator = Evaluator(model, replicas, dataset, config["batch_size"])
-        return Loop(config, workdir, replicas, evaluator, checkpoints, journal, mirror, stop).run(
-            step, groups, first_step
-        )
+        files = RunFiles(workdir, mirror, checkpoints, journal)
+        return Loop(config, replicas.program(step, donate=True), evaluator, files, stop).run(groups, first_step)
 
 
-def seeds(config: Mapping, replicas: Replicas) -> ReplicaGroups:
-    """The seed of each replica, int32 [g] by group."""
+def seeds(config: Mapping[str, Any], replicas: Replicas) -> ReplicaGroups:
+    """Returns the seed of each replica: int32 [g] per group."""
     return replicas.split(config["seed"] + np.arange(replicas.count, dtype=np.int32))
 
 
-def functions_of(config: Mapping, model: Model, example: Example, mesh: Mesh) -> tuple[Callable, Callable]:
-    """The first state from a seed, and the step from a state and a batch to the next state; both of one replica.
+def init_and_step(
+    config: Mapping[str, Any], model: Model, example: Example, mesh: Mesh
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Returns two functions of one replica: from a seed to its first state, and from a state and a batch to the next.
 
     Args:
-      config: of the run.
-      model: that is trained.
-      example: one of the training set; only shapes and types matter.
-      mesh: the devices that are to hold it.
+      config: the validated config.
+      model: the model to train.
+      example: one training example; only shapes and dtypes matter.
+      mesh: the devices that will hold the state.
 
     Raises:
-      InputError: the batch is to be split, and the model's loss is of a whole one, or the memory holds no step.
+      InputError: micro_batches is above 1 for a loss of the complete batch, or a step does not fit in memory.
     """
     if model.needs_whole_batch and config["micro_batches"] > 1:
-        raise InputError(f"micro_batches is {config['micro_batches']}; it must be 1, for this loss is of a whole batch")
+        raise InputError(
+            f"micro_batches is {config['micro_batches']}; it must be 1, because this model's loss needs the whole batch"
+        )
     optimizer = make_optimizer(**config["optimizer"], steps=config["steps"])
-    init = functools.partial(initial_state, model, optimizer, example_batch(example))
+    # Jitted, so that the memory check and the program of all replicas share one trace.
+    init = jax.jit(functools.partial(initial_state, model, optimizer, example_batch(example)))
     check_memory(config, init, example, mesh)
     return init, functools.partial(train_step, model, optimizer, config["micro_batches"])
 
 
 def newest_state(checkpoints: Checkpoints, replicas: Replicas, groups: ReplicaGroups) -> tuple[int, ReplicaGroups]:
-    """The step and the groups of the newest checkpoint that can be read; 0 and `groups` where there is none."""
-    found = checkpoints.restore_newest(replicas.form(groups))
-    return (found[0], replicas.split(found[1])) if found else (0, groups)
+    """Returns the step and state of the newest intact checkpoint; 0 and `groups` if there is none."""
+    restored = checkpoints.restore_newest(replicas.form(groups))
+    return (restored[0], replicas.split(restored[1])) if restored else (0, groups)
 
 
-HOSTS_MAY_DIFFER = ("dataset.data_dir", "dataset.path")
-
-
-def of_program(config: Mapping) -> dict[str, object]:
-    """What all processes must have been started with: the config, the code, and as many devices of one kind."""
+def facts_of_program(config: Mapping[str, Any]) -> dict[str, object]:
+    """Returns what must be equal in all processes of a run: the config, the code, and the devices of each."""
     sources = sorted(pathlib.Path(__file__).parents[1].rglob("*.py"))
     code = hashlib.blake2b(b"".join(path.read_bytes() for path in sources), digest_size=8).hexdigest()
     fields = {f"config.{name}": value for name, value in flatten(config).items() if name not in HOSTS_MAY_DIFFER}
@@ -135,8 +137,8 @@ def of_program(config: Mapping) -> dict[str, object]:
     return {**fields, "the code of kvae": code, "the version of JAX": jax.__version__, **devices}
 
 
-def of_data(config: Mapping, dataset: Dataset) -> dict[str, object]:
-    """What all processes must have read: as many examples, the same mean, and the same first and last example."""
+def facts_of_data(config: Mapping[str, Any], dataset: Dataset) -> dict[str, object]:
+    """Returns what all processes must have read: sizes, mean and std, and the first and last example."""
     sets = {"the training set": dataset.train, **{f"the set {name!r}": of for name, of in dataset.validation.items()}}
     facts = {f"the size of {name}": len(examples) for name, examples in sets.items()}
     for index in (0, -1):
@@ -145,14 +147,16 @@ def of_data(config: Mapping, dataset: Dataset) -> dict[str, object]:
     return facts | {f"dataset.{name}": config["dataset"].get(name) for name in ("mean", "std")}
 
 
-def log_sizes(config: Mapping, dataset: Dataset) -> None:
-    """Logs how many examples there are to learn from, and how many to be measured on."""
+def log_sizes(config: Mapping[str, Any], dataset: Dataset) -> None:
+    """Logs the sizes of the training and validation sets."""
     sizes = ", ".join(f"{name} {len(examples):,}" for name, examples in dataset.validation.items())
     log.info("%s: %s training examples; held out: %s", config["dataset"]["name"], f"{len(dataset.train):,}", sizes)
 
 
-def log_overview(params) -> None:
-    """Logs the names, shapes and number of the parameters of one replica."""
-    overview = parameter_overview.get_parameter_overview(select_replica(params, 0), include_stats=False)
-    for line in overview.splitlines():
-        log.info("%s", line)
+def log_parameters(params: Any) -> None:
+    """Logs the name, shape and size of each parameter of one replica, and their total."""
+    leaves = jax.tree.leaves_with_path(select_replica(params, 0))
+    for path, leaf in leaves:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        log.info("%-64s %-20s %12s", name, leaf.shape, f"{leaf.size:,}")
+    log.info("%s parameters", f"{sum(leaf.size for _, leaf in leaves):,}")

@@ -1,10 +1,13 @@
-"""What a run will take of memory, estimated before any of it is taken: a machine that runs out kills without a word."""
+"""An estimate of the memory that a run needs, made before it is taken.
+
+It saves users whose run is too large for the host: Linux kills such a process without a message.
+"""
 
 import contextlib
 import math
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,52 +18,55 @@ from jax.sharding import Mesh
 from kvae.core.errors import InputError
 from kvae.training.parallel.devices import replicas_at_once
 
-BYTES_OF_IMAGES = 5
-"""Of each number of an image: one as it is read, four as it is trained on."""
+BYTES_PER_PIXEL_VALUE = 5
+"""A uint8 as it is read and a float32 as it is trained on."""
 
 
-def check_memory(config: Mapping[str, Any], init: Callable, example: Mapping[str, Any], mesh: Mesh) -> None:
-    """Compares the least that a step takes with what there is: a device's own memory or, on a CPU, the host's.
+def check_memory(config: Mapping[str, Any], init: Any, example: Mapping[str, Any], mesh: Mesh) -> None:
+    """Compares a lower bound on the memory of a step with what a device has (on a CPU: the host).
 
-    Counted are parameters, their gradients and what the optimiser keeps, codebooks, images, and the largest activation
-    with its gradient. What XLA needs beside these is not known beforehand, so a run that passes may still be too large.
+    The bound counts parameters, gradients, optimiser state, codebooks, images, and the largest activation with its
+    gradient. What XLA needs besides is unknown before compilation, so a run that passes may still be too large.
 
     Args:
-      config: of the run.
-      init: the first state of a replica from its seed; its shapes are taken, it is not run.
-      example: one of the training set.
+      config: the validated config.
+      init: the jitted function from a seed to the first state of a replica; it is traced, not run, and the trace is
+        the one that JAX uses when the run starts.
+      example: one training example.
       mesh: the devices.
 
     Raises:
-      InputError: it is too little.
+      InputError: the bound is above the memory.
     """
-    program, state = jax.make_jaxpr(init, return_shape=True)(jax.ShapeDtypeStruct((), jnp.int32))
+    traced = init.trace(jax.ShapeDtypeStruct((), jnp.int32))
+    state = traced.out_info
     replicas = config["replicas"] // mesh.shape["replica"]
     at_once = replicas_at_once(config["replicas"]) // mesh.shape["replica"]
     images = config["batch_size"] // mesh.shape["data"] if jax.default_backend() != "cpu" else config["batch_size"]
+    activation = _largest_activation(traced.jaxpr.jaxpr)
     parts = {
         "parameters and optimiser": replicas * _bytes((state.params, state.optimizer)),
         "gradients": at_once * _bytes(state.params),
         "codebooks": replicas * _bytes(state.collections),
-        "images": replicas * images * BYTES_OF_IMAGES * sum(np.size(value) for value in example.values()),
-        "the largest activation": at_once * 2 * images // config["micro_batches"] * _largest_activation(program.jaxpr),
+        "images": replicas * images * BYTES_PER_PIXEL_VALUE * sum(np.size(value) for value in example.values()),
+        "the largest activation": at_once * 2 * images // config["micro_batches"] * activation,
     }
-    needed, (there, whose) = sum(parts.values()), _memory()
-    if needed > there:
+    needed, (available, owner) = sum(parts.values()), _memory()
+    if needed > available:
         listed = ", ".join(f"{name} {_gibibytes(part)}" for name, part in parts.items())
         raise InputError(
-            f"a step needs at least {_gibibytes(needed)} ({listed}), and {whose} has {_gibibytes(there)}; a lower "
-            f"batch_size ({config['batch_size']}), fewer replicas ({config['replicas']}), more micro_batches "
-            f"({config['micro_batches']}) or a smaller model would do"
+            f"a step needs at least {_gibibytes(needed)} ({listed}), and {owner} has {_gibibytes(available)}; use a "
+            f"lower batch_size ({config['batch_size']}), fewer replicas ({config['replicas']}), more micro_batches "
+            f"({config['micro_batches']}) or a smaller model"
         )
 
 
-def _bytes(tree) -> int:
+def _bytes(tree: Any) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _largest_activation(jaxpr) -> int:
-    """Bytes of the largest image [1, h, w, c] that a program computes from a batch of one example."""
+def _largest_activation(jaxpr: Any) -> int:
+    """Returns the bytes of the largest array [1, h, w, c] that a convolution or product makes from one example."""
     largest = 0
     for equation in jaxpr.eqns:
         for part in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")):
@@ -68,8 +74,8 @@ def _largest_activation(jaxpr) -> int:
             if hasattr(inner, "eqns"):
                 largest = max(largest, _largest_activation(inner))
         if equation.primitive.name in ("conv_general_dilated", "dot_general"):
-            shapes = [out.aval for out in equation.outvars if out.aval.ndim == 4 and out.aval.shape[0] == 1]
-            largest = max([largest, *map(lambda shape: _bytes([shape]), shapes)])
+            outputs = [out.aval for out in equation.outvars if out.aval.ndim == 4 and out.aval.shape[0] == 1]
+            largest = max([largest, *(_bytes([output]) for output in outputs)])
     return largest
 
 
@@ -78,11 +84,11 @@ def _gibibytes(number: int) -> str:
 
 
 def _memory() -> tuple[int, str]:
-    """How many bytes there are, and whose they are."""
+    """Returns the bytes of memory, and the name of what has them."""
     device = jax.local_devices()[0]
-    if found := (device.memory_stats() or {}).get("bytes_limit"):
-        return found, f"a {device.device_kind}"
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if limit := (device.memory_stats() or {}).get("bytes_limit"):
+        return limit, f"a {device.device_kind}"
+    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with contextlib.suppress(OSError, ValueError):  # no control group, or one without a limit
-        there = min(there, int(pathlib.Path("/sys/fs/cgroup/memory.max").read_text()))
-    return there, "this machine"
+        available = min(available, int(pathlib.Path("/sys/fs/cgroup/memory.max").read_text()))
+    return available, "this machine"
