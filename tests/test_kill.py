@@ -55,7 +55,7 @@ def test_a_signal_in_the_first_seconds_ends_in_one_line(tmp_path, data_dir, name
     _, said = process.communicate(timeout=60)
     assert process.returncode in {program.STOPPED, program.INTERRUPTED if name == "SIGINT" else program.STOPPED}, said
     # A quick machine has steps to save by then, and says that in the log.
-    assert "Traceback" not in said and (said.count("kvae: ") == 1 or "again to go on" in said)
+    assert "Traceback" not in said and (said.count("kvae: ") == 1 or "again to continue" in said)
 
 
 def catches(pid, number):
@@ -79,7 +79,7 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, training, name):
     process.send_signal(getattr(signal, name))
     _, said = process.communicate(timeout=60)
     assert process.returncode == program.STOPPED, said
-    assert "run the same command again to go on" in said
+    assert "run the same command again to continue" in said
     assert "Traceback" not in said
     at = int(said.split("stopped at step ")[1].split(";")[0])
     assert (tmp_path / "run" / "checkpoints" / str(at)).exists()

@@ -98,7 +98,7 @@ def test_sigterm_to_one_saves_everywhere_and_both_leave_with_a_message(story):
     said, statuses = story["stopped"]
     assert statuses == [program.STOPPED] * 2, said
     for text in said:
-        assert f"stopped at step {story['reached']}; run the same command again to go on" in text
+        assert f"stopped at step {story['reached']}; run the same command again to continue" in text
 
 
 def test_two_processes_train_to_what_one_process_does(story, arguments, tmp_path):

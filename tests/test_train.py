@@ -174,7 +174,7 @@ def test_a_dying_codebook_is_named_with_the_remedy(make_config, tmp_path, caplog
             {"optimizer.momentum": 0.9},
             "optimizer has no field 'momentum'; it has clip_norm, learning_rate, name, schedule, warmup, weight_decay",
         ),
-        ({"optimizer.warmup": ((9, 1e-3), (3, 1e-4))}, r"optimizer.warmup is .*; its steps must rise"),
+        ({"optimizer.warmup": ((9, 1e-3), (3, 1e-4))}, r"optimizer.warmup is .*; its steps must ascend"),
         ({"optimizer.learning_rate": -1.0}, "optimizer.learning_rate is -1.0; it must be a number, 0 or larger"),
         ({"optimizer": 3}, "optimizer is 3; it must be a section of fields"),
         ({"steps": 1.5}, "config.steps is 1.5; it must be an integer"),

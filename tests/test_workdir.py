@@ -184,7 +184,7 @@ def test_the_log_says_how_much_there_is_to_learn_from_and_when_nothing_is_left_t
     assert re.search(r"photos: [\d,]+ training examples; held out: validation \d+", first)
     assert "Total: " in first and "index.html" in first
     assert f"{tmp_path} is at step 4 of 4" in caplog.text
-    assert "nothing is left to do" in caplog.text
+    assert "nothing is left to train" in caplog.text
     assert "compiling" not in caplog.text and "Total: " not in caplog.text
 
 
