@@ -26,7 +26,9 @@ IMAGE = {"image": np.zeros((32, 32, 3), np.uint8)}
 )
 def test_what_is_too_large_is_said_with_its_parts(make_config, fields, words):
     config = validate_config(make_config(**fields))
-    with pytest.raises(InputError, match=rf"a step needs at least .*{words}.* and .* has .* GiB; use a lower batch_size"):
+    with pytest.raises(
+        InputError, match=rf"a step needs at least .*{words}.* and .* has .* GiB; use a lower batch_size"
+    ):
         init_and_step(config, build(config["model"]), IMAGE, make_mesh())
 
 
