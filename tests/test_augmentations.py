@@ -1,29 +1,30 @@
-"""Random changes of training images, and the training that uses them."""
+"""Random augmentations of training images, by themselves and in the loss of a model."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import kvae
 from kvae.core.errors import InputError
+from kvae.models import VQVAE
 from kvae.models.autoencoders.augmentations import AUGMENTATIONS, augment
-from runs import images, rows, run
-
-pytestmark = pytest.mark.usefixtures("undrawn")
+from modules import apply, init
+from runs import images
 
 COUNT = 64
 
 
-def changed(name, seed=0):
+def augmented(name, seed=0):
     """Images before and after an augmentation: uint8 [64, 32, 32, 3] twice."""
     before = images(COUNT, seed)
     return before, np.asarray(jax.jit(AUGMENTATIONS[name])(jax.random.key(seed), before))
 
 
-def ways(before, after, candidates):
-    """For each image, the number of the candidate that it became: int [64]."""
+def chosen(before, after, candidates):
+    """The index of the candidate that each image was mapped by: int [64]."""
     equal = np.array([[np.array_equal(make(x), y) for make in candidates] for x, y in zip(before, after, strict=True)])
-    assert (equal.sum(axis=1) == 1).all(), "an image became something else"
+    assert (equal.sum(axis=1) == 1).all(), "an image was mapped by none of the candidates"
     return equal.argmax(axis=1)
 
 
@@ -34,44 +35,53 @@ def ways(before, after, candidates):
         ("rot90", [lambda x, turns=turns: np.rot90(x, turns) for turns in range(4)]),
     ],
 )
-def test_flips_and_turns_are_drawn_evenly_for_each_image(name, candidates):
-    drawn = np.bincount(ways(*changed(name), candidates), minlength=len(candidates))
+def test_flips_and_rotations_are_equally_likely_for_each_image(name, candidates):
+    drawn = np.bincount(chosen(*augmented(name), candidates), minlength=len(candidates))
     expected = COUNT / len(candidates)
     assert (np.abs(drawn - expected) < 4 * np.sqrt(expected)).all()
 
 
-def test_a_shift_is_a_cut_of_the_mirrored_image():
-    padded = [np.pad(x, ((4, 4), (4, 4), (0, 0)), mode="reflect") for x in changed("translate")[0]]
+def test_translation_crops_the_reflected_image():
+    before, after = augmented("translate")
     corners = [(top, left) for top in range(9) for left in range(9)]
-    found = set()
-    for big, after in zip(padded, changed("translate")[1], strict=True):
-        matches = [(y, x) for y, x in corners if np.array_equal(big[y : y + 32, x : x + 32], after)]
+    drawn = set()
+    for image, translated in zip(before, after, strict=True):
+        padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), mode="reflect")
+        matches = [(y, x) for y, x in corners if np.array_equal(padded[y : y + 32, x : x + 32], translated)]
         assert len(matches) == 1
-        found.add(matches[0])
-    assert len(found) > COUNT / 3
+        drawn.add(matches[0])
+    assert len(drawn) > COUNT / 3
 
 
-def test_no_names_change_nothing_and_names_are_applied_in_order():
+def test_augmentations_are_applied_in_order():
     before, key = images(4, 0), jax.random.key(1)
     np.testing.assert_array_equal(augment(key, before, ()), before)
-    flip_key, shift_key = jax.random.split(key)
-    expected = AUGMENTATIONS["translate"](shift_key, AUGMENTATIONS["flip_horizontal"](flip_key, before))
+    flip_key, translate_key = jax.random.split(key)
+    expected = AUGMENTATIONS["translate"](translate_key, AUGMENTATIONS["flip_horizontal"](flip_key, before))
     np.testing.assert_array_equal(augment(key, before, ("flip_horizontal", "translate")), expected)
 
 
-def test_turning_takes_square_images():
+def test_rot90_rejects_other_than_square_images():
     with pytest.raises(InputError, match="'rot90' needs square images; these are 8 x 16"):
         augment(jax.random.key(0), jnp.zeros((2, 8, 16, 3), jnp.uint8), ("rot90",))
 
 
-def test_training_sees_changed_images_and_evaluation_the_images_themselves(make_config, tmp_path):
-    plain, augmented = make_config("vqvae"), make_config("vqvae")
-    for config, name in ((plain, "plain"), (augmented, "augmented")):
-        config["optimizer"]["learning_rate"] = 0.0
-        config["model"]["quantizer"]["decay"] = 1 - 1e-9  # 1 in float32
-        config["model"]["augmentations"] = () if config is plain else ("flip_horizontal", "rot90", "translate")
-        run(config, tmp_path / name)
-    # Nothing is learned, so evaluations differ only if they see other images; training losses differ.
-    for one, other in zip(rows(tmp_path / "plain"), rows(tmp_path / "augmented"), strict=True):
-        assert one["train/loss"] != other["train/loss"]
-        assert one.get("valid/loss", 0.0) == pytest.approx(other.get("valid/loss", 0.0), rel=1e-6)
+def test_training_augments_images_and_evaluation_does_not():
+    names = ("flip_horizontal", "rot90", "translate")
+    fields = dict(channels=8, residual_channels=4, residual_blocks=0, embedding_dim=4)
+    plain = VQVAE(**fields, quantizer=kvae.KohonenVQ((4, 4)))
+    model = plain.clone(augmentations=names)
+    batch = {"image": images(4, 0), "mask": np.ones(4, bool)}
+    variables, rngs = init(plain, jax.random.key(0), batch["image"]), {"augmentation": jax.random.key(1)}
+
+    def draw(module, drawn_from):
+        return augment(module.make_rng("augmentation"), drawn_from, names)
+
+    seen = apply(model, variables, batch["image"], method=draw, rngs=rngs)
+    expected = apply(plain, variables, {**batch, "image": seen}, method="loss_and_metrics").loss
+    unchanged = apply(plain, variables, batch, method="loss_and_metrics").loss
+    trained = apply(model, variables, batch, method="loss_and_metrics", rngs=rngs).loss
+    np.testing.assert_allclose(trained, expected, rtol=1e-6)
+    assert trained != unchanged
+    sums = [apply(module, variables, batch, method="batch_sums") for module in (plain, model)]
+    jax.tree.map(np.testing.assert_array_equal, *sums)
