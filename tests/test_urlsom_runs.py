@@ -1,6 +1,7 @@
-"""Runs of URL-SOM: what one leaves, when it stops, what is refused, and the baseline beside it."""
+"""Runs of URL-SOM: their files, early stopping, invalid configs, and the baseline without a network."""
 
 import functools
+import shutil
 
 import jax
 import numpy as np
@@ -10,11 +11,8 @@ import kvae
 from kvae import data
 from kvae.core.errors import InputError
 from kvae.paper import pixel_map as baseline
-from kvae.training.evaluate import Evaluator
 from kvae.training.workdir.journal import read_metrics
 from runs import final_state, run
-
-pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.mark.parametrize(
@@ -33,21 +31,62 @@ pytestmark = pytest.mark.usefixtures("undrawn")
         ({"model.quantizer": "kohonen"}, "model has no field 'quantizer'"),
     ],
 )
-def test_impossible_runs_leave_nothing_behind(make_config, tmp_path, fields, message):
+def test_invalid_runs_leave_no_files(make_config, tmp_path, fields, message):
     with pytest.raises(InputError, match=message):
         run(make_config("urlsom", **fields), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.drawn
-def test_a_run_leaves_its_pictures_and_opens_in_a_notebook(make_config, tmp_path):
-    config = make_config("urlsom", steps=4, evaluate_every_steps=4)
-    assert run(config, tmp_path) == 4
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+@pytest.fixture(scope="module")
+def stopped(make_config, tmp_path_factory):
+    """A config, the folder of its run that stopped early, and that of a copy that was resumed two steps before.
+
+    The learning rate is 0 after the first steps, so that the loss stays as it is.
+    """
+    digits = data.function_of("digits")
+
+    @functools.wraps(digits)
+    def few(**fields):
+        complete = digits(**fields)
+        cut = lambda examples: data.ArrayExamples({k: array[:256] for k, array in examples.arrays.items()})  # noqa: E731
+        return data.Dataset(cut(complete.train), {name: cut(part) for name, part in complete.validation.items()})
+
+    config = make_config(
+        "urlsom", steps=40, evaluate_every_steps=2, checkpoint_every_steps=2, patience_evaluations=2,
+        **{"optimizer.learning_rate": 0.0, "optimizer.warmup": ((3, 1e-3),)},
+    )  # fmt: skip
+    whole, resumed = tmp_path_factory.mktemp("urlsom") / "whole", tmp_path_factory.mktemp("urlsom") / "resumed"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(data.DATASETS, "digits", few)
+        with pytest.MonkeyPatch.context() as undrawn:
+            undrawn.setattr("kvae.training.pictures.draw", lambda *of_run: None)
+            assert run(config, whole) == 40
+        shutil.copytree(whole, resumed)
+        shutil.rmtree(resumed / "checkpoints" / str(read_metrics(str(whole))[-1]["step"]))
+        assert run(config, resumed) == 40
+        rows = (whole / "metrics.jsonl").read_bytes()
+        assert run(config, whole) == 40
+        assert (whole / "metrics.jsonl").read_bytes() == rows, "a finished run was trained further"
+    return config, whole, resumed
+
+
+def test_early_stopping_is_the_same_after_an_interruption(stopped):
+    _, whole, resumed = stopped
+    steps = [row["step"] for row in read_metrics(str(whole))]
+    losses = [row["valid/loss"] for row in read_metrics(str(whole))]
+    assert steps[-1] < 40
+    assert np.argmin(losses) == len(losses) - 3
+    assert read_metrics(str(resumed))[-1]["step"] == steps[-1]
+    jax.tree.map(np.testing.assert_array_equal, final_state(whole), final_state(resumed))
+
+
+def test_a_run_has_its_pictures_and_opens_in_a_notebook(stopped):
+    config, _, folder = stopped
+    assert {path.name for path in (folder / "figures").iterdir()} == {
         "curves.png", "index.html", "mean_images.png",
         "hit_map.png", "winners.png", "train_hit_map.png", "train_winners.png",
     }  # fmt: skip
-    opened = kvae.load(str(tmp_path))
+    opened = kvae.load(str(folder))
     pictures = data.load(**{"name": "digits", "size": 16}).validation["validation"].arrays["image"][:5]
     map = opened.map(pictures)
     assert map.shape == (5, *config["model"]["grid_shape"])
@@ -60,39 +99,7 @@ def test_a_run_leaves_its_pictures_and_opens_in_a_notebook(make_config, tmp_path
         opened.map(pictures.astype(np.float32))
 
 
-@pytest.mark.drawn
-def test_a_run_that_falls_no_more_stops_wherever_it_was_interrupted(make_config, tmp_path, monkeypatch):
-    """With a rate of 0 but for the first steps the loss stays as it is."""
-    digits = data.function_of("digits")
-
-    @functools.wraps(digits)
-    def few(**fields):
-        whole = digits(**fields)
-        cut = lambda examples: data.ArrayExamples({k: array[:256] for k, array in examples.arrays.items()})  # noqa: E731
-        return data.Dataset(cut(whole.train), {name: cut(part) for name, part in whole.validation.items()})
-
-    monkeypatch.setitem(data.DATASETS, "digits", few)
-    config = make_config(
-        "urlsom", steps=40, evaluate_every_steps=2, checkpoint_every_steps=40, patience_evaluations=2,
-        **{"optimizer.learning_rate": 0.0, "optimizer.warmup": ((3, 1e-3),)},
-    )  # fmt: skip
-    monkeypatch.setattr(Evaluator, "extra_metrics", lambda self, variables: {})
-    assert run(config, tmp_path / "whole") == 40
-    steps = [row["step"] for row in read_metrics(str(tmp_path / "whole"))]
-    losses = [row["valid/loss"] for row in read_metrics(str(tmp_path / "whole"))]
-    assert steps[-1] < 40
-    assert np.argmin(losses) == len(losses) - 3
-    assert (tmp_path / "whole" / "figures" / "winners.png").exists()
-    run({**config, "steps": steps[-1] - 2}, tmp_path / "parts")
-    assert run(config, tmp_path / "parts") == 40
-    assert read_metrics(str(tmp_path / "parts"))[-1]["step"] == steps[-1]
-    jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path / "whole"), final_state(tmp_path / "parts"))
-    rows = (tmp_path / "whole" / "metrics.jsonl").read_bytes()
-    assert run(config, tmp_path / "whole") == 40  # a finished run stays as it is
-    assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == rows
-
-
-def test_the_baseline_is_judged_like_the_model(capsys, monkeypatch):
+def test_baseline_has_the_metrics_of_the_model(capsys, monkeypatch):
     monkeypatch.setattr(baseline, "MAP_EPOCHS", 5)
     monkeypatch.setattr(baseline, "SEEDS", (0, 1))
     assert baseline.main(["--config=configs/digits_urlsom.py:smoke"]) == 0
