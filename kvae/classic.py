@@ -1,8 +1,18 @@
 """The classic forms of Kohonen's map on plain arrays: online, Hebbian and batch (Appendix A of Irie et al., 2023).
 
-`*_update` are single steps, compiled once for each neighbourhood; `fit_*` train a map on the rows of an array. A map
-that has to unfold starts with a wide neighbourhood: `Neighborhood(grid, "gaussian", initial_width=4.0,
-lowest_width=0.5)` is 4 nodes wide at first.
+`*_update` functions take one step and are compiled once for each neighbourhood; `fit_*` functions train a map on the
+rows of an array. A map needs a wide neighbourhood at first to unfold, as in the example.
+
+Example:
+  >>> import jax
+  >>> from kvae import classic, measures
+  >>> from kvae.topology import Neighborhood, Plane
+  >>> data = jax.random.uniform(jax.random.key(0), (500, 2))
+  >>> grid = Plane((6, 6))
+  >>> neighborhood = Neighborhood(grid, "gaussian", shrink_step=1.0, initial_width=4.0, lowest_width=0.5)
+  >>> codewords = classic.fit_batch(data, neighborhood, epochs=60, key=jax.random.key(1))
+  >>> bool(measures.topographic_error(data, codewords, grid) < 0.1)
+  True
 """
 
 import functools
@@ -17,16 +27,22 @@ from kvae.topology import Neighborhood, spread, spread_at
 
 
 @functools.partial(jax.jit, static_argnames="neighborhood")
-def online_update(codewords: jax.Array, x: jax.Array, neighborhood: Neighborhood, step, learning_rate) -> jax.Array:
-    """One step of the online form: w_k + beta A_{k*,k} (x - w_k), with k* the code nearest to x (Eqs. 12 and 13).
+def online_update(
+    codewords: jax.Array,
+    x: jax.Array,
+    neighborhood: Neighborhood,
+    step: jax.Array | int,
+    learning_rate: jax.Array | float,
+) -> jax.Array:
+    """Takes one step of the online form: w_k + beta A_{k*,k} (x - w_k), with k* the code nearest to x (Eqs. 12, 13).
 
     With the kernel `none` this is online K-means.
 
     Args:
       codewords: w, float32 [K, d].
       x: one vector, float [d].
-      neighborhood: A; its width is taken at `step`.
-      step: updates done so far, integer [].
+      neighborhood: A, taken at `step`.
+      step: number of updates so far, integer [].
       learning_rate: beta, float [].
 
     Returns:
@@ -37,13 +53,19 @@ def online_update(codewords: jax.Array, x: jax.Array, neighborhood: Neighborhood
 
 
 @functools.partial(jax.jit, static_argnames="neighborhood")
-def hebbian_update(codewords: jax.Array, x: jax.Array, neighborhood: Neighborhood, step, learning_rate) -> jax.Array:
-    """One step of the map as Hebbian learning: W + (beta A y) (x - W^T y)^T, y = hardmax(W x) (Eqs. 17 and 18).
+def hebbian_update(
+    codewords: jax.Array,
+    x: jax.Array,
+    neighborhood: Neighborhood,
+    step: jax.Array | int,
+    learning_rate: jax.Array | float,
+) -> jax.Array:
+    """Takes one step of Hebbian learning: W + (beta A y) (x - W^T y)^T, y = hardmax(W x) (Eqs. 17 and 18).
 
-    It differs from `online_update` twice. The winner y has the largest dot product with x, which is the nearest one
-    if all codewords have the same length. And W^T y is the *winner's* codeword: neighbours move along with the winner,
-    in parallel, where Eq. 13 moves each one towards x. With the same winner both move the winner alike, and with the
-    kernel `none` they are equal. Arguments and result are those of `online_update`; the first of equal winners wins.
+    It differs from `online_update` in two ways. The winner y has the largest dot product with x; this is the nearest
+    codeword if all have the same length. And W^T y is the *winner's* codeword: neighbours move parallel to the winner,
+    while Eq. 13 moves each of them towards x. For the same winner both move its codeword equally, and with the kernel
+    `none` they are equal. Arguments and result are as in `online_update`; of equal winners the first wins.
     """
     winner = jnp.argmax(jnp.matmul(codewords, x, precision=jax.lax.Precision.HIGHEST))
     pull = learning_rate * _weights(neighborhood, winner, step)
@@ -51,19 +73,19 @@ def hebbian_update(codewords: jax.Array, x: jax.Array, neighborhood: Neighborhoo
 
 
 @functools.partial(jax.jit, static_argnames="neighborhood")
-def batch_update(codewords: jax.Array, data: jax.Array, neighborhood: Neighborhood, step) -> jax.Array:
-    """One step of the batch form: every codeword becomes the mean of its and its neighbours' members (Eqs. 19-21).
+def batch_update(codewords: jax.Array, data: jax.Array, neighborhood: Neighborhood, step: jax.Array | int) -> jax.Array:
+    """Takes one step of the batch form: each codeword becomes the mean of its and its neighbours' members (Eqs. 19-21).
 
     With the kernel `none` this is Lloyd's K-means.
 
     Args:
       codewords: w, float32 [K, d].
       data: all vectors, float [..., d].
-      neighborhood: A; its width is taken at `step`.
-      step: updates done so far, integer [].
+      neighborhood: A, taken at `step`.
+      step: number of updates so far, integer [].
 
     Returns:
-      The new codewords, float32 [K, d]. One whose weighted count N_k is 0 stays.
+      The new codewords, float32 [K, d]; those with a weighted count N_k of 0 do not change.
     """
     statistics = batch_statistics(data, nearest_code(data, codewords), neighborhood.grid.size)
     return weighted_means(statistics, neighborhood, neighborhood.width(step), codewords)
@@ -72,20 +94,20 @@ def batch_update(codewords: jax.Array, data: jax.Array, neighborhood: Neighborho
 def weighted_means(
     statistics: Statistics, neighborhood: Neighborhood, width: jax.Array, codewords: jax.Array
 ) -> jax.Array:
-    """The mean of each code's and its neighbours' members, by their sums and numbers (Eqs. 19-21).
+    """Returns the mean of each code's and its neighbours' members (Eqs. 19-21).
 
     Args:
-      statistics: of all vectors; those of parts of the data add up.
-      neighborhood: A, taken at this width.
+      statistics: sum and number of the members of each code; add those of parts of the data.
+      neighborhood: A, taken at `width`.
       width: in nodes, float32 [].
-      codewords: float [K, d], what a code keeps whose weighted count N_k is 0.
+      codewords: float [K, d]; codes with a weighted count N_k of 0 keep theirs.
 
     Returns:
       The new codewords, [K, d].
     """
     sums = spread_at(neighborhood, statistics.sums, width)
     counts = spread_at(neighborhood, statistics.counts, width)
-    # Below 1e-30, in the far tail of a Gaussian, the sums lose their digits to float32's smallest number.
+    # Below 1e-30, in the far tail of a Gaussian, float32 sums lose their digits.
     moves = counts > 1e-30
     return jnp.where(moves[:, None], sums / jnp.where(moves, counts, 1.0)[:, None], codewords)
 
@@ -102,17 +124,17 @@ def fit_online(
 
     Args:
       data: float [n, d].
-      neighborhood: the grid, the kernel and how it shrinks over the steps.
+      neighborhood: grid, kernel, and widths over the steps.
       steps: number of updates.
       learning_rate: beta, a number, or a function of the step such as an optax schedule.
-      key: of the draws.
+      key: random key.
       codewords: initial codewords, float [K, d]; by default random rows of `data`.
 
     Returns:
       The codewords, float32 [K, d].
 
     Raises:
-      InputError: data without rows or of another form than [n, d], or initial codewords that do not fit.
+      InputError: data without rows or of another shape than [n, d], or initial codewords of the wrong shape.
     """
     start_key, draw_key = jax.random.split(key)
     data, codewords = _start(data, neighborhood, start_key, codewords)
@@ -136,9 +158,9 @@ def fit_batch(
 
     Args:
       data: float [n, d].
-      neighborhood: the grid, the kernel and how it shrinks over the epochs.
+      neighborhood: grid, kernel, and widths over the epochs.
       epochs: number of updates.
-      key: of the initial codewords.
+      key: random key for the initial codewords.
       codewords: initial codewords, float [K, d]; by default random rows of `data`.
 
     Returns:
@@ -151,21 +173,23 @@ def fit_batch(
     return jax.lax.fori_loop(0, epochs, lambda t, w: batch_update(w, data, neighborhood, t), codewords)
 
 
-def _weights(neighborhood, winner, step):
-    """The winner's row of A(t), float32 [K], without forming the matrix where `spread` does not."""
+def _weights(neighborhood: Neighborhood, winner: jax.Array, step: jax.Array | int) -> jax.Array:
+    """Returns the winner's row of A(t), float32 [K]."""
     return spread(neighborhood, jax.nn.one_hot(winner, neighborhood.grid.size), step)
 
 
-def _start(data, neighborhood, key, codewords):
-    """The data and the initial codewords, float32, checked."""
+def _start(
+    data: jax.Array, neighborhood: Neighborhood, key: jax.Array, codewords: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """Returns data and initial codewords as float32."""
     data = jnp.asarray(data, jnp.float32)
     if data.ndim != 2 or len(data) == 0:
-        raise InputError(f"data has the shape {data.shape}; a map is trained on [n, d], n at least 1")
+        raise InputError(f"data has the shape {data.shape}; it must be [n, d] with n at least 1")
     shape = (neighborhood.grid.size, data.shape[1])
     if codewords is None:
-        # Different rows, as long as there are enough.
+        # Different rows if there are enough.
         rows = jax.random.choice(key, len(data), shape[:1], replace=len(data) < neighborhood.grid.size)
         codewords = data[rows]
     if codewords.shape != shape:
-        raise InputError(f"codewords have the shape {codewords.shape}; this grid and these data need {shape}")
+        raise InputError(f"codewords have the shape {codewords.shape}; this grid and this data need {shape}")
     return data, jnp.asarray(codewords, jnp.float32)

@@ -1,14 +1,14 @@
-"""Grids on which codes lie: where the nodes are, how far apart, and which are neighbours.
+"""Grids: where the codes of a map are, how far apart two of them are, and which are neighbours.
 
-A `Grid` is a static value. A new one is one entry of `GRIDS`. Codes number the grid row by row: code k sits at
-`np.unravel_index(k, grid_shape)`.
+A `Grid` is a static value: hashable, and the same inside and outside of `jax.jit`. Codes number the nodes row by row:
+code k is at `np.unravel_index(k, grid_shape)`. Add a grid by assigning to `GRIDS`.
 """
 
 import abc
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import jax
@@ -19,20 +19,31 @@ from kvae.core.errors import InputError, choose
 from kvae.core.fields import Counts, short_repr, validate_attributes
 
 LARGEST_SIZE = 2**20
-"""Nodes of a grid, at most: what is known of each node is listed."""
+"""Largest number of nodes: coordinates and neighbours are stored for each node."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Grid(abc.ABC):
-    """Nodes in rows, and the distance between any two.
+    """Nodes, and the distance between any two. Abstract: a subclass defines `distance`.
 
     Attributes:
-      shape: nodes along each axis; K is their product.
-      cell: how a node is drawn, "square" or "hexagon".
-      border: what a picture says of the border; empty where nodes end there.
+      shape: number of nodes along each axis; K is their product.
+      cell: shape in which plots draw a node, "square" or "hexagon".
+      border: caption that plots give to the border; empty where the grid ends at its border.
 
     Raises:
       InputError: an impossible shape.
+
+    Example:
+      >>> import jax.numpy as jnp, kvae
+      >>> class Ring(kvae.grids.Grid):  # nodes on a circle; distance in steps along it
+      ...     def distance(self, codes, others):
+      ...         steps = jnp.abs(jnp.asarray(codes) - jnp.asarray(others))
+      ...         return jnp.minimum(steps, self.size - steps).astype(jnp.float32)
+      >>> kvae.GRIDS["ring"] = Ring
+      >>> layer = kvae.KohonenVQ(grid_shape=(32,), topology="ring")
+      >>> print(layer.grid.distance(0, 31))
+      1.0
     """
 
     shape: Counts
@@ -43,23 +54,34 @@ class Grid(abc.ABC):
     def __post_init__(self):
         validate_attributes(self)
         if self.size > LARGEST_SIZE:
-            raise InputError(f"a grid of {self.shape} has {self.size:,} nodes; it may have {LARGEST_SIZE:,} at most")
+            raise InputError(f"a grid of {self.shape} has {self.size:,} nodes; it may have at most {LARGEST_SIZE:,}")
 
     @abc.abstractmethod
-    def distance(self, codes, others) -> jax.Array:
-        """Distance on the grid between codes and others, int arrays that broadcast: float32. JAX has to trace it."""
+    def distance(self, codes: jax.Array, others: jax.Array) -> jax.Array:
+        """Returns the distance on the grid, in nodes: two int arrays that broadcast -> float32.
+
+        Neighbours and neighbourhoods follow from it. JAX must be able to trace it.
+        """
+
+    def candidates(self, radius: float) -> np.ndarray:
+        """Returns codes that include, for each node, all at a distance below `radius`: int32 [n, K].
+
+        By default all K; with fewer, `neighbors` is faster. No code except the node's own may occur twice.
+        """
+        codes = np.arange(self.size, dtype=np.int32)
+        return np.broadcast_to(codes[:, None], (self.size, self.size))
 
     def axis_distances(self) -> list[jax.Array] | None:
-        """Distances along each axis, float32 [n, n], where their squares add up to the squared distance; else None."""
+        """Returns the distances along each axis of n nodes, float32 [n, n]; None if distances are not Euclidean."""
         return None
 
     @property
     def adjacency(self) -> Mapping[str, float]:
-        """What counts as a neighbour where a map is judged: by name, the distance that neighbours lie below.
+        """Definitions of "neighbour" for judging a map: maps names to the distance below which nodes are neighbours.
 
-        The first is the usual one. On a plane a node has 8 or 4 neighbours, with and without the diagonals; on a line
-        both names mean the adjacent two. In a cube it has 26 with the diagonals, and 6 along the axes. With more axes,
-        neighbours differ along three of them at most. A grid with other distances says its own.
+        The first is the default. On a plane a node has 8 or 4 neighbours, with and without diagonals; on a line both
+        mean the two adjacent nodes. In a cube it has 26 with diagonals and 6 along the axes; with more axes,
+        neighbours differ along three axes at most. A grid with other distances overrides it.
         """
         return {"8": 1.5, "4": 1.1} if len(self.shape) <= 2 else {"diagonals": 1.8, "axes": 1.1}
 
@@ -70,147 +92,153 @@ class Grid(abc.ABC):
 
     @property
     def coordinates(self) -> np.ndarray:
-        """Row, column and so on of every code, int [K, axes]."""
+        """Index of every code along each axis (row, column, ...), int [K, axes]."""
         return np.stack(np.unravel_index(np.arange(self.size), self.shape), axis=-1)
 
     @property
     def points(self) -> np.ndarray:
-        """Where every node is drawn, float [K, axes], in units of the distance between neighbours in a row."""
+        """Position at which every node is drawn, float64 [K, axes]; neighbours in a row are 1 apart."""
         return self.coordinates.astype(np.float64)
 
     def distances(self) -> jax.Array:
-        """Distance between every two codes, float32 [K, K]."""
+        """Returns the distance between every two codes, float32 [K, K]."""
         codes = np.arange(self.size)
         return self.distance(codes[:, None], codes[None, :])
 
     def neighbors(self, radius: float) -> tuple[np.ndarray, np.ndarray]:
-        """The other nodes at a distance below `radius`.
+        """Returns the other nodes at a distance below `radius`.
 
         Returns:
-          Their codes, int32 [n, K], n being the most that a node has, and which of these are there, bool [n, K].
+          Their codes, int32 [n, K], for at most n neighbours of a node, and which entries are neighbours, bool [n, K];
+          the other entries hold the node's own code.
         """
-        codes = np.arange(self.size, dtype=np.int32)
-        near = _distance(self, codes[:, None], codes) < radius
-        np.fill_diagonal(near, False)
-        order = np.argsort(~near, axis=1, kind="stable")[:, : near.sum(axis=1).max(initial=0)]
-        return order.T.astype(np.int32), np.take_along_axis(near, order, axis=1).T
+        codes, own = self.candidates(radius), np.arange(self.size, dtype=np.int32)
+        with jax.ensure_compile_time_eval():  # one compiled program, even while another is being traced
+            is_near = np.asarray(jax.jit(self.distance)(own, codes)) < radius
+        is_near &= codes != own
+        order = np.argsort(~is_near, axis=0, kind="stable")[: is_near.sum(axis=0).max(initial=0)]
+        is_near = np.take_along_axis(is_near, order, axis=0)
+        return np.where(is_near, np.take_along_axis(codes, order, axis=0), own), is_near
 
-    def shift(self, codes, offset) -> jax.Array:
-        """Codes moved over the grid, up to its border.
+    def shift(self, codes: jax.Array, offset: int | Sequence[int]) -> jax.Array:
+        """Moves codes over the grid, up to its border: int [...] -> int32 [...].
 
         Args:
           codes: int [...].
-          offset: how many nodes to move, an integer for all axes or one for each; may be negative.
-
-        Returns:
-          int32 [...].
+          offset: number of nodes to move, an integer for all axes or one for each; may be negative.
         """
-        return self._moved(codes, offset, "clip")
+        return _shifted(self.shape, codes, offset, "clip")
 
-    def between(self, codes, others, share: float) -> jax.Array:
-        """The node that is nearest to where a share of the shortest way from codes to others has been gone.
+    def between(self, codes: jax.Array, others: jax.Array, share: float) -> jax.Array:
+        """Returns the node nearest to a point on the shortest path from codes to others.
 
-        Among all nodes k the one with the least (d(code, k) - share D)^2 + (d(k, other) - (1 - share) D)^2, D being the
-        distance between the two.
+        This is the node k with the least (d(code, k) - share D)^2 + (d(k, other) - (1 - share) D)^2, where D is the
+        distance between code and other.
 
         Args:
           codes, others: int arrays that broadcast.
-          share: of the way, from 0 to 1.
-
-        Returns:
-          int32, of their common shape.
+          share: part of the path before the point, from 0 to 1.
         """
         codes, others = jnp.broadcast_arrays(jnp.asarray(codes), jnp.asarray(others))
-        apart, nodes = self.distance(codes, others)[..., None], jnp.arange(self.size)
+        total, nodes = self.distance(codes, others)[..., None], jnp.arange(self.size)
         before, after = self.distance(codes[..., None], nodes), self.distance(nodes, others[..., None])
-        misses = jnp.square(before - share * apart) + jnp.square(after - (1 - share) * apart)
-        return jnp.argmin(misses, axis=-1).astype(jnp.int32)
-
-    def _moved(self, codes, offset, mode):
-        offsets = jnp.broadcast_to(jnp.asarray(offset), (len(self.shape),))
-        moved = [axis + step for axis, step in zip(jnp.unravel_index(codes, self.shape), offsets, strict=True)]
-        return jnp.ravel_multi_index(moved, self.shape, mode=mode).astype(jnp.int32)
+        errors = jnp.square(before - share * total) + jnp.square(after - (1 - share) * total)
+        return jnp.argmin(errors, axis=-1).astype(jnp.int32)
 
 
-class _Lattice(Grid):
-    """A grid on which near nodes have near coordinates, so that neighbours are found without all K x K distances."""
+class Rectangular(Grid):
+    """A line, rectangle, box and so on with Euclidean distance. Abstract: `Plane` has a border, `Torus` has none."""
 
-    wraps: ClassVar[bool] = False
-    stretch: ClassVar[float] = 1.0  # coordinates differ by at most this times the distance
+    @abc.abstractmethod
+    def shortest(self, steps: jax.Array, length: int) -> jax.Array:
+        """Returns the signed steps of the shortest way between two nodes of an axis.
 
-    def neighbors(self, radius):
-        reach = [min(math.ceil(self.stretch * radius) - 1, size - 1) for size in self.shape]
-        offsets = np.array(list(itertools.product(*(range(-r, r + 1) for r in reach))))
-        moved = self.coordinates + offsets[:, None]
-        inside = self.wraps | np.all((moved >= 0) & (moved < self.shape), axis=-1)
-        codes = np.ravel_multi_index(moved.T, self.shape, mode="wrap" if self.wraps else "clip").T.astype(np.int32)
-        own = np.arange(self.size, dtype=np.int32)
-        inside &= (codes != own) & (_distance(self, own, codes) < radius)
-        for i, codes_there in enumerate(codes):
-            # Around a small torus one node is reached in two directions: it counts once.
-            inside[i] &= ~np.any(inside[:i] & (codes[:i] == codes_there), axis=0)
-        some = np.any(inside, axis=1)
-        return np.where(inside, codes, own)[some], inside[some]
+        Args:
+          steps: difference of their indices, float32.
+          length: number of nodes along the axis.
+        """
 
-
-class Plane(_Lattice):
-    """A rectangle, or a line, a box and so on, with a border: Euclidean distance between coordinates."""
+    def steps(self, codes: jax.Array, others: jax.Array) -> list[jax.Array]:
+        """Returns the signed steps from codes to others along each axis, float32."""
+        axes = jnp.asarray(self.coordinates, jnp.float32).T
+        return [
+            self.shortest(axis[jnp.asarray(others)] - axis[jnp.asarray(codes)], length)
+            for axis, length in zip(axes, self.shape, strict=True)
+        ]
 
     def distance(self, codes, others):
-        """Euclidean distance between the coordinates of codes."""
-        return jnp.sqrt(sum(jnp.square(apart) for apart in self._apart(codes, others)))
+        """Returns the Euclidean distance over the axes."""
+        return jnp.sqrt(sum(jnp.square(steps) for steps in self.steps(codes, others)))
 
     def axis_distances(self):
-        """|i - j| along each axis."""
-        return [jnp.abs(i[:, None] - i[None, :]) for i in (jnp.arange(n, dtype=jnp.float32) for n in self.shape)]
+        """Returns the distances along each axis, float32 [n, n]."""
+        indices = (jnp.arange(length, dtype=jnp.float32) for length in self.shape)
+        return [jnp.abs(self.shortest(index[:, None] - index, len(index))) for index in indices]
 
     def between(self, codes, others, share):
-        """The node nearest to a share of the way, axis by axis."""
+        """Returns the node nearest to a share of the way, rounded along each axis."""
         starts = jnp.unravel_index(jnp.asarray(codes), self.shape)
         moved = [
             start + jnp.round(share * steps).astype(jnp.int32)
-            for start, steps in zip(starts, self._steps(codes, others), strict=True)
+            for start, steps in zip(starts, self.steps(codes, others), strict=True)
         ]
         return jnp.ravel_multi_index(moved, self.shape, mode="wrap").astype(jnp.int32)
 
-    def _apart(self, codes, others):
-        return [jnp.abs(steps) for steps in self._steps(codes, others)]
 
-    def _steps(self, codes, others):
-        """How far others lie from codes along each axis, with a sign."""
-        points = jnp.asarray(self.coordinates, jnp.float32).T
-        return [axis[jnp.asarray(others)] - axis[jnp.asarray(codes)] for axis in points]
+class Plane(Rectangular):
+    """A rectangle, or a line, a box and so on, with a border: Euclidean distance between coordinates.
 
-
-class Torus(Plane):
-    """A rectangle without a border: the node after the last of a row or column is the first."""
-
-    wraps: ClassVar = True
-    border: ClassVar = "opposite borders are neighbours"
-
-    def axis_distances(self):
-        """min(|i - j|, n - |i - j|) along each axis."""
-        return [jnp.minimum(apart, len(apart) - apart) for apart in super().axis_distances()]
-
-    def _steps(self, codes, others):
-        straight = super()._steps(codes, others)
-        return [steps - n * jnp.round(steps / n) for steps, n in zip(straight, self.shape, strict=True)]
-
-    def shift(self, codes, offset):
-        """Codes moved over the grid, and around it."""
-        return self._moved(codes, offset, "wrap")
-
-
-class Hexagonal(_Lattice):
-    """Rows of hexagons, every second one half a node to the right: each node has six neighbours at distance 1.
-
-    Raises:
-      InputError: a shape that is not (rows, columns).
+    Example:
+      >>> print(Plane((3, 5)).distance(0, 4))
+      4.0
     """
 
-    adjacency: ClassVar = {"6": 1.1}
-    cell: ClassVar = "hexagon"
-    stretch: ClassVar = 1.2  # rows are closer than 1, and shifted by half a node
+    def shortest(self, steps, length):
+        """Returns the steps."""
+        return steps
+
+    def candidates(self, radius):
+        """Returns the box around each node."""
+        return _box(self.shape, math.ceil(radius) - 1)
+
+
+class Torus(Rectangular):
+    """A rectangle without a border: the node after the last of a row or column is the first.
+
+    Example:
+      >>> print(Torus((3, 5)).distance(0, 4))
+      1.0
+    """
+
+    border: ClassVar[str] = "opposite borders are neighbours"
+
+    def shortest(self, steps, length):
+        """Returns the steps, or those around the torus where they are fewer."""
+        return steps - length * jnp.round(steps / length)
+
+    def candidates(self, radius):
+        """Returns the box around each node."""
+        return _box(self.shape, math.ceil(radius) - 1, wraps=True)
+
+    def shift(self, codes, offset):
+        """Moves codes over the grid, and around it."""
+        return _shifted(self.shape, codes, offset, "wrap")
+
+
+class Hexagonal(Grid):
+    """Rows of hexagons, every second one shifted half a node to the right: inside, a node has 6 neighbours 1 away.
+
+    Raises:
+      InputError: a shape other than (rows, columns).
+
+    Example:
+      >>> codes, are_neighbors = Hexagonal((4, 5)).neighbors(1.1)
+      >>> sorted(codes[:, 7].tolist())
+      [2, 3, 6, 8, 12, 13]
+    """
+
+    adjacency: ClassVar[Mapping[str, float]] = {"6": 1.1}
+    cell: ClassVar[str] = "hexagon"
 
     def __post_init__(self):
         super().__post_init__()
@@ -219,32 +247,52 @@ class Hexagonal(_Lattice):
 
     @property
     def points(self):
-        """Centres of the hexagons, float [K, 2]: rows are sqrt(3) / 2 apart."""
+        """Centres of the hexagons, float64 [K, 2]: rows are sqrt(3) / 2 apart."""
         row, column = self.coordinates.T
         return np.stack([row * math.sqrt(0.75), column + 0.5 * (row % 2)], axis=-1)
 
     def distance(self, codes, others):
-        """Euclidean distance between the centres of the hexagons."""
+        """Returns the Euclidean distance between the centres of the hexagons."""
         points = jnp.asarray(self.points, jnp.float32)
         return jnp.linalg.norm(points[jnp.asarray(codes)] - points[jnp.asarray(others)], axis=-1)
 
+    def candidates(self, radius):
+        """Returns the box around each node: rows or columns n apart are more than n / 1.2 away from each other."""
+        return _box(self.shape, math.ceil(1.2 * radius) - 1)
 
-def _distance(grid: Grid, codes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """`Grid.distance` of concrete codes, compiled as a whole even where another program is being traced."""
-    with jax.ensure_compile_time_eval():
-        return np.asarray(jax.jit(grid.distance)(codes, others))
+
+def _box(shape: tuple[int, ...], reach: int, wraps: bool = False) -> np.ndarray:
+    """Returns the codes of the box `reach` nodes around each node, int32 [n, K]; outside, the node's own code."""
+    axes = []
+    for length in shape:
+        nearest = min(reach, length - 1)
+        # Around a small torus two directions reach the same node: it is listed once.
+        axes.append(range(-nearest, min(nearest + 1, length - nearest) if wraps else nearest + 1))
+    own = np.stack(np.unravel_index(np.arange(math.prod(shape)), shape), axis=-1)
+    moved = own + np.array(list(itertools.product(*axes)))[:, None]
+    codes = np.ravel_multi_index(moved.T, shape, mode="wrap" if wraps else "clip").T
+    is_inside = wraps | np.all((moved >= 0) & (moved < shape), axis=-1)
+    return np.where(is_inside, codes, np.arange(len(own))).astype(np.int32)
+
+
+def _shifted(shape: tuple[int, ...], codes: jax.Array, offset: int | Sequence[int], mode: str) -> jax.Array:
+    offsets = jnp.broadcast_to(jnp.asarray(offset), (len(shape),))
+    moved = [axis + step for axis, step in zip(jnp.unravel_index(codes, shape), offsets, strict=True)]
+    return jnp.ravel_multi_index(moved, shape, mode=mode).astype(jnp.int32)
 
 
 GRIDS: dict[str, Callable[[tuple[int, ...]], Grid]] = {"plane": Plane, "torus": Torus, "hexagonal": Hexagonal}
-"""By name, the grid of a shape."""
+"""Maps the names that the field `topology` accepts to functions that make a grid from its shape."""
 
 
 def make_grid(name: str, shape: tuple[int, ...]) -> Grid:
-    """The grid of that name in `GRIDS`; raises InputError where there is none, or its shape is impossible."""
+    """Returns the grid of this name in `GRIDS`, with this shape.
+
+    Raises:
+      InputError: an unknown name, an impossible shape, or an entry of `GRIDS` that makes something else.
+    """
     make = choose("topology", name, GRIDS)
     grid = make(shape) if callable(make) else None
     if not isinstance(grid, Grid) or grid.shape != tuple(shape):
-        raise InputError(
-            f"GRIDS[{name!r}] is {short_repr(make)}; it must make a kvae.grids.Grid of the shape that it is given"
-        )
+        raise InputError(f"GRIDS[{name!r}] is {short_repr(make)}; it must make a kvae.grids.Grid of the given shape")
     return grid

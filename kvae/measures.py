@@ -1,6 +1,17 @@
-"""Measures: reconstruction, use of the codebook, and quality of the map.
+"""Measures of reconstruction, codebook use and map quality.
 
-Pure functions of arrays. `squared_error` and `psnr` return a value for each example, and the caller takes the mean.
+Pure functions of arrays. `squared_error` and `psnr` return a value for each example; the caller takes the mean.
+
+Example:
+  >>> import jax, jax.numpy as jnp
+  >>> from kvae import measures
+  >>> from kvae.topology import Plane
+  >>> print(measures.perplexity(jnp.array([5, 5, 5, 5])))
+  4.0
+  >>> codewords = jnp.arange(6.0)[:, None]  # in order on a line
+  >>> z = jax.random.uniform(jax.random.key(0), (100, 1)) * 5
+  >>> print(measures.topographic_error(z, codewords, Plane((6,))))
+  0.0
 """
 
 import functools
@@ -18,32 +29,40 @@ from kvae.topology import Grid
 
 
 def squared_error(x: jax.Array, x_hat: jax.Array) -> jax.Array:
-    """Mean squared error of each example (first term of Eq. 5 of Irie et al., 2023): float [b, ...] -> float32 [b]."""
+    """Returns the mean squared error of each example, the first term of Eq. 5 of Irie et al. (2023).
+
+    Args:
+      x, x_hat: float [b, ...].
+
+    Returns:
+      float32 [b].
+    """
     difference = x.astype(jnp.float32) - x_hat.astype(jnp.float32)
     return jnp.mean(jnp.square(difference), axis=tuple(range(1, x.ndim)))
 
 
 def to_uint8(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
-    """Undoes the normalisation (image - mean) / std, rounds and clips: float [..., c] -> uint8 [..., c].
+    """Undoes the normalisation (image - mean) / std, rounds and clips.
 
     Args:
-      images: normalised images.
-      mean: float [c] or [], on the 0-255 scale.
-      std: float [c] or [], on the 0-255 scale.
+      images: normalised images, float [..., c].
+      mean, std: float [c] or [], on the 0-255 scale.
+
+    Returns:
+      uint8 [..., c].
     """
     return jnp.clip(jnp.round(images.astype(jnp.float32) * std + mean), 0, 255).astype(jnp.uint8)
 
 
 @jax.jit
 def psnr(images: jax.Array, reconstructions: jax.Array) -> jax.Array:
-    """Peak signal-to-noise ratio of each image, 10 log10(255^2 / MSE), in dB.
+    """Returns the peak signal-to-noise ratio of each image, 10 log10(255^2 / MSE), in dB.
 
-    The MSE is floored at that of one value off by one, so identical images get a finite PSNR that no other pair
-    exceeds: 83.0 dB for 32 x 32 x 3.
+    The MSE is at least that of a single value off by 1: identical images get a finite PSNR that no other pair exceeds,
+    83.0 dB for 32 x 32 x 3.
 
     Args:
-      images: [..., h, w, c], values 0 to 255, of any type.
-      reconstructions: as `images`.
+      images, reconstructions: [..., h, w, c], values from 0 to 255, of any dtype.
 
     Returns:
       float32 [...].
@@ -53,17 +72,17 @@ def psnr(images: jax.Array, reconstructions: jax.Array) -> jax.Array:
     return 10 * jnp.log10(255.0**2 / jnp.maximum(error, 1 / math.prod(images.shape[-3:])))
 
 
-# Use of the codebook.
+# Codebook use.
 
 
 @jax.jit
 def perplexity(counts: jax.Array) -> jax.Array:
-    """exp(-sum_k p_k log p_k), the number of codes that would be in use were all used equally, from 1 to K.
+    """Returns the perplexity exp(-sum_k p_k log p_k), from 1 (one code is used) to K (all are used equally).
 
-    The formula in Appendix C.1 of Irie et al. (2023) has lost its minus sign.
+    The formula in Appendix C.1 of Irie et al. (2023) lacks the minus sign.
 
     Args:
-      counts: [K], how often each code was used; integers or floats. All zero counts give 1.
+      counts: number of uses of each code, integers or floats [K]. If all are 0, the perplexity is 1.
 
     Returns:
       float32 [].
@@ -74,15 +93,15 @@ def perplexity(counts: jax.Array) -> jax.Array:
 
 
 def codes_used(counts: jax.Array) -> jax.Array:
-    """The number of codes that were used at least once: [K] -> int32 []."""
+    """Returns the number of codes used at least once: [K] -> int32 []."""
     return jnp.sum(counts > 0, dtype=jnp.int32)
 
 
-# Quality of the map.
+# Map quality.
 
 
 def quantization_error(z: jax.Array, codewords: jax.Array) -> jax.Array:
-    """Mean Euclidean distance of the vectors to their codewords (Kohonen, "Self-Organizing Maps", 2001).
+    """Returns the mean Euclidean distance between vectors and their codewords (Kohonen, "Self-Organizing Maps", 2001).
 
     Args:
       z: vectors, float [..., d].
@@ -95,95 +114,102 @@ def quantization_error(z: jax.Array, codewords: jax.Array) -> jax.Array:
 
 
 def topographic_error(z: jax.Array, codewords: jax.Array, grid: Grid, adjacency: str | None = None) -> jax.Array:
-    """Share of the vectors that are `topographic_errors`: float32 [], from 0, the best, to 1."""
+    """Returns the share of the vectors that are `topographic_errors`: float32 [], from 0 (best) to 1."""
     return topographic_errors(z, codewords, grid, adjacency) / math.prod(z.shape[:-1])
 
 
 def topographic_errors(
     z: jax.Array, codewords: jax.Array, grid: Grid, adjacency: str | None = None, mask: jax.Array | None = None
 ) -> jax.Array:
-    """Number of the vectors whose two nearest codewords are not neighbours on the grid; those of batches add up.
+    """Returns the number of vectors whose two nearest codewords are not neighbours on the grid.
 
-    The measure is Kiviluoto's, "Topology preservation in self-organizing maps" (1996). Of codewords that are
-    equally near, the one of the lowest code is the nearest. A map of one code has no errors.
+    The measure is Kiviluoto's, "Topology preservation in self-organizing maps" (1996). Of equally near codewords the
+    one with the lowest code counts as the nearest. A map with one code has no errors. Counts of batches add up.
 
     Args:
       z: vectors, float [..., d].
       codewords: float32 [K, d].
-      grid: of K nodes.
-      adjacency: who is a neighbour, a name in the grid's `adjacency`; its first by default.
+      grid: a grid with K nodes.
+      adjacency: definition of "neighbour", a name in the grid's `adjacency`; its first by default.
       mask: optional bool [...]; where False, the vector is not counted.
 
     Returns:
       int32 [].
 
     Raises:
-      InputError: a grid that is not of K nodes, or that has no such adjacency.
+      InputError: the grid does not have K nodes, or has no such adjacency.
     """
     _check_grid(codewords, grid)
     return jnp.sum(far_apart(*_two_nearest(z, codewords), grid, adjacency), where=mask, dtype=jnp.int32)
 
 
 def far_apart(codes: jax.Array, others: jax.Array, grid: Grid, adjacency: str | None = None) -> jax.Array:
-    """Whether two codes, int [...], are neither equal nor neighbours (see `topographic_errors`): bool [...]."""
+    """True where two codes are neither equal nor neighbours (see `topographic_errors`): int [...] -> bool [...]."""
     return (codes != others) & (grid.distance(codes, others) >= _reach(grid, adjacency))
 
 
 @jax.jit
-def _two_nearest(z, codewords):
-    """The nearest and the second nearest code, int32 [...] each."""
+def _two_nearest(z: jax.Array, codewords: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the nearest and the second nearest code, int32 [...] each."""
     return by_chunks(two_lowest, z, codewords)
 
 
 def two_lowest(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The codes of the lowest and of the second lowest score: int32 [n] each, equal where there is but one code."""
+    """Returns the codes of the lowest and the second lowest score, equal if there is only one code.
+
+    Args:
+      scores: float32 [n, K].
+
+    Returns:
+      int32 [n] each.
+    """
     nearest = lowest(scores)
     return nearest, lowest(jnp.where(jnp.arange(scores.shape[-1]) == nearest[:, None], jnp.inf, scores))
 
 
 def trustworthiness(codewords: jax.Array, grid: Grid, n_neighbors: int) -> jax.Array:
-    """Are a code's neighbours on the grid also near it in space? From 0 to 1, the best.
+    """Returns to what degree codes that are neighbours on the grid are near in space, from 0 to 1 (best).
 
-    1 - 2 / (K n (2K - 3n - 1)) sum_i sum_j max(0, r(i, j) - n), j over the n nearest of i on the grid, r(i, j) its
-    rank among the codewords by their distance from w_i (Venna and Kaski, "Neighborhood preservation in nonlinear
-    projection methods: an experimental study", 2001).
+    1 - 2 / (K n (2K - 3n - 1)) sum_i sum_j max(0, r(i, j) - n), where j runs over the n nearest codes to i on the
+    grid and r(i, j) is the rank of j by distance from w_i in space (Venna and Kaski, "Neighborhood preservation in
+    nonlinear projection methods: an experimental study", 2001).
 
-    A grid is full of ties. Codes at the same distance on the grid are put in the order of their distance in space,
-    so that a map without a fault scores 1; codewords at the same distance in space, in the order of their codes.
+    Distances on a grid have many ties. Codes at the same distance on the grid are ordered by distance in space, so
+    that a perfect map scores 1; codewords at the same distance in space are ordered by code.
 
     Args:
       codewords: float32 [K, d].
-      grid: of K nodes.
+      grid: a grid with K nodes.
       n_neighbors: n, below K / 2.
 
     Returns:
       float32 [].
 
     Raises:
-      InputError: a grid that is not of K nodes, or `n_neighbors` out of range.
+      InputError: the grid does not have K nodes, or `n_neighbors` is out of range.
     """
     return _preservation(codewords, grid, n_neighbors)[0]
 
 
 def neighborhood_preservation(codewords: jax.Array, grid: Grid, n_neighbors: int) -> jax.Array:
-    """Are the codewords near a codeword also its neighbours on the grid? From 0 to 1, the best.
+    """Returns to what degree codes that are near in space are neighbours on the grid, from 0 to 1 (best).
 
-    Also called continuity: `trustworthiness` with space and grid exchanged, j over the n nearest of i in space and
-    r(i, j) its rank on the grid (Venna and Kaski, 2001). Arguments, ties and result are those of `trustworthiness`.
+    Also called continuity. This is `trustworthiness` with space and grid exchanged: j runs over the n nearest codes to
+    i in space and r(i, j) is its rank on the grid (Venna and Kaski, 2001). Arguments, ties and errors are as there.
     """
     return _preservation(codewords, grid, n_neighbors)[1]
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def _preservation(codewords, grid, n_neighbors):
-    """Trustworthiness and neighbourhood preservation, float32 [2]; the ranks are formed code by code, not K x K."""
+def _preservation(codewords: jax.Array, grid: Grid, n_neighbors: int) -> jax.Array:
+    """Returns trustworthiness and neighbourhood preservation, float32 [2], without any K x K array."""
     _check_grid(codewords, grid)
     size = len(codewords)
     if not 0 < n_neighbors < size / 2:
         raise InputError(f"n_neighbors is {n_neighbors}; it must be above 0 and below half of the {size} codes")
 
     def penalties(code):
-        # The code itself has rank 0, even where another codeword is equal to its own.
+        # The code itself has rank 0, even if another codeword equals its own.
         in_space = jnp.sum(jnp.square(codewords - codewords[code]), axis=-1).at[code].set(-1)
         on_grid = grid.distance(code, jnp.arange(size))
         space_rank = jnp.argsort(jnp.argsort(in_space))
@@ -198,29 +224,29 @@ def _preservation(codewords, grid, n_neighbors):
 
 @functools.partial(jax.jit, static_argnames=("grid", "adjacency"))
 def u_matrix(codewords: jax.Array, grid: Grid, adjacency: str | None = None) -> jax.Array:
-    """Mean Euclidean distance of each codeword to those of its neighbours on the grid (Ultsch and Siemon, 1990).
+    """Returns the mean Euclidean distance of each codeword to its neighbours' on the grid (Ultsch and Siemon, 1990).
 
     Args:
       codewords: float32 [K, d].
-      grid: of K nodes.
+      grid: a grid with K nodes.
       adjacency: as in `topographic_errors`.
 
     Returns:
-      float32, of the shape of the grid; 0 for a node without neighbours.
+      float32, in the shape of the grid; 0 for a node without neighbours.
 
     Raises:
-      InputError: a grid that is not of K nodes, or that has no such adjacency.
+      InputError: the grid does not have K nodes, or has no such adjacency.
     """
     _check_grid(codewords, grid)
-    codes, there = grid.neighbors(_reach(grid, adjacency))
+    codes, are_neighbors = grid.neighbors(_reach(grid, adjacency))
     total = jnp.zeros(grid.size)
-    for code, here in zip(codes, there, strict=True):
-        total += jnp.where(here, jnp.linalg.norm(codewords - codewords[code], axis=-1), 0.0)
-    return (total / np.maximum(np.sum(there, axis=0), 1)).reshape(grid.shape)
+    for code, is_neighbor in zip(codes, are_neighbors, strict=True):
+        total += jnp.where(is_neighbor, jnp.linalg.norm(codewords - codewords[code], axis=-1), 0.0)
+    return (total / np.maximum(np.sum(are_neighbors, axis=0), 1)).reshape(grid.shape)
 
 
-def _check_grid(codewords, grid):
-    if not isinstance(grid, Grid):
+def _check_grid(codewords: jax.Array, grid: Grid) -> None:
+    if not isinstance(grid, Grid):  # a shape such as (16, 32) is the usual mistake
         raise InputError(f"grid is {grid!r}; it must be a grid, such as kvae.topology.Plane((16, 32))")
     if grid.size != len(codewords):
         raise InputError(
@@ -228,8 +254,8 @@ def _check_grid(codewords, grid):
         )
 
 
-def _reach(grid, adjacency):
-    """The distance that neighbours lie below."""
+def _reach(grid: Grid, adjacency: str | None) -> float:
+    """Returns the distance below which nodes are neighbours."""
     if adjacency is None:
         return next(iter(grid.adjacency.values()))
     if adjacency not in grid.adjacency:

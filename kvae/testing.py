@@ -1,12 +1,14 @@
-"""A kit that any quantiser in JAX can be put through: `kvae.testing.check_quantizer`.
+"""A conformance kit for quantisers in JAX: call `check_quantizer` in a test of your own quantiser.
 
-def test_my_quantizer():
-kvae.testing.check_quantizer(lambda: MyVQ(codes=64))
+Example:
+  >>> import kvae
+  >>> def test_my_quantizer():
+  ...     kvae.testing.check_quantizer(lambda: kvae.FSQ(levels=(5, 3)))
+  >>> test_my_quantizer()
 """
 
 import dataclasses
 import functools
-import inspect
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, Protocol
 
@@ -14,15 +16,23 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from kvae.quantizers.base import Quantizer
 
 POSITIONS = (16, 6)
+"""Leading shape of the vectors in most checks."""
 
 
 class Output(NamedTuple):
-    """What is looked at of an output: quantised vectors [..., d], codes int [...] or [..., q], and the loss []."""
+    """The part of a quantiser's output that is checked.
+
+    Attributes:
+      quantized: quantised vectors [..., d].
+      codes: int [...], or [..., q] for q codebooks.
+      loss: scalar [].
+    """
 
     quantized: jax.Array
     codes: jax.Array
@@ -30,23 +40,23 @@ class Output(NamedTuple):
 
 
 class Subject(Protocol):
-    """A quantiser as pure functions. Layers like those of kvae, linen or NNX, need none; write one for any other."""
+    """A quantiser as pure functions. Write one for a quantiser that is not called like the layers of kvae."""
 
     def init(self, key: jax.Array, z: jax.Array) -> Any:
-        """The state before training, any tree of arrays, from vectors float [..., d]."""
+        """Returns the state before training, any tree of arrays, for vectors float [..., d]."""
 
     def apply(self, state: Any, z: jax.Array, train: bool, mask: jax.Array | None) -> tuple[Output, Any]:
-        """The output, and the state after it."""
+        """Returns the output and the new state, for vectors float [..., d] and an optional mask bool [...]."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Linen:
     layer: nn.Module
 
-    def init(self, key, z):
+    def init(self, key: jax.Array, z: jax.Array) -> Any:
         return jax.jit(self.layer.init)({"params": key, "dropout": key}, z)
 
-    def apply(self, state, z, train, mask):
+    def apply(self, state: Any, z: jax.Array, train: bool, mask: jax.Array | None) -> tuple[Output, Any]:
         rngs = {"dropout": jax.random.key(0)}
         out, updated = self.layer.apply(state, z, train=train, mask=mask, rngs=rngs, mutable=["codebook"])
         return Output(out.quantized, out.codes, out.loss), {**state, **updated}
@@ -56,14 +66,10 @@ class _Linen:
 class _Nnx:
     module: Any
 
-    def init(self, key, z):
-        from flax import nnx
-
+    def init(self, key: jax.Array, z: jax.Array) -> Any:
         return nnx.to_pure_dict(nnx.state(self.module))
 
-    def apply(self, state, z, train, mask):
-        from flax import nnx
-
+    def apply(self, state: Any, z: jax.Array, train: bool, mask: jax.Array | None) -> tuple[Output, Any]:
         graph, old = nnx.split(self.module)
         old = jax.tree.map(lambda leaf: leaf, old)
         nnx.replace_by_pure_dict(old, state)
@@ -72,18 +78,20 @@ class _Nnx:
         return Output(out.quantized, out.codes, out.loss), nnx.to_pure_dict(nnx.state(module))
 
 
-def _subject(made) -> Subject:
-    if isinstance(made, nn.Module):
-        return _Linen(made)
-    return made if hasattr(made, "apply") else _Nnx(made)
+def _as_subject(layer: Any) -> Subject:
+    if isinstance(layer, nn.Module):
+        return _Linen(layer)
+    return layer if hasattr(layer, "apply") else _Nnx(layer)
 
 
 class Trial:
-    """A subject with a state that has learned a little, and vectors for it.
+    """A quantiser after three updates, and vectors for it: the argument of each check.
 
-    Args:
-      subject: the quantiser.
+    Attributes:
+      subject: the quantiser as pure functions.
       dimension: d.
+      z: vectors, float32 [16, 6, d].
+      state: state after the updates.
     """
 
     def __init__(self, subject: Subject, dimension: int):
@@ -95,16 +103,16 @@ class Trial:
 
     @property
     def layer(self) -> Quantizer | None:
-        """The layer that is tried, where it is one of kvae in linen."""
+        """The quantiser if it is a linen layer of kvae, else None."""
         layer = getattr(self.subject, "layer", None)
         return layer if isinstance(layer, Quantizer) else None
 
     def vectors(self, seed: int, *leading: int) -> jax.Array:
-        """Random vectors, float32 [16, 6, d] or [*leading, d]."""
+        """Draws random vectors, float32 [16, 6, d] or [*leading, d]."""
         return jax.random.normal(jax.random.key(seed), (*(leading or POSITIONS), self.dimension))
 
-    def apply(self, state, z, *, train: bool = False, mask=None) -> tuple[Output, Any]:
-        """The compiled quantiser."""
+    def apply(self, state: Any, z: jax.Array, train: bool = False, mask: jax.Array | None = None) -> tuple[Output, Any]:
+        """Calls the compiled quantiser: see `Subject.apply`."""
         return _compiled(self.subject.apply, train)(state, z, mask)
 
 
@@ -114,27 +122,27 @@ def _compiled(apply, train):
 
 
 def evaluation_is_training_without_learning(trial: Trial) -> None:
-    """The output of training is that of evaluation."""
+    """Training and evaluation return the same output."""
     trained, _ = trial.apply(trial.state, trial.z, train=True)
     evaluated, _ = trial.apply(trial.state, trial.z)
     _assert_equal(trained, evaluated, "training and evaluation differ")
 
 
 def evaluation_moves_nothing(trial: Trial) -> None:
-    """The state after an evaluation is the state before it, bit for bit."""
+    """Evaluation does not change the state, bit for bit."""
     _assert_equal(trial.apply(trial.state, trial.z)[1], trial.state, "evaluation changed the state")
 
 
 def codes_are_integers_in_range(trial: Trial) -> None:
-    """Codes are integers of the shape of the positions, from 0."""
+    """Codes are integers from 0, in the shape of the positions."""
     codes = np.asarray(trial.apply(trial.state, trial.z)[0].codes)
     assert np.issubdtype(codes.dtype, np.integer), f"codes are {codes.dtype}"
     assert codes.shape[: len(POSITIONS)] == POSITIONS, f"codes are {codes.shape} for positions {POSITIONS}"
     if trial.layer is not None:
         n_codebooks = trial.layer.n_codebooks
-        several = () if n_codebooks is None else (n_codebooks,)
-        assert codes.shape == POSITIONS + several, f"codes are {codes.shape}, and n_codebooks is {n_codebooks}"
-    assert codes.min() >= 0, f"there is a code {codes.min()}"
+        expected = POSITIONS if n_codebooks is None else (*POSITIONS, n_codebooks)
+        assert codes.shape == expected, f"codes are {codes.shape}, and n_codebooks is {n_codebooks}"
+    assert codes.min() >= 0, f"the lowest code is {codes.min()}"
 
 
 def equal_codes_mean_equal_vectors(trial: Trial) -> None:
@@ -144,70 +152,71 @@ def equal_codes_mean_equal_vectors(trial: Trial) -> None:
     vectors = np.asarray(out.quantized).reshape(len(codes), -1)
     for code in np.unique(codes, axis=0):
         members = vectors[np.all(codes == code, axis=1)]
-        np.testing.assert_allclose(members, members[:1].repeat(len(members), 0), atol=1e-5, err_msg=f"code {code}")
+        same = members[:1].repeat(len(members), 0)
+        np.testing.assert_allclose(members, same, atol=1e-5, err_msg=f"vectors of code {code}")
 
 
 def gradients_reach_the_encoder(trial: Trial) -> None:
-    """A gradient arrives at z, and is finite."""
+    """The gradient with respect to z is finite and not 0."""
     weights = trial.vectors(9)
     gradient = jax.grad(lambda z: jnp.sum(trial.apply(trial.state, z, train=True)[0].quantized * weights))(trial.z)
     assert np.all(np.isfinite(gradient)), "the gradient is not finite"
-    assert np.any(gradient), "no gradient passes"
+    assert np.any(gradient), "the gradient is 0"
 
 
 def masked_positions_do_not_count(trial: Trial) -> None:
-    """A batch with masked positions is the batch without them: the same loss, the same state."""
-    rubbish = 100 * trial.vectors(8, 4, POSITIONS[1])
+    """Masked positions change neither the loss nor the state."""
+    outliers = 100 * trial.vectors(8, 4, POSITIONS[1])
     mask = jnp.arange(POSITIONS[0] + 4)[:, None] < jnp.full(POSITIONS[1:], POSITIONS[0])
     out, state = trial.apply(trial.state, trial.z, train=True)
-    padded, padded_state = trial.apply(trial.state, jnp.concatenate([trial.z, rubbish]), train=True, mask=mask)
-    _assert_close(padded.loss, out.loss, "the masked positions change the loss")
-    _assert_close(padded_state, state, "the masked positions change the state")
+    padded, padded_state = trial.apply(trial.state, jnp.concatenate([trial.z, outliers]), train=True, mask=mask)
+    _assert_close(padded.loss, out.loss, "masked positions change the loss")
+    _assert_close(padded_state, state, "masked positions change the state")
 
 
 def a_nan_stays_where_it_is(trial: Trial) -> None:
-    """One vector that is not finite changes no other code, and leaves the state finite."""
+    """A NaN in one vector changes no other code, and leaves the state finite."""
     out, _ = trial.apply(trial.state, trial.z, train=True)
-    hurt, state = trial.apply(trial.state, trial.z.at[0, 0].set(jnp.nan), train=True)
-    np.testing.assert_array_equal(hurt.codes[1:], out.codes[1:], "a NaN changes other codes")
-    assert all(np.all(np.isfinite(leaf)) for leaf in _numbers(state)), "a NaN in one vector is in the state now"
+    with_nan, state = trial.apply(trial.state, trial.z.at[0, 0].set(jnp.nan), train=True)
+    np.testing.assert_array_equal(with_nan.codes[1:], out.codes[1:], "a NaN changes other codes")
+    assert all(np.all(np.isfinite(leaf)) for leaf in _numbers(state)), "a NaN in one vector reaches the state"
 
 
 def one_device_is_many(trial: Trial) -> None:
-    """A batch sharded over all devices gives what it gives on one; in a mesh with Auto and with Explicit axes."""
-    alone = trial.apply(trial.state, trial.z, train=True)
+    """A batch sharded over all devices gives the result of one device, in meshes with Auto and with Explicit axes."""
+    single = trial.apply(trial.state, trial.z, train=True)
     count = next(n for n in range(min(jax.device_count(), POSITIONS[0]), 0, -1) if POSITIONS[0] % n == 0)
     for kind in (AxisType.Auto, AxisType.Explicit):
         mesh = Mesh(np.array(jax.devices()[:count]), "data", axis_types=(kind,))
         with jax.set_mesh(mesh):
             z = jax.device_put(trial.z, NamedSharding(mesh, PartitionSpec("data")))
             state = jax.device_put(trial.state, NamedSharding(mesh, PartitionSpec()))
-            together = jax.jit(lambda state, z: trial.subject.apply(state, z, True, None))(state, z)
-        np.testing.assert_array_equal(together[0].codes, alone[0].codes, f"codes on {count} devices, {kind}")
-        _assert_close(jax.device_get(together[1]), alone[1], f"the state on {count} devices, {kind}")
+            sharded = jax.jit(lambda state, z: trial.subject.apply(state, z, True, None))(state, z)
+        np.testing.assert_array_equal(sharded[0].codes, single[0].codes, f"codes on {count} devices, {kind}")
+        _assert_close(jax.device_get(sharded[1]), single[1], f"the state on {count} devices, {kind}")
 
 
 def half_precision_is_compared_in_single(trial: Trial) -> None:
-    """Vectors in bfloat16 get the codes of the same vectors in float32, and are learned from in float32."""
-    z = trial.vectors(7, 4096).astype(jnp.bfloat16)  # so many that some lie between two codewords
+    """Vectors in bfloat16 get the codes, and lead to the state, of the same vectors in float32."""
+    z = trial.vectors(7, 4096).astype(jnp.bfloat16)  # enough that some are halfway between two codewords
     half, state = trial.apply(trial.state, z, train=True)
     single, other = trial.apply(trial.state, z.astype(jnp.float32), train=True)
-    np.testing.assert_array_equal(half.codes, single.codes, "codes of bfloat16 vectors are others")
+    np.testing.assert_array_equal(half.codes, single.codes, "codes of bfloat16 vectors differ")
     assert half.quantized.dtype == jnp.bfloat16, f"bfloat16 becomes {half.quantized.dtype}"
-    _assert_close(state, other, "bfloat16 vectors are learned from in half precision")
+    _assert_close(state, other, "the state learns from bfloat16 vectors in half precision")
 
 
 def compiled_is_eager(trial: Trial) -> None:
-    """`jit` changes nothing."""
+    """`jit` changes neither codes nor state."""
     compiled = trial.apply(trial.state, trial.z, train=True)
     with jax.disable_jit():
         eager = trial.subject.apply(trial.state, trial.z, True, None)
-    np.testing.assert_array_equal(compiled[0].codes, eager[0].codes, "codes under jit are others")
-    _assert_close(compiled[1], eager[1], "the state under jit is another")
+    np.testing.assert_array_equal(compiled[0].codes, eager[0].codes, "codes under jit differ")
+    _assert_close(compiled[1], eager[1], "the state under jit differs")
 
 
 def statistics_of_halves_add_up(trial: Trial) -> None:
-    """A layer of kvae learns from the sum of the statistics of two halves what it learns from the whole."""
+    """A linen layer of kvae learns the same from a batch and from the added statistics of its halves."""
     layer = trial.layer
     if layer is None:
         return
@@ -218,15 +227,15 @@ def statistics_of_halves_add_up(trial: Trial) -> None:
         halves = [quantize(half, train=True).statistics for half in jnp.split(z, 2)]
         return layer.apply(state, jax.tree.map(jnp.add, *halves), method="update", mutable=["codebook"])[1]
 
-    updated = learned(trial.state, trial.z)
-    _assert_close({**trial.state, **updated}, trial.apply(trial.state, trial.z, train=True)[1], "halves add up to else")
+    whole = trial.apply(trial.state, trial.z, train=True)[1]
+    _assert_close({**trial.state, **learned(trial.state, trial.z)}, whole, "statistics of halves do not add up")
 
 
 def any_leading_shape(trial: Trial) -> None:
-    """A position is quantised the same whatever the leading shape."""
+    """The leading shape of the vectors does not change their codes."""
     out, _ = trial.apply(trial.state, trial.z)
     flat, _ = trial.apply(trial.state, trial.z.reshape(-1, trial.dimension))
-    np.testing.assert_array_equal(flat.codes.reshape(out.codes.shape), out.codes)
+    np.testing.assert_array_equal(flat.codes.reshape(out.codes.shape), out.codes, "codes of flattened vectors differ")
 
 
 CHECKS: dict[str, Callable[[Trial], None]] = {
@@ -246,45 +255,46 @@ CHECKS: dict[str, Callable[[Trial], None]] = {
         statistics_of_halves_add_up,
     )
 }
-"""What is asked of a quantiser, by name."""
+"""Maps names to the checks of the kit."""
 
 
 def failures(make_layer: Callable[[], Any], dimension: int = 16, without: Collection[str] = ()) -> dict[str, str]:
-    """Puts a quantiser through `CHECKS`; by name, why those failed that did.
+    """Returns the reasons of all checks that fail, by the names of the checks.
 
     Args:
-      make_layer: makes the layer, or is it: of kvae or like it, linen or NNX, or a `Subject`.
-      dimension: d of the vectors.
+      make_layer: function that returns the quantiser: a linen or NNX layer called like those of kvae, or a `Subject`.
+      dimension: d, the length of the vectors.
       without: names of checks to leave out.
     """
-    makes_one = (
-        inspect.isroutine(make_layer) or inspect.isclass(make_layer) or isinstance(make_layer, functools.partial)
-    )
-    trial, found = Trial(_subject(make_layer() if makes_one else make_layer), dimension), {}
+    trial, reasons = Trial(_as_subject(make_layer()), dimension), {}
     for name, check in CHECKS.items():
         if name not in without:
             try:
                 check(trial)
             except Exception as error:  # a foreign layer may fail in any way
-                found[name] = " ".join(str(error).split())[:300] or type(error).__name__
-    return found
+                reasons[name] = " ".join(str(error).split())[:300] or type(error).__name__
+    return reasons
 
 
 def check_quantizer(make_layer: Callable[[], Any], dimension: int = 16, without: Collection[str] = ()) -> None:
-    """Raises AssertionError where a quantiser fails some of `CHECKS`, and names all of them. See `failures`."""
-    found = failures(make_layer, dimension, without)
-    assert not found, "\n".join(f"{name} ({CHECKS[name].__doc__}): {why}" for name, why in found.items())
+    """Raises AssertionError, naming every check that fails, unless a quantiser passes the kit.
+
+    Args:
+      make_layer, dimension, without: see `failures`.
+    """
+    reasons = failures(make_layer, dimension, without)
+    assert not reasons, "\n".join(f"{name} ({CHECKS[name].__doc__}): {reason}" for name, reason in reasons.items())
 
 
-def _numbers(tree):
+def _numbers(tree: Any) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.number)]
 
 
-def _assert_equal(one, other, message):
+def _assert_equal(one: Any, other: Any, message: str) -> None:
     for a, b in zip(_numbers(one), _numbers(other), strict=True):
         np.testing.assert_array_equal(a, b, message)
 
 
-def _assert_close(one, other, message):
+def _assert_close(one: Any, other: Any, message: str) -> None:
     for a, b in zip(_numbers(one), _numbers(other), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5, err_msg=message)

@@ -71,11 +71,11 @@ class Kernel:
     shrink_exponent: float = 0.5
 
 
-def _hard(distance, width, radius):
+def _hard(distance: jax.Array, width: jax.Array, radius: float) -> jax.Array:
     return jnp.where(distance < radius, jnp.minimum(jnp.square(width), 1.0), 0.0)
 
 
-def _gaussian(distance, width, radius):
+def _gaussian(distance: jax.Array, width: jax.Array, radius: float | None) -> jax.Array:
     return jnp.exp(-jnp.square(distance / width))
 
 
@@ -89,7 +89,7 @@ def _by_window(neighborhood: "Neighborhood") -> Spread | None:
 
     def add_neighbors(values, width):
         present = exists.reshape(*exists.shape, *[1] * (values.ndim - 1))
-        neighbors = sum(jnp.where(here, values[code], 0) for code, here in zip(codes, present, strict=True))
+        neighbors = sum(jnp.where(is_there, values[code], 0) for code, is_there in zip(codes, present, strict=True))
         return values + _hard(0.0, width, neighborhood.radius) * neighbors
 
     return add_neighbors
@@ -170,6 +170,12 @@ class Neighborhood:
     Raises:
       InputError: an unknown kernel, a value out of range, or a kernel that needs a K x K matrix on a grid too large
         for one.
+
+    Example:
+      >>> from kvae.topology import Neighborhood, Plane, matrix
+      >>> neighborhood = Neighborhood(Plane((3,)), "hard", shrink_step=3.0)
+      >>> matrix(neighborhood, step=1).tolist()
+      [[1.0, 0.25, 0.0], [0.25, 1.0, 0.25], [0.0, 0.25, 1.0]]
     """
 
     grid: Grid
@@ -220,7 +226,7 @@ def matrix(neighborhood: Neighborhood, step: jax.Array | int) -> jax.Array:
     return _matrix(neighborhood, neighborhood.width(step))
 
 
-def _matrix(neighborhood, width):
+def _matrix(neighborhood: Neighborhood, width: jax.Array | float) -> jax.Array:
     kernel = kernel_of(neighborhood.kernel)
     weights = kernel.weight(neighborhood.grid.distances(), width, neighborhood.radius)
     return jnp.fill_diagonal(weights, 1.0, inplace=False)

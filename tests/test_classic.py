@@ -10,7 +10,7 @@ from sklearn.cluster import KMeans
 
 from kvae import classic, kohonen, measures
 from kvae.core.errors import InputError
-from kvae.kohonen import Codebook, batch_statistics, nearest_code
+from kvae.kohonen import CodebookState, batch_statistics, nearest_code
 from kvae.topology import NEIGHBORHOODS, Neighborhood, Plane, matrix
 
 GRID = (3, 4)
@@ -96,7 +96,7 @@ def test_batch_update_is_the_mean_even_in_the_far_tail_of_a_gaussian():
 @pytest.mark.parametrize("kernel", NEIGHBORHOODS)
 def test_moving_average_without_memory_on_all_data_is_the_batch_form(kernel):
     neighborhood = Neighborhood(Plane(GRID), kernel, shrink_step=0.01)
-    codebook = Codebook(jnp.asarray(START), jnp.asarray(START), jnp.zeros(12), jnp.int32(0))
+    codebook = CodebookState(jnp.asarray(START), jnp.asarray(START), jnp.zeros(12), jnp.int32(0))
     codewords = START
     for step in range(3):
         statistics = batch_statistics(DATA, nearest_code(DATA, codebook.codewords), 12)
@@ -108,7 +108,7 @@ def test_moving_average_without_memory_on_all_data_is_the_batch_form(kernel):
 def test_moving_average_without_neighbours_is_ema_vq():
     """Equations (6)-(8), with the usual smoothing of the counts."""
     m, N, w = START.astype(np.float64), np.ones(12), START.astype(np.float64)
-    codebook = Codebook(jnp.asarray(START), jnp.asarray(START), jnp.ones(12), jnp.int32(0))
+    codebook = CodebookState(jnp.asarray(START), jnp.asarray(START), jnp.ones(12), jnp.int32(0))
     for batch in DATA.reshape(5, 40, 5):
         codes = np.array([winner_of(x, w) for x in batch])
         for k in range(12):

@@ -30,8 +30,8 @@ LAYERS = {
 
 
 def test_a_layer_itself_will_do_for_what_makes_one():
-    testing.check_quantizer(LAYERS["FSQ"](), without=set(testing.CHECKS) - {"evaluation_moves_nothing"})
-    testing.check_quantizer(LAYERS["NNX FSQ"](), without=set(testing.CHECKS) - {"evaluation_moves_nothing"})
+    testing.check_quantizer(LAYERS["FSQ"], without=set(testing.CHECKS) - {"evaluation_moves_nothing"})
+    testing.check_quantizer(LAYERS["NNX FSQ"], without=set(testing.CHECKS) - {"evaluation_moves_nothing"})
 
 
 @pytest.mark.parametrize("name", LAYERS)

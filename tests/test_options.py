@@ -12,7 +12,7 @@ from jax.sharding import Mesh, PartitionSpec
 import kvae
 from kvae import kohonen
 from kvae.core.errors import InputError
-from kvae.kohonen import Codebook, Statistics
+from kvae.kohonen import CodebookState, Statistics
 from kvae.quantizers import base as quantizer
 from modules import apply, init
 
@@ -68,7 +68,7 @@ def test_the_rotation_trick_turns_and_stretches_gradients():
 
 
 def test_codes_that_are_hardly_used_start_at_vectors_of_the_batch():
-    codebook = Codebook(jnp.eye(3), jnp.eye(3), jnp.array([0.1, 5.0, 0.2]), jnp.int32(1))
+    codebook = CodebookState(jnp.eye(3), jnp.eye(3), jnp.array([0.1, 5.0, 0.2]), jnp.int32(1))
     samples = Statistics(jnp.array([[2.0, 0, 0], [9, 9, 9], [0, 0, 0]]), jnp.array([2.0, 1, 0]))
     after = kohonen.restart(codebook, samples, 0.5)
     # The first starts at the mean of its two samples; the last has none, and stays.
@@ -93,12 +93,12 @@ def test_restarts_bring_a_collapsed_codebook_to_life():
 def test_samples_are_vectors_of_the_batch_without_the_masked_and_the_infinite():
     mask = np.arange(64) < 60
     z = np.where(np.arange(64)[:, None] == 3, np.nan, Z)
-    found = kohonen.drawn_samples(jnp.asarray(z, jnp.float32), 200, jnp.int32(5), jnp.asarray(mask))
+    found = kohonen.draw_samples(jnp.asarray(z, jnp.float32), 200, jnp.int32(5), jnp.asarray(mask))
     drawn = np.asarray(found.sums)[np.asarray(found.counts) == 1]
     places = [np.flatnonzero(np.all(row == Z, axis=1)) for row in drawn]
     assert {int(p[0]) for p in places} <= set(range(60)) - {3}
     assert 0 < np.sum(found.counts == 0) < 40
-    other = kohonen.drawn_samples(jnp.asarray(Z), 200, jnp.int32(6))
+    other = kohonen.draw_samples(jnp.asarray(Z), 200, jnp.int32(6))
     assert np.any(np.asarray(other.sums) != np.asarray(found.sums))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import kvae
-from kvae.kohonen import Codebook
+from kvae.kohonen import CodebookState
 
 TRACES = pathlib.Path(__file__).parent / "parity"
 NAMES = {
@@ -57,7 +57,7 @@ def test_kohonen_vq(name):
     )
     initial = trace["codebook0"]
     counts = np.full(len(initial), meta["init_count"], np.float32)
-    variables = {"codebook": Codebook(initial, initial.copy(), counts, jnp.int32(0))._asdict()}
+    variables = {"codebook": CodebookState(initial, initial.copy(), counts, jnp.int32(0))._asdict()}
     weights = np.random.default_rng(7).standard_normal(trace["z"][0].shape).astype(np.float32)
 
     @jax.jit

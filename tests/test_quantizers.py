@@ -1,7 +1,5 @@
 """The quantiser layers: their semantics, against an independent EMA-VQ and by what must not change."""
 
-import doctest
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,9 +9,8 @@ import pytest
 from sklearn.datasets import load_digits
 
 import kvae
-from kvae import kohonen, topology
+from kvae import kohonen, quantizers, topology
 from kvae.kohonen import Statistics
-from kvae.quantizers import maps as quantizers
 from kvae.topology import NEIGHBORHOODS, Neighborhood, Plane
 from modules import apply, init
 from vectors import vectors
@@ -21,12 +18,6 @@ from vectors import vectors
 
 def train(layer, variables, z, **options):
     return apply(layer, variables, z, train=True, mutable=["codebook"], **options)
-
-
-def test_docstring_runs():
-    results = doctest.testmod(quantizers)
-    assert results.attempted == 6
-    assert results.failed == 0
 
 
 def test_the_collection_is_the_contract():
@@ -91,7 +82,7 @@ def test_without_neighborhood_it_is_ema_vq(init_count, update_empty):
 
 def test_one_update_by_hand():
     """Two codes on a line, one vector at 3, beta = 0.5, held neighbourhood of 1: S = [3, 3], C = [1, 1]."""
-    codebook = kohonen.Codebook(jnp.array([[0.0], [2.0]]), jnp.array([[0.0], [2.0]]), jnp.ones(2), jnp.int32(0))
+    codebook = kohonen.CodebookState(jnp.array([[0.0], [2.0]]), jnp.array([[0.0], [2.0]]), jnp.ones(2), jnp.int32(0))
     z = jnp.array([[3.0]])
     codes = kohonen.nearest_code(z, codebook.codewords)
     assert codes.tolist() == [1]

@@ -115,10 +115,10 @@ def test_more_codebooks_leave_less():
     ("make", "message"),
     [
         (lambda: kvae.ResidualVQ(kvae.FSQ((3, 3))), "quantizer is an FSQ"),
-        (lambda: kvae.GroupedVQ(kvae.ResidualVQ(MAP)), "quantizer is a ResidualVQ; it must have one codebook"),
+        (lambda: kvae.GroupedVQ(kvae.ResidualVQ(MAP)), "ResidualVQ; it must be a layer with one codebook"),
         (lambda: kvae.ResidualVQ(MAP, depth=0), "depth is 0"),
         (lambda: kvae.ResidualVQ(MAP, dropout=1.5), "dropout is 1.5"),
-        (lambda: start(kvae.GroupedVQ(MAP, groups=3)), "z has vectors of 8 numbers; 3 groups do not divide them"),
+        (lambda: start(kvae.GroupedVQ(MAP, groups=3)), "8-dimensional vectors; they must split into 3 equal groups"),
     ],
 )
 def test_impossible_stacks(make, message):

@@ -276,7 +276,7 @@ class Forgetful(Bigram):
             kvae.GRIDS,
             kvae.topology.Plane((2, 2)),
             lambda: kvae.KohonenVQ((4, 4), topology="mine"),
-            "of the shape that it is",
+            "of the given shape",
         ),
     ],
 )

@@ -136,13 +136,6 @@ def validate_fields(where: str, given: Mapping, owner: Callable, without: Collec
     return found
 
 
-def show_plainly(owner: type) -> None:
-    """Leaves types, ranges and what is Flax's own out of what `help` shows of a class: the docstring has the words."""
-    all_of_them = inspect.signature(owner.__init__).parameters.values()
-    own = [each.replace(annotation=inspect.Parameter.empty) for each in all_of_them if each.name not in NOT_CONFIGURED]
-    owner.__init__.__signature__ = inspect.Signature(own)
-
-
 def validate_attributes(module) -> None:
     """Gives a dataclass instance the types that its fields declare; raises InputError where a value does not fit."""
     for name, field in fields_of(type(module)).items():

@@ -22,23 +22,31 @@ from kvae.quantizers.base import (
 from kvae.topology import Grid, Plane
 
 MARGIN = 1e-3
-"""How far the bound reaches beyond the outermost levels, so that they can be reached."""
+"""How far the bound exceeds the outermost levels, so that they can be reached."""
 
 
 class FSQ(Quantizer):
     """Finite scalar quantiser (Mentzer, Minnen, Agustsson and Tschannen, "Finite Scalar Quantization", 2023).
 
-    Each number of a vector is bounded to L levels by f(z) = (L - 1 + margin) / 2 tanh(z + shift) - offset, and rounded;
-    offset is 1/2 for an even L, and the shift makes f(0) = 0. There is no loss, and nothing but the projections is
-    learned. Codes are numbered row by row, so they lie on a plane of the shape `levels`.
+    Each element of a vector is bounded by f(z) = (L - 1)(1 + margin) / 2 tanh(z + shift) - offset and rounded to one of
+    L levels; offset is 1/2 for an even L, else 0, and shift makes f(0) = 0. There is no loss. Codes number the levels
+    row by row, so the grid is a plane with the shape `levels`.
 
-    Vectors with another number of elements than there are levels are projected there and back by linear layers, whose
-    parameters are in `params`.
+    If the vectors are not of the length of `levels`, two learned linear layers in `params` project them there and back.
+
+    Example:
+      >>> import jax, kvae
+      >>> layer = kvae.FSQ(levels=(8, 5, 5, 5))
+      >>> z = jax.random.normal(jax.random.key(1), (10, 16))
+      >>> variables = layer.init(jax.random.key(0), z)
+      >>> out = layer.apply(variables, z)
+      >>> layer.codebook_size, out.codes.shape, out.quantized.shape
+      (1000, (10,), (10, 16))
 
     Attributes:
-      levels: L of each number; the paper takes (8, 6, 5) for about 2^8 codes, (8, 5, 5, 5) for 2^10, (7, 5, 5, 5, 5)
+      levels: L of each element; the paper takes (8, 6, 5) for about 2^8 codes, (8, 5, 5, 5) for 2^10, (7, 5, 5, 5, 5)
         for 2^12, (8, 8, 8, 6, 5) for 2^14, (8, 8, 8, 5, 5, 5) for 2^16.
-      train: see `Quantizer`; it changes nothing.
+      train: default for the argument `train` of a call, which changes nothing here.
     """
 
     levels: Annotated[tuple[Annotated[int, Ge(2)], ...], MinLen(1)] = (8, 5, 5, 5)
@@ -46,7 +54,7 @@ class FSQ(Quantizer):
 
     @nn.compact
     def quantize(self, z: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> Quantized:
-        """As `Quantizer.quantize`; training and evaluation do the same."""
+        """See `Quantizer.quantize`; `train` changes nothing."""
         check_vectors(z, mask)
         if self.has_variable("params", "back_kernel"):
             check_dimension(z, self.get_variable("params", "back_kernel"))
@@ -65,23 +73,23 @@ class FSQ(Quantizer):
         return Quantized(quantized, codes, jnp.zeros((), jnp.float32), measures.perplexity(counts), counts, {})
 
     def bounded(self, z: jax.Array) -> jax.Array:
-        """f(z), before it is rounded: float32 [..., levels], in units of a level."""
+        """Returns f(z) before rounding, in units of a level: float [..., d] -> float32 [..., number of levels]."""
         levels = np.array(self.levels)
         half, offset = (levels - 1) * (1 + MARGIN) / 2, np.where(levels % 2 == 0, 0.5, 0.0)
         projected = self._projected("to_levels", z.astype(jnp.float32))
         return half * jnp.tanh(projected + np.arctanh(offset / half)) - offset
 
     def lookup(self, codes: jax.Array) -> jax.Array:
-        """The vectors of codes."""
+        """Returns the vectors [..., d] of codes, int [...]."""
         check_codes(codes)
-        place = jnp.stack(jnp.unravel_index(codes, self.levels), axis=-1)
-        return self._back(place - self._half_widths.astype(np.float32))
+        indices = jnp.stack(jnp.unravel_index(codes, self.levels), axis=-1)
+        return self._back(indices - self._half_widths.astype(np.float32))
 
     def batch_sums(self, z: jax.Array, out: Quantized, mask: jax.Array) -> dict[str, jax.Array]:
-        """As `Quantizer.batch_sums`, where vectors are compared: bounded, and in units of a level."""
-        places = jnp.asarray(self.grid.coordinates - self._half_widths, jnp.float32)
+        """Returns `Quantizer.batch_sums` of the bounded vectors, in units of a level."""
+        levels = jnp.asarray(self.grid.coordinates - self._half_widths, jnp.float32)
         bounded = self.bounded(masked(z, mask))
-        return codebook_sums(bounded, out, mask, places[out.codes], places, self.grid)
+        return codebook_sums(bounded, out, mask, levels[out.codes], levels, self.grid)
 
     @property
     def codebook_size(self) -> int:
@@ -90,27 +98,27 @@ class FSQ(Quantizer):
 
     @property
     def grid(self) -> Grid:
-        """A plane, of as many axes as a vector has numbers."""
+        """A plane with the shape `levels`."""
         return Plane(self.levels)
 
     @property
     def is_map(self) -> bool:
-        """True: codes that are near on the grid are alike by construction."""
+        """True: codes that are near on the grid are similar by construction."""
         return True
 
     @property
     def _half_widths(self) -> np.ndarray:
         return np.array(self.levels) // 2
 
-    def _codes(self, nearest):
-        places = (nearest + self._half_widths).astype(jnp.int32)
+    def _codes(self, nearest: jax.Array) -> jax.Array:
+        indices = (nearest + self._half_widths).astype(jnp.int32)
         weights = np.cumprod([1, *self.levels[:0:-1]])[::-1]
-        return jnp.sum(places * weights.astype(np.int32), axis=-1, dtype=jnp.int32)
+        return jnp.sum(indices * weights.astype(np.int32), axis=-1, dtype=jnp.int32)
 
-    def _back(self, nearest):
+    def _back(self, nearest: jax.Array) -> jax.Array:
         return self._projected("back", nearest / self._half_widths)
 
-    def _projected(self, name, vectors):
+    def _projected(self, name: str, vectors: jax.Array) -> jax.Array:
         if not self.has_variable("params", f"{name}_kernel"):
             return vectors
         kernel, bias = (self.get_variable("params", f"{name}_{part}") for part in ("kernel", "bias"))

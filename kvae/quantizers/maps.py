@@ -1,4 +1,4 @@
-"""Quantiser layers with one codebook, which may be a map."""
+"""Quantiser layers with one codebook on a grid: learned by Kohonen's rule, or by gradient descent."""
 
 import functools
 from typing import Annotated
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from kvae import kohonen
 from kvae.core.fields import Counts, NotNegative, OneOf, Positive, Share
-from kvae.kohonen import Codebook, Statistics
+from kvae.kohonen import CodebookState, Statistics
 from kvae.quantizers.base import (
     GRADIENTS,
     Quantized,
@@ -24,28 +24,15 @@ from kvae.quantizers.base import (
 )
 from kvae.topology import GRIDS, NEIGHBORHOODS, Grid, Neighborhood, kernel_of, make_grid, spread
 
-METRICS = {"euclidean": lambda vectors: vectors, "cosine": kohonen.unit}
-"""By name, how vectors and codewords are scaled before they are compared."""
+DISTANCE_METRICS = {"euclidean": lambda vectors: vectors, "cosine": kohonen.unit}
+"""Maps the names that the field `metric` accepts to the scaling of vectors and codewords before they are compared."""
 
-PULLS = {"encoder": "z, as Fortuin et al. write", "codeword": "the winning codeword, as the code of Irie et al. has it"}
-"""By name, what the neighbours of a winner are pulled to."""
+PULLS = {"encoder": "z (Fortuin et al., 2019)", "codeword": "the winning codeword (the code of Irie et al., 2023)"}
+"""Maps the names that the field `pull` accepts to the target of the winner's neighbours."""
 
 
-class MapVQ(Quantizer):
-    """A quantiser whose codes are nodes of a grid. Abstract: use `KohonenVQ` or `GradientVQ`.
-
-    Attributes:
-      grid_shape: number of nodes along each axis; their product is K.
-      neighborhood: how far an update reaches on the grid, a name in `kvae.NEIGHBORHOODS`; "none" is EMA-VQ.
-      shrink_step: tau, how fast the neighbourhood shrinks: after t updates its width is
-        max(lowest_width, initial_width / sqrt(1 + t tau)), without the root for the exponential kernel.
-      radius: reach of the hard neighbourhood, in nodes.
-      commitment_weight: lambda, the weight of the commitment loss.
-      topology: arrangement of the nodes, a name in `kvae.GRIDS`.
-      initial_width: width of the neighbourhood at first, in nodes; None takes the kernel's default. The paper's is 1.
-      lowest_width: width below which it never falls, in nodes; None takes the kernel's default. The paper's is 0.
-      train: default for the argument `train` of a call.
-    """
+class _MapVQ(Quantizer):
+    """A quantiser whose codes are nodes of a grid: fields and properties that `KohonenVQ` and `GradientVQ` share."""
 
     grid_shape: Counts
     neighborhood: Annotated[str, OneOf(NEIGHBORHOODS)] = "hard"
@@ -59,11 +46,11 @@ class MapVQ(Quantizer):
 
     def __post_init__(self):
         super().__post_init__()
-        _ = self.spreading  # an impossible neighbourhood fails here, not in the first step
+        _ = self.spreading  # raises for an impossible neighbourhood now, not in the first training step
 
     @property
     def spreading(self) -> Neighborhood:
-        """The neighbourhood on its grid, with its schedule."""
+        """The neighbourhood on the layer's grid, with the layer's schedule."""
         kernel = kernel_of(self.neighborhood)
         return _neighborhood(
             topology=self.topology,
@@ -77,41 +64,47 @@ class MapVQ(Quantizer):
 
     @property
     def codebook_size(self) -> int:
-        """K."""
+        """K, the product of `grid_shape`."""
         return self.spreading.grid.size
 
     @property
     def grid(self) -> Grid:
-        """The grid."""
+        """The grid of the codes."""
         return self.spreading.grid
 
     @property
     def is_map(self) -> bool:
-        """Whether there is a neighbourhood."""
+        """True unless `neighborhood` is "none"."""
         return self.neighborhood != "none"
 
     def lookup(self, codes: jax.Array) -> jax.Array:
-        """The codewords of codes."""
+        """Returns the codewords [..., d] of codes, int [...]."""
         check_codes(codes)
         return kohonen.codewords_of(codes, self.codewords())
 
 
 @functools.lru_cache
 def _neighborhood(topology: str, grid_shape: tuple[int, ...], **schedule) -> Neighborhood:
-    """Cached, because a neighbourhood lists the neighbours of every node."""
+    """Returns a cached neighbourhood: it lists the neighbours of every node."""
     return Neighborhood(make_grid(topology, grid_shape), **schedule)
 
 
-class KohonenVQ(MapVQ):
+class KohonenVQ(_MapVQ):
     """Vector quantiser whose codebook is learned by Kohonen's self-organising map (Irie et al., 2023, Section 2.2).
 
-    The codebook lives in the collection `codebook` (`codewords` [K, d], `sums` [K, d], `counts` [K], `step` []). A call
-    with `train=True` updates it, after it was used. Under `jit` over a sharded batch the statistics are sums over the
-    global batch: nothing needs to be synchronised. Under `shard_map` or `pmap`, where each device sees its own part,
-    name the mapped axis as `axis_name`, or the codebooks of the devices drift apart.
+    A call with `train=True` quantises a batch, then updates the codebook by Eqs. 9-11: with the sum s_k and the number
+    c_k of the vectors with code k, beta = 1 - decay, and the neighbourhood A(t) after t updates,
 
-    A vector with a number that is not finite, or too large to be squared, is left out of the statistics, and so never
-    harms the codebook; the loss shows it.
+        m <- decay m + (1 - decay) A(t)^T s,   N <- decay N + (1 - decay) A(t)^T c,   w_k <- m_k / N_k.
+
+    The collection `codebook` holds w, m, N and t: `codewords` [K, d], `sums` [K, d], `counts` [K], all float32, and
+    `step` [], int32. The loss is commitment_weight * mean |sg(w_code) - z|^2.
+
+    Under `jit` over a sharded batch the sums run over the global batch: nothing needs to be synchronised. Under
+    `shard_map` or `pmap`, where each device sees its own part, set `axis_name`, or the devices' codebooks drift apart.
+
+    A vector with a NaN or infinity, or too large to be squared, is left out of s and c, so that it never harms the
+    codebook; the loss shows it.
 
     Example:
       >>> import jax, jax.numpy as jnp, kvae
@@ -123,37 +116,47 @@ class KohonenVQ(MapVQ):
       ((2, 5, 5, 16), (2, 5, 5), (32, 16))
 
     Attributes:
-      grid_shape, neighborhood, shrink_step, radius, commitment_weight, topology, initial_width, lowest_width, train:
-        see `MapVQ`.
-      decay: 1 - beta of the moving averages.
+      grid_shape: number of nodes along each axis of the grid; their product is K.
+      neighborhood: kernel of A, a name in `kvae.NEIGHBORHOODS`: "hard", "gaussian", "exponential", or "none" (EMA-VQ).
+      shrink_step: tau, how fast the neighbourhood shrinks: after t updates its width in nodes is
+        max(lowest_width, initial_width / sqrt(1 + t tau)), without the root for the exponential kernel.
+      radius: reach of the hard neighbourhood, in nodes; 1.5 includes the diagonal neighbours on a plane.
+      commitment_weight: lambda, the weight of the commitment loss.
+      topology: the grid, a name in `kvae.GRIDS`: "plane", "torus" or "hexagonal".
+      initial_width: width of the neighbourhood before the first update, in nodes; None takes the kernel's default (the
+        paper's is 1).
+      lowest_width: width below which the neighbourhood never shrinks, in nodes; None takes the kernel's default (the
+        paper's is 0).
+      train: default for the argument `train` of a call.
+      decay: 1 - beta, the decay of the moving averages.
       init_count: N^(0), the initial count of every code.
-      update_empty: whether codes without members are updated, and the counts smoothed.
-      metric: how vectors are compared; for "cosine" they and the codewords are scaled to length 1.
-      gradient: how gradients pass to the encoder, a name in `kvae.quantizers.base.GRADIENTS`.
-      restart_below: averaged count below which a code is placed at a vector of the batch; 0 is never.
-      axis_name: of the mapped axis over which statistics are added up, under `shard_map` or `pmap` only.
+      update_empty: True updates codes without members too, and smooths the counts; False leaves these codes alone.
+      metric: distance between vectors and codewords, "euclidean" or "cosine"; "cosine" scales both to length 1.
+      gradient: gradient estimator for the encoder, "straight_through" or "rotation" (the rotation trick).
+      restart_below: a code whose averaged count falls below this restarts at a vector of the batch; 0 means never.
+      axis_name: name of the mapped axis over which statistics are summed, under `shard_map` or `pmap` only.
     """
 
     decay: Share = 0.99
     init_count: NotNegative = 1.0
     update_empty: bool = True
-    metric: Annotated[str, OneOf(METRICS)] = "euclidean"
+    metric: Annotated[str, OneOf(DISTANCE_METRICS)] = "euclidean"
     gradient: Annotated[str, OneOf(GRADIENTS)] = "straight_through"
     restart_below: NotNegative = 0.0
     axis_name: str | None = None
 
     @nn.compact
     def quantize(self, z: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> Quantized:
-        """As `Quantizer.quantize`; what is measured over `axis_name` in training is of this device in evaluation."""
+        """See `Quantizer.quantize`. Statistics are summed over `axis_name` in training only."""
         check_vectors(z, mask)
-        scaled = METRICS[self.metric]
+        scaled = DISTANCE_METRICS[self.metric]
         initial = None
         if self.is_initializing():
             initial = kohonen.initial_codebook(
                 self.make_rng("params"), self.codebook_size, z.shape[-1], self.init_count
             )
             initial = initial._replace(codewords=scaled(initial.codewords))
-        for leaf in Codebook._fields:
+        for leaf in CodebookState._fields:
             self.variable("codebook", leaf, lambda leaf=leaf: getattr(initial, leaf))
         codewords = self.codewords()
         check_dimension(z, codewords)
@@ -162,7 +165,7 @@ class KohonenVQ(MapVQ):
         statistics = kohonen.batch_statistics(z32, codes, len(codewords), mask)
         if self.restart_below:
             step = self.get_variable("codebook", "step")
-            statistics = statistics._replace(samples=kohonen.drawn_samples(z32, len(codewords), step, mask))
+            statistics = statistics._replace(samples=kohonen.draw_samples(z32, len(codewords), step, mask))
         if self.axis_name is not None and train and not self.is_initializing():
             statistics = jax.lax.psum(statistics, self.axis_name)
         nearest = kohonen.codewords_of(codes, codewords)
@@ -171,42 +174,60 @@ class KohonenVQ(MapVQ):
         return quantized_of(quantized, codes, loss, statistics)
 
     def codewords(self) -> jax.Array:
-        """The codewords, float32 [K, d]."""
+        """Returns the codewords, float32 [K, d]."""
         return self.get_variable("codebook", "codewords")
 
-    def codebook(self) -> Codebook:
-        """The codebook and its moving averages."""
-        return Codebook(*(self.get_variable("codebook", leaf) for leaf in Codebook._fields))
+    def codebook(self) -> CodebookState:
+        """Returns the codebook and its moving averages."""
+        return CodebookState(*(self.get_variable("codebook", leaf) for leaf in CodebookState._fields))
 
     def batch_sums(self, z: jax.Array, out: Quantized, mask: jax.Array) -> dict[str, jax.Array]:
-        """As `Quantizer.batch_sums`, of the vectors as they are compared."""
-        return super().batch_sums(METRICS[self.metric](z.astype(jnp.float32)), out, mask)
+        """Returns `Quantizer.batch_sums` of the scaled vectors."""
+        return super().batch_sums(DISTANCE_METRICS[self.metric](z.astype(jnp.float32)), out, mask)
 
     def update(self, statistics: Statistics) -> None:
-        """Updates the (mutable) codebook with the statistics of a batch, or with the sum of its micro-batches'."""
+        """Updates the mutable codebook with the statistics of a batch."""
         updated = kohonen.update_codebook(
             self.codebook(), statistics, self.spreading, decay=self.decay, update_empty=self.update_empty
         )
-        updated = updated._replace(codewords=METRICS[self.metric](updated.codewords))
+        updated = updated._replace(codewords=DISTANCE_METRICS[self.metric](updated.codewords))
         if self.restart_below:
             updated = kohonen.restart(updated, statistics.samples, self.restart_below)
         for leaf, value in updated._asdict().items():
             self.put_variable("codebook", leaf, value)
 
 
-class GradientVQ(MapVQ):
+class GradientVQ(_MapVQ):
     """Vector quantiser whose codebook is learned by gradient descent (van den Oord et al., 2017; Table 5).
 
-    With a neighbourhood it is SOM-VAE (Fortuin et al., 2019): the winner's neighbours on the grid are pulled too. The
-    loss is mean |sg(z) - w_code|^2 + lambda mean |z - sg(w_code)|^2 + neighbor_weight times the mean over positions of
-    sum_{k != code} A[code, k] |w_k - sg(target)|^2, the first two means being over all elements.
+    With a neighbourhood this is SOM-VAE (Fortuin et al., 2019): the winner's neighbours on the grid are pulled too. The
+    loss is mean |sg(z) - w_code|^2 + commitment_weight * mean |z - sg(w_code)|^2, means over all elements, plus
+    neighbor_weight * mean over positions of sum_{k != code} A(t)[code, k] |w_k - sg(target)|^2.
 
-    `codewords` [K, d] are in `params`; the collection `codebook` holds `step` [].
+    The collection `params` holds `codewords` float32 [K, d]; `codebook` holds `step` int32 [], the t of A(t).
+
+    Example:
+      >>> import jax, jax.numpy as jnp, kvae
+      >>> layer = kvae.GradientVQ(grid_shape=(4, 8), neighborhood="hard")
+      >>> z = jax.random.normal(jax.random.key(1), (10, 16))
+      >>> variables = layer.init(jax.random.key(0), z)
+      >>> jax.grad(lambda params: layer.apply({**variables, "params": params}, z).loss)(
+      ...     variables["params"]
+      ... )["codewords"].shape
+      (32, 16)
 
     Attributes:
-      grid_shape, neighborhood, shrink_step, radius, commitment_weight, topology, initial_width, lowest_width, train:
-        see `MapVQ`.
-      pull: what the neighbours of a winner are pulled to, a name in `PULLS`.
+      grid_shape: number of nodes along each axis of the grid; their product is K.
+      neighborhood: kernel of A, a name in `kvae.NEIGHBORHOODS`; "none" pulls the winner only.
+      shrink_step: tau, how fast the neighbourhood shrinks: after t updates its width in nodes is
+        max(lowest_width, initial_width / sqrt(1 + t tau)), without the root for the exponential kernel.
+      radius: reach of the hard neighbourhood, in nodes; 1.5 includes the diagonal neighbours on a plane.
+      commitment_weight: weight of the commitment loss, the second term.
+      topology: the grid, a name in `kvae.GRIDS`: "plane", "torus" or "hexagonal".
+      initial_width: width of the neighbourhood before the first update, in nodes; None takes the kernel's default.
+      lowest_width: width below which the neighbourhood never shrinks, in nodes; None takes the kernel's default.
+      train: default for the argument `train` of a call.
+      pull: target of the winner's neighbours, "encoder" for z or "codeword" for the winning codeword.
       neighbor_weight: weight of the neighbours' term.
     """
 
@@ -216,7 +237,7 @@ class GradientVQ(MapVQ):
 
     @nn.compact
     def quantize(self, z: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> Quantized:
-        """As `Quantizer.quantize`; training and evaluation do the same."""
+        """See `Quantizer.quantize`; `train` changes nothing."""
         check_vectors(z, mask)
         self.variable("codebook", "step", lambda: jnp.zeros((), jnp.int32))
         if self.has_variable("params", "codewords"):
@@ -232,11 +253,13 @@ class GradientVQ(MapVQ):
         loss += self.neighbor_weight * self._neighbors_loss(codewords, stop(z32), codes, statistics, mask)
         return quantized_of(straight_through(z32, nearest).astype(z.dtype), codes, loss, statistics)
 
-    def _neighbors_loss(self, codewords, z, codes, statistics, mask):
-        """Mean over positions of sum_{k != code} A[code, k] |w_k - target|^2.
+    def _neighbors_loss(
+        self, codewords: jax.Array, z: jax.Array, codes: jax.Array, statistics: Statistics, mask: jax.Array | None
+    ) -> jax.Array:
+        """Returns the mean over positions of sum_{k != code} A[code, k] |w_k - target|^2.
 
-        Expanding the square leaves three sums over the positions of a code, of 1, of the target and of its squared
-        length; they are spread over the grid, and no position ever meets all K codes.
+        Expanding the square leaves three sums over the positions with a code: of 1, of the target and of its squared
+        length. These are spread over the grid, so that no array is N x K.
         """
         if self.pull == "encoder":
             sums = statistics.sums
@@ -258,9 +281,9 @@ class GradientVQ(MapVQ):
         return jnp.sum(by_code) / jnp.maximum(jnp.sum(statistics.counts), 1.0)
 
     def codewords(self) -> jax.Array:
-        """The codewords, float32 [K, d]."""
+        """Returns the codewords, float32 [K, d]."""
         return self.get_variable("params", "codewords")
 
     def update(self, statistics: Statistics) -> None:
-        """Counts an update in the (mutable) collection; the codewords themselves are moved by the optimiser."""
+        """Counts an update in the mutable collection; the optimiser moves the codewords."""
         self.put_variable("codebook", "step", self.get_variable("codebook", "step") + 1)

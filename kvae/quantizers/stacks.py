@@ -1,5 +1,6 @@
-"""Quantisers made of several: one after the other on what is left, or side by side on parts of the vector."""
+"""Quantisers with several codebooks: one after the other on residuals, or in parallel on groups of elements."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -12,40 +13,36 @@ from kvae.quantizers.fsq import FSQ
 from kvae.topology import Grid
 
 
-class Stack(Quantizer):
-    """A quantiser of q codebooks of one kind. Abstract: see `ResidualVQ` and `GroupedVQ`.
+class _Stack(Quantizer):
+    """A quantiser with q codebooks: what `ResidualVQ` and `GroupedVQ` share.
 
-    Its codes are int32 [..., q], its counts [q, K], its statistics a list of those of its parts.
-
-    Attributes:
-      quantizer: the layer that each part is a copy of, with a codebook of its own.
-      train: see `Quantizer`.
+    Codes are int32 [..., q], counts float32 [q, K], statistics a list with those of each part.
     """
 
-    quantizer: Quantizer | None = None
+    quantizer: Quantizer
     train: bool | None = None
 
     def __post_init__(self):
         super().__post_init__()
         if not isinstance(self.quantizer, Quantizer) or self.quantizer.n_codebooks is not None:
-            found = type(self.quantizer).__name__
-            raise InputError(f"quantizer is a {found}; it must have one codebook, as a KohonenVQ has")
+            kind = type(self.quantizer).__name__
+            raise InputError(f"quantizer is a {kind}; it must be a layer with one codebook, such as a KohonenVQ")
 
-    def setup(self):
+    def setup(self) -> None:
         self.parts = [self.quantizer.clone(name=None, parent=None) for _ in range(self.n_codebooks)]
 
     def update(self, statistics: list[Any]) -> None:
         """Updates each codebook with the statistics of its part."""
-        for part, of_part in zip(self.parts, statistics, strict=True):
-            part.update(of_part)
+        for part, part_statistics in zip(self.parts, statistics, strict=True):
+            part.update(part_statistics)
 
     def codewords(self) -> jax.Array:
-        """The codewords of each codebook, float32 [q, K, d]."""
+        """Returns the codewords of each codebook, float32 [q, K, length of a codeword]."""
         return jnp.stack([part.codewords() for part in self.parts])
 
     @property
     def codebook_size(self) -> int:
-        """K, of each codebook."""
+        """K, the number of codes of each codebook."""
         return self.quantizer.codebook_size
 
     @property
@@ -55,7 +52,7 @@ class Stack(Quantizer):
 
     @property
     def is_map(self) -> bool:
-        """Whether the codebooks are maps."""
+        """True if the codebooks are maps."""
         return self.quantizer.is_map
 
     def _joined(self, quantized: jax.Array, outs: list[Quantized]) -> Quantized:
@@ -69,20 +66,31 @@ class Stack(Quantizer):
         )
 
 
-def _stacked(sums):
+def _stacked(sums: list[dict[str, jax.Array]]) -> dict[str, jax.Array]:
     return jax.tree.map(lambda *parts: jnp.stack(parts), *sums)
 
 
-class ResidualVQ(Stack):
-    """Residual quantiser (Zeghidour et al., "SoundStream", 2021): each codebook quantises what those before it leave.
+class ResidualVQ(_Stack):
+    """Residual quantiser (Zeghidour et al., "SoundStream", 2021): each codebook quantises the residual of the last.
 
-    The vector is the sum of one codeword of each. With maps as parts, each of the codebooks is a map.
+    A quantised vector is the sum of q codewords, one of each codebook. Codes are int32 [..., q].
+
+    Example:
+      >>> import jax, kvae
+      >>> layer = kvae.ResidualVQ(kvae.KohonenVQ(grid_shape=(4, 8)), depth=3)
+      >>> z = jax.random.normal(jax.random.key(1), (10, 16))
+      >>> variables = layer.init(jax.random.key(0), z)
+      >>> out, updated = layer.apply(variables, z, train=True, mutable=["codebook"])
+      >>> out.codes.shape
+      (10, 3)
 
     Attributes:
-      quantizer, train: see `Stack`.
+      quantizer: layer that each part copies, with a codebook of its own; its `commitment_weight` and other fields hold
+        for each part.
+      train: default for the argument `train` of a call.
       depth: q, the number of codebooks.
-      dropout: the probability that a batch in training uses a random number of the first codebooks only, so that codes
-        can be cut off later (quantiser dropout). Needs the random stream `dropout`.
+      dropout: probability that a training batch uses only a random number of the first codebooks, so that codes can be
+        truncated later (quantiser dropout). Needs the random stream `dropout`.
     """
 
     depth: Depth = 4
@@ -91,15 +99,15 @@ class ResidualVQ(Stack):
     def __post_init__(self):
         super().__post_init__()
         if isinstance(self.quantizer, FSQ):
-            raise InputError("quantizer is an FSQ, whose levels do not fit what others leave; use a learned codebook")
+            raise InputError("quantizer is an FSQ, whose fixed levels do not fit residuals; use a learned codebook")
 
     @property
     def n_codebooks(self) -> int:
-        """q, which is the depth."""
+        """q, the depth."""
         return self.depth
 
     def quantize(self, z: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> Quantized:
-        """As `Quantizer.quantize`."""
+        """See `Quantizer.quantize`."""
         check_vectors(z, mask)
         kept = self._kept() if train and self.dropout else self.depth
         residual, total, outs = masked(z, mask).astype(jnp.float32), 0.0, []
@@ -113,58 +121,73 @@ class ResidualVQ(Stack):
             outs.append(out)
         return self._joined(straight_through(masked(z, mask).astype(jnp.float32), total).astype(z.dtype), outs)
 
-    def _kept(self):
+    def _kept(self) -> jax.Array:
+        """Draws the number of codebooks that a training batch uses."""
         coin_key, depth_key = jax.random.split(self.make_rng("dropout"))
-        some = jax.random.randint(depth_key, (), 1, self.depth + 1)
-        return jnp.where(jax.random.bernoulli(coin_key, self.dropout), some, self.depth)
+        depth = jax.random.randint(depth_key, (), 1, self.depth + 1)
+        return jnp.where(jax.random.bernoulli(coin_key, self.dropout), depth, self.depth)
 
     def lookup(self, codes: jax.Array) -> jax.Array:
-        """The sum of the codewords of codes [..., q]; [..., fewer] takes the first codebooks only."""
+        """Returns the sum of the codewords of codes [..., q]; fewer than q codes are those of the first codebooks."""
         check_codes(codes, self.depth)
         return sum(part.lookup(codes[..., i]) for i, part in enumerate(self.parts[: codes.shape[-1]]))
 
     def batch_sums(self, z: jax.Array, out: Quantized, mask: jax.Array) -> dict[str, jax.Array]:
-        """As `Quantizer.batch_sums`, [q, ...]: each codebook is judged by the residuals that it sees."""
+        """Returns `Quantizer.batch_sums` [q, ...], for each codebook those of its own residuals."""
         residual, sums = masked(z, mask).astype(jnp.float32), []
         for part in self.parts:
-            of_part = part.quantize(residual, mask=mask)
-            sums.append(part.batch_sums(residual, of_part, mask))
-            residual = residual - part.lookup(of_part.codes)
+            part_out = part.quantize(residual, mask=mask)
+            sums.append(part.batch_sums(residual, part_out, mask))
+            residual = residual - part.lookup(part_out.codes)
         return _stacked(sums)
 
 
-class GroupedVQ(Stack):
-    """Product quantiser (Jégou et al., 2011): the vector is cut into equal groups, with a codebook each.
+class GroupedVQ(_Stack):
+    """Product quantiser (Jégou et al., 2011): splits vectors into equal groups of elements, with a codebook for each.
+
+    Codes are int32 [..., q].
+
+    Example:
+      >>> import jax, kvae
+      >>> layer = kvae.GroupedVQ(kvae.KohonenVQ(grid_shape=(4, 8)), groups=2)
+      >>> z = jax.random.normal(jax.random.key(1), (10, 16))
+      >>> variables = layer.init(jax.random.key(0), z)
+      >>> out, updated = layer.apply(variables, z, train=True, mutable=["codebook"])
+      >>> out.codes.shape
+      (10, 2)
 
     Attributes:
-      quantizer, train: see `Stack`.
-      groups: q, which must divide the length of the vectors.
+      quantizer: layer that each part copies, with a codebook of its own; its fields hold for each part.
+      train: default for the argument `train` of a call.
+      groups: q, the number of codebooks, which must divide the length of the vectors.
     """
 
     groups: Depth = 4
 
     @property
     def n_codebooks(self) -> int:
-        """q, which is the number of groups."""
+        """q, the number of groups."""
         return self.groups
 
     def quantize(self, z: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> Quantized:
-        """As `Quantizer.quantize`."""
+        """See `Quantizer.quantize`."""
         check_vectors(z, mask)
         if z.shape[-1] % self.groups:
-            raise InputError(f"z has vectors of {z.shape[-1]} numbers; {self.groups} groups do not divide them")
+            raise InputError(
+                f"z has {z.shape[-1]}-dimensional vectors; they must split into {self.groups} equal groups"
+            )
         outs = [part.quantize(z, mask=mask, train=train) for part, z in self._pairs(z)]
         return self._joined(jnp.concatenate([out.quantized for out in outs], axis=-1), outs)
 
     def lookup(self, codes: jax.Array) -> jax.Array:
-        """The codewords of codes [..., q], side by side."""
+        """Returns the concatenated codewords of codes [..., q]."""
         check_codes(codes, self.groups)
         return jnp.concatenate([part.lookup(codes[..., i]) for i, part in enumerate(self.parts)], axis=-1)
 
     def batch_sums(self, z: jax.Array, out: Quantized, mask: jax.Array) -> dict[str, jax.Array]:
-        """As `Quantizer.batch_sums`, [q, ...]."""
+        """Returns `Quantizer.batch_sums` [q, ...]."""
         pairs = self._pairs(z)
         return _stacked([part.batch_sums(group, part.quantize(group, mask=mask), mask) for part, group in pairs])
 
-    def _pairs(self, z):
+    def _pairs(self, z: jax.Array) -> Iterator[tuple[Quantizer, jax.Array]]:
         return zip(self.parts, jnp.split(z, self.groups, axis=-1), strict=True)
