@@ -1,4 +1,6 @@
-"""The pictures of a `kvae.SOM`: they draw every grid, and show what the map has."""
+"""The figures of a `kvae.SOM`: every grid can be drawn, and the figures show the values of the map."""
+
+import doctest
 
 import matplotlib.figure
 import numpy as np
@@ -9,18 +11,19 @@ from sklearn.pipeline import make_pipeline
 import kvae
 from kvae import plots
 from kvae.core.errors import InputError
+from kvae.plots import som as som_figures
 from vectors import DATA, START
 
 
-def test_every_picture_draws_every_grid_on_axes_of_the_user_s():
+def test_every_function_draws_every_grid_on_given_axes():
     labels = np.where(DATA[:, 0] > 0, "right", "left")
-    for grid, shape, corners in (
+    for topology, shape, corners in (
         ("plane", (3, 4), 4),
         ("torus", (3, 4), 4),
         ("hexagonal", (3, 4), 6),
         ("plane", (12,), 4),
     ):
-        som = kvae.SOM(shape, topology=grid, n_epochs=0, init=START).fit(DATA)
+        som = kvae.SOM(shape, topology=topology, n_epochs=0, init=START).fit(DATA)
         figure = matplotlib.figure.Figure()
         for draw in (
             plots.u_matrix,
@@ -38,7 +41,7 @@ def test_every_picture_draws_every_grid_on_axes_of_the_user_s():
             ax.remove()
 
 
-def test_pictures_show_what_the_map_has():
+def test_figures_show_values_of_map():
     som = kvae.SOM((3, 4), n_epochs=0, init=START).fit(DATA)
     counts = plots.hits(som, DATA).axes[0].collections[0].get_array()
     np.testing.assert_array_equal(np.ma.filled(counts, 0), np.bincount(som.labels_, minlength=12))
@@ -49,9 +52,9 @@ def test_pictures_show_what_the_map_has():
     assert titles[3:] == ["x0", "x1", "x2", "x3", "x4"]
     with pytest.raises(InputError, match="feature is 'y'; it must be a number below 5"):
         plots.component(som, "y")
-    with pytest.raises(InputError, match=r"X has .* rows and y 5 labels; they must be as many"):
+    with pytest.raises(InputError, match=r"X has 200 rows and y has 5 labels; the numbers must be equal"):
         plots.classes(som, DATA, range(5))
-    halves = plots.classes(som, [DATA[:100], DATA[100:]], DATA[:, 0] > 0)  # batches, as fit takes them
+    halves = plots.classes(som, [DATA[:100], DATA[100:]], DATA[:, 0] > 0)  # an iterable of batches
     assert halves.axes[0].get_title(loc="left") == titles[2]
     with pytest.raises(InputError, match=r"the map is a Pipeline; it must be a kvae.SOM, such as pipeline\[-1\]"):
         plots.hits(make_pipeline(som), DATA)
@@ -59,8 +62,14 @@ def test_pictures_show_what_the_map_has():
         plots.u_matrix(kvae.SOM())
 
 
-def test_a_way_around_a_torus_leaves_on_one_side_and_comes_in_on_the_other():
+def test_trajectory_wraps_around_torus():
     som = kvae.SOM((3, 4), topology="torus", n_epochs=0, init=START).fit(DATA)
-    first, last = som.cluster_centers_[[0, 3]]  # the two ends of the first row: neighbours
+    first, last = som.cluster_centers_[[0, 3]]  # the ends of the first row, which are neighbours
     path = plots.trajectory(som, np.stack([first, last])).axes[0].collections[1]
     np.testing.assert_allclose([line[:, 0] for line in path.get_segments()], [[0, -1], [4, 3]])
+
+
+def test_examples_in_docstrings_run():
+    results = [doctest.testmod(module) for module in (plots, som_figures)]
+    assert sum(result.attempted for result in results) >= 20
+    assert not any(result.failed for result in results)

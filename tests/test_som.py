@@ -1,5 +1,6 @@
-"""`kvae.SOM` as scikit-learn's users meet it: its checks, the map that it fits, and data of every kind."""
+"""`kvae.SOM` as a scikit-learn estimator: its checks, the fitted map, and every kind of data."""
 
+import doctest
 import pickle
 
 import grain
@@ -20,22 +21,23 @@ from sklearn.utils.estimator_checks import check_estimator
 import kvae
 from kvae import classic, measures
 from kvae.core.errors import InputError
+from kvae.som import estimator
 from kvae.topology import Neighborhood, Plane, matrix
 from vectors import DATA, RNG, START
 
 SMALL = dict(grid_shape=(3, 4), init=START, n_epochs=4)
 
 
-def test_it_is_a_scikit_learn_estimator():
-    # Of three nodes, for one check asks that fifty rows in three blobs are three clusters.
+def test_scikit_learn_checks_pass():
+    # Three nodes, because one check expects three clusters in three blobs.
     results = check_estimator(kvae.SOM((3,)), on_skip=None)
     assert len(results) > 50
-    # Runs only where an environment variable asks SciPy for arrays of other libraries.
+    # This check is skipped unless an environment variable enables array libraries in SciPy.
     assert {r["check_name"] for r in results if r["status"] != "passed"} <= {"check_array_api_input"}
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_without_neighbours_it_is_k_means(dtype):
+def test_without_neighbours_map_equals_k_means(dtype):
     som = kvae.SOM((12,), neighborhood="none", init=START, n_epochs=3).fit(DATA.astype(dtype))
     k_means = KMeans(12, init=START.astype(dtype), n_init=1, algorithm="lloyd", max_iter=3, tol=0).fit(
         DATA.astype(dtype)
@@ -45,15 +47,15 @@ def test_without_neighbours_it_is_k_means(dtype):
     assert som.cluster_centers_.dtype == som.transform(DATA.astype(dtype)).dtype == dtype
 
 
-@pytest.mark.parametrize("grid", kvae.GRIDS)
-def test_an_epoch_is_equations_19_to_21(grid):
-    som = kvae.SOM((3, 4), topology=grid, init=START, n_epochs=1, initial_width=2.0).fit(DATA.astype(float))
+@pytest.mark.parametrize("topology", kvae.GRIDS)
+def test_epoch_equals_equations_19_to_21(topology):
+    som = kvae.SOM((3, 4), topology=topology, init=START, n_epochs=1, initial_width=2.0).fit(DATA.astype(float))
     members = np.argmin(np.sum((DATA[:, None] - START) ** 2, axis=-1), axis=1)
     A = np.exp(-(np.asarray(som.grid_.distances(), float)[:, members] ** 2) / 4)
     np.testing.assert_allclose(som.cluster_centers_, A @ DATA / A.sum(axis=1, keepdims=True), rtol=1e-5, atol=1e-6)
 
 
-def test_it_is_fit_batch_at_a_width_that_stays():
+def test_constant_width_equals_fit_batch():
     som = kvae.SOM(**SMALL, initial_width=1.0, final_width=1.0).fit(DATA)
     neighborhood = Neighborhood(Plane((3, 4)), "gaussian", shrink_step=0.0)
     expected = classic.fit_batch(DATA, neighborhood, 4, jax.random.key(0), START)
@@ -64,20 +66,20 @@ def test_it_is_fit_batch_at_a_width_that_stays():
     assert som.score(DATA) == pytest.approx(-som.quantization_error_)
 
 
-def test_the_width_falls_by_a_constant_factor():
+def test_width_shrinks_by_constant_factor():
     som = kvae.SOM(**SMALL, initial_width=4.0, final_width=0.5).fit(DATA)
     np.testing.assert_allclose(som.history_["width"], [4, 2, 1, 0.5])
     assert som.history_["quantization_error"].shape == (4,)
     assert som.quantization_error_ < som.history_["quantization_error"][-1]
 
 
-def test_far_from_the_origin_it_is_the_same_map():
+def test_map_is_the_same_far_from_origin():
     near = kvae.SOM((3, 4)).fit(DATA.astype(float))
     far = kvae.SOM((3, 4)).fit(DATA.astype(float) + 1e7)
     np.testing.assert_array_equal(near.labels_, far.labels_)
 
 
-def test_cosine_does_not_see_lengths():
+def test_cosine_metric_ignores_lengths():
     lengths = np.exp(RNG.normal(size=(200, 1)))
     som = kvae.SOM((3, 4), metric="cosine").fit(DATA.astype(float))
     other = kvae.SOM((3, 4), metric="cosine").fit(DATA * lengths)
@@ -88,7 +90,7 @@ def test_cosine_does_not_see_lengths():
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
-def test_however_the_rows_are_cut_the_map_is_the_same(metric, tmp_path):
+def test_map_does_not_depend_on_split_into_batches(metric, tmp_path):
     np.save(tmp_path / "rows.npy", DATA)
     whole = kvae.SOM((3, 4), init=START, metric=metric).fit(DATA)
     for X, options in [
@@ -103,7 +105,7 @@ def test_however_the_rows_are_cut_the_map_is_the_same(metric, tmp_path):
         np.testing.assert_array_equal(som.predict(X), som.labels_)
 
 
-def test_one_device_or_eight_the_map_is_the_same(monkeypatch):
+def test_map_does_not_depend_on_device_count(monkeypatch):
     eight = kvae.SOM((3, 4)).fit(DATA)
     monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
     monkeypatch.setattr(jax, "local_device_count", lambda: 1)
@@ -112,7 +114,7 @@ def test_one_device_or_eight_the_map_is_the_same(monkeypatch):
     np.testing.assert_array_equal(one.labels_, eight.labels_)
 
 
-def test_as_many_calls_of_partial_fit_as_epochs_are_a_fit():
+def test_partial_fit_without_decay_equals_fit():
     whole, parts = kvae.SOM(**SMALL).fit(DATA), kvae.SOM(**SMALL, decay=0.0)
     for _ in range(4):
         parts.partial_fit(DATA)
@@ -120,7 +122,7 @@ def test_as_many_calls_of_partial_fit_as_epochs_are_a_fit():
     assert parts.n_iter_ == 4
 
 
-def test_partial_fit_remembers_and_goes_on_after_a_pickle():
+def test_partial_fit_decays_earlier_sums_and_survives_pickle():
     som = kvae.SOM(**SMALL, decay=0.5, initial_width=1.0, final_width=1.0)
     som.partial_fit(DATA[:100])
     som = pickle.loads(pickle.dumps(som)).partial_fit(DATA[100:])
@@ -131,7 +133,7 @@ def test_partial_fit_remembers_and_goes_on_after_a_pickle():
     np.testing.assert_allclose(som.cluster_centers_, A @ DATA / A.sum(axis=1, keepdims=True), rtol=1e-4, atol=1e-5)
 
 
-def test_partial_fit_goes_on_from_a_fit():
+def test_partial_fit_continues_from_fit():
     once = kvae.SOM(**SMALL | {"n_epochs": 1}, initial_width=1.0, final_width=1.0)
     som = clone(once).set_params(decay=0.5).fit(DATA).partial_fit(DATA[:50])
     weights = np.r_[np.full(200, 0.5), np.ones(50)]
@@ -141,29 +143,29 @@ def test_partial_fit_goes_on_from_a_fit():
     np.testing.assert_allclose(som.cluster_centers_, A @ rows / A.sum(axis=1, keepdims=True), rtol=1e-4, atol=1e-5)
 
 
-def test_a_plane_starts_unfolded_and_stays_so():
+def test_map_of_square_is_ordered():
     square = RNG.random((2000, 2))
-    for grid in ("plane", "hexagonal"):
-        som = kvae.SOM((10, 10), topology=grid).fit(square)
+    for topology in ("plane", "hexagonal"):
+        som = kvae.SOM((10, 10), topology=topology).fit(square)
         assert som.topographic_error_ < 0.1
         assert som.quantization_error_ < 0.05
         assert len(np.unique(som.labels_)) == 100
 
 
-def test_random_starts_depend_on_the_seed_alone():
+def test_random_init_depends_on_seed_alone():
     one, same, other = (kvae.SOM((3, 4), init="random", random_state=seed).fit(DATA) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one.cluster_centers_, same.cluster_centers_)
     assert np.any(one.cluster_centers_ != other.cluster_centers_)
 
 
-def test_clusters_hang_together_on_the_grid():
+def test_clusters_are_connected_on_grid():
     blobs = np.concatenate([RNG.normal(center, 0.1, size=(100, 2)) for center in ((0, 0), (5, 0), (0, 5))])
     som = kvae.SOM((6, 6)).fit(blobs)
     groups = som.clusters(3)
     assert groups.shape == (36,)
     distances = np.asarray(som.grid_.distances())
-    of_rows = groups[som.labels_].reshape(3, 100)
-    assert np.all(of_rows == of_rows[:, :1]) and len(np.unique(of_rows[:, 0])) == 3
+    row_groups = groups[som.labels_].reshape(3, 100)
+    assert np.all(row_groups == row_groups[:, :1]) and len(np.unique(row_groups[:, 0])) == 3
     for group in range(3):
         nodes = np.flatnonzero(groups == group)
         reached = {nodes[0]}
@@ -172,11 +174,11 @@ def test_clusters_hang_together_on_the_grid():
         assert len(reached) == len(nodes)
 
 
-def test_it_works_among_other_estimators():
+def test_map_works_in_pipeline_search_and_pickle():
     frame = pd.DataFrame(DATA, columns=list("abcde"))
     pipeline = make_pipeline(StandardScaler(), kvae.SOM((2, 3), n_epochs=2)).set_output(transform="pandas")
-    found = pipeline.fit_transform(frame)
-    assert list(found.columns) == [f"som{k}" for k in range(6)]
+    distances = pipeline.fit_transform(frame)
+    assert list(distances.columns) == [f"som{k}" for k in range(6)]
     search = GridSearchCV(kvae.SOM(n_epochs=3), {"grid_shape": [(1, 2), (3, 4)]}, cv=2).fit(frame)
     assert search.best_params_ == {"grid_shape": (3, 4)}
     som = search.best_estimator_
@@ -194,48 +196,48 @@ def test_it_works_among_other_estimators():
         (dict(init="pcs"), DATA, "init is 'pcs'; did you mean 'pca'"),
         (dict(init=START[:5]), DATA, r"init has the shape \(5, 5\).*need \(100, 5\)"),
         (dict(final_width=0.0), DATA, "final_width is 0.0; it must be a number, larger than 0"),
-        ({}, (DATA[:10] for _ in range(3)), "X is an iterator, which runs once"),
+        ({}, (DATA[:10] for _ in range(3)), "X is an iterator and can be read only once"),
         ({}, [DATA[:10], DATA[:10, :3]], "X has 3 features, but SOM is expecting 5 features as input"),
         ({}, np.where(DATA > 2, np.nan, DATA), "Input X contains NaN"),
         ({}, [DATA[:10], DATA[:10] * np.nan], "Input X contains NaN"),
     ],
 )  # fmt: skip
-def test_what_it_refuses(options, X, message):
+def test_bad_parameters_and_data_are_rejected(options, X, message):
     with pytest.raises(ValueError, match=message) as raised:
         kvae.SOM(**options).fit(X)
     assert "\n" not in str(raised.value) or not isinstance(raised.value, InputError)
 
 
-def test_weights_and_sparse_matrices_that_it_refuses():
+def test_bad_weights_and_sparse_matrices_are_rejected():
     with pytest.raises(TypeError, match="Sparse data was passed"):
         kvae.SOM().fit(scipy.sparse.csr_array(DATA))
     with pytest.raises(ValueError, match="at least one non-zero number"):
         kvae.SOM().fit(DATA, sample_weight=np.zeros(200))
     with pytest.raises(ValueError, match="Negative values"):
         kvae.SOM().fit(DATA, sample_weight=-np.ones(200))
-    with pytest.raises(InputError, match="with an iterable of batches"):
+    with pytest.raises(InputError, match="cannot be combined with an iterable of batches"):
         kvae.SOM().fit([DATA], sample_weight=np.ones(200))
     with pytest.raises(NotFittedError):
         kvae.SOM().predict(DATA)
 
 
-@pytest.mark.parametrize(("grid", "beside"), [("plane", 18), ("hexagonal", 13)])
-def test_what_users_of_minisom_expect_of_a_map_that_they_know(grid, beside):
-    """On a 5 x 5 map of known codewords; node 12 is the middle one."""
+@pytest.mark.parametrize(("topology", "neighbor"), [("plane", 18), ("hexagonal", 13)])
+def test_map_of_known_codewords(topology, neighbor):
+    """As in the tests of MiniSom: a 5 x 5 map of known codewords, with node 12 in the middle."""
     codewords = np.zeros((25, 1))
-    codewords[[12, beside, 24, 0], 0] = 5, 6, 15, 14
-    som = kvae.SOM((5, 5), topology=grid, n_epochs=0, init=codewords).fit([[5.0], [15.0]])
+    codewords[[12, neighbor, 24, 0], 0] = 5, 6, 15, 14
+    som = kvae.SOM((5, 5), topology=topology, n_epochs=0, init=codewords).fit([[5.0], [15.0]])
     np.testing.assert_array_equal(som.cluster_centers_, codewords)
     np.testing.assert_array_equal(som.labels_, [12, 24])
     assert som.score([[5.0], [15.0]]) == 0
     assert som.score([[4.0], [16.0]]) == -1
-    # The nearest two of 5 are neighbours, those of 15 lie in opposite corners.
+    # The two nearest nodes of 5 are neighbours; those of 15 are opposite corners.
     assert som.topographic_error_ == 0.5
     X = np.arange(-5.0, 5)[:, None]
     np.testing.assert_array_equal(som.transform(X), np.abs(X - codewords[:, 0]))
 
 
-def test_training_lowers_the_error_and_starts_from_rows():
+def test_training_lowers_error_and_starts_from_rows():
     for X in ([[4.0, 2], [3, 1]], [[1.0, 5], [6, 7]]):
         som = kvae.SOM((5, 5), init="random", random_state=1, initial_width=1.0).fit(X)
         assert som.quantization_error_ < kvae.SOM((5, 5), init=np.zeros((25, 2)), n_epochs=0).fit(X).quantization_error_
@@ -243,3 +245,8 @@ def test_training_lowers_the_error_and_starts_from_rows():
         kvae.SOM((2, 2), init="random", n_epochs=0).fit([[1.0, 0]]).cluster_centers_, [[1, 0]] * 4
     )
     assert np.all(kvae.SOM((2, 2), metric="cosine").fit(DATA).transform(np.zeros((1, 5))) == 1)
+
+
+def test_example_in_docstring_runs():
+    results = doctest.testmod(estimator)
+    assert results.attempted >= 7 and results.failed == 0

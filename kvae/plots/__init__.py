@@ -1,6 +1,14 @@
-"""Figures: arrays in, PNG files or matplotlib figures out.
+"""Figures of a fitted `kvae.SOM`.
 
-The functions exported here draw a fitted `kvae.SOM`.
+Each function draws on matplotlib axes, `ax`, or on a new figure, and returns the figure. Maps of one or two axes can be
+drawn. The modules of this package also draw the figures of runs, as PNG files.
+
+Example:
+  >>> import kvae
+  >>> from sklearn.datasets import load_iris
+  >>> X, y = load_iris(return_X_y=True)
+  >>> som = kvae.SOM((4, 5), n_epochs=2).fit(X)
+  >>> figure = kvae.plots.classes(som, X, y)  # figure.savefig("classes.png", dpi=200)
 """
 
 from kvae.plots.som import classes, clusters, component, components, hits, page, trajectory, u_matrix

@@ -105,7 +105,7 @@ def draw_hit_map(
     tiles[counts.ravel() == 0] = np.where(stripes[..., None], 255 - 0.15 * (255 - _ORANGE), _ORANGE)
     note += f" (orange: never {event})." if used.size < counts.size else "."
     reading = f"Dark: {event} often. Perplexity is the number of {unit} that would be as diverse if used equally often."
-    _draw_tiles(path, {"": tiles}, layout, title, note, reading, (norm, colors, f"count of {event} (log scale)"), cell)
+    _draw_tiles(path, {"": tiles}, layout, title, note, reading, (norm, colors, "count (log scale)"), cell)
 
 
 def draw_u_matrix(

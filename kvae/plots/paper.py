@@ -122,7 +122,7 @@ def draw_perplexity(path: os.PathLike | str, values: Series, codebook_size: int,
         axes.axhline(codebook_size, color=QUIET, linewidth=0.8, linestyle=(0, (4, 3)))
         text = f"all {codebook_size} codes used equally"
         axes.annotate(text, (1, codebook_size), (0, 2), ("axes fraction", "data"), "offset points", ha="right")
-        axes.set(ylim=(0, 1.1 * codebook_size), ylabel="perplexity (effective number of codes)")
+        axes.set(ylim=(0, 1.1 * codebook_size), ylabel="perplexity (effective codes)")
         format_steps_axis(axes)
         figure.legend(loc="outside lower center", ncols=min(4, len(values)))
 

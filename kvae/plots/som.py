@@ -1,234 +1,283 @@
-"""Pictures of a fitted `kvae.SOM`: each draws on matplotlib axes, its own or those that it is given.
+"""Figures of a fitted `kvae.SOM`, exported by `kvae.plots`."""
 
-    figure = kvae.plots.classes(som, X, y)
-    figure.savefig("classes.png")
-
-Every function takes `ax`, and returns the figure that it belongs to. Grids of one or two axes can be drawn.
-"""
-
-import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+import kvae
 from kvae import measures
 from kvae.core.errors import InputError
-from kvae.plots.canvas import DPI, FAINT, INK, PALETTE, QUIET, STYLE
+from kvae.plots.canvas import INK
+from kvae.plots.nodes import (
+    add_class_legend,
+    check_map,
+    class_colors,
+    draw_nodes,
+    draw_values,
+    map_axes,
+    map_page,
+    node_positions,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MOST_PLANES = 12
-"""How many component planes `page` shows, those that vary most over the map."""
+"""Number of component planes on a `page`, chosen by their variance over the map."""
+
+Data = ArrayLike | Iterable[ArrayLike]
+"""What `kvae.SOM.predict` takes: an array, a data frame, or an iterable of batches [n, d]."""
 
 
-def u_matrix(som, ax=None):
-    """Mean distance of each centre from those of its neighbours: valleys are groups, ridges are borders."""
-    _check_map(som)
-    with _axes(som, ax) as ax:
+def u_matrix(som: "kvae.SOM", ax: "Axes | None" = None) -> "Figure":
+    """Draws the mean distance of each centre to its neighbours: light regions are clusters, dark ridges separate them.
+
+    Args:
+      som: the fitted map, with a grid of one or two axes.
+      ax: matplotlib axes; None for a new figure.
+
+    Returns:
+      The figure of the axes.
+
+    Raises:
+      InputError: the map cannot be drawn. NotFittedError: it is not fitted.
+
+    Example:
+      >>> import kvae
+      >>> som = kvae.SOM((4, 5), n_epochs=2).fit([[0.0, 0.0], [0.1, 0.0], [1.0, 2.0], [1.1, 2.0]])
+      >>> figure = kvae.plots.u_matrix(som)  # figure.savefig("u_matrix.png", dpi=200)
+    """
+    check_map(som)
+    with map_axes(som, ax) as ax:
         distances = np.asarray(measures.u_matrix(som.cluster_centers_.astype(np.float32), som.grid_)).ravel()
-        _colored(som, ax, distances, "bone_r", "distance from neighbours")
+        draw_values(som, ax, distances, "bone_r", "mean distance to neighbours")
         ax.set_title("U-matrix")
     return ax.figure
 
 
-def hits(som, X, ax=None):
-    """How many rows of X each node wins; nodes that win none stay white."""
-    _check_map(som)
-    with _axes(som, ax) as ax:
-        counts = np.bincount(som.predict(X), minlength=som.grid_.size).astype(float)
-        _colored(som, ax, np.where(counts > 0, counts, np.nan), "YlGnBu", "rows", lowest=0)
-        ax.set_title(f"Hits: {np.sum(counts > 0):,} of {len(counts):,} nodes")
+def hits(som: "kvae.SOM", X: Data, ax: "Axes | None" = None) -> "Figure":
+    """Draws the number of rows of X at each node. Nodes without rows stay white.
+
+    Args:
+      som, ax: as in `u_matrix`.
+      X: float [n, d], or an iterable of batches.
+
+    Returns:
+      The figure of the axes.
+
+    Raises:
+      InputError, NotFittedError: as in `u_matrix`.
+
+    Example:
+      >>> import kvae
+      >>> X = [[0.0, 0.0], [0.1, 0.0], [1.0, 2.0], [1.1, 2.0]]
+      >>> figure = kvae.plots.hits(kvae.SOM((4, 5), n_epochs=2).fit(X), X)
+      >>> figure.axes[0].get_title(loc="left")
+      'Hits: 4 of 20 nodes have rows'
+    """
+    check_map(som)
+    with map_axes(som, ax) as ax:
+        counts = np.bincount(som.predict(X), minlength=som.grid_.size)
+        draw_values(som, ax, np.ma.masked_equal(counts, 0), "YlGnBu", "rows", lowest=0)
+        ax.set_title(f"Hits: {np.sum(counts > 0):,} of {len(counts):,} nodes have rows")
     return ax.figure
 
 
-def component(som, feature: int | str, ax=None):
-    """One feature of the centres over the map, by its number or its name in `feature_names_in_`."""
-    _check_map(som)
+def component(som: "kvae.SOM", feature: int | str, ax: "Axes | None" = None) -> "Figure":
+    """Draws one feature of the centres over the map.
+
+    Args:
+      som, ax: as in `u_matrix`.
+      feature: its number, or its name in `som.feature_names_in_`.
+
+    Returns:
+      The figure of the axes.
+
+    Raises:
+      InputError: there is no such feature, or as in `u_matrix`. NotFittedError: the map is not fitted.
+
+    Example:
+      >>> import kvae
+      >>> from sklearn.datasets import load_iris
+      >>> X = load_iris(as_frame=True).data
+      >>> som = kvae.SOM((4, 5), n_epochs=2).fit(X)
+      >>> figure = kvae.plots.component(som, "petal length (cm)")
+    """
+    check_map(som)
     names = _feature_names(som)
     number = names.index(feature) if isinstance(feature, str) and feature in names else feature
     if not isinstance(number, (int, np.integer)) or not -len(names) <= number < len(names):
-        raise InputError(f"feature is {feature!r}; it must be a number below {len(names)}, or a name of a column")
-    with _axes(som, ax) as ax:
-        _colored(som, ax, som.cluster_centers_[:, number], "viridis", "")
+        raise InputError(f"feature is {feature!r}; it must be a number below {len(names)}, or the name of a column")
+    with map_axes(som, ax) as ax:
+        draw_values(som, ax, som.cluster_centers_[:, number], "viridis", "")
         ax.set_title(names[number])
     return ax.figure
 
 
-def components(som, features: Sequence[int | str] | None = None):
-    """A page of component planes: of these features, by default of all, at most 64."""
-    _check_map(som)
+def components(som: "kvae.SOM", features: Sequence[int | str] | None = None) -> "Figure":
+    """Draws several features of the centres on one page.
+
+    Args:
+      som: the fitted map, with a grid of one or two axes.
+      features: numbers or names; None for all, at most the first 64.
+
+    Returns:
+      A new figure.
+
+    Raises:
+      InputError, NotFittedError: as in `component`.
+    """
+    check_map(som)
     features = range(min(64, som.n_features_in_)) if features is None else features
     columns = math.ceil(math.sqrt(1.5 * len(features)))
     rows = math.ceil(len(features) / columns)
-    with _page(som, rows, columns) as figure:
-        for place, feature in enumerate(features):
-            component(som, feature, figure.add_subplot(rows, columns, place + 1))
+    with map_page(som, rows, columns) as figure:
+        for panel, feature in enumerate(features, 1):
+            component(som, feature, figure.add_subplot(rows, columns, panel))
     return figure
 
 
-def classes(som, X, y, ax=None):
-    """The commonest label among the rows that each node wins; the more of them have it, the stronger its colour."""
-    _check_map(som)
+def classes(som: "kvae.SOM", X: Data, y: ArrayLike, ax: "Axes | None" = None) -> "Figure":
+    """Draws the most common label among the rows at each node. The larger its share, the stronger the colour.
+
+    Args:
+      som, ax: as in `u_matrix`.
+      X: float [n, d], or an iterable of batches.
+      y: labels [n] of any type that NumPy can sort.
+
+    Returns:
+      The figure of the axes.
+
+    Raises:
+      InputError: X and y differ in length, or as in `u_matrix`. NotFittedError: the map is not fitted.
+
+    Example:
+      >>> import kvae
+      >>> X, y = [[0.0, 0.0], [0.1, 0.0], [1.0, 2.0], [1.1, 2.0]], ["low", "low", "high", "high"]
+      >>> figure = kvae.plots.classes(kvae.SOM((4, 5), n_epochs=2).fit(X), X, y)
+    """
+    check_map(som)
     names, labels = np.unique(np.asarray(y), return_inverse=True)
     nodes = som.predict(X)
     if len(labels) != len(nodes):
-        raise InputError(f"X has {len(nodes):,} rows and y {len(labels):,} labels; they must be as many")
+        raise InputError(f"X has {len(nodes):,} rows and y has {len(labels):,} labels; the numbers must be equal")
     table = np.zeros((som.grid_.size, len(names)))
     np.add.at(table, (nodes, labels), 1)
     total, winner = table.sum(axis=1), table.argmax(axis=1)
     share = table.max(axis=1) / np.maximum(total, 1)
-    with _axes(som, ax) as ax:
-        colors = _class_colors(len(names))
+    with map_axes(som, ax) as ax:
+        colors = class_colors(len(names))
         strength = (0.25 + 0.75 * share)[:, None]
-        _nodes(som, ax, np.where(total[:, None] > 0, strength * colors[winner] + 1 - strength, 1.0))
-        _legend(ax, names, colors)
-        ax.set_title(f"Classes: {table.max(axis=1).sum() / max(total.sum(), 1):.0%} of rows have their node's label")
+        draw_nodes(som, ax, np.where(total[:, None] > 0, strength * colors[winner] + 1 - strength, 1.0))
+        add_class_legend(ax, names, colors)
+        agreement = table.max(axis=1).sum() / max(total.sum(), 1)
+        ax.set_title(f"Classes: {agreement:.0%} of rows match their node")
     return ax.figure
 
 
-def clusters(som, n_clusters: int, ax=None):
-    """The groups of nodes that `SOM.clusters` finds."""
-    _check_map(som)
-    with _axes(som, ax) as ax:
-        groups, colors = som.clusters(n_clusters), _class_colors(n_clusters)
-        _nodes(som, ax, colors[groups])
-        _legend(ax, range(n_clusters), colors)
-        ax.set_title(f"{n_clusters} clusters (Ward)")
-    return ax.figure
+def clusters(som: "kvae.SOM", n_clusters: int, ax: "Axes | None" = None) -> "Figure":
+    """Draws the groups of nodes that `SOM.clusters` returns.
 
+    Args:
+      som, ax: as in `u_matrix`.
+      n_clusters: number of groups, from 1 to K.
 
-def trajectory(som, X, ax=None):
-    """The way of rows in their order, such as a time series, over the map; dark first, bright last.
+    Returns:
+      The figure of the axes.
 
-    On a torus a step across the border leaves on one side and comes in on the other.
+    Raises:
+      InputError, NotFittedError: as in `u_matrix`. ValueError: scikit-learn rejects `n_clusters`.
     """
-    _check_map(som)
+    check_map(som)
+    with map_axes(som, ax) as ax:
+        groups, colors = som.clusters(n_clusters), class_colors(n_clusters)
+        draw_nodes(som, ax, colors[groups])
+        add_class_legend(ax, range(n_clusters), colors)
+        ax.set_title(f"{n_clusters} clusters of nodes (Ward's method)")
+    return ax.figure
+
+
+def trajectory(som: "kvae.SOM", X: Data, ax: "Axes | None" = None) -> "Figure":
+    """Draws the path of consecutive rows, such as a time series, over the map, from dark to bright.
+
+    On a torus, a step across the border leaves on one side and enters on the other.
+
+    Args:
+      som, ax: as in `u_matrix`.
+      X: rows in order, float [n, d], or an iterable of batches.
+
+    Returns:
+      The figure of the axes.
+
+    Raises:
+      InputError, NotFittedError: as in `u_matrix`.
+
+    Example:
+      >>> import kvae
+      >>> X = [[0.0, 0.0], [0.4, 0.8], [1.0, 2.0], [1.1, 2.0]]
+      >>> figure = kvae.plots.trajectory(kvae.SOM((4, 5), n_epochs=2).fit(X), X)
+    """
+    check_map(som)
     from matplotlib.collections import LineCollection
 
-    with _axes(som, ax) as ax:
-        points = _points(som)[som.predict(X)]
+    with map_axes(som, ax) as ax:
+        points = node_positions(som)[som.predict(X)]
         steps, starts = np.diff(points, axis=0), points[:-1]
         if som.grid_.border:
-            turn = np.array(som.grid_.shape if len(som.grid_.shape) == 2 else (1, *som.grid_.shape))
-            steps -= turn * np.round(steps / turn)
-        # Each step from where it starts, and again to where it ends: the same line but for a step across the border.
+            period = np.array(som.grid_.shape if len(som.grid_.shape) == 2 else (1, *som.grid_.shape))
+            steps -= period * np.round(steps / period)
+        # Draw each step from its start and to its end. The two lines differ only for steps across the border.
         lines = np.concatenate([np.stack([starts, starts + steps], 1), np.stack([points[1:] - steps, points[1:]], 1)])
-        _nodes(som, ax, np.full((som.grid_.size, 3), 0.95))
+        draw_nodes(som, ax, np.full((som.grid_.size, 3), 0.95))
         path = LineCollection(lines[..., ::-1], cmap="plasma", linewidths=1.2, alpha=0.8, capstyle="round")
         path.set_array(np.tile(np.arange(len(steps)), 2))
         ax.add_collection(path, autolim=False)
-        for place, marker, name in ((0, "o", "first"), (-1, "s", "last")):
-            ax.plot(*points[place, ::-1], marker, color=INK, markersize=5, label=name, clip_on=False)
+        for row, marker, name in ((0, "o", "first row"), (-1, "s", "last row")):
+            ax.plot(*points[row, ::-1], marker, color=INK, markersize=5, label=name, clip_on=False)
         ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
-        ax.set_title("Trajectory")
+        ax.set_title("Trajectory, from dark to bright")
     return ax.figure
 
 
-def page(som, X=None, y=None):
-    """U-matrix, hits of X, classes of y, and the component planes that vary most, on one page."""
-    _check_map(som)
-    parts = [lambda ax: u_matrix(som, ax)]
+def page(som: "kvae.SOM", X: Data | None = None, y: ArrayLike | None = None) -> "Figure":
+    """Draws the U-matrix, the hits of X, the classes of y and the component planes that vary most, on one page.
+
+    Args:
+      som: the fitted map, with a grid of one or two axes.
+      X: float [n, d], or an iterable of batches; None leaves out hits and classes.
+      y: labels [n]; None leaves out classes.
+
+    Returns:
+      A new figure.
+
+    Raises:
+      InputError, NotFittedError: as in `classes`.
+
+    Example:
+      >>> import kvae
+      >>> from sklearn.datasets import load_iris
+      >>> X, y = load_iris(return_X_y=True)
+      >>> figure = kvae.plots.page(kvae.SOM((4, 5), n_epochs=2).fit(X), X, y)
+    """
+    check_map(som)
+    panels = [lambda ax: u_matrix(som, ax)]
     if X is not None:
-        parts.append(lambda ax: hits(som, X, ax))
+        panels.append(lambda ax: hits(som, X, ax))
     if X is not None and y is not None:
-        parts.append(lambda ax: classes(som, X, y, ax))
-    columns = max(3, len(parts))
+        panels.append(lambda ax: classes(som, X, y, ax))
+    columns = max(3, len(panels))
     features = np.sort(np.argsort(-np.var(som.cluster_centers_, axis=0), kind="stable")[:MOST_PLANES])
-    parts += [lambda ax, feature=feature: component(som, int(feature), ax) for feature in features]
-    rows = math.ceil(len(parts) / columns)
-    with _page(som, rows, columns) as figure:
-        for place, part in enumerate(parts):
-            part(figure.add_subplot(rows, columns, place + 1))
+    panels += [lambda ax, feature=feature: component(som, int(feature), ax) for feature in features]
+    rows = math.ceil(len(panels) / columns)
+    with map_page(som, rows, columns) as figure:
+        for panel, draw in enumerate(panels, 1):
+            draw(figure.add_subplot(rows, columns, panel))
     return figure
 
 
-def _check_map(som) -> None:
-    """Raises InputError where it is no map, and scikit-learn's own error where it is not fitted."""
-    if not hasattr(som, "clusters"):  # its own class imports this module
-        what = f"the map is a {type(som).__name__}; it must be a kvae.SOM"
-        if hasattr(som, "steps"):
-            what += ", such as pipeline[-1], and X the rows that reach it, pipeline[:-1].transform(X)"
-        raise InputError(what)
-    from sklearn.utils.validation import check_is_fitted
-
-    check_is_fitted(som)
-
-
-@contextlib.contextmanager
-def _page(som, rows, columns):
-    """A figure with room for so many maps."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(STYLE | {"axes.grid": False, "figure.dpi": DPI / 2}):
-        down, across = np.ptp(_points(som), axis=0) + 1.2
-        height = min(max(0.5 + 2.5 * down / across, 2.0), 5.0)
-        yield Figure(figsize=(3.2 * columns + 0.6, height * rows), layout="constrained")
-
-
-@contextlib.contextmanager
-def _axes(som, ax):
-    """The axes given, or those of a new figure, laid out for the map: row 0 at the top."""
-    if len(som.grid_.shape) > 2:
-        raise InputError(f"grid_shape is {som.grid_.shape}; a map of one or two axes can be drawn")
-    if ax is None:
-        with _page(som, 1, 1) as figure, _axes(som, figure.add_subplot()) as ax:
-            yield ax
-        return
-    rows, columns = _points(som).T
-    ax.set_aspect("equal")
-    ax.set(xlim=(columns.min() - 0.6, columns.max() + 0.6), ylim=(rows.max() + 0.65, rows.min() - 0.65))
-    ax.set(xticks=[], yticks=[], xlabel=som.grid_.border)
-    ax.spines[:].set_visible(False)
-    yield ax
-
-
-def _points(som) -> np.ndarray:
-    """Where nodes are drawn, float [K, 2]: a line is a single row."""
-    points = som.grid_.points
-    return points if points.shape[1] == 2 else np.column_stack([np.zeros(len(points)), points])
-
-
-def _nodes(som, ax, colors=None, **options):
-    """Draws every node as a square or a hexagon in its colour [K, 3], or in what `options` say."""
-    from matplotlib.collections import PolyCollection
-
-    corners, radius = (6, 1 / math.sqrt(3)) if som.grid_.cell == "hexagon" else (4, math.sqrt(0.5))
-    angles = 2 * np.pi * (np.arange(corners) + 0.5) / corners
-    corners = radius * np.column_stack([np.cos(angles), np.sin(angles)])  # a corner of a hexagon points up
-    edges = {"edgecolors": FAINT, "linewidths": 0.4}
-    return ax.add_collection(
-        PolyCollection(_points(som)[:, None, ::-1] + corners, facecolors=colors, **edges, **options), autolim=False
-    )
-
-
-def _colored(som, ax, values, colormap, label, lowest=None):
-    from matplotlib.colors import Normalize
-
-    finite = values[np.isfinite(values)]
-    norm = Normalize(finite.min(initial=np.inf) if lowest is None else lowest, max(finite.max(initial=0), 1e-12))
-    nodes = _nodes(som, ax, array=np.ma.masked_invalid(values), cmap=colormap, norm=norm)
-    bar = ax.figure.colorbar(nodes, ax=ax, shrink=0.8, aspect=25, pad=0.02, label=label)
-    bar.outline.set_visible(False)
-
-
-def _class_colors(count) -> np.ndarray:
-    """Colours [count, 3], from 0 to 1."""
-    import matplotlib
-    from matplotlib.colors import to_rgb
-
-    if count <= len(PALETTE):
-        return np.array([to_rgb(color) for color in PALETTE[:count]])
-    return matplotlib.colormaps["turbo"](np.linspace(0.03, 0.97, count))[:, :3]
-
-
-def _legend(ax, names, colors):
-    from matplotlib.patches import Patch
-
-    ax.legend(
-        handles=[Patch(color=color, label=str(name)) for name, color in zip(names, colors, strict=True)],
-        loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, labelcolor=QUIET, ncols=math.ceil(len(names) / 20),
-    )  # fmt: skip
-
-
-def _feature_names(som) -> list[str]:
+def _feature_names(som: "kvae.SOM") -> list[str]:
     return [str(name) for name in getattr(som, "feature_names_in_", [f"x{i}" for i in range(som.n_features_in_)])]

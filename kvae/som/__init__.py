@@ -1,4 +1,4 @@
-"""A self-organising map as a scikit-learn estimator."""
+"""Kohonen's self-organising map as a scikit-learn estimator: `kvae.SOM`."""
 
 from kvae.som.estimator import SOM
 

@@ -1,110 +1,115 @@
 """Kohonen's self-organising map as a scikit-learn estimator: `kvae.SOM`."""
 
-from collections.abc import Iterable, Iterator
-from typing import Annotated
+from typing import TYPE_CHECKING, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
+from numpy.typing import ArrayLike
 from scipy.spatial.distance import cdist
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
-from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics.pairwise import cosine_distances
-from sklearn.preprocessing import normalize
-from sklearn.utils import check_array, check_random_state
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from tqdm import tqdm
 
-from kvae.core.errors import InputError, choose
-from kvae.core.fields import Count, Counts, Natural, OneOf, Positive, Share, validate
-from kvae.grids import GRIDS, make_grid
+from kvae.grids import Grid
 from kvae.kohonen import Statistics
-from kvae.som import batches
-from kvae.som.rows import FLOATS, Rows, rows_of
-from kvae.topology import NEIGHBORHOODS, Neighborhood
+from kvae.som import blocks
+from kvae.som.clustering import ward_clusters
+from kvae.som.coordinates import Coordinates
+from kvae.som.initial import SAMPLE_ROWS, initial_codewords
+from kvae.som.parameters import validate_parameters
+from kvae.som.rows import FLOATS, Data, RowReader, open_rows
 
-SAMPLE_ROWS = 2_000
-"""Of how many rows, at least, the first codewords are made."""
-
-KEPT_BYTES = {"cpu": 2**30}
-"""Up to which size data stay on the devices from epoch to epoch; 2^34 on accelerators."""
-
-PARAMETERS = {
-    "grid_shape": Counts,
-    "topology": Annotated[str, OneOf(GRIDS)],
-    "neighborhood": Annotated[str, OneOf(NEIGHBORHOODS)],
-    "n_epochs": Natural,
-    "initial_width": Positive | None,
-    "final_width": Positive,
-    "metric": Annotated[str, OneOf(batches.METRICS)],
-    "batch_size": Count | None,
-    "decay": Share,
-}
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
-    """Kohonen's self-organising map in its batch form: clusters whose centres lie on a grid, near ones being alike.
+    """Self-organising map: clustering with centres on a grid, where neighbouring centres are similar.
 
-    In each epoch every centre becomes the mean of the vectors that are nearest to it or, by a weight that falls with
-    the distance on the grid, to its neighbours (Eqs. 19-21 of Irie et al., 2023). The width of the neighbourhood falls
-    from epoch to epoch by a constant factor. The sums are exact however the data are cut into batches.
+    The map is trained by Kohonen's batch algorithm (Eqs. 19-21 of Irie et al., 2023). In each epoch every centre
+    becomes a weighted mean of the rows,
 
-    Wherever `X` stands it may be an array, a data frame, a memory-mapped array, which is read in batches, or, but for
-    `transform`, an iterable of batches [n, d], such as a list of arrays or a data loader: `fit` looks at the first
-    ones, and runs through all once for each epoch and once more.
+        w_k = sum_i A[k, c_i] x_i / sum_i A[k, c_i],    c_i = argmin_k |x_i - w_k|,
 
-        >>> from sklearn.datasets import load_digits
-        >>> X, y = load_digits(return_X_y=True)
-        >>> som = kvae.SOM(grid_shape=(12, 12)).fit(X)
-        >>> som.predict(X[:2])      # the node of each row; node k is at np.unravel_index(k, (12, 12))
+    where the neighbourhood A weights a row by the distance on the grid between node k and the row's node c_i. The width
+    of A shrinks from epoch to epoch by a constant factor. Without a neighbourhood the algorithm is K-means.
+
+    `X` may be an array [n, d], a data frame, a memory-mapped array, which is read in batches, or, except in
+    `transform`, an iterable of batches such as a list of arrays or a data loader. `fit` reads the first batches for
+    its sample, then all of them once for each epoch and once for `labels_`. The sums are exact for any split into
+    batches.
+
+    An epoch takes O(n K d) time, plus O(K^2 d) for the neighbourhood (less for "hard", and for "gaussian" on a plane
+    or torus). Working memory is O(batch_size d + K d) on the devices, plus O(K^2) if the neighbourhood needs its
+    matrix. Data of up to 1 GiB on a CPU (16 GiB on an accelerator) stay on the devices between epochs.
 
     Args:
-      grid_shape: nodes along each axis of the grid; K is their product.
-      topology: "plane", "torus" or "hexagonal", or a name that was added to `kvae.GRIDS`.
-      neighborhood: how the weight falls with the distance D on the grid: "gaussian", exp(-D^2 / width^2);
-        "exponential", exp(-D / width); "hard", min(1, width^2) within 1.5 nodes; "none", which is K-means; or a
-        name added to `kvae.NEIGHBORHOODS`. The width is sqrt(2) times what others call sigma.
-      n_epochs: how often all data are seen, each time for one update.
-      initial_width: in nodes, of the first epoch; by default half of the grid's longest side.
-      final_width: in nodes, of the last epoch.
-      init: "pca", on the plane of the first principal components of a sample; "random", rows of the data; or the
-        centres, [K, d].
-      metric: "euclidean", or "cosine", where vectors and centres are scaled to length 1.
-      batch_size: rows that are worked on at once; by default as many as have 2^24 numbers.
-      decay: for `partial_fit`, how much the statistics of earlier calls still count at the next.
-      random_state: of the sample, a seed or a RandomState.
-      verbose: shows the epochs as they pass, with the error so far.
+      grid_shape: number of nodes along each axis of the grid; K is their product.
+      topology: "plane", "torus", "hexagonal", or a name added to `kvae.GRIDS`.
+      neighborhood: weight of a node at distance D on the grid, for a width w: "gaussian", exp(-D^2 / w^2);
+        "exponential", exp(-D / w); "hard", min(1, w^2) where D < 1.5; "none", 0; or a name added to
+        `kvae.NEIGHBORHOODS`. The node itself has weight 1. A Gaussian has sigma = w / sqrt(2).
+      n_epochs: number of passes over the data, with one update each.
+      initial_width: width in nodes in the first epoch; None for half of the grid's longest side.
+      final_width: width in nodes in the last epoch.
+      init: "pca" (on the plane of the first principal components of a sample), "random" (at rows of a sample), or
+        an array of initial centres [K, d].
+      metric: "euclidean", or "cosine", which scales rows and centres to length 1.
+      batch_size: number of rows processed at once; None for about 2^24 values.
+      decay: factor from 0 to below 1 by which each `partial_fit` multiplies the sums of earlier calls.
+      random_state: seed or RandomState of the sample and of `init="random"`.
+      verbose: whether to show a progress bar with the quantisation error.
 
     Attributes:
-      cluster_centers_: [K, d], the codewords, of the type of the data.
-      labels_: int32 [n], the node of every row of the data (of the last batch, after `partial_fit`).
+      cluster_centers_: centres, float [K, d], in the dtype of the data. Node k is at
+        `np.unravel_index(k, grid_shape)`.
+      labels_: node of every row, int32 [n]; after `partial_fit`, of the rows of the last call.
       quantization_error_: mean distance of the rows from their centres.
       topographic_error_: share of the rows whose two nearest centres are not neighbours on the grid, from 0 to 1.
-      history_: by name, [n_epochs]: "width", and "quantization_error" before the update of the epoch.
+      history_: after `fit`, arrays [n_epochs]: "width" in nodes, and "quantization_error" before each update.
       grid_: the `kvae.grids.Grid`.
-      n_iter_: updates done.
+      n_iter_: number of updates so far.
       n_features_in_: d.
+      feature_names_in_: names of the columns, if X is a data frame.
 
-    Raises:
-      InputError: a parameter that is out of range; ValueError: data that scikit-learn refuses.
+    Example:
+      >>> import kvae
+      >>> from sklearn.datasets import load_iris
+      >>> X, y = load_iris(return_X_y=True)
+      >>> som = kvae.SOM(grid_shape=(6, 8), n_epochs=5).fit(X)
+      >>> som.cluster_centers_.shape, som.labels_.shape, som.transform(X).shape
+      ((48, 4), (150,), (150, 48))
+      >>> som.quantization_error_ < 0.5, som.topographic_error_ < 0.2
+      (True, True)
+      >>> groups = som.clusters(3)[som.predict(X)]  # a group for each row
     """
+
+    cluster_centers_: np.ndarray
+    labels_: np.ndarray
+    quantization_error_: float
+    topographic_error_: float
+    history_: dict[str, np.ndarray]
+    grid_: Grid
+    n_iter_: int
 
     def __init__(
         self,
-        grid_shape=(10, 10),
+        grid_shape: tuple[int, ...] = (10, 10),
         *,
-        topology="plane",
-        neighborhood="gaussian",
-        n_epochs=10,
-        initial_width=None,
-        final_width=0.5,
-        init="pca",
-        metric="euclidean",
-        batch_size=None,
-        decay=0.9,
-        random_state=None,
-        verbose=False,
+        topology: str = "plane",
+        neighborhood: str = "gaussian",
+        n_epochs: int = 10,
+        initial_width: float | None = None,
+        final_width: float = 0.5,
+        init: str | ArrayLike = "pca",
+        metric: str = "euclidean",
+        batch_size: int | None = None,
+        decay: float = 0.9,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: bool = False,
     ):
         self.grid_shape = grid_shape
         self.topology = topology
@@ -119,96 +124,132 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X, y=None, sample_weight=None):
-        """Trains the map from its start.
+    def fit(self, X: Data, y: None = None, sample_weight: ArrayLike | None = None) -> Self:
+        """Trains the map from its initial centres. Time is O(n_epochs n K d).
 
         Args:
           X: float [n, d]; see the class.
           y: ignored.
-          sample_weight: [n], how often each row counts; not for an iterable of batches.
+          sample_weight: weight of each row, float [n], at least 0; None for 1. Not for an iterable of batches.
+
+        Returns:
+          The fitted estimator.
+
+        Raises:
+          InputError: a parameter is out of range, or X can be read only once.
+          ValueError: scikit-learn rejects X or the weights.
         """
-        self._neighborhood()
-        rows = self._rows(X, sample_weight, reset=True)
-        self._start(rows)
-        with self._precision():
-            is_kept = rows.bytes is not None and rows.bytes <= KEPT_BYTES.get(jax.default_backend(), 2**34)
-            kept = list(self._placed(rows)) if is_kept else None
-            codewords, errors = self._codewords(), []
+        neighborhood = validate_parameters(self)
+        rows = open_rows(self, X, sample_weight, self.batch_size, reset=True)
+        self._initialize(rows, neighborhood.grid)
+        coordinates = self._coordinates
+        with coordinates.precision():
+            cache = list(coordinates.blocks(rows)) if blocks.fits_cache(rows.nbytes) else None
+            codewords, errors = coordinates.codewords(self.cluster_centers_), []
             with tqdm(range(self.n_epochs), disable=not self.verbose, desc="SOM", unit="epoch") as epochs:
                 for epoch in epochs:
-                    summary = self._summary(kept or self._placed(rows), codewords)
-                    codewords, error = self._moved(summary, epoch, codewords)
+                    sums = blocks.sum_blocks(cache or coordinates.blocks(rows), codewords, self.metric)
+                    codewords, error = self._update(sums, neighborhood, epoch, codewords)
                     errors.append(error)
                     if self.verbose:
                         epochs.set_postfix(quantization_error=f"{error:.4g}")
-                    self._remembered = summary
-            self._remembered = jax.tree.map(np.asarray, self._remembered)
-            self._keep(codewords, self.n_epochs)
-            self._judge(kept or self._placed(rows))
+                    self._sums = sums
+            self._sums = jax.tree.map(np.asarray, self._sums)
+            self._store(codewords, self.n_epochs, cache or coordinates.blocks(rows))
         widths = [self._width(epoch) for epoch in range(self.n_epochs)]
         self.history_ = {"width": np.array(widths), "quantization_error": np.array(errors, float)}
         return self
 
-    def partial_fit(self, X, y=None, sample_weight=None):
-        """One update, by the statistics of these rows and, `decay` times for each call, of those before.
+    def partial_fit(self, X: Data, y: None = None, sample_weight: ArrayLike | None = None) -> Self:
+        """Updates the map once, by the sums over these rows plus `decay` times those of earlier calls.
 
-        After `fit`, those before are its last epoch's. The width falls over the first `n_epochs` calls, as it does over
-        the epochs of `fit`, and stays. With `decay` 0 and all data at each call, `n_epochs` calls are a `fit`.
+        After `fit`, the earlier sums are those of its last epoch. The width shrinks over the first `n_epochs` calls, as
+        over the epochs of `fit`, and then stays. With `decay` 0 and the same rows in each call, `n_epochs` calls equal
+        a `fit`. Time is O(n K d).
+
+        Args:
+          X, y, sample_weight: as in `fit`.
+
+        Returns:
+          The fitted estimator.
+
+        Raises:
+          InputError, ValueError: as in `fit`.
         """
-        self._neighborhood()
+        neighborhood = validate_parameters(self)
         is_first = not hasattr(self, "cluster_centers_")
-        rows = self._rows(X, sample_weight, reset=is_first)
+        rows = open_rows(self, X, sample_weight, self.batch_size, reset=is_first)
         if is_first:
-            self._start(rows)
-        with self._precision():
-            codewords = self._codewords()
-            summary = self._summary(self._placed(rows), codewords)
-            self._remembered = jax.tree.map(
-                lambda old, new: self.decay * old + np.asarray(new), self._remembered, summary
-            )
-            self._keep(self._moved(self._remembered, self.n_iter_, codewords)[0], self.n_iter_ + 1)
-            self._judge(self._placed(rows))
+            self._initialize(rows, neighborhood.grid)
+        coordinates = self._coordinates
+        with coordinates.precision():
+            codewords = coordinates.codewords(self.cluster_centers_)
+            sums = blocks.sum_blocks(coordinates.blocks(rows), codewords, self.metric)
+            self._sums = jax.tree.map(lambda old, new: self.decay * old + np.asarray(new), self._sums, sums)
+            codewords, _ = self._update(self._sums, neighborhood, self.n_iter_, codewords)
+            self._store(codewords, self.n_iter_ + 1, coordinates.blocks(rows))
         return self
 
-    def predict(self, X):
-        """The node of every row, int32 [n]."""
-        check_is_fitted(self)
-        rows = self._rows(X)
-        with self._precision():
-            return self._judged(self._placed(rows))[0]
+    def predict(self, X: Data) -> np.ndarray:
+        """Returns the node of every row, int32 [n]. Time is O(n K d), memory O(batch_size d).
 
-    def transform(self, X):
-        """Distances of every row from every centre, [n, K], of the type of X."""
+        Args:
+          X: float [n, d]; see the class.
+
+        Raises:
+          NotFittedError: the map is not fitted. ValueError: scikit-learn rejects X.
+        """
+        return self._assign_rows(X)[0]
+
+    def transform(self, X: ArrayLike) -> np.ndarray:
+        """Returns the distance of every row from every centre, [n, K]. Time is O(n K d), memory O(n K).
+
+        Args:
+          X: float [n, d], an array or a data frame.
+
+        Returns:
+          The dtype of X. A row at its centre has distance 0 exactly under the Euclidean metric.
+
+        Raises:
+          NotFittedError: the map is not fitted. ValueError: scikit-learn rejects X.
+        """
         check_is_fitted(self)
         X = validate_data(self, X, dtype=FLOATS, reset=False)
-        # Euclidean ones by differences, not by a product of matrices: a row on its centre is at 0.
         distances = {"euclidean": cdist, "cosine": cosine_distances}[self.metric](X, self.cluster_centers_)
         return distances.astype(X.dtype, copy=False)
 
-    def score(self, X, y=None, sample_weight=None):
-        """The mean distance of the rows from their centres, times -1: larger is better."""
-        check_is_fitted(self)
-        rows = self._rows(X, sample_weight)
-        with self._precision():
-            return -self._judged(self._placed(rows))[1]
+    def score(self, X: Data, y: None = None, sample_weight: ArrayLike | None = None) -> float:
+        """Returns minus the quantisation error of X, so that larger is better. Time is O(n K d).
+
+        Args:
+          X, y, sample_weight: as in `fit`.
+
+        Raises:
+          NotFittedError: the map is not fitted. ValueError: scikit-learn rejects X or the weights.
+        """
+        return -self._assign_rows(X, sample_weight)[1]
 
     def clusters(self, n_clusters: int) -> np.ndarray:
-        """Groups of nodes that hang together on the grid, by Ward's method on their centres: int64 [K].
+        """Groups the nodes by Ward's method into connected regions. Time and memory do not depend on n.
 
-        `som.clusters(5)[som.predict(X)]` are the groups of rows.
+        `som.clusters(5)[som.predict(X)]` assigns the rows of X to five groups.
+
+        Args:
+          n_clusters: number of groups, from 1 to K.
+
+        Returns:
+          The group of each node, int64 [K].
+
+        Raises:
+          NotFittedError: the map is not fitted. ValueError: scikit-learn rejects `n_clusters`.
         """
         check_is_fitted(self)
-        codes, there = self.grid_.neighbors(next(iter(self.grid_.adjacency.values())))
-        own = np.broadcast_to(np.arange(self.grid_.size), codes.shape)
-        links = scipy.sparse.coo_array((np.ones(there.sum()), (own[there], codes[there])), shape=[self.grid_.size] * 2)
-        ward = AgglomerativeClustering(n_clusters, linkage="ward", connectivity=links.tocsr())
-        return ward.fit_predict(self.cluster_centers_)
+        return ward_clusters(self.cluster_centers_, self.grid_, n_clusters)
 
-    def plot(self, X=None, y=None):
-        """A page of pictures, a matplotlib figure: `kvae.plots.page`; that module has them one by one."""
+    def plot(self, X: Data | None = None, y: ArrayLike | None = None) -> "Figure":
+        """Draws U-matrix, hits of X, classes of y and component planes on one page; see `kvae.plots.page`."""
         from kvae import plots
 
-        check_is_fitted(self)
         return plots.page(self, X, y)
 
     @property
@@ -220,80 +261,33 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
-    def _neighborhood(self) -> Neighborhood:
-        """What the parameters ask for; raises InputError where one is out of range."""
-        given = {name: validate(name, getattr(self, name), kind) for name, kind in PARAMETERS.items()}
-        return Neighborhood(make_grid(given["topology"], given["grid_shape"]), given["neighborhood"])
-
-    def _rows(self, X, sample_weight=None, reset=False) -> Rows:
-        return rows_of(self, X, sample_weight, self.batch_size, reset=reset)
-
-    def _start(self, rows):
-        """The first centres, by which the type of all others is set."""
-        self.grid_ = self._neighborhood().grid
+    def _initialize(self, rows: RowReader, grid: Grid) -> None:
+        self.grid_, self.n_iter_ = grid, 0
         random = check_random_state(self.random_state)
-        vectors, weights = rows.sample(max(SAMPLE_ROWS, self.grid_.size), random)
-        is_cosine = self.metric == "cosine"
-        vectors = normalize(vectors) if is_cosine else vectors
-        # Distances are found by squares, which lose their digits far from the origin.
-        self._offset = np.zeros_like(vectors[0]) if is_cosine else np.average(vectors, axis=0, weights=weights)
-        self._offset = self._offset.astype(vectors.dtype)
-        centers = self._first_centers(vectors, weights, random).astype(vectors.dtype)
-        self.cluster_centers_ = normalize(centers) if is_cosine else centers
-        self.n_iter_ = 0
+        vectors, weights = rows.sample(max(SAMPLE_ROWS, grid.size), random)
+        self._coordinates = Coordinates.of_sample(vectors, weights, self.metric)
+        centers = initial_codewords(self.init, self._coordinates.scaled(vectors), weights, grid, random)
+        self.cluster_centers_ = self._coordinates.scaled(centers)
         zeros = np.zeros_like(centers)
-        self._remembered = batches.Summary(Statistics(zeros, zeros[:, 0]), zeros[0, 0])
-
-    def _first_centers(self, vectors, weights, random):
-        shape = (self.grid_.size, vectors.shape[1])
-        if not isinstance(self.init, str):
-            centers = check_array(self.init, dtype=vectors.dtype)
-            if centers.shape != shape:
-                raise InputError(f"init has the shape {centers.shape}; this grid and these data need {shape}")
-            return centers
-        return choose("init", self.init, batches.INITIAL)(vectors, weights, self.grid_, random)
-
-    def _codewords(self):
-        return batches.everywhere(self.cluster_centers_ - self._offset)
-
-    def _keep(self, codewords, n_iter):
-        self.cluster_centers_ = np.asarray(codewords) + self._offset
-        self.n_iter_ = n_iter
-
-    def _precision(self):
-        """Sums of float64 data are float64; lookups are always float32."""
-        return jax.enable_x64(self.cluster_centers_.dtype == np.float64)
-
-    def _placed(self, rows) -> Iterator[tuple[batches.Batch, int]]:
-        """Batches on the devices, and how many rows of each are rows of the data."""
-        for vectors, weights in rows.read():
-            vectors = vectors.astype(self.cluster_centers_.dtype, copy=False)
-            vectors = normalize(vectors) if self.metric == "cosine" else vectors - self._offset
-            yield batches.placed(vectors, weights), len(vectors)
-
-    def _summary(self, placed, codewords) -> batches.Summary:
-        return batches.summary_of((batch for batch, _ in placed), codewords, self.metric)
+        self._sums = blocks.BlockSums(Statistics(zeros, zeros[:, 0]), zeros[0, 0])
 
     def _width(self, update: int) -> float:
-        """Width of the neighbourhood, in nodes, after so many updates."""
         initial = self.initial_width or max(self.final_width, max(self.grid_.shape) / 2)
-        share = min(1.0, update / max(1, self.n_epochs - 1))
-        return initial * (self.final_width / initial) ** share
+        return initial * (self.final_width / initial) ** min(1.0, update / max(1, self.n_epochs - 1))
 
-    def _moved(self, summary, update, codewords):
-        neighborhood = self._neighborhood()
-        return batches.moved(summary, neighborhood, jnp.float32(self._width(update)), codewords, self.metric)
+    def _update(self, sums, neighborhood, update: int, codewords) -> tuple[jax.Array, jax.Array]:
+        return blocks.update_codewords(sums, neighborhood, jnp.float32(self._width(update)), codewords, self.metric)
 
-    def _judged(self, placed: Iterable) -> tuple[np.ndarray, float, float]:
-        """Codes int32 [n], quantisation error and topographic error."""
-        codewords = self._codewords()
-        codes, sums = [], []
-        for batch, count in placed:
-            found = batches.judged(batch, codewords, self.grid_, self.metric)
-            codes.append(np.asarray(found.codes)[:count])
-            sums.append(found[1:])
-        error, disordered, weight = np.sum(sums, axis=0)
-        return np.concatenate(codes), float(error / weight), float(disordered / weight)
+    def _assign(self, counted_blocks) -> tuple[np.ndarray, float, float]:
+        codewords = self._coordinates.codewords(self.cluster_centers_)
+        return blocks.assign_blocks(counted_blocks, codewords, self.grid_, self.metric)
 
-    def _judge(self, placed):
-        self.labels_, self.quantization_error_, self.topographic_error_ = self._judged(placed)
+    def _assign_rows(self, X, sample_weight=None) -> tuple[np.ndarray, float, float]:
+        check_is_fitted(self)
+        rows = open_rows(self, X, sample_weight, self.batch_size, reset=False)
+        with self._coordinates.precision():
+            return self._assign(self._coordinates.blocks(rows))
+
+    def _store(self, codewords: jax.Array, n_iter: int, counted_blocks) -> None:
+        self.cluster_centers_, self.n_iter_ = self._coordinates.centers(codewords), n_iter
+        self.labels_, self.quantization_error_, self.topographic_error_ = self._assign(counted_blocks)

@@ -1,9 +1,11 @@
-"""Rows of data as scikit-learn takes them, in batches that can be run through again and again."""
+"""Reads the rows of everything that `kvae.SOM` takes as data, in batches and as often as needed."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from kvae.core.errors import InputError
@@ -11,74 +13,87 @@ from kvae.core.errors import InputError
 FLOATS = (np.float64, np.float32)
 
 BATCH_ELEMENTS = 2**24
-"""How many numbers a batch holds where its rows are not given."""
+"""Default number of values in a batch."""
 
-Pair = tuple[np.ndarray, np.ndarray]
-"""Vectors, float [n, d], and how often each counts, float [n]."""
+Data = ArrayLike | Iterable[ArrayLike]
+"""An array [n, d], a data frame, a memory-mapped array, or an iterable of batches [n, d]."""
+
+WeightedRows = tuple[np.ndarray, np.ndarray]
+"""Vectors, float [n, d], and their weights, float [n]."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
-    """Checked rows.
+class RowReader:
+    """Validated rows.
 
     Attributes:
-      read: begins to run through them: batches.
-      sample: from a number of rows and a RandomState, so many of them, drawn without replacement, or all that there
-        are; of an iterable of batches, the first ones.
-      bytes: how large they are; None where they are not in memory.
+      read: starts a pass over all rows, in batches.
+      sample: maps a number of rows and a RandomState to a sample without replacement, of fewer rows if there are
+        fewer. From an iterable of batches it takes the first rows.
+      nbytes: size of the rows; None if they are not in memory.
     """
 
-    read: Callable[[], Iterator[Pair]]
-    sample: Callable[[int, np.random.RandomState], Pair]
-    bytes: int | None = None
+    read: Callable[[], Iterator[WeightedRows]]
+    sample: Callable[[int, np.random.RandomState], WeightedRows]
+    nbytes: int | None = None
 
 
-def rows_of(estimator, X, sample_weight, batch_size: int | None, *, reset: bool) -> Rows:
-    """The rows of X, an array, a memory map, which is checked batch by batch, or an iterable of batches.
+def open_rows(
+    estimator: BaseEstimator,
+    X: Data,
+    sample_weight: ArrayLike | None,
+    batch_size: int | None,
+    *,
+    reset: bool,
+) -> RowReader:
+    """Validates data and returns their reader. Memory-mapped arrays and iterables are validated batch by batch.
 
     Args:
-      estimator: learns the names and the number of features if `reset`, and else asks for the same.
+      estimator: stores the names and the number of features if `reset`; otherwise the data must have the same.
       X: the data.
       sample_weight: [n], or None for 1.
-      batch_size: rows of a batch.
+      batch_size: rows of a batch; None for about `BATCH_ELEMENTS` values.
       reset: see `estimator`.
 
+    Returns:
+      The reader.
+
     Raises:
-      ValueError: what scikit-learn refuses. InputError: an iterable without batches, that cannot be run through
-        twice, or that has `sample_weight`.
+      ValueError: scikit-learn rejects the data.
+      InputError: an iterable is empty, can be read only once, or comes with `sample_weight`.
     """
     if is_batches(X):
-        return _rows_of_batches(estimator, X, sample_weight, batch_size, reset)
+        return _open_batches(estimator, X, sample_weight, batch_size, reset)
     is_mapped = isinstance(X, np.memmap) and X.ndim == 2 and len(X) > 0
 
-    def checked(part, reset=False):
+    def validated(part, reset=False):
         return validate_data(estimator, part, dtype=FLOATS, reset=reset)
 
     if is_mapped:
-        first = checked(X[:1], reset)
+        first = validated(X[:1], reset)
     else:
-        X = first = checked(X, reset)
+        X = first = validated(X, reset)
     weights = _check_sample_weight(sample_weight, X, dtype=first.dtype, ensure_non_negative=True)
     batch_size = batch_size or max(1, BATCH_ELEMENTS // first.shape[1])
-    batch_size = -(-len(X) // -(-len(X) // batch_size))  # even ones
+    batch_size = -(-len(X) // -(-len(X) // batch_size))  # batches of about equal size
 
-    def part(rows):
-        return (checked(X[rows]) if is_mapped else X[rows]), weights[rows]
+    def take(rows):
+        return (validated(X[rows]) if is_mapped else X[rows]), weights[rows]
 
     def sample(count, random):
-        there = np.flatnonzero(weights > 0)
-        if len(there) > count:
-            there = np.sort(random.choice(there, count, replace=False))
-        return part(there)
+        rows = np.flatnonzero(weights > 0)
+        if len(rows) > count:
+            rows = np.sort(random.choice(rows, count, replace=False))
+        return take(rows)
 
     starts = range(0, len(X), batch_size)
-    return Rows(
-        lambda: (part(slice(start, start + batch_size)) for start in starts), sample, None if is_mapped else X.nbytes
+    return RowReader(
+        lambda: (take(slice(start, start + batch_size)) for start in starts), sample, None if is_mapped else X.nbytes
     )
 
 
-def is_batches(X) -> bool:
-    """Whether X is an iterable of batches, and not an array or what scikit-learn takes for one."""
+def is_batches(X: Data) -> bool:
+    """True if X is an iterable of batches, and not an array or a list that scikit-learn takes for one."""
     if isinstance(X, (list, tuple)):
         return len(X) > 0 and getattr(X[0], "ndim", 0) == 2
     return (
@@ -89,11 +104,12 @@ def is_batches(X) -> bool:
     )
 
 
-def _rows_of_batches(estimator, X, sample_weight, batch_size, reset) -> Rows:
+def _open_batches(estimator, X, sample_weight, batch_size, reset) -> RowReader:
     if sample_weight is not None:
-        raise InputError("sample_weight is given with an iterable of batches; it is taken with arrays only")
+        raise InputError("sample_weight cannot be combined with an iterable of batches; pass an array as X")
+    # A generator would be empty after the first epoch.
     if iter(X) is X:
-        raise InputError("X is an iterator, which runs once; give what can be run through again, such as a data loader")
+        raise InputError("X is an iterator and can be read only once; pass a list of batches or a data loader")
     first = next(iter(X), None)
     if first is None:
         raise InputError("X is an iterable without batches")
@@ -116,4 +132,4 @@ def _rows_of_batches(estimator, X, sample_weight, batch_size, reset) -> Rows:
         vectors, weights = map(np.concatenate, zip(*parts, strict=True))
         return vectors[:count], weights[:count]
 
-    return Rows(read, sample)
+    return RowReader(read, sample)

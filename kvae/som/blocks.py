@@ -1,0 +1,199 @@
+"""The arithmetic of the batch map on blocks of rows: block sums, assignments and the update.
+
+Sums over blocks add up to sums over the data, so the split into blocks does not change the map. Peak memory on the
+devices is two blocks; the n x K score matrix of a block is never materialised. A block is sharded over all local
+devices by rows.
+"""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from kvae.classic import weighted_means
+from kvae.kohonen import Statistics, batch_statistics, by_chunks, nearest_code, unit
+from kvae.measures import far_apart, two_lowest
+from kvae.topology import Grid, Neighborhood
+
+CACHE_BYTES = {"cpu": 2**30}
+"""Largest size of data that stay on the devices between epochs, by platform; 2^34 on accelerators."""
+
+
+class Block(NamedTuple):
+    """Rows on the devices. Rows of padding have weight 0."""
+
+    vectors: jax.Array  # [n, d] float32 or float64
+    weights: jax.Array  # [n], the dtype of the vectors, or bool
+
+
+class BlockSums(NamedTuple):
+    """Sums over the rows of a block. Those of several blocks add up."""
+
+    statistics: Statistics  # sums [K, d] and counts [K] of the rows of each code
+    error: jax.Array  # [] distances of the rows from their codewords
+
+
+class Assignments(NamedTuple):
+    """The codes of a block, and how well the rows fit the map."""
+
+    codes: jax.Array  # [n] int32: the nearest codeword
+    error: jax.Array  # [] sum of the distances from it
+    disordered: jax.Array  # [] weight of the rows whose two nearest codewords are not neighbours on the grid
+    weight: jax.Array  # [] weight of all rows
+
+
+def _euclidean(vectors: jax.Array, codewords: jax.Array) -> jax.Array:
+    return jnp.linalg.norm(vectors - codewords, axis=-1)
+
+
+def _cosine(vectors: jax.Array, codewords: jax.Array) -> jax.Array:
+    """Returns 1 - cos for unit vectors, and 1 for the zero vector, which has no direction."""
+    return 1 - jnp.sum(vectors * codewords, axis=-1)
+
+
+DISTANCES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {"euclidean": _euclidean, "cosine": _cosine}
+"""Maps a `metric` to the distance [n] between vectors and codewords [n, d], which are unit vectors for cosine."""
+
+
+def fits_cache(nbytes: int | None) -> bool:
+    """True if data of known size are small enough to stay on the devices between epochs."""
+    return nbytes is not None and nbytes <= CACHE_BYTES.get(jax.default_backend(), 2**34)
+
+
+def _sharding(*axes: str) -> NamedSharding:
+    return NamedSharding(Mesh(np.asarray(jax.local_devices()), ("rows",)), PartitionSpec(*axes))
+
+
+def replicate(codewords: np.ndarray) -> jax.Array:
+    """Copies codewords to every local device."""
+    return jax.device_put(codewords, _sharding())
+
+
+def to_devices(vectors: np.ndarray, weights: np.ndarray) -> Block:
+    """Moves rows to the local devices, padded to one of a few lengths so that blocks share compiled programs.
+
+    The rows of a device are padded to a multiple of 32 and, above 1,024, to one of 32 lengths for each power of two.
+    Weights that are all 1 become a mask, because weighted sums take a CPU three times as long.
+
+    Args:
+      vectors: float [n, d].
+      weights: float [n], at least 0.
+
+    Returns:
+      A block of n rows or more.
+    """
+    weights = np.ones(len(weights), bool) if np.all(weights == 1) else weights.astype(vectors.dtype, copy=False)
+    devices = jax.local_device_count()
+    step = devices * 2 ** max(5, (len(vectors) // devices).bit_length() - 6)
+    padding = -len(vectors) % step
+    if padding:
+        vectors = np.concatenate([vectors, np.zeros((padding, vectors.shape[1]), vectors.dtype)])
+        weights = np.concatenate([weights, np.zeros(padding, weights.dtype)])
+    return Block(*jax.device_put((vectors, weights), _sharding("rows")))
+
+
+@functools.partial(jax.jit, static_argnames="metric")
+def block_sums(block: Block, codewords: jax.Array, metric: str) -> BlockSums:
+    """Sums and counts of the rows of each code, and the sum of their distances from it.
+
+    Args:
+      block: of n rows.
+      codewords: float [K, d].
+      metric: a name in `DISTANCES`.
+
+    Returns:
+      Sums over the block. Time is O(n K d).
+    """
+    codes = nearest_code(block.vectors, codewords.astype(jnp.float32))
+    statistics = batch_statistics(block.vectors, codes, len(codewords), block.weights)
+    return BlockSums(statistics, jnp.sum(block.weights * DISTANCES[metric](block.vectors, codewords[codes])))
+
+
+def sum_blocks(blocks: Iterable[tuple[Block, int]], codewords: jax.Array, metric: str) -> BlockSums:
+    """Adds the `block_sums` of all blocks. The next block is read while the devices work on the last.
+
+    Args:
+      blocks: each with its number of rows without padding.
+      codewords: float [K, d].
+      metric: a name in `DISTANCES`.
+
+    Returns:
+      Sums over all rows. Time is O(n K d) for n rows.
+    """
+    total = previous = None
+    for block, _ in blocks:
+        sums = block_sums(block, codewords, metric)
+        total = sums if total is None else jax.tree.map(jnp.add, total, sums)
+        jax.block_until_ready(previous)  # so that at most two blocks are in memory
+        previous = sums
+    return total
+
+
+@functools.partial(jax.jit, static_argnames=("neighborhood", "metric"))
+def update_codewords(
+    sums: BlockSums, neighborhood: Neighborhood, width: jax.Array, codewords: jax.Array, metric: str
+) -> tuple[jax.Array, jax.Array]:
+    """Updates the codewords to weighted means (Eqs. 19-21 of Irie et al., 2023).
+
+    Args:
+      sums: over all rows.
+      neighborhood: grid and kernel.
+      width: of the kernel in nodes, float32 [].
+      codewords: float [K, d], before the update.
+      metric: a name in `DISTANCES`; for cosine the means are scaled to length 1.
+
+    Returns:
+      The new codewords, float [K, d], and the mean distance of the rows from the old ones, float [].
+    """
+    error = sums.error / jnp.sum(sums.statistics.counts)
+    codewords = weighted_means(sums.statistics, neighborhood, width, codewords)
+    return unit(codewords) if metric == "cosine" else codewords, error
+
+
+@functools.partial(jax.jit, static_argnames=("grid", "metric"))
+def assign(block: Block, codewords: jax.Array, grid: Grid, metric: str) -> Assignments:
+    """Assigns the rows of a block to their nearest codewords. Time is O(n K d).
+
+    Args:
+      block: of n rows.
+      codewords: float [K, d].
+      grid: of K nodes.
+      metric: a name in `DISTANCES`.
+
+    Returns:
+      Codes of all rows, those of padding included, and sums over the rows.
+    """
+    codes, seconds = by_chunks(two_lowest, block.vectors, codewords.astype(jnp.float32))
+    return Assignments(
+        codes,
+        jnp.sum(block.weights * DISTANCES[metric](block.vectors, codewords[codes])),
+        jnp.sum(block.weights * far_apart(codes, seconds, grid)),
+        jnp.sum(block.weights),
+    )
+
+
+def assign_blocks(
+    blocks: Iterable[tuple[Block, int]], codewords: jax.Array, grid: Grid, metric: str
+) -> tuple[np.ndarray, float, float]:
+    """Assigns all rows to their nearest codewords.
+
+    Args:
+      blocks: each with its number of rows without padding.
+      codewords: float [K, d].
+      grid: of K nodes.
+      metric: a name in `DISTANCES`.
+
+    Returns:
+      Codes int32 [n], the quantisation error and the topographic error.
+    """
+    codes, sums = [], []
+    for block, count in blocks:
+        assignments = assign(block, codewords, grid, metric)
+        codes.append(np.asarray(assignments.codes)[:count])
+        sums.append(assignments[1:])
+    error, disordered, weight = np.sum(sums, axis=0)
+    return np.concatenate(codes), float(error / weight), float(disordered / weight)

@@ -1,0 +1,25 @@
+"""Groups of nodes of a fitted map."""
+
+import numpy as np
+import scipy.sparse
+from sklearn.cluster import AgglomerativeClustering
+
+from kvae.topology import Grid
+
+
+def ward_clusters(codewords: np.ndarray, grid: Grid, n_clusters: int) -> np.ndarray:
+    """Groups nodes by Ward's method, merging only groups that are adjacent on the grid.
+
+    Args:
+      codewords: float [K, d].
+      grid: of K nodes; two nodes are adjacent by the first of its adjacencies.
+      n_clusters: number of groups, from 1 to K.
+
+    Returns:
+      The group of each node, int64 [K], from 0 to n_clusters - 1.
+    """
+    codes, exists = grid.neighbors(next(iter(grid.adjacency.values())))
+    nodes = np.broadcast_to(np.arange(grid.size), codes.shape)
+    links = scipy.sparse.coo_array((np.ones(exists.sum()), (nodes[exists], codes[exists])), shape=[grid.size] * 2)
+    ward = AgglomerativeClustering(n_clusters, linkage="ward", connectivity=links.tocsr())
+    return ward.fit_predict(codewords)

@@ -1,0 +1,95 @@
+"""Initial codewords of `kvae.SOM`, from a sample of the data."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.utils import check_array
+
+from kvae.core.errors import InputError, choose
+from kvae.topology import Grid
+
+SAMPLE_ROWS = 2_000
+"""Number of rows sampled to initialise the codewords; more on grids of more nodes."""
+
+
+def principal_plane(vectors: np.ndarray, weights: np.ndarray, grid: Grid) -> np.ndarray:
+    """Codewords on the plane of the first principal components, within two standard deviations of the mean.
+
+    On a line there is one component, in a cube there are three, and so on.
+
+    Args:
+      vectors: float [n, d].
+      weights: float [n], at least 0.
+      grid: of K nodes; its longest axis follows the first component.
+
+    Returns:
+      [K, d], the dtype of `vectors`.
+    """
+    share = weights / np.sum(weights)
+    mean = share @ vectors
+    rows = np.sqrt(share)[:, None] * (vectors - mean)
+    # Deviations along the components, [components, d], from the smaller of two matrices.
+    if rows.shape[1] > rows.shape[0]:
+        deviations = np.linalg.eigh(rows @ rows.T)[1].T @ rows
+    else:
+        values, components = np.linalg.eigh(rows.T @ rows)
+        deviations = np.sqrt(np.maximum(values, 0))[:, None] * components.T
+    # The sign of a component is arbitrary. Make its largest entry positive.
+    deviations *= np.sign(np.take_along_axis(deviations, np.abs(deviations).argmax(axis=1)[:, None], axis=1))
+    codewords = np.tile(mean, (grid.size, 1))
+    longest_first = sorted(range(len(grid.shape)), key=lambda axis: -grid.shape[axis])
+    for axis, deviation in zip(longest_first, deviations[::-1], strict=False):
+        points = grid.points[:, axis] - grid.points[:, axis].mean()
+        codewords += np.outer(2 * points / max(np.abs(points).max(), 1e-30), deviation)
+    return codewords.astype(vectors.dtype)
+
+
+def random_rows(vectors: np.ndarray, weights: np.ndarray, grid: Grid, random: np.random.RandomState) -> np.ndarray:
+    """Codewords at random rows, drawn by weight, and distinct if there are enough.
+
+    Args:
+      vectors: float [n, d].
+      weights: float [n], at least 0.
+      grid: of K nodes.
+      random: generator of the draw.
+
+    Returns:
+      [K, d], the dtype of `vectors`.
+    """
+    is_short = np.count_nonzero(weights) < grid.size
+    return vectors[random.choice(len(vectors), grid.size, replace=is_short, p=weights / weights.sum())]
+
+
+INITIALIZERS: dict[str, Callable[[np.ndarray, np.ndarray, Grid, np.random.RandomState], np.ndarray]] = {
+    "pca": lambda vectors, weights, grid, random: principal_plane(vectors, weights, grid),
+    "random": random_rows,
+}
+"""Maps names to functions from a sample [n, d], its weights [n], a grid and a RandomState to codewords [K, d]."""
+
+
+def initial_codewords(
+    init: str | ArrayLike, vectors: np.ndarray, weights: np.ndarray, grid: Grid, random: np.random.RandomState
+) -> np.ndarray:
+    """Returns initial codewords, by a name in `INITIALIZERS` or as they are given.
+
+    Args:
+      init: the name, or codewords [K, d].
+      vectors: sample, float [n, d].
+      weights: of the sample, float [n], at least 0.
+      grid: of K nodes.
+      random: generator of the draw.
+
+    Returns:
+      [K, d], the dtype of `vectors`.
+
+    Raises:
+      InputError: an unknown name, or codewords of another shape.
+    """
+    if isinstance(init, str):
+        return choose("init", init, INITIALIZERS)(vectors, weights, grid, random).astype(vectors.dtype)
+    codewords = check_array(init, dtype=vectors.dtype)
+    shape = (grid.size, vectors.shape[1])
+    if codewords.shape != shape:
+        raise InputError(f"init has the shape {codewords.shape}; this grid and these data need {shape}")
+    return codewords.astype(vectors.dtype)
