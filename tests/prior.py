@@ -1,4 +1,4 @@
-"""A model of the second stage, for tests of the codes that it is trained on."""
+"""A second-stage model, for tests that train on codes."""
 
 from typing import Annotated
 
@@ -11,7 +11,7 @@ from kvae.models.model import LossAndMetrics, Metric, Model
 
 
 class Prior(Model):
-    """A model of the second stage: how likely each code is at each position."""
+    """A prior over codes: the probability of each code at each position."""
 
     codes: Annotated[int, Ge(2)] = 32
     positions: Annotated[int, Ge(1)] = 64

@@ -1,4 +1,4 @@
-"""A run that cannot fit is refused before anything of it is allocated, in words."""
+"""A run that does not fit into memory is rejected before anything is allocated."""
 
 import jax
 import numpy as np
@@ -24,7 +24,7 @@ IMAGE = {"image": np.zeros((32, 32, 3), np.uint8)}
         ({"model.quantizer.grid_shape": (256, 256), "model.embedding_dim": 2**20}, r"codebooks \d+\.\d GiB"),
     ],
 )
-def test_what_is_too_large_is_said_with_its_parts(make_config, fields, words):
+def test_a_run_too_large_names_the_largest_parts(make_config, fields, words):
     config = validate_config(make_config(**fields))
     with pytest.raises(
         InputError, match=rf"a step needs at least .*{words}.* and .* has .* GiB; use a lower batch_size"
@@ -32,23 +32,23 @@ def test_what_is_too_large_is_said_with_its_parts(make_config, fields, words):
         init_and_step(config, build(config["model"]), IMAGE, make_mesh())
 
 
-def test_the_estimate_of_the_state_is_what_the_state_takes(make_config, monkeypatch):
+def test_estimate_of_the_state_is_its_size(make_config, monkeypatch):
     config = validate_config(make_config())
     init, _ = init_and_step(config, build(config["model"]), IMAGE, make_mesh())
     state = jax.eval_shape(init, 0)
-    own = sum(
+    size = sum(
         leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state.params, state.params, state.optimizer))
     )
-    own += sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.collections))
-    own += config["batch_size"] * 5 * 32 * 32 * 3
-    monkeypatch.setattr("kvae.training.parallel.memory._memory", lambda: (own, "this machine"))
-    with pytest.raises(InputError, match="a step needs at least"):  # the activations go beyond
+    size += sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.collections))
+    size += config["batch_size"] * 5 * 32 * 32 * 3
+    monkeypatch.setattr("kvae.training.parallel.memory._memory", lambda: (size, "this machine"))
+    with pytest.raises(InputError, match="a step needs at least"):  # the activations exceed it
         init_and_step(config, build(config["model"]), IMAGE, make_mesh())
-    monkeypatch.setattr("kvae.training.parallel.memory._memory", lambda: (10 * own, "this machine"))
+    monkeypatch.setattr("kvae.training.parallel.memory._memory", lambda: (10 * size, "this machine"))
     init_and_step(config, build(config["model"]), IMAGE, make_mesh())
 
 
-def test_a_device_that_runs_out_is_one_line():
+def test_out_of_memory_on_a_device_is_an_input_error():
     with pytest.raises(InputError, match="the memory of the devices does not hold the run"), wrap_memory_errors():
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 byte")
     with pytest.raises(jax.errors.JaxRuntimeError), wrap_memory_errors():
@@ -64,6 +64,6 @@ def test_a_device_that_runs_out_is_one_line():
         (lambda: kvae.ResidualVQ(None), "quantizer is a NoneType; it must have one codebook"),
     ],
 )
-def test_what_cannot_be_compiled_or_listed_has_a_limit(make, message):
+def test_fields_that_are_too_large_are_rejected(make, message):
     with pytest.raises(InputError, match=message):
         make()
