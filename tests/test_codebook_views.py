@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kvae.models.codebooks import UNUSED_GREY, CodebookView
+from kvae.models.codebook_views import UNUSED_GREY, CodebookView
 from kvae.topology import Plane
 
 RANDOM = np.random.default_rng(0)

@@ -13,7 +13,7 @@ from flax import struct
 
 from kvae.core.errors import InputError
 from kvae.core.fields import validate_attributes
-from kvae.models.codebooks import CodebookView
+from kvae.models.codebook_views import CodebookView
 
 Batch = Mapping[str, jax.Array]
 """Arrays by name: `image` uint8 [b, h, w, 3] or whatever the data set has, and `mask` bool [b], False for padding."""

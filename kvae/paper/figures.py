@@ -25,7 +25,7 @@ from kvae import measures, topology
 from kvae.core import program
 from kvae.core.errors import InputError, wrap_write_errors
 from kvae.models.autoencoders import inspection
-from kvae.models.codebooks import metric_suffix, sums_by_codebook
+from kvae.models.codebook_views import metric_suffix, sums_by_codebook
 from kvae.paper import order, urlsom_figures
 from kvae.paper.settings import Table, collect, load_experiments, measures_of, open_seed, setting_of
 from kvae.plots import paper as plots

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kvae import kohonen, measures
-from kvae.models.codebooks import jit_apply
+from kvae.models.codebook_views import jit_apply
 from kvae.paper.settings import Table, open_seed
 from kvae.plots import transmission as plots
 from kvae.runs.run import Run

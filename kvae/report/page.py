@@ -25,7 +25,7 @@ from markdown_it import MarkdownIt
 
 from kvae.core.errors import InputError, wrap_write_errors
 from kvae.core.files import write_text
-from kvae.models.codebooks import CodebookView
+from kvae.models.codebook_views import CodebookView
 from kvae.plots import index
 from kvae.plots.tiles import join_tiles, lay_out_grid, scale_images
 from kvae.runs.run import Run

@@ -11,7 +11,7 @@ import numpy as np
 
 from kvae.core.errors import InputError
 from kvae.data.images import Form, form_of, read_images
-from kvae.models.codebooks import by_codebook
+from kvae.models.codebook_views import by_codebook
 from kvae.models.model import Model
 from kvae.runs import export, share
 from kvae.runs.codes import between, near, validate_codes, validate_images

@@ -16,7 +16,7 @@ from kvae.core.errors import InputError
 from kvae.core.fields import OneOf, Positive, Width
 from kvae.models.autoencoders import inspection
 from kvae.models.autoencoders.augmentations import AUGMENTATIONS, augment
-from kvae.models.codebooks import CodebookView, codebook_label, codebook_names, metric_suffix, sums_by_codebook
+from kvae.models.codebook_views import CodebookView, codebook_label, codebook_names, metric_suffix, sums_by_codebook
 from kvae.models.model import DTYPES, Batch, LossAndMetrics, Metric, Model, check_images
 from kvae.quantizers.base import Quantized, Quantizer
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kvae import measures
-from kvae.models.codebooks import (
+from kvae.models.codebook_views import (
     CodebookView,
     apply_in_batches,
     by_codebook,

@@ -13,7 +13,7 @@ import numpy as np
 from kvae import measures
 from kvae.core.errors import InputError
 from kvae.core.fields import Count, Counts, Depth, NotNegative, OneOf, Positive, Probability, Share, Widths
-from kvae.models.codebooks import CodebookView, apply_in_batches, map_order
+from kvae.models.codebook_views import CodebookView, apply_in_batches, map_order
 from kvae.models.model import DTYPES, Batch, LossAndMetrics, Metric, Model, check_images
 from kvae.models.urlsom.filters import FILTERS, radial_filter
 from kvae.models.urlsom.losses import URLSOM_METRICS, directions, loss_terms, similarity_loss, url_som_loss

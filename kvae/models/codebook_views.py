@@ -1,4 +1,4 @@
-"""The codebooks of a trained model: their names, the images in their codes, and how well each map is ordered.
+"""Views of the codebooks of a trained model: their names, the images in their codes, and the order of the maps.
 
 A quantiser named `top` with one codebook has the codebook `top`; with q codebooks it has `top_0` to `top_<q-1>`.
 """
