@@ -11,7 +11,7 @@ import pytest
 
 import kvae
 from kvae.core.errors import InputError
-from kvae.models.autoencoders.base import Autoencoder
+from kvae.models.autoencoders.autoencoder import Autoencoder
 from kvae.plots import codebooks
 from kvae.training import train as story
 from kvae.training.workdir.checkpoint import Checkpoints

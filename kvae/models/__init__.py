@@ -20,7 +20,7 @@ __all__ = [
     "Model",
     "build",
     "declaration",
-    "quantizer_fields",
+    "quantizer_field_names",
     "validate_model_section",
 ]
 
@@ -71,7 +71,7 @@ def validate_model_section(section: Mapping[str, Any], path: str = "model") -> d
     if not isinstance(section, Mapping):
         raise InputError(f"{path} is {short_repr(section)}; it must be a section with a name and fields")
     module, without = declaration(path, section.get("name"))
-    slots = quantizer_fields(module)
+    slots = quantizer_field_names(module)
     sections = {name: value for name, value in section.items() if name in slots or (slots and name == "quantizer")}
     plain = {name: value for name, value in section.items() if name != "name" and name not in sections}
     fields = validate_fields(path, plain, module, {*slots, *without})
@@ -107,12 +107,12 @@ def build(section: Mapping[str, Any], *, mean: Iterable[float] = (), std: Iterab
 def _module(section: Mapping[str, Any], registry: Mapping[str, Callable], arguments: Mapping[str, Any]) -> Any:
     fields = dict(section)
     module = registry[fields.pop("name")]
-    slots = quantizer_fields(module)
+    slots = quantizer_field_names(module)
     shared = fields.pop("quantizer", None) if slots else None
     quantizers = {slot: _module(fields.pop(slot, shared), QUANTIZERS, {}) for slot in slots}
     return module(**fields, **quantizers, **arguments)
 
 
-def quantizer_fields(module: Callable) -> list[str]:
+def quantizer_field_names(module: Callable) -> list[str]:
     """Returns the names of the fields of a model, or of a quantiser, that hold quantisers."""
     return [name for name, field in fields_of(module).items() if field.section]

@@ -29,7 +29,7 @@ from kvae.quantizers.base import Quantizer
 from kvae.topology import Grid, Plane
 
 if TYPE_CHECKING:
-    from kvae.models.autoencoders.base import Autoencoder
+    from kvae.models.autoencoders.autoencoder import Autoencoder
 
 CONSTANT_IMAGE_SIZE = 32
 """Side, in pixels, of the image that a single code decodes to. A larger image repeats the same texture."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from annotated_types import Ge, Le
 
-from kvae.models.autoencoders.base import Autoencoder, Reconstruction
+from kvae.models.autoencoders.autoencoder import Autoencoder, Reconstruction
 from kvae.models.autoencoders.layers import Conv, Decoder, Encoder
 from kvae.quantizers.base import Quantizer
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from kvae.models.autoencoders.base import Autoencoder, Reconstruction
+from kvae.models.autoencoders.autoencoder import Autoencoder, Reconstruction
 from kvae.models.autoencoders.layers import Conv, Decoder, Encoder, TransposedConv
 from kvae.quantizers.base import Quantizer
 

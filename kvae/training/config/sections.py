@@ -114,7 +114,7 @@ def names_in(path: str, name: str | None) -> set[str]:
     names = set() if path == "optimizer" else {"name"}
     for owner, without in declarations(path, name):
         names |= fields_of(owner).keys() - without
-        if models.quantizer_fields(owner):
+        if models.quantizer_field_names(owner):
             names.add("quantizer")  # one for all that have no section of their own
     return names
 
