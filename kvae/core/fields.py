@@ -19,7 +19,7 @@ import annotated_types
 import numpy as np
 import pydantic
 
-from kvae.core.errors import InputError, check_names, choose
+from kvae.core.errors import InputError, check_local, check_names, choose
 
 LARGEST_COUNT = 2**31 - 1
 
@@ -53,6 +53,24 @@ class OneOf:
         return f"one of {', '.join(map(str, self.values))}"
 
 
+@dataclasses.dataclass(frozen=True)
+class OnThisMachine:
+    """In an annotation: the value is a path on this machine, see `LocalPath` and `CachePath`.
+
+    Attributes:
+      is_cache: True if the other fields determine the files at the path, so that its value changes no result.
+    """
+
+    is_cache: bool = False
+
+
+LocalPath = Annotated[str, OnThisMachine()]
+"""A path on this machine: emptied in runs that are shared, and free to differ between the hosts of a run."""
+
+CachePath = Annotated[str, OnThisMachine(is_cache=True)]
+"""A `LocalPath` to files that kvae prepares: it may also differ between seeds that are averaged."""
+
+
 class Field(typing.NamedTuple):
     """One field of something.
 
@@ -66,6 +84,11 @@ class Field(typing.NamedTuple):
     annotation: Any
     default: Any
     section: type | None
+
+    @property
+    def path(self) -> OnThisMachine | None:
+        """The mark of a `LocalPath` or a `CachePath`; None for any other field."""
+        return next((mark for mark in _constraints(self.annotation) if isinstance(mark, OnThisMachine)), None)
 
 
 NOT_CONFIGURED = ("parent", "name")
@@ -154,6 +177,8 @@ def validate(name: str, value, annotation):
     for constraint in _constraints(annotation):
         if isinstance(constraint, OneOf):
             choose(name, value, constraint.values)
+        if isinstance(constraint, OnThisMachine):
+            check_local(name, value)
     try:
         return _adapter(annotation).validate_python(_plain(value))
     except pydantic.ValidationError as error:
@@ -200,6 +225,8 @@ def describe(annotation, value=None) -> str:
     kind = typing.get_args(annotation)[0] if constraints else annotation
     if choices := [repr(constraint) for constraint in constraints if isinstance(constraint, OneOf)]:
         return choices[0]
+    if any(isinstance(constraint, OnThisMachine) for constraint in constraints):
+        return "a path on this machine"
     if typing.get_origin(kind) is tuple:
         length = tuple(c for c in constraints if isinstance(c, (annotated_types.MinLen, annotated_types.Len)))
         return _tuple(*typing.get_args(kind), length=length, value=value)

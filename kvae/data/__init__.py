@@ -1,4 +1,7 @@
-"""The data sets by name, and what the training program must know of them."""
+"""Data sets by name, and what the training program needs to know about them.
+
+See `kvae.data.dataset` for how to add a data set.
+"""
 
 import pkgutil
 from collections.abc import Callable, Mapping
@@ -7,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from kvae.core.errors import InputError, choose
-from kvae.core.fields import validate_fields
-from kvae.data.dataset import ArrayExamples, Dataset, Example, Examples
+from kvae.core.fields import fields_of, validate_fields
+from kvae.data.dataset import ArrayExamples, Dataset, Example, Examples, ImageSpec, declare_images
 from kvae.data.pipeline import evaluation_batches
 
 __all__ = [
@@ -17,9 +20,15 @@ __all__ = [
     "Dataset",
     "Example",
     "Examples",
+    "ImageSpec",
+    "cache_paths",
     "channel_statistics",
+    "declare_images",
+    "function_of",
+    "image_spec",
     "load",
-    "validate_section",
+    "local_paths",
+    "validate_dataset",
 ]
 
 DATASETS: dict[str, str | Callable[..., Dataset]] = {
@@ -32,50 +41,110 @@ DATASETS: dict[str, str | Callable[..., Dataset]] = {
     "digits": "kvae.data.sets.digits:digits",
     "tokens": "kvae.data.sets.tokens:tokens",
 }
-"""By name, the function that makes a data set, or where it stands: that module is imported when it is asked for."""
+"""Maps names to the functions of data sets, or to "module:function", imported when the data set is asked for."""
 
 
 def function_of(name: str) -> Callable[..., Dataset]:
-    """The function that makes the data set of that name; raises InputError where there is none."""
-    found = choose("dataset.name", name, DATASETS)
-    return pkgutil.resolve_name(found) if isinstance(found, str) else found
-
-
-def validate_section(section: Mapping) -> dict[str, Any]:
-    """The section `dataset` of a config, without mean and std, with all fields of its data set.
+    """Returns the function of the data set `name`.
 
     Raises:
-      InputError: an unknown name, or a field that is unknown, missing, of another type or out of range.
+      InputError: there is no such data set.
+    """
+    function = choose("dataset.name", name, DATASETS)
+    return pkgutil.resolve_name(function) if isinstance(function, str) else function
+
+
+def validate_dataset(section: Mapping) -> dict[str, Any]:
+    """Returns the section `dataset` of a config, without mean and std, with all fields of its data set.
+
+    Raises:
+      InputError: the name is unknown, or a field is unknown, missing, of another type or out of range.
     """
     fields = {name: value for name, value in section.items() if name != "name"}
     return {"name": section.get("name"), **validate_fields("dataset", fields, function_of(section.get("name")))}
 
 
-def load(name: str, **fields) -> Dataset:
-    """The data set of a config: `load(**config.dataset)`, without mean and std.
+def load(name: str, **fields: Any) -> Dataset:
+    """Loads a data set: `load(**config.dataset)`, without mean and std.
 
     Args:
-      name: one of `DATASETS`.
+      name: a key of `DATASETS`.
       **fields: the arguments of that data set's function.
 
     Raises:
       InputError: there is no such data set or field, or the data set cannot be read.
+
+    Example:
+      >>> dataset = load("digits")
+      >>> dataset.train
+      ArrayExamples(image uint8[1442, 32, 32, 3], label int32[1442])
     """
-    section = validate_section({"name": name, **fields})
+    section = validate_dataset({"name": name, **fields})
     return function_of(section.pop("name"))(**section)
 
 
-def channel_statistics(examples: Examples) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The mean and standard deviation of each channel over all pixels, on the 0-255 scale.
+def local_paths(section: Mapping) -> set[str]:
+    """Returns the names of the fields in a section `dataset` that are paths on this machine.
 
-    A channel that never varies gets the standard deviation 1, so that one can divide by it.
+    These are the fields that the data set declares as `LocalPath` or `CachePath`. A data set that is not registered
+    here, such as another user's, may have any string for a path: all its strings count.
+    """
+    if section.get("name") not in DATASETS:
+        return {name for name, value in section.items() if isinstance(value, str) and name != "name"}
+    fields = fields_of(function_of(section["name"]))
+    return {name for name in section if name in fields and fields[name].path}
+
+
+def cache_paths(section: Mapping) -> set[str]:
+    """Returns the names of the fields in a section `dataset` that its data set declares as `CachePath`."""
+    if section.get("name") not in DATASETS:
+        return set()
+    fields = fields_of(function_of(section["name"]))
+    return {name for name in local_paths(section) if fields[name].path.is_cache}
+
+
+def image_spec(section: Mapping, size: int | None = None, crop: bool | None = None) -> ImageSpec:
+    """Returns how the images of a data set are fitted, so that other images can be fitted the same way.
+
+    Args:
+      section: `config.dataset`.
+      size: overrides the data set's size, in pixels.
+      crop: overrides the data set's crop, see `ImageSpec`.
+
+    Raises:
+      InputError: neither the data set nor `size` gives a size, or it is not positive.
+    """
+    function = function_of(section["name"]) if section["name"] in DATASETS else None
+    fields = {"crop": True, **getattr(function, "fixed_image_fields", {}), **section}
+    size = fields.get("size") if size is None else size
+    if size is None:
+        raise InputError(f"the data set {section['name']!r} has no field size; give the size of the images")
+    if size < 1:
+        raise InputError(f"size is {size}; it must be 1 or larger")
+    return ImageSpec(int(size), bool(fields["crop"] if crop is None else crop))
+
+
+def channel_statistics(examples: Examples) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Computes the mean and standard deviation of each channel over all pixels, on the 0-255 scale.
+
+    The standard deviation of a constant channel is reported as 1, so that images can be divided by it.
 
     Returns:
       (mean, std), three floats each; rounded to six decimals, so that every machine writes the same config.
+
+    Raises:
+      InputError: the examples have no images.
+
+    Example:
+      >>> import numpy as np
+      >>> channel_statistics(ArrayExamples({"image": np.full((4, 8, 8, 3), 9, np.uint8)}))
+      ((9.0, 9.0, 9.0), (1.0, 1.0, 1.0))
     """
     if "image" not in examples[0]:
-        found = ", ".join(examples[0])
-        raise InputError(f"the model takes images, and the data set has none, but {found}; choose another of either")
+        raise InputError(
+            f"the model takes images, but the examples of this data set have {', '.join(examples[0])}; choose another "
+            "data set or another model"
+        )
     histogram = np.zeros((3, 256), np.int64)
     for batch in evaluation_batches(examples, batch_size=256):
         pixels = batch["image"][batch["mask"]].reshape(-1, 3)

@@ -1,13 +1,44 @@
-"""What every data set hands to the training program."""
+"""The contract of a data set: how its function is declared, and the examples that it returns.
+
+A data set is a function, registered by name in `kvae.DATASETS`. Its parameters are the fields of the config section
+`dataset`. Everything that kvae needs to know about them is declared with the function:
+
+- the annotation of a parameter gives its type and range: `fraction: Annotated[float, Gt(0), Lt(1)] = 0.1`
+- `LocalPath` and `CachePath` of `kvae.core.fields` mark paths on this machine, which are never shared with a run
+- the docstring's `Args:` describe each field; `python -m kvae.main --config=FILE --help` prints them
+- `size` and `crop` say how an image was fitted to the square that the model is trained on. A data set that leaves its
+  users no choice has no such parameter, and declares the fixed value with `declare_images`
+
+Example:
+  >>> import numpy as np, kvae
+  >>> from kvae.core.fields import LocalPath
+  >>> @kvae.data.declare_images(size=28)
+  ... def sketches(root: LocalPath, seed: int = 0) -> kvae.data.Dataset:
+  ...     images = np.random.default_rng(seed).integers(0, 256, (10, 28, 28, 3), np.uint8)
+  ...     examples = kvae.data.ArrayExamples({"image": images})
+  ...     return kvae.data.Dataset(train=examples, validation={"validation": examples})
+  >>> kvae.DATASETS["sketches"] = sketches
+  >>> len(kvae.data.load("sketches", root="~/sketches").train)
+  10
+"""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 Example = Mapping[str, np.ndarray]
-"""Arrays by name: those of images have `image` uint8 [h, w, 3], and `label` int32 [] where the set has labels."""
+"""Arrays by name. Images have `image`, uint8 [h, w, 3], and `label`, int32 [], if the data set has labels."""
+
+MEMORY_BYTES = 2 * 2**30
+"""A data set whose decoded examples take at most this many bytes is held in memory; a larger one is read from disk
+during training."""
+
+
+def fits_in_memory(num_bytes: int) -> bool:
+    """True if a data set whose decoded examples take `num_bytes` is held in memory, see `MEMORY_BYTES`."""
+    return num_bytes <= MEMORY_BYTES
 
 
 class Examples(Protocol):
@@ -26,22 +57,27 @@ class ArrayExamples:
     """Examples held in memory.
 
     Attributes:
-      arrays: [n, ...] by name, such as `image` uint8 [n, h, w, 3] and `label` int32 [n].
-      names: of the examples, if they have any.
+      arrays: arrays [n, ...] by name, such as `image` uint8 [n, h, w, 3] and `label` int32 [n].
+      names: names of the examples; empty if they have none.
+
+    Example:
+      >>> import numpy as np
+      >>> ArrayExamples({"image": np.zeros((5, 32, 32, 3), np.uint8)})
+      ArrayExamples(image uint8[5, 32, 32, 3])
     """
 
     arrays: Mapping[str, np.ndarray]
     names: Sequence[str] = ()
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         arrays = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in self.arrays.items())
         return f"ArrayExamples({arrays})"
 
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values())))
 
-    def __getitem__(self, index) -> Example:
-        """One example for an integer, a batch for an array of indices."""
+    def __getitem__(self, index: int | np.ndarray) -> Example:
+        """Returns one example for an integer, and a batch for an array of indices."""
         return {name: array[index] for name, array in self.arrays.items()}
 
 
@@ -52,9 +88,44 @@ class Dataset:
     Attributes:
       train: the training examples.
       validation: one or more validation sets by name; their losses are averaged with equal weight.
-      label_names: the classes, where the set has labels; otherwise empty.
+      label_names: names of the classes; empty for a data set without labels.
     """
 
     train: Examples
     validation: Mapping[str, Examples]
     label_names: Sequence[str] = ()
+
+
+class ImageSpec(NamedTuple):
+    """How images are fitted to a square.
+
+    Attributes:
+      size: side of the square, in pixels.
+      crop: True resizes the shorter side to `size` and crops to the centre; False resizes both sides to `size`, which
+        changes the aspect ratio. Both use antialiased bilinear interpolation.
+    """
+
+    size: int
+    crop: bool
+
+
+Function = TypeVar("Function", bound=Callable[..., Dataset])
+
+
+def declare_images(*, size: int | None = None, crop: bool | None = None) -> Callable[[Function], Function]:
+    """Decorates a data set's function that has no parameter `size`, or none `crop`, with the value that it uses.
+
+    `kvae.tokenize` and `Run.read_images` fit new images the same way. Without a declaration images are cropped, and
+    their size must be given.
+
+    Args:
+      size: side of the images, in pixels.
+      crop: see `ImageSpec`.
+    """
+    fixed = {name: value for name, value in (("size", size), ("crop", crop)) if value is not None}
+
+    def decorate(function: Function) -> Function:
+        function.fixed_image_fields = fixed
+        return function
+
+    return decorate

@@ -1,4 +1,7 @@
-"""Pictures that others made, opened in one place: by Pillow itself, and by no program that it would start."""
+"""Image files from strangers: listed, opened and fitted to a square, by Pillow alone.
+
+Pillow starts another program for some formats; kvae does not read these.
+"""
 
 import concurrent.futures
 import contextlib
@@ -7,83 +10,99 @@ import io
 import logging
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from kvae.core import files
-from kvae.core.errors import InputError, first_line, one_line
+from kvae.core.errors import InputError, first_line, one_line, require_extra
+from kvae.data.dataset import ImageSpec
+
+with require_extra("train"):
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
 log = logging.getLogger(__name__)
 
-NOT_OUR_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
-"""Formats that Pillow knows by name only, or hands to another program: Ghostscript would run what an EPS file says, and
-IPTC may wrap one."""
+EXCLUDED_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
+"""Formats that Pillow does not decode itself. For EPS it would start Ghostscript, which executes the code in the file;
+IPTC may contain EPS."""
+
+REPLACE_OR_SKIP = "replace or remove it, or set dataset.skip_unreadable=True"
+"""What a user can do about an unreadable image of the data set `folder`."""
 
 
 @functools.cache
-def formats() -> tuple[str, ...]:
-    """The formats that Pillow decodes by itself, whatever a file's name ends in."""
+def pillow_formats() -> tuple[str, ...]:
+    """Returns the formats that Pillow decodes without another program; the suffix of a file does not matter."""
     Image.init()
-    return tuple(sorted(Image.OPEN.keys() - NOT_OUR_FORMATS))
+    return tuple(sorted(Image.OPEN.keys() - EXCLUDED_FORMATS))
 
 
 @functools.cache
-def suffixes() -> frozenset[str]:
-    """The suffixes of files in these formats, in lower case."""
-    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats())
+def image_suffixes() -> frozenset[str]:
+    """Returns the suffixes of files in `pillow_formats`, in lower case."""
+    formats = pillow_formats()
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
 
 
 @contextlib.contextmanager
-def opened_image(source: os.PathLike | bytes, name: str, remedy: str) -> Iterator[Image.Image]:
-    """Opens a picture, to be decoded within the block.
+def open_image(source: os.PathLike | bytes, name: str, remedy: str) -> Iterator[Image.Image]:
+    """Opens an image, to be decoded within the block.
 
     Args:
-      source: a file, or what stands in one.
-      name: of the picture, for messages.
-      remedy: what would do where it cannot be read.
+      source: a file, or the bytes of one.
+      name: name of the image, for messages.
+      remedy: what the user can do if the image cannot be read.
 
     Raises:
-      InputError: it cannot be read. Damaged pictures make Pillow raise nearly anything, so whatever is raised in the
-        block is taken for that.
+      InputError: the image cannot be read. Corrupted images make Pillow raise nearly anything, so every exception in
+        the block counts.
     """
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else files.opened(source)
-        with file, Image.open(file, formats=formats()) as image:
+        with file, Image.open(file, formats=pillow_formats()) as image:
             yield image
     except Exception as error:
         why = first_line(error)
-        if isinstance(error, UnidentifiedImageError):  # its message names an object of Python
+        if isinstance(error, UnidentifiedImageError):  # its message shows the repr of a Python object
             why = "none of the formats that Pillow reads"
         raise InputError(f"{name}: not a readable image ({why}); {remedy}") from error
 
 
-SKIP = "replace or remove it, or set dataset.skip_unreadable=True"
+def read_image(path: os.PathLike, size: int, crop: bool, remedy: str = REPLACE_OR_SKIP) -> np.ndarray:
+    """Reads an image file and fits it to a square, see `fit_image`; of an animation, the first frame.
 
+    Args:
+      path: the file.
+      size: see `ImageSpec`.
+      crop: see `ImageSpec`.
+      remedy: what the user can do if the image cannot be read.
 
-def read_image(path: os.PathLike, size: int, crop: bool, remedy: str = SKIP) -> np.ndarray:
-    """An image file as uint8 [size, size, 3]; of several frames, the first.
-
-    Turned upright as EXIF says; transparency lies over white; integer grey beyond 8 bits is taken to end at 65535,
-    floating-point grey at 1, or at 255 where it goes beyond 1.
+    Returns:
+      uint8 [size, size, 3].
 
     Raises:
-      InputError: it cannot be read.
+      InputError: the image cannot be read.
     """
-    with opened_image(path, str(path), remedy) as file:
-        file.draft(None, (2 * size, 2 * size))  # a JPEG much larger than that decodes at a fraction of its size
-        return fitted(file, size, crop)
+    with open_image(path, str(path), remedy) as image:
+        image.draft(None, (2 * size, 2 * size))  # decodes a much larger JPEG at a fraction of its size
+        return fit_image(image, size, crop)
 
 
-def fitted(image: Image.Image, size: int, crop: bool) -> np.ndarray:
-    """An image of Pillow's as `read_image` gives it."""
+def fit_image(image: Image.Image, size: int, crop: bool) -> np.ndarray:
+    """Fits a Pillow image of any mode to a square.
+
+    The image is rotated as EXIF says, and transparency is put on white. Integer grey levels beyond 8 bits are scaled
+    from 0..65535; floating-point ones from 0..1, or from 0..255 if any exceeds 1.
+
+    Returns:
+      uint8 [size, size, 3].
+    """
     fit = ImageOps.fit if crop else Image.Image.resize
-    return np.asarray(fit(_rgb(ImageOps.exif_transpose(image)), (size, size), Image.Resampling.BILINEAR))
+    return np.asarray(fit(_to_rgb(ImageOps.exif_transpose(image)), (size, size), Image.Resampling.BILINEAR))
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):  # Pillow would clip these at 255
         values = np.nan_to_num(np.asarray(image, np.float64))
         white = 65535 if image.mode != "F" else 1 if values.max() <= 1 else 255
@@ -95,103 +114,91 @@ def _rgb(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, image).convert("RGB")
 
 
-def existing_folder(path: os.PathLike | str, where: str) -> pathlib.Path:
-    """The folder at a path, `~` understood; an InputError that opens with `where` if there is none."""
+def image_folder(path: os.PathLike | str, where: str) -> pathlib.Path:
+    """Returns the folder at a path, with `~` expanded.
+
+    Args:
+      path: the folder.
+      where: the field or option that holds the path, for messages.
+
+    Raises:
+      InputError: there is no such folder.
+    """
     root = pathlib.Path(path).expanduser()
     if not root.is_dir():
-        what = "is a file" if root.exists() else "does not exist"
-        raise InputError(f"{where}: {root} {what}; name a folder of images")
+        problem = "is a file" if root.exists() else "does not exist"
+        raise InputError(f"{where}: {root} {problem}; name a folder of images")
     return root
 
 
-def image_names(root: pathlib.Path) -> list[str]:
-    """The paths below `root` of the files that Pillow reads by their suffix, sorted."""
+def list_images(root: pathlib.Path) -> list[str]:
+    """Lists the image files below a folder, as sorted paths relative to it.
 
-    def refuse(error):
+    Files and folders whose names begin with a dot are skipped, and so are runs of kvae: their figures are not data.
+
+    Raises:
+      InputError: a folder cannot be searched.
+    """
+
+    def refuse(error: OSError) -> None:
         raise InputError(f"{error.filename}: cannot be searched ({error.strerror}); make it readable or move it away")
 
-    names, seen = [], set()
-    for here, folders, filenames in os.walk(root, onerror=refuse, followlinks=True):
-        where = os.path.realpath(here)
-        folders[:] = [] if where in seen else sorted(name for name in folders if not name.startswith("."))
-        if where in seen:  # a link that leads back
+    names, visited = [], set()
+    for folder, subfolders, filenames in os.walk(root, onerror=refuse, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in visited:  # a link back to a folder above it
+            subfolders.clear()
             continue
-        seen.add(where)
-        if "config.json" in filenames and "checkpoints" in folders:
-            log.info("%s is a run of kvae: its figures are no images of yours", one_line(here))
-            folders.clear()
+        visited.add(real)
+        if "config.json" in filenames and "checkpoints" in subfolders:
+            log.info("skipped %s: it is a run of kvae", one_line(folder))
+            subfolders.clear()
             continue
-        below = pathlib.Path(here).relative_to(root)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        relative = pathlib.Path(folder).relative_to(root)
         names += [
-            (below / name).as_posix()
+            (relative / name).as_posix()
             for name in filenames
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes()
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in image_suffixes()
         ]
     return sorted(names)
 
 
-class Form(NamedTuple):
-    """What an image is made to fit.
-
-    Attributes:
-      size: edge of the square, in pixels.
-      crop: resize the shorter side to `size` and keep the middle; otherwise give up the aspect ratio. Both are
-        antialiased bilinear.
-    """
-
-    size: int
-    crop: bool
+ImageSource = str | os.PathLike | Image.Image
 
 
-FIXED: dict[str, Mapping] = {
-    "cifar10": {"size": 32},
-    "svhn": {"size": 32},
-    "imagenet": {"crop": False},
-    "faces": {"crop": False},
-}
-"""By name of a data set, what it does to images without a field that says so."""
-
-
-def form_of(section: Mapping, size: int | None = None, crop: bool | None = None) -> Form:
-    """How images of the user's become such as those of a data set.
+def read_images(source: ImageSource | Sequence[ImageSource], spec: ImageSpec) -> np.ndarray:
+    """Reads images in parallel and fits each to a square.
 
     Args:
-      section: `config.dataset`.
-      size, crop: instead of the data set's.
+      source: a folder, a file, a Pillow image, or a sequence of files and images.
+      spec: the square.
+
+    Returns:
+      uint8 [n, size, size, 3]; the images of a folder in the order of `list_images`.
 
     Raises:
-      InputError: neither says how large, or the size is not positive.
+      InputError: there are no images, or one cannot be read.
     """
-    known = {"crop": True, **FIXED.get(section["name"], {}), **section}
-    size = known.get("size") if size is None else size
-    if size is None:
-        raise InputError(f"the data set {section['name']!r} has no field size; give the size of the images")
-    if size < 1:
-        raise InputError(f"size is {size}; it must be 1 or larger")
-    return Form(int(size), bool(known["crop"] if crop is None else crop))
-
-
-def read_images(source, form: Form) -> np.ndarray:
-    """Images uint8 [n, size, size, 3]: see `kvae.runs.run.Run.read_images`."""
     if isinstance(source, (str, os.PathLike)) and not pathlib.Path(source).expanduser().is_file():
-        root = existing_folder(source, "images")
-        source = [root / name for name in image_names(root)]
+        root = image_folder(source, "images")
+        source = [root / name for name in list_images(root)]
         if not source:
             raise InputError(f"images: {root} holds no images")
-    one = isinstance(source, (str, os.PathLike, Image.Image))
-    sources = [source] if one else list(source)
+    is_single = isinstance(source, (str, os.PathLike, Image.Image))
+    sources = [source] if is_single else list(source)
     if not sources:
-        raise InputError("images: there are none; give a folder, files, or images of Pillow's")
+        raise InputError("images: the sequence is empty; give a folder, files, or Pillow images")
 
-    def read(item):
+    def read(item: ImageSource) -> np.ndarray:
         if isinstance(item, Image.Image):
             try:
-                return fitted(item, *form)
+                return fit_image(item, *spec)
             except Exception as error:  # Pillow decodes only now
-                raise InputError(f"images: an image of Pillow's is not readable ({error}); replace it") from error
+                raise InputError(f"images: a Pillow image is not readable ({error}); replace it") from error
         if not isinstance(item, (str, os.PathLike)):
-            raise InputError(f"images: found a {type(item).__name__}; give a folder, files, or images of Pillow's")
-        return read_image(pathlib.Path(item).expanduser(), *form, remedy="replace or remove it")
+            raise InputError(f"images: found a {type(item).__name__}; give a folder, files, or Pillow images")
+        return read_image(pathlib.Path(item).expanduser(), *spec, remedy="replace or remove it")
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         return np.stack(list(pool.map(read, sources)))

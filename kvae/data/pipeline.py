@@ -1,6 +1,6 @@
-"""Batches in an order that is a function: example j of step s depends on (seed, s, j) only.
+"""Batches in a reproducible order: example j of step s is a function of (seed, s, j).
 
-The data position is therefore the step itself, and one process or many see the same global batches.
+A run therefore resumes from its step alone, and the global batches do not depend on the number of processes.
 """
 
 import contextlib
@@ -13,39 +13,43 @@ from typing import TypeVar
 
 import numpy as np
 
-from kvae.core.errors import InputError
-from kvae.data.dataset import ArrayExamples, Examples
+from kvae.core.errors import InputError, require_extra
+from kvae.data.dataset import ArrayExamples, Example, Examples
 
-Batch = dict[str, np.ndarray]
 Item = TypeVar("Item")
 
 FOREVER_STEPS = 2**40
-"""More steps than any run takes, where a range must end."""
+"""More steps than any run takes."""
 
 
 def example_indices(seed: int, step: int, batch_size: int, count: int) -> np.ndarray:
-    """Which examples a training step sees: a new permutation of all of them per epoch, one epoch after the other.
+    """Returns the indices of the examples in the batch of a training step.
 
-    Position g = step * batch_size + j is place g % count of epoch g // count; a batch may straddle epochs.
+    Each epoch is a new permutation of all examples. Position g = step * batch_size + j is entry g % count of epoch
+    g // count, so a batch may contain the end of one epoch and the beginning of the next.
 
     Args:
-      seed: of the order; not negative.
+      seed: seed of the order; not negative.
       step: the step, from 0.
-      batch_size: examples in the global batch.
-      count: examples in the data set.
+      batch_size: number of examples in the global batch.
+      count: number of examples in the data set.
 
     Returns:
       int64 [batch_size].
+
+    Example:
+      >>> example_indices(seed=0, step=0, batch_size=4, count=4).sum() == 0 + 1 + 2 + 3
+      True
     """
-    epochs, places = np.divmod(step * batch_size + np.arange(batch_size), count)
+    epochs, offsets = np.divmod(step * batch_size + np.arange(batch_size), count)
     indices = np.empty(batch_size, np.int64)
     for epoch in range(epochs[0], epochs[-1] + 1):
-        here = epochs == epoch
-        indices[here] = _permutation(seed, epoch, count)[places[here]]
+        in_epoch = epochs == epoch
+        indices[in_epoch] = _permutation(seed, epoch, count)[offsets[in_epoch]]
     return indices
 
 
-@functools.lru_cache(maxsize=32)  # an epoch or two of every replica; int32 makes that 160 MB at most for ImageNet
+@functools.lru_cache(maxsize=32)  # an epoch or two of each replica; at most 160 MB for ImageNet in int32
 def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(count).astype(np.int32)
 
@@ -58,54 +62,68 @@ def train_batches(
     first_step: int,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[Batch]:
-    """Endless training batches from `first_step` on, in the order of `example_indices`.
+) -> Iterator[Example]:
+    """Returns endless training batches, in the order of `example_indices`.
 
     Args:
-      examples: what to draw from.
-      seed: of the order.
-      batch_size: of the global batch, over all processes.
-      first_step: the step whose batch comes first.
-      process_index: of this process.
-      process_count: how many processes share a batch; each gets a contiguous slice, b = batch_size / process_count.
+      examples: the training set.
+      seed: seed of the order.
+      batch_size: number of examples in the global batch, over all processes.
+      first_step: the step of the first batch.
+      process_index: index of this process.
+      process_count: number of processes that share a batch; each gets a contiguous slice, b = batch_size /
+        process_count.
 
     Returns:
-      An iterator over `{"image": uint8 [b, h, w, 3]}`, with `"label"` int32 [b] where the examples have one.
+      An iterator over `{"image": uint8 [b, h, w, 3]}`, with `"label"` int32 [b] if the examples have labels.
 
     Raises:
-      InputError: batch_size does not divide among the processes.
+      InputError: batch_size is not a multiple of process_count.
+
+    Example:
+      >>> import numpy as np
+      >>> examples = ArrayExamples({"image": np.zeros((10, 8, 8, 3), np.uint8)})
+      >>> next(train_batches(examples, seed=0, batch_size=4, first_step=0))["image"].shape
+      (4, 8, 8, 3)
     """
-    share = _share(batch_size, process_index, process_count)
+    rows = _process_slice(batch_size, process_index, process_count)
 
-    def indices(step):
-        return example_indices(seed, step, batch_size, len(examples))[share]
+    def indices(step: int) -> np.ndarray:
+        return example_indices(seed, step, batch_size, len(examples))[rows]
 
-    return _read(examples, indices, range(first_step, FOREVER_STEPS))
+    return _read_steps(examples, indices, range(first_step, FOREVER_STEPS))
 
 
 def evaluation_batches(
     examples: Examples, *, batch_size: int, process_index: int = 0, process_count: int = 1
-) -> Iterator[Batch]:
-    """One pass over the examples in their order, in batches of one size.
+) -> Iterator[Example]:
+    """Returns the examples once, in order, in batches of one size; the last batch is padded with the last example.
 
-    The last batch is filled up with the last example. Arguments and errors are those of `train_batches`.
+    Args:
+      examples: the validation set.
+      batch_size: see `train_batches`.
+      process_index: see `train_batches`.
+      process_count: see `train_batches`.
 
     Returns:
-      An iterator over batches as of `train_batches`, with `"mask"` bool [b]: False where an example only fills up.
+      An iterator over the batches of `train_batches`, with `"mask"` bool [b], False for padding.
+
+    Raises:
+      InputError: batch_size is not a multiple of process_count.
     """
-    share = _share(batch_size, process_index, process_count)
+    rows = _process_slice(batch_size, process_index, process_count)
     last = len(examples) - 1
 
-    def positions(step):
-        return (step * batch_size + np.arange(batch_size))[share]
+    def positions(step: int) -> np.ndarray:
+        return (step * batch_size + np.arange(batch_size))[rows]
 
     steps = range(-(-len(examples) // batch_size))
-    batches = _read(examples, lambda step: np.minimum(positions(step), last), steps)
+    batches = _read_steps(examples, lambda step: np.minimum(positions(step), last), steps)
     return ({**batch, "mask": positions(step) <= last} for step, batch in zip(steps, batches, strict=True))
 
 
-def _share(batch_size: int, process_index: int, process_count: int) -> slice:
-    """This process's slice of the global batch."""
+def _process_slice(batch_size: int, process_index: int, process_count: int) -> slice:
+    """Returns the slice of the global batch that this process reads."""
     size, rest = divmod(batch_size, process_count)
     if rest or not size:
         raise InputError(
@@ -114,15 +132,16 @@ def _share(batch_size: int, process_index: int, process_count: int) -> slice:
     return slice(process_index * size, (process_index + 1) * size)
 
 
-def _read(examples: Examples, indices: Callable[[int], np.ndarray], steps: range) -> Iterator[Batch]:
-    """For each step the examples at `indices(step)`, stacked."""
+def _read_steps(examples: Examples, indices: Callable[[int], np.ndarray], steps: range) -> Iterator[Example]:
+    """Yields for each step the examples at `indices(step)`, stacked."""
     if isinstance(examples, ArrayExamples):
         return (examples[indices(step)] for step in steps)
-    import grain
+    with require_extra("train"):
+        import grain
 
     size = len(indices(steps.start))
-    indices = functools.lru_cache(maxsize=8)(indices)  # the examples of a batch ask one by one
-    threads = os.cpu_count() or 1  # image decoders let go of the interpreter, so one thread keeps one core busy
+    indices = functools.lru_cache(maxsize=8)(indices)  # called once for each example of a batch
+    threads = os.cpu_count() or 1  # image decoders release the GIL, so each thread keeps a core busy
     return iter(
         grain.MapDataset.range(steps.start * size, steps.stop * size)
         .map(lambda position: examples[int(indices(position // size)[position % size])])
@@ -133,26 +152,31 @@ def _read(examples: Examples, indices: Callable[[int], np.ndarray], steps: range
 
 @contextlib.contextmanager
 def prefetch(items: Iterable[Item], size: int) -> Iterator[Iterator[Item]]:
-    """Makes items in a background thread, ahead of their use.
+    """Computes items in a background thread, ahead of their use.
 
-    To be entered: `with prefetch(batches, 4) as batches: next(batches)`. An exception in the thread is raised where the
-    next item is taken. Leaving the block ends the thread, after the item it is making.
+    An exception in the thread is raised where the next item is taken. Leaving the block ends the thread after the item
+    that it is computing.
 
     Args:
-      items: what to iterate over, in the thread only.
-      size: how many items to keep ready, at least 1.
+      items: the iterable; only the thread iterates over it.
+      size: number of items to keep ready, at least 1.
+
+    Example:
+      >>> with prefetch(range(3), size=2) as items:
+      ...     list(items)
+      [0, 1, 2]
     """
     ready, free, stopping = queue.SimpleQueue(), threading.Semaphore(size), threading.Event()
 
-    def produce():
+    def produce() -> None:
         try:
             iterator = iter(items)
             while free.acquire() and not stopping.is_set():
                 ready.put((next(iterator), None))
-        except BaseException as error:  # StopIteration too: the end is handed over like any other news
+        except BaseException as error:  # including StopIteration, which marks the end
             ready.put((None, error))
 
-    def consume():
+    def consume() -> Iterator[Item]:
         while True:
             item, error = ready.get()
             if isinstance(error, StopIteration):

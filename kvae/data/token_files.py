@@ -1,6 +1,6 @@
-"""Files of codes: how a shard of rows becomes a file, and a file rows again.
+"""Reads and writes shards of codes, as ArrayRecord or Parquet files.
 
-The same rows give the same bytes, so that work which was interrupted ends as if it had not been.
+Equal rows give equal bytes, so an interrupted `kvae.tokenize` resumes to the same files.
 """
 
 import contextlib
@@ -12,26 +12,28 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kvae.core.errors import wrap_read_errors
+from kvae.core.errors import require_extra, wrap_read_errors
 
-MADE_ANEW = "remove it and run kvae.tokenize again"
-FOLDER_MADE_ANEW = "remove its folder and run kvae.tokenize again"
-"""What to do with a damaged file of codes, and with one that says what the others hold."""
+RUN_AGAIN = "delete it and run kvae.tokenize again"
+"""What a user can do about a corrupted shard."""
 
-Rows = dict[str, Any]
+RUN_ALL_AGAIN = "delete its folder and run kvae.tokenize again"
+"""What a user can do about a corrupted tokens.json."""
+
+TokenRows = dict[str, Any]
 """Columns by name: `index` int64 [n], `name` a list of strings, `label` int32 [n], and codes [n, ...] by codebook."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """What rows have beside their `index`.
+    """The columns of rows, in addition to `index`.
 
     Attributes:
-      shapes: of the codes of an image, by codebook.
-      dtypes: of these codes, by codebook: "int16" or "int32".
-      names: whether rows have a `name`.
-      labels: whether rows have a `label`.
-      label_names: the classes, if they have names.
+      shapes: shape of the codes of one image, by codebook.
+      dtypes: dtype of these codes, by codebook: "int16" or "int32".
+      names: True if rows have a `name`.
+      labels: True if rows have a `label`.
+      label_names: names of the classes; empty if they have none.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -45,29 +47,30 @@ class Format(NamedTuple):
     """A file format.
 
     Attributes:
-      file_name: of a shard, from its split, its number and how many there are.
+      file_name: maps the split, the number of a shard and the number of shards to a file name.
       write: writes rows to a path.
-      read: the rows of a file; an InputError if it is damaged.
-      count: how many rows a file has; an InputError if it is damaged.
-      finish: writes what other programs want to find beside the files of a folder: by split, their names and rows.
+      read: returns the rows of a file; raises InputError if it is corrupted.
+      count: returns the number of rows in a file; raises InputError if it is corrupted.
+      finish: writes the metadata that other programs expect in a folder, from the number of rows by split and file.
     """
 
     file_name: Callable[[str, int, int], str]
-    write: Callable[[pathlib.Path, Rows, Columns], None]
-    read: Callable[[pathlib.Path, Columns], Rows]
+    write: Callable[[pathlib.Path, TokenRows, Columns], None]
+    read: Callable[[pathlib.Path, Columns], TokenRows]
     count: Callable[[pathlib.Path], int]
     finish: Callable[[pathlib.Path, Mapping[str, Mapping[str, int]], Columns], None]
 
 
 def little_endian(dtype: str) -> np.dtype:
-    """The type of codes as they stand in a record."""
+    """Returns the dtype of codes in a record."""
     return np.dtype(dtype).newbyteorder("<")
 
 
-def record_of(row: Mapping[str, Any], columns: Columns) -> bytes:
-    """A row as a tf.Example, its codes as bytes: what tfds reads as a `Tensor` of that encoding."""
-    from tensorflow_datasets.proto import tf_example_pb2
-    from tensorflow_datasets.proto import tf_feature_pb2 as proto
+def encode_row(row: Mapping[str, Any], columns: Columns) -> bytes:
+    """Encodes a row as a tf.Example with its codes as bytes, which tfds reads as a `Tensor` with `Encoding.BYTES`."""
+    with require_extra("train"):
+        from tensorflow_datasets.proto import tf_example_pb2
+        from tensorflow_datasets.proto import tf_feature_pb2 as proto
 
     feature = {}
     for name, value in row.items():
@@ -78,13 +81,14 @@ def record_of(row: Mapping[str, Any], columns: Columns) -> bytes:
             feature[name] = proto.Feature(bytes_list=proto.BytesList(value=[codes.tobytes()]))
         else:
             feature[name] = proto.Feature(int64_list=proto.Int64List(value=[int(value)]))
-    # A map of protocol buffers has no order of its own: without this its bytes differ from process to process.
+    # Without `deterministic` the order of the features differs from process to process.
     return tf_example_pb2.Example(features=proto.Features(feature=feature)).SerializeToString(deterministic=True)
 
 
-def row_of(record: bytes, columns: Columns) -> dict[str, Any]:
-    """The row that `record_of` made a record of."""
-    from tensorflow_datasets.proto import tf_example_pb2
+def decode_row(record: bytes, columns: Columns) -> dict[str, Any]:
+    """Decodes a record of `encode_row`."""
+    with require_extra("train"):
+        from tensorflow_datasets.proto import tf_example_pb2
 
     feature = tf_example_pb2.Example.FromString(record).features.feature
     row = {"index": feature["index"].int64_list.value[0]}
@@ -98,22 +102,24 @@ def row_of(record: bytes, columns: Columns) -> dict[str, Any]:
     return row
 
 
-def _write_array_record(path, rows, columns):
-    from array_record.python.array_record_module import ArrayRecordWriter
+def _write_array_record(path: pathlib.Path, rows: TokenRows, columns: Columns) -> None:
+    with require_extra("train"):
+        from array_record.python.array_record_module import ArrayRecordWriter
 
-    writer = ArrayRecordWriter(os.fspath(path), "group_size:1")  # so that a record is read without its neighbours
+    writer = ArrayRecordWriter(os.fspath(path), "group_size:1")  # random access reads one record, not a group
     try:
         for values in zip(*rows.values(), strict=True):
-            writer.write(record_of(dict(zip(rows, values, strict=True)), columns))
+            writer.write(encode_row(dict(zip(rows, values, strict=True)), columns))
     finally:
         writer.close()
 
 
 @contextlib.contextmanager
-def _array_record_reader(path) -> Iterator[Any]:
-    from array_record.python.array_record_module import ArrayRecordReader
+def _array_record_reader(path: pathlib.Path) -> Iterator[Any]:
+    with require_extra("train"):
+        from array_record.python.array_record_module import ArrayRecordReader
 
-    with wrap_read_errors(path, MADE_ANEW):
+    with wrap_read_errors(path, RUN_AGAIN):
         reader = ArrayRecordReader(os.fspath(path))
         try:
             yield reader
@@ -121,12 +127,12 @@ def _array_record_reader(path) -> Iterator[Any]:
             reader.close()
 
 
-def _read_array_record(path, columns):
+def _read_array_record(path: pathlib.Path, columns: Columns) -> TokenRows:
     with _array_record_reader(path) as reader:
-        parsed = [row_of(record, columns) for record in reader.read_all()] if reader.num_records() else []
+        parsed = [decode_row(record, columns) for record in reader.read_all()] if reader.num_records() else []
     types = {"index": np.int64, "label": np.int32, **columns.dtypes}
     names = ["index", *["name"] * columns.names, *["label"] * columns.labels]
-    rows: Rows = {name: [row[name] for row in parsed] for name in [*names, *columns.shapes]}
+    rows: TokenRows = {name: [row[name] for row in parsed] for name in [*names, *columns.shapes]}
     return rows | {
         name: np.array(rows[name], kind).reshape(-1, *columns.shapes.get(name, ()))
         for name, kind in types.items()
@@ -134,14 +140,15 @@ def _read_array_record(path, columns):
     }
 
 
-def _count_array_record(path):
+def _count_array_record(path: pathlib.Path) -> int:
     with _array_record_reader(path) as reader:
         return reader.num_records()
 
 
-def _finish_array_record(folder, files, columns):
-    """Metadata of tfds, so that `tfds.builder_from_directory` opens the folder."""
-    import tensorflow_datasets as tfds
+def _finish_array_record(folder: pathlib.Path, files: Mapping[str, Mapping[str, int]], columns: Columns) -> None:
+    """Writes tfds's metadata, so that `tfds.builder_from_directory` opens the folder."""
+    with require_extra("train"):
+        import tensorflow_datasets as tfds
 
     features = {"index": tfds.features.Scalar(np.int64)}
     if columns.names:
@@ -165,13 +172,14 @@ def _finish_array_record(folder, files, columns):
         split_infos=splits,
         version="1.0.0",
         description="Codes of images, written by kvae; see tokens.json.",
-        check_data=False,  # it would need TensorFlow
+        check_data=False,  # the check needs TensorFlow
     )
 
 
-def _write_parquet(path, rows, columns):
-    import pyarrow
-    from pyarrow import parquet
+def _write_parquet(path: pathlib.Path, rows: TokenRows, columns: Columns) -> None:
+    with require_extra("share"):
+        import pyarrow
+        from pyarrow import parquet
 
     arrays = {}
     for name, column in rows.items():
@@ -182,12 +190,13 @@ def _write_parquet(path, rows, columns):
     parquet.write_table(pyarrow.table(arrays), path, compression="zstd", write_page_checksum=True)
 
 
-def _read_parquet(path, columns):
-    from pyarrow import parquet
+def _read_parquet(path: pathlib.Path, columns: Columns) -> TokenRows:
+    with require_extra("share"):
+        from pyarrow import parquet
 
-    with wrap_read_errors(path, MADE_ANEW):
+    with wrap_read_errors(path, RUN_AGAIN):
         table = parquet.read_table(path, partitioning=None, page_checksum_verification=True)
-        rows: Rows = {}
+        rows: TokenRows = {}
         for name in table.column_names:
             array, shape = table[name].combine_chunks(), columns.shapes.get(name, ())
             for _ in shape:
@@ -196,15 +205,16 @@ def _read_parquet(path, columns):
     return rows
 
 
-def _count_parquet(path):
-    from pyarrow import parquet
+def _count_parquet(path: pathlib.Path) -> int:
+    with require_extra("share"):
+        from pyarrow import parquet
 
-    with wrap_read_errors(path, MADE_ANEW):
+    with wrap_read_errors(path, RUN_AGAIN):
         return parquet.read_metadata(path).num_rows
 
 
 FORMATS: dict[str, Format] = {
-    # Named as tfds and Hugging Face's `datasets` name the files of a split.
+    # The file names are those of tfds and of Hugging Face's `datasets`.
     "array_record": Format(
         lambda split, number, count: f"tokens-{split}.array_record-{number:05}-of-{count:05}",
         _write_array_record,
@@ -220,4 +230,4 @@ FORMATS: dict[str, Format] = {
         lambda folder, files, columns: None,
     ),
 }
-"""By name, the formats of token files."""
+"""Maps names to the formats of token files."""

@@ -1,29 +1,31 @@
-"""Handwritten digits that ship inside scikit-learn: a small set with labels that needs no network."""
+"""Handwritten digits that are installed with scikit-learn: a small labelled data set that needs no network."""
 
 import numpy as np
 
-from kvae.core.errors import InputError
+from kvae.core.errors import InputError, require_extra
 from kvae.core.fields import Size
 from kvae.data.dataset import ArrayExamples, Dataset
 
 
 def digits(size: Size = 32) -> Dataset:
-    """The 1,797 digits of scikit-learn, 8 x 8 pixels of 0..16, as uint8 size x size x 3 of 0..255 with labels.
+    """The 1,797 labelled digits of scikit-learn, from 8 x 8 pixels of 0..16 to uint8 size x size x 3 of 0..255.
 
-    Enlarged with bilinear interpolation, the three channels equal. Of each class every fifth digit validates: 355 in
-    all, 1,442 train.
+    They are enlarged with bilinear interpolation; the three channels are equal. Every fifth digit of each class is for
+    validation: 355 in all. 1,442 are for training.
 
     Args:
-      size: the images' side in pixels.
+      size: side of the images in pixels, at least 8.
 
     Raises:
-      InputError: a size below 8.
+      InputError: the size is below 8.
     """
-    from PIL import Image
-    from sklearn import datasets
+    with require_extra("train"):
+        from PIL import Image
+    with require_extra("som"):
+        from sklearn import datasets
 
     if size < 8:
-        raise InputError(f"dataset.size is {size}; the digits have 8 x 8 pixels, and are only enlarged")
+        raise InputError(f"dataset.size is {size}; it must be 8 or larger: the digits have 8 x 8 pixels")
     source = datasets.load_digits()
     grey = np.round(source.images * (255 / 16)).astype(np.uint8)
     large = [np.asarray(Image.fromarray(digit).resize((size, size), Image.Resampling.BILINEAR)) for digit in grey]

@@ -1,43 +1,46 @@
-"""The mixture of human and animal faces: CelebA-HQ and AFHQ."""
+"""A mixture of human and animal faces: CelebA-HQ and AFHQ."""
 
 import bisect
 import dataclasses
 import itertools
+import pathlib
 from collections.abc import Sequence
 
-from kvae.core.errors import InputError
-from kvae.core.fields import Size
-from kvae.data.dataset import Dataset, Example, Examples
+from kvae.core.errors import InputError, require_extra, wrap_read_errors
+from kvae.core.fields import CachePath, Size
+from kvae.data.dataset import Dataset, Example, Examples, declare_images
 from kvae.data.records import (
+    DELETE_TO_PREPARE,
     RecordExamples,
     data_folder,
     is_prepared,
     manual_folder,
-    opened_builder,
     prepare,
     read_split,
 )
 
 
-def faces(size: Size = 256, data_dir: str = "") -> Dataset:
-    """CelebA-HQ and AFHQ, size x size: train is one set after the other, validation each by itself.
+@declare_images(crop=False)
+def faces(size: Size = 256, data_dir: CachePath = "") -> Dataset:
+    """CelebA-HQ and AFHQ, size x size: one training set with both, and a validation set for each.
 
-    Both are made once from archives in `<data_dir>/downloads/manual`: afhq.zip, and celeba_hq.zip of StarGAN v2 or
-    data<size>x<size>.tar of tfds's celeb_a_hq. The latter has no validation split, so its last fifteenth (2,000 of
-    30,000) is held out. Images have no labels here: the two sets' classes have nothing in common.
+    The first call prepares both from archives in `<data_dir>/downloads/manual`: afhq.zip, and either celeba_hq.zip of
+    StarGAN v2 or data<size>x<size>.tar of tfds's celeb_a_hq. The latter has no validation split, so its last fifteenth
+    (2,000 of 30,000) is held out. Images have no labels, because the two sets have different classes.
 
     Args:
-      size: the images' side in pixels.
+      size: side of the images in pixels.
       data_dir: tfds's folder; empty for its default.
 
     Raises:
-      InputError: an archive is missing or damaged.
+      InputError: an archive is missing or corrupted.
     """
-    from kvae.data.sets.stargan import Afhq, stargan_builder
+    with require_extra("train"):
+        from kvae.data.sets.stargan import Afhq, stargan_builder
 
-    afhq = stargan_builder(Afhq, size, data_folder(data_dir))
-    celeba_hq = _celeba_hq(size, data_dir)
-    manual = manual_folder(data_dir)
+    root, manual = data_folder(data_dir), manual_folder(data_dir)
+    afhq = stargan_builder(Afhq, size, root)
+    celeba_hq = _celeba_hq(size, root, manual)
     missing = []
     if celeba_hq is None:
         missing.append(f"celeba_hq.zip (or data{size}x{size}.tar)")
@@ -55,20 +58,18 @@ def faces(size: Size = 256, data_dir: str = "") -> Dataset:
     )
 
 
-def _celeba_hq(size: int, data_dir: str):
-    """The builder of CelebA-HQ to use: one that is prepared before one whose archive is there, or None."""
+def _celeba_hq(size: int, root: pathlib.Path, manual: pathlib.Path):
+    """Returns a builder of CelebA-HQ: one that is prepared, else one whose archive exists, else None."""
     import tensorflow_datasets as tfds
 
     from kvae.data.sets.stargan import StarganCelebaHq, stargan_builder
 
-    folder = data_folder(data_dir)
-    candidates = {StarganCelebaHq.ARCHIVE: stargan_builder(StarganCelebaHq, size, folder)}
+    candidates = {StarganCelebaHq.ARCHIVE: stargan_builder(StarganCelebaHq, size, root)}
     if str(size) in tfds.builder_cls("celeb_a_hq").builder_configs:  # powers of two
-        candidates[f"data{size}x{size}.tar"] = opened_builder(
-            folder / "celeb_a_hq" / str(size), lambda: tfds.builder(f"celeb_a_hq/{size}", data_dir=folder)
-        )
+        with wrap_read_errors(root / "celeb_a_hq" / str(size), DELETE_TO_PREPARE):
+            candidates[f"data{size}x{size}.tar"] = tfds.builder(f"celeb_a_hq/{size}", data_dir=root)
     prepared = [builder for builder in candidates.values() if is_prepared(builder)]
-    possible = [builder for archive, builder in candidates.items() if (manual_folder(data_dir) / archive).exists()]
+    possible = [builder for archive, builder in candidates.items() if (manual / archive).exists()]
     return next(iter(prepared + possible), None)
 
 
@@ -83,7 +84,12 @@ def _train_and_validation(builder) -> tuple[RecordExamples, RecordExamples]:
 
 @dataclasses.dataclass(frozen=True)
 class Concatenated:
-    """One set of examples after another."""
+    """Several sets of examples, one after the other.
+
+    Example:
+      >>> Concatenated([["a", "b"], ["c"]])[2]
+      'c'
+    """
 
     parts: Sequence[Examples]
 

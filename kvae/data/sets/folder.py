@@ -10,23 +10,18 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
-import tqdm
 from annotated_types import Gt, Lt
 
-from kvae.core.errors import InputError, one_line
-from kvae.core.fields import Size
-from kvae.data.dataset import ArrayExamples, Dataset, Example
-from kvae.data.images import SKIP, existing_folder, image_names, read_image
+from kvae.core.errors import InputError, one_line, require_extra
+from kvae.core.fields import LocalPath, Size
+from kvae.data.dataset import ArrayExamples, Dataset, Example, Examples, fits_in_memory
+from kvae.data.images import REPLACE_OR_SKIP, image_folder, list_images, read_image
 
 log = logging.getLogger(__name__)
 
 
-MEMORY_BYTES = 2 * 2**30
-"""A folder whose decoded images take no more than this is decoded once, before training; a larger one streams."""
-
-
 def folder(
-    path: str,
+    path: LocalPath,
     size: Size = 64,
     crop: bool = True,
     validation_fraction: Annotated[float, Gt(0), Lt(1)] = 0.1,
@@ -34,75 +29,71 @@ def folder(
 ) -> Dataset:
     """The images below a folder, of any format and mode that Pillow reads, as size x size x 3.
 
-    Files with other suffixes and hidden files are ignored. An image validates if the hash of its path below the folder
-    says so: a file that is added does not move the others. If every image lies in a folder below `path`, the first of
-    its folders is its label.
+    Files with other suffixes and hidden files are ignored. A hash of the image's path decides whether it is for
+    training or validation, so new images do not move the others. If every image is in a subfolder of `path`, the name
+    of the first subfolder in its path is its label.
 
     Args:
-      path: the folder; its folders are searched too.
-      size: edge of the images, in pixels.
-      crop: resize the shorter side to `size` and keep the middle; otherwise give up the aspect ratio. Both are
-        antialiased bilinear.
-      validation_fraction: about which part of the images validates, between 0 and 1. Each side gets at least one image.
-      skip_unreadable: leave unreadable images out and log how many there were; a folder that streams is then read
-        through once before training. Otherwise they are an error: at once, or in a folder that streams where training
-        meets the first.
+      path: the folder; its subfolders are searched too.
+      size: side of the images, in pixels.
+      crop: resize the shorter side to `size` and crop to the centre; otherwise resize both sides, which changes the
+        aspect ratio. Both use antialiased bilinear interpolation.
+      validation_fraction: approximate fraction of the images for validation, between 0 and 1; at least one image is
+        for validation and one for training.
+      skip_unreadable: leave out unreadable images and log their number; a folder too large for memory is then read
+        once before training. Otherwise an unreadable image is an error, before training, or, in such a folder, when
+        training reaches it.
 
     Raises:
-      InputError: there is no such folder, fewer than two images are in it, one cannot be read, or a field is out of
-        range.
+      InputError: there is no such folder, it holds fewer than two images, an image cannot be read, or a field is out
+        of range.
     """
     if not path:
         raise InputError("dataset.path is empty; name a folder of images with --config.dataset.path=DIR")
-    found, classes = whole_folder(existing_folder(path, "dataset.path"), size, crop)
-    root, names, labels = found.root, found.names, found.labels
-    _require_two(root, len(names))
-    in_memory = len(names) * size * size * 3 <= MEMORY_BYTES
-    readable = np.ones(len(names), bool)
-    if in_memory or skip_unreadable:
-        images = np.empty((len(names), size, size, 3), np.uint8) if in_memory else None
-        readable = _read_all(found, images, skip_unreadable)
-        _require_two(root, np.count_nonzero(readable), " readable")
-    validates = _validates(names[readable], validation_fraction)
-
-    def part(chosen: np.ndarray):
-        indices = np.flatnonzero(readable)[chosen]
-        own = labels[indices] if classes else None
-        if in_memory:
-            arrays = {"image": images[indices], **({"label": own} if classes else {})}
-            return ArrayExamples(arrays, names=names[indices])
-        return dataclasses.replace(found, names=names[indices], labels=own)
-
-    return Dataset(part(~validates), {"validation": part(validates)}, classes)
+    examples, classes = folder_examples(image_folder(path, "dataset.path"), size, crop)
+    _require_two(examples.root, len(examples))
+    is_readable = np.ones(len(examples), bool)
+    images = None
+    if fits_in_memory(len(examples) * size * size * 3):
+        images = np.empty((len(examples), size, size, 3), np.uint8)
+    if images is not None or skip_unreadable:
+        is_readable = _read_all(examples, images, skip_unreadable)
+        _require_two(examples.root, np.count_nonzero(is_readable), " readable")
+    readable = np.flatnonzero(is_readable)
+    validates = _is_validation(examples.names[readable], validation_fraction)
+    train, validation = (_select(examples, images, readable[part]) for part in (~validates, validates))
+    return Dataset(train, {"validation": validation}, classes)
 
 
-def whole_folder(root: pathlib.Path, size: int, crop: bool, **fields) -> tuple["FolderExamples", tuple[str, ...]]:
-    """All images below a folder, in the order of their paths, and the classes if they have labels; see `folder`."""
-    names = np.array(image_names(root), dtype=object)
+def folder_examples(
+    root: pathlib.Path, size: int, crop: bool, remedy: str = REPLACE_OR_SKIP
+) -> tuple["FolderExamples", tuple[str, ...]]:
+    """Returns all images below a folder, in the order of their paths, and the names of their classes, see `folder`."""
+    names = np.array(list_images(root), dtype=object)
     labels, classes = _labels(names)
-    return FolderExamples(root, names, size, crop, labels, **fields), classes
+    return FolderExamples(root, names, size, crop, labels, remedy), classes
 
 
 def _labels(names: Sequence[str]) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """The label of each image, int32 [n], and the classes: the first folder of each path, where all have one."""
-    folders = [name.partition("/")[0] if "/" in name else None for name in names]
-    if None in folders:
+    """Returns the label of each image, int32 [n], and the classes; None and () if an image is in no subfolder."""
+    subfolders = [name.partition("/")[0] if "/" in name else None for name in names]
+    if None in subfolders:
         return None, ()
-    classes, labels = np.unique(folders, return_inverse=True)
+    classes, labels = np.unique(subfolders, return_inverse=True)
     return labels.astype(np.int32), tuple(one_line(name) for name in classes)
 
 
 @dataclasses.dataclass(frozen=True)
 class FolderExamples:
-    """Images that are read and decoded when they are asked for; threads may share it.
+    """Images that are read and decoded on access; threads may share it.
 
     Attributes:
       root: the folder.
-      names: the files' paths below it.
-      size: edge of the square that the images are made to fit, in pixels.
-      crop: keep the aspect ratio and the middle, or give the aspect ratio up.
-      labels: of the files, int32 [n], if they have any.
-      remedy: what would do where an image cannot be read.
+      names: paths of the files, relative to the folder.
+      size: see `kvae.data.ImageSpec`.
+      crop: see `kvae.data.ImageSpec`.
+      labels: labels of the files, int32 [n], or None.
+      remedy: what the user can do if an image cannot be read, for messages.
     """
 
     root: pathlib.Path
@@ -110,7 +101,7 @@ class FolderExamples:
     size: int
     crop: bool
     labels: np.ndarray | None = None
-    remedy: str = SKIP
+    remedy: str = REPLACE_OR_SKIP
 
     def __len__(self) -> int:
         return len(self.names)
@@ -120,22 +111,33 @@ class FolderExamples:
         return image if self.labels is None else {**image, "label": self.labels[index]}
 
 
+def _select(examples: FolderExamples, images: np.ndarray | None, indices: np.ndarray) -> Examples:
+    """Returns the examples at some indices: arrays if all `images` are in memory, else files."""
+    names, labels = examples.names[indices], None if examples.labels is None else examples.labels[indices]
+    if images is None:
+        return dataclasses.replace(examples, names=names, labels=labels)
+    return ArrayExamples({"image": images[indices]} | ({} if labels is None else {"label": labels}), names)
+
+
 def _require_two(root: pathlib.Path, count: int, kind: str = "") -> None:
     if count < 2:
-        found = f"{count or 'no'}{kind} image{'s' if count != 1 else ''}"
-        raise InputError(f"dataset.path: {root} holds {found}; it takes two, one to train and one to validate")
+        images = f"{count or 'no'}{kind} image{'s' if count != 1 else ''}"
+        raise InputError(f"dataset.path: {root} holds {images}; it needs two, one to train and one to validate")
 
 
 def _read_all(examples: FolderExamples, images: np.ndarray | None, skip_unreadable: bool) -> np.ndarray:
-    """Reads every image, into `images` where that is given. Returns which could be read: bool [n]."""
+    """Reads every image, into `images` unless it is None; returns which were readable, bool [n]."""
+    with require_extra("train"):
+        import tqdm
 
-    def read(index):
+    def read(index: int) -> InputError | None:
         try:
             image = examples[index]["image"]
         except InputError as error:
             return error
         if images is not None:
             images[index] = image
+        return None
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         progress = tqdm.tqdm(
@@ -148,35 +150,34 @@ def _read_all(examples: FolderExamples, images: np.ndarray | None, skip_unreadab
         )
         errors = list(progress)
     unreadable = [name for name, error in zip(examples.names, errors, strict=True) if error]
+    if len(unreadable) == 1 and not skip_unreadable:
+        raise next(error for error in errors if error)
     if unreadable and not skip_unreadable:
-        first = next(error for error in errors if error)
-        if len(unreadable) == 1:
-            raise first
         raise InputError(
-            f"{examples.root}: {len(unreadable)} unreadable images ({_listed(unreadable)}); "
+            f"{examples.root}: {len(unreadable)} unreadable images ({_first_names(unreadable)}); "
             "replace or remove them, or set dataset.skip_unreadable=True"
         )
     if unreadable:
         log.warning(
-            "%s: %d of %d images are unreadable and left out (%s)",
+            "%s: left out %d of %d images, which are unreadable (%s)",
             one_line(str(examples.root)),
             len(unreadable),
             len(examples),
-            _listed(unreadable),
+            _first_names(unreadable),
         )
     return np.array([error is None for error in errors])
 
 
-def _listed(names: Sequence[str], most: int = 5) -> str:
+def _first_names(names: Sequence[str], most: int = 5) -> str:
     rest = [f"and {len(names) - most} more"] if len(names) > most else []
     return one_line(", ".join([*names[:most], *rest]))
 
 
-def _validates(names: Sequence[str], fraction: float) -> np.ndarray:
-    """Which images validate, bool [n]: those whose name has a hash in the lowest `fraction` of all hashes."""
+def _is_validation(names: Sequence[str], fraction: float) -> np.ndarray:
+    """Returns which images are for validation, bool [n]: those whose names hash to the lowest `fraction` of values."""
     digests = [hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest() for name in names]
-    places = np.array([int.from_bytes(digest, "big") / 2**64 for digest in digests])
-    validates = places < fraction
-    validates[places.argmin()] = True
-    validates[places.argmax()] = False
+    hashes = np.array([int.from_bytes(digest, "big") / 2**64 for digest in digests])
+    validates = hashes < fraction
+    validates[hashes.argmin()] = True
+    validates[hashes.argmax()] = False
     return validates

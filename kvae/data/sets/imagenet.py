@@ -1,6 +1,6 @@
-"""ImageNet (ILSVRC2012): the published archives made once into images small enough to decode while training.
+"""ImageNet (ILSVRC2012), prepared once: images small enough to be decoded during training.
 
-The work goes shard by shard, so a preparation that was interrupted goes on after its last whole shard.
+The images are written shard by shard; an interrupted preparation resumes after its last complete shard.
 """
 
 import io
@@ -12,18 +12,16 @@ import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
-from kvae.core.errors import InputError, wrap_read_errors
-from kvae.core.fields import Size
+from kvae.core.errors import InputError, require_extra, wrap_read_errors
+from kvae.core.fields import CachePath, Size
 from kvae.core.files import opened
-from kvae.data.dataset import Dataset
-from kvae.data.manifest import write_manifest
+from kvae.data.dataset import Dataset, declare_images
 from kvae.data.records import (
-    PREPARED_ANEW,
+    DELETE_TO_PREPARE,
     data_folder,
-    fit_all,
     manual_folder,
-    opened_builder,
     read_split,
+    resize_all,
     wrap_prepare_errors,
 )
 
@@ -31,30 +29,33 @@ log = logging.getLogger(__name__)
 
 _NAME, _VERSION = "kvae_imagenet", "1.0.0"
 _ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "validation": "ILSVRC2012_img_val.tar"}
-_MEMBERS_PER_SHARD = {"train": 8, "validation": 5000}  # class archives; images. 135 shards in all: few open files
+_MEMBERS_PER_SHARD = {"train": 8, "validation": 5000}  # archives of a class; images. 135 shards keep few files open
 
 
-def imagenet(size: Size = 256, data_dir: str = "") -> Dataset:
-    """ImageNet resized to size x size without cropping (antialiased bilinear, aspect ratio not kept).
+@declare_images(crop=False)
+def imagenet(size: Size = 256, data_dir: CachePath = "") -> Dataset:
+    """ImageNet resized to size x size without cropping (antialiased bilinear; the aspect ratio changes).
 
-    The first call makes `<data_dir>/kvae_imagenet/<size>/1.0.0` out of the two archives in
-    `<data_dir>/downloads/manual`, without TensorFlow (at 256 about 45 GB); `tfds.builder_from_directory` reads it too.
-    Labels index the 1,000 WordNet ids in tfds's order.
+    The first call writes `<data_dir>/kvae_imagenet/<size>/1.0.0` (about 45 GB at 256) from the two archives in
+    `<data_dir>/downloads/manual`. It needs no TensorFlow, and `tfds.builder_from_directory` reads the result. Labels
+    index the 1,000 WordNet ids in tfds's order.
 
     Args:
-      size: the images' side in pixels.
+      size: side of the images in pixels.
       data_dir: tfds's folder; empty for its default.
 
     Raises:
-      InputError: an archive is missing or truncated, or an image in it is broken.
+      InputError: an archive is missing or truncated, or an image in it is corrupted.
     """
-    import tensorflow_datasets as tfds
+    with require_extra("train"):
+        import tensorflow_datasets as tfds
 
     folder = data_folder(data_dir) / _NAME / str(size) / _VERSION
     if not folder.exists():
         with wrap_prepare_errors(folder):
-            _prepare(folder, size, manual_folder(data_dir))
-    builder = opened_builder(folder.parent, lambda: tfds.builder_from_directory(folder))
+            _prepare_imagenet(folder, size, manual_folder(data_dir))
+    with wrap_read_errors(folder, DELETE_TO_PREPARE):
+        builder = tfds.builder_from_directory(folder)
     return Dataset(
         train=read_split(builder, "train"),
         validation={"validation": read_split(builder, "validation")},
@@ -62,15 +63,15 @@ def imagenet(size: Size = 256, data_dir: str = "") -> Dataset:
     )
 
 
-def _prepare(folder: pathlib.Path, size: int, manual: pathlib.Path) -> None:
-    """Writes the shards that are missing, then the metadata, and renames the folder when it is whole."""
+def _prepare_imagenet(folder: pathlib.Path, size: int, manual: pathlib.Path) -> None:
+    """Writes the missing shards, then the metadata, and renames the folder once it is complete."""
     import tensorflow_datasets as tfds
 
     archives = {split: manual / name for split, name in _ARCHIVES.items()}
     if missing := [path.name for path in archives.values() if not path.exists()]:
         raise InputError(
-            f"imagenet: neither prepared in {folder} nor to be made: {manual} lacks {' and '.join(missing)}; put "
-            f"{' and '.join(_ARCHIVES.values())} there, as they are downloaded from image-net.org"
+            f"imagenet: it is not prepared in {folder}, and {manual} lacks {' and '.join(missing)}; put "
+            f"{' and '.join(_ARCHIVES.values())} there, as downloaded from image-net.org"
         )
     features = tfds.features.FeaturesDict(
         {
@@ -82,43 +83,42 @@ def _prepare(folder: pathlib.Path, size: int, manual: pathlib.Path) -> None:
     incomplete = folder.with_name(f"incomplete.{folder.name}")
     incomplete.mkdir(parents=True, exist_ok=True)
     template = tfds.core.ShardedFileTemplate(data_dir=incomplete, dataset_name=_NAME, filetype_suffix="array_record")
-    splits = [_write_split(split, archives[split], template, features, size) for split in archives]
+    splits = [_write_shards(split, archives[split], template, features, size) for split in archives]
     tfds.folder_dataset.write_metadata(
         data_dir=incomplete,
         features=features,
         split_infos=splits,
         version=_VERSION,
         description=f"ILSVRC2012, resized to {size} x {size} without cropping.",
-        check_data=False,  # it would need TensorFlow
+        check_data=False,  # the check needs TensorFlow
     )
-    write_manifest(incomplete)
     incomplete.rename(folder)
 
 
-def _write_split(split: str, archive: pathlib.Path, template, features, size: int):
-    """Writes the shards of one archive that are not there yet; returns the `tfds.core.SplitInfo` of all of them."""
+def _write_shards(split: str, archive: pathlib.Path, template, features, size: int):
+    """Writes the missing shards of an archive; returns the `tfds.core.SplitInfo` of all its shards."""
     import tensorflow_datasets as tfds
     from array_record.python.array_record_module import ArrayRecordReader
     from tqdm import tqdm
 
     template = template.replace(split=split)
     images_of = {"train": _class_images, "validation": _validation_images}[split]
-    with opened(archive) as file, _opened(archive, file) as tar:
+    with opened(archive) as file, _open_tar(archive, file) as tar:
         members = list(_members(tar, archive.name))
         if not members:
-            raise InputError(f"{archive}: an empty archive; get it again")
+            raise InputError(f"{archive}: the archive is empty; get it again")
         chunk = _MEMBERS_PER_SHARD[split]
         shards = [members[start : start + chunk] for start in range(0, len(members), chunk)]
         paths = [pathlib.Path(path) for path in template.sharded_filepaths(len(shards))]
         on_terminal = sys.stderr.isatty()
         for path, shard in zip(tqdm(paths, f"imagenet {split}", disable=not on_terminal), shards, strict=True):
             if not path.exists():
-                _write_shard(path, fit_all(images_of(tar, shard, archive.name), size), features)
+                _write_shard(path, resize_all(images_of(tar, shard, archive.name), size), features)
                 if not on_terminal:
                     log.info("imagenet: wrote %s", path.name)
     lengths = []
     for path in paths:
-        with wrap_read_errors(path, PREPARED_ANEW):
+        with wrap_read_errors(path, DELETE_TO_PREPARE):
             reader = ArrayRecordReader(str(path))
             lengths.append(reader.num_records())
             reader.close()
@@ -127,7 +127,7 @@ def _write_split(split: str, archive: pathlib.Path, template, features, size: in
 
 
 def _write_shard(path: pathlib.Path, images: Iterable[tuple[str, bytes, str]], features) -> None:
-    """Writes (name, JPEG, label) triples as one file, which bears another name until it is whole."""
+    """Writes (name, JPEG, label) triples to one file, which has another name until it is complete."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     incomplete = path.with_name(f"incomplete.{path.name}")
@@ -141,47 +141,51 @@ def _write_shard(path: pathlib.Path, images: Iterable[tuple[str, bytes, str]], f
     incomplete.rename(path)
 
 
-def _class_images(tar: tarfile.TarFile, members: Sequence[tarfile.TarInfo], archive: str) -> Iterator[tuple]:
-    """The images of archives of one class each, such as n01440764.tar."""
+def _class_images(
+    tar: tarfile.TarFile, members: Sequence[tarfile.TarInfo], archive: str
+) -> Iterator[tuple[str, bytes, str]]:
+    """Yields (name, data, WordNet id) of the images in the archives of the classes, such as n01440764.tar."""
     known = set(_label_lines("labels.txt"))
     for member in members:
         name, wordnet_id = f"{archive}/{member.name}", pathlib.PurePath(member.name).stem
         if wordnet_id not in known:
             raise InputError(f"{name}: not one of the 1,000 class archives of ILSVRC2012, such as n01440764.tar")
-        with _opened(name, tar.extractfile(member)) as class_tar:
+        with _open_tar(name, tar.extractfile(member)) as class_tar:
             for image in _members(class_tar, name):
                 image_name = f"{name}/{image.name}"
-                yield image_name, _contents(class_tar, image, image_name), wordnet_id
+                yield image_name, _read_member(class_tar, image, image_name), wordnet_id
 
 
-def _validation_images(tar: tarfile.TarFile, members: Sequence[tarfile.TarInfo], archive: str) -> Iterator[tuple]:
-    """The images of the validation archive, whose classes are listed in the order of the images' numbers."""
+def _validation_images(
+    tar: tarfile.TarFile, members: Sequence[tarfile.TarInfo], archive: str
+) -> Iterator[tuple[str, bytes, str]]:
+    """Yields (name, data, WordNet id) of validation images; tfds lists their classes by the numbers of the images."""
     labels = _label_lines("validation_labels.txt")
     for member in members:
         name = f"{archive}/{member.name}"
         match = re.fullmatch(r"ILSVRC2012_val_(\d{8})\.JPEG", pathlib.PurePath(member.name).name)
         number = int(match[1]) if match else 0
         if not 1 <= number <= len(labels):
-            raise InputError(f"{name}: not named as the validation images are, such as ILSVRC2012_val_00000001.JPEG")
-        yield name, _contents(tar, member, name), labels[number - 1]
+            raise InputError(f"{name}: not the name of a validation image, such as ILSVRC2012_val_00000001.JPEG")
+        yield name, _read_member(tar, member, name), labels[number - 1]
 
 
 def _label_lines(file_name: str) -> list[str]:
-    """The WordNet ids in one of the lists that tfds ships with its own builder."""
+    """Reads the WordNet ids in one of the lists that tfds installs with its own builder."""
     import tensorflow_datasets as tfds
 
     return (tfds.core.tfds_path("datasets/imagenet2012") / file_name).read_text().split()
 
 
-def _opened(archive: pathlib.Path | str, file: BinaryIO) -> tarfile.TarFile:
+def _open_tar(archive: pathlib.Path | str, file: BinaryIO) -> tarfile.TarFile:
     try:
         return tarfile.open(None, "r:", file)
-    except Exception as error:  # tarfile raises more than its own errors over a damaged header
+    except Exception as error:  # tarfile raises more than its own errors over a corrupted header
         raise InputError(f"{archive}: not a tar archive ({error}); get it again") from error
 
 
 def _members(tar: tarfile.TarFile, name: str) -> Iterator[tarfile.TarInfo]:
-    """The files in a tar archive. tarfile takes a cut inside a header for the end, so the end mark is looked for."""
+    """Yields the files in a tar archive, and checks its end mark: tarfile takes a truncated header for the end."""
     last = "its first member"
     try:
         for member in tar:
@@ -190,16 +194,16 @@ def _members(tar: tarfile.TarFile, name: str) -> Iterator[tarfile.TarInfo]:
                 yield member
         tar.fileobj.seek(tar.offset)
         rest = tar.fileobj.read(tarfile.BLOCKSIZE)
-        # The end mark, filled up to a record; more zeros are room that a broken download had reserved.
-        whole = rest == bytes(tarfile.BLOCKSIZE) and tar.fileobj.seek(0, 2) - tar.offset <= 2 * tarfile.RECORDSIZE
+        # The end mark is padded to a record; more zeros are space that a broken download had reserved.
+        is_complete = rest == bytes(tarfile.BLOCKSIZE) and tar.fileobj.seek(0, 2) - tar.offset <= 2 * tarfile.RECORDSIZE
     except Exception:
-        whole = False
-    if not whole:
-        raise InputError(f"{name}: truncated or damaged at {last}; get the archive again")
+        is_complete = False
+    if not is_complete:
+        raise InputError(f"{name}: truncated or corrupted at {last}; get the archive again")
 
 
-def _contents(tar: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> bytes:
+def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> bytes:
     try:
         return tar.extractfile(member).read()
     except Exception as error:
-        raise InputError(f"{name}: the archive is truncated or damaged there ({error}); get it again") from error
+        raise InputError(f"{name}: the archive is truncated or corrupted here ({error}); get it again") from error

@@ -1,4 +1,4 @@
-"""CIFAR-10 and SVHN, prepared once by tensorflow-datasets and then held in memory."""
+"""CIFAR-10 and SVHN, prepared once by tensorflow-datasets and held in memory."""
 
 import contextlib
 import http.client
@@ -6,18 +6,12 @@ import importlib.util
 import threading
 import urllib.request
 
-from kvae.core.errors import InputError
-from kvae.data.dataset import ArrayExamples, Dataset
-from kvae.data.records import (
-    data_folder,
-    decoded_once,
-    is_prepared,
-    manual_folder,
-    opened_builder,
-    prepare,
-)
+from kvae.core.errors import InputError, require_extra, wrap_read_errors
+from kvae.core.fields import CachePath
+from kvae.data.dataset import ArrayExamples, Dataset, declare_images
+from kvae.data.records import DELETE_TO_PREPARE, data_folder, is_prepared, load_split, manual_folder, prepare
 
-_ARCHIVES = {
+_URLS = {
     "cifar10": ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",),
     "svhn_cropped": tuple(
         f"http://ufldl.stanford.edu/housenumbers/{part}_32x32.mat" for part in ("train", "test", "extra")
@@ -25,66 +19,71 @@ _ARCHIVES = {
 }
 
 
-def cifar10(data_dir: str = "", train_split: str = "train[:80%]", validation_split: str = "train[80%:]") -> Dataset:
-    """CIFAR-10: 50,000 train and 10,000 test images of 32 x 32 in ten classes.
+@declare_images(size=32)
+def cifar10(
+    data_dir: CachePath = "", train_split: str = "train[:80%]", validation_split: str = "train[80%:]"
+) -> Dataset:
+    """CIFAR-10: 50,000 training and 10,000 test images of 32 x 32 pixels in ten classes.
 
     Args:
       data_dir: tfds's folder; empty for its default.
-      train_split: what to train on, in tfds's split language: "train[:80%]", "train+test", ...
-      validation_split: what to validate on.
+      train_split: the training set in tfds's split language, such as "train[:80%]" or "train+test".
+      validation_split: the validation set, in the same language.
 
     Raises:
-      InputError: the set is not there and cannot be made; or a split has no examples.
+      InputError: the data set is not prepared and cannot be; or a split has no examples.
     """
     return _standard("cifar10", data_dir, train_split, validation_split)
 
 
-def svhn(data_dir: str = "", train_split: str = "train", validation_split: str = "test") -> Dataset:
-    """The cropped Street View House Numbers: 73,257 train, 26,032 test, 531,131 extra digits of 32 x 32.
+@declare_images(size=32)
+def svhn(data_dir: CachePath = "", train_split: str = "train", validation_split: str = "test") -> Dataset:
+    """The cropped Street View House Numbers of 32 x 32 pixels: 73,257 train, 26,032 test and 531,131 extra digits.
 
     Args:
       data_dir: tfds's folder; empty for its default.
-      train_split: what to train on, in tfds's split language: "train", "train+extra", ...
-      validation_split: what to validate on.
+      train_split: the training set in tfds's split language, such as "train" or "train+extra".
+      validation_split: the validation set, in the same language.
 
     Raises:
-      InputError: as `cifar10`.
+      InputError: see `cifar10`.
     """
     return _standard("svhn_cropped", data_dir, train_split, validation_split)
 
 
 def _standard(name: str, data_dir: str, train_split: str, validation_split: str) -> Dataset:
-    import tensorflow_datasets as tfds
-
+    with require_extra("train"):
+        import tensorflow_datasets as tfds
     root = data_folder(data_dir)
-    builder = opened_builder(root / name, lambda: tfds.builder(name, data_dir=root))
+    with wrap_read_errors(root / name, DELETE_TO_PREPARE):
+        builder = tfds.builder(name, data_dir=root)
     if not is_prepared(builder) and importlib.util.find_spec("tensorflow") is not None:
         _require_archives(name, data_dir)
     prepare(builder, needs_tensorflow=True)
     return Dataset(
-        train=ArrayExamples(decoded_once(builder, train_split)),
-        validation={"validation": ArrayExamples(decoded_once(builder, validation_split))},
+        train=ArrayExamples(load_split(builder, train_split)),
+        validation={"validation": ArrayExamples(load_split(builder, validation_split))},
         label_names=tuple(builder.info.features["label"].names),
     )
 
 
 def _require_archives(name: str, data_dir: str) -> None:
-    """Fails at once where tfds would retry a download for minutes."""
+    """Raises InputError immediately if tfds would retry a download for minutes."""
     manual = manual_folder(data_dir)
-    for url in _ARCHIVES[name]:
+    for url in _URLS[name]:
         archive = manual / url.rpartition("/")[2]
         if not archive.exists() and not _answers(url):
             raise InputError(
-                f"{name}: not in {data_folder(data_dir)}, there is no {archive}, and {url} does not answer: "
-                "put the archive there, or connect this machine"
+                f"{name}: it is not in {data_folder(data_dir)}, {archive} does not exist, and {url} does not answer; "
+                "put the archive there, or connect this machine to the network"
             )
 
 
 def _answers(url: str, seconds: float = 3.0) -> bool:
-    """Whether the server has the file. Asked in a thread, because looking a host name up knows no timeout."""
+    """True if the server has the file. A thread asks, because a DNS lookup has no timeout."""
     answered = threading.Event()
 
-    def ask():
+    def ask() -> None:
         request = urllib.request.Request(url, method="HEAD")
         with contextlib.suppress(OSError, http.client.HTTPException), urllib.request.urlopen(request, timeout=seconds):
             answered.set()

@@ -1,4 +1,4 @@
-"""tfds builders of the two sets of faces that StarGAN v2 published as zip archives: tfds itself has neither.
+"""tfds builders of the two sets of faces that StarGAN v2 published as zip archives; tfds itself has neither.
 
 Preparing them needs no TensorFlow. Importing this module imports tfds, so `kvae.data.sets.faces` imports it late.
 """
@@ -11,12 +11,12 @@ from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 
-from kvae.core.errors import InputError
+from kvae.core.errors import InputError, wrap_read_errors
 from kvae.core.files import opened
-from kvae.data.records import fit_all, opened_builder
+from kvae.data.records import DELETE_TO_PREPARE, resize_all
 
-LARGEST_PICTURE_BYTES = 2**28
-"""A picture that is to be larger once it is unpacked is none."""
+MAX_UNPACKED_BYTES = 2**28
+"""Zip members that unpack to more than this are rejected."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -27,15 +27,16 @@ class SizeConfig(tfds.core.BuilderConfig):
 
 
 def stargan_builder(builder_class: type["_StarganZip"], size: int, folder: pathlib.Path) -> tfds.core.DatasetBuilder:
-    """The builder of one size in tfds's data folder; one that reads only, if it has been prepared."""
+    """Returns the builder of one size in tfds's data folder; if the set is prepared, a builder that only reads it."""
     prepared = folder / builder_class.name / str(size) / str(builder_class.VERSION)
     if prepared.exists():
-        return opened_builder(prepared.parent, lambda: tfds.builder_from_directory(prepared))
+        with wrap_read_errors(prepared, DELETE_TO_PREPARE):
+            return tfds.builder_from_directory(prepared)
     return builder_class(data_dir=folder, config=SizeConfig(name=str(size), size=size))
 
 
 class _StarganZip(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A zip of <root>/{train,val}/<class>/<image>, to be put into tfds's manual folder."""
+    """A zip archive of <root>/{train,val}/<class>/<image>, which the user puts into tfds's manual folder."""
 
     VERSION = tfds.core.Version("1.0.0")
     ARCHIVE: str
@@ -59,19 +60,19 @@ class _StarganZip(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             ),
         )
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         archive = pathlib.Path(dl_manager.manual_dir) / self.ARCHIVE
         return {
             "train": self._generate_examples(archive, "train"),
             "validation": self._generate_examples(archive, "val"),
         }
 
-    def _generate_examples(self, archive: pathlib.Path, folder: str):
-        found = 0
-        for name, data, label in fit_all(self._images(archive, folder), self.builder_config.size):
-            found += 1
+    def _generate_examples(self, archive: pathlib.Path, folder: str) -> Iterator[tuple[str, dict]]:
+        is_empty = True
+        for name, data, label in resize_all(self._images(archive, folder), self.builder_config.size):
+            is_empty = False
             yield name, {"file_name": name, "image": io.BytesIO(data), "label": label}
-        if not found:
+        if is_empty:
             raise InputError(f"{archive}: no images in {folder}/{{{','.join(self.CLASSES)}}}; get it from StarGAN v2")
 
     def _images(self, archive: pathlib.Path, folder: str) -> Iterator[tuple[str, bytes, str]]:
@@ -83,12 +84,14 @@ class _StarganZip(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                     is_image = file_name.lower().endswith((".jpg", ".jpeg", ".png")) and not file_name.startswith(".")
                     if split == folder and label in self.CLASSES and is_image:
                         name = f"{archive.name}/{member.filename}"
-                        if name in seen or member.file_size > LARGEST_PICTURE_BYTES:
-                            raise ValueError("it is there twice" if name in seen else f"{member.file_size:,} bytes")
+                        if name in seen or member.file_size > MAX_UNPACKED_BYTES:
+                            raise ValueError(
+                                "the archive has it twice" if name in seen else f"{member.file_size:,} bytes"
+                            )
                         seen.add(name)
                         yield name, images.read(member), label
-        except Exception as error:  # zipfile raises nearly anything: of encryption, of compression, of damage
-            raise InputError(f"{name}: damaged ({error}); get the archive again") from error
+        except Exception as error:  # zipfile raises nearly anything over encryption, compression and corruption
+            raise InputError(f"{name}: corrupted ({error}); get the archive again") from error
 
 
 class StarganCelebaHq(_StarganZip):
