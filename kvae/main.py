@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
     from kvae.training.workdir.mirror import mirrored
     from kvae.training.workdir.run_config import check_place
 
-    check_place(workdir, config)
+    check_place(workdir)
     with (
         joined_cluster() as process,
         mirrored(workdir) as mirror,

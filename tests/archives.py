@@ -1,7 +1,7 @@
-"""Small archives in the published formats, for tests that run the real preparation on them.
+"""Small archives in the published formats, so that tests run the real preparation.
 
-Each `make_*(data_dir)` fills `<data_dir>/downloads/manual`. tfds refuses archives that are not the published ones, so
-what it prepares (CIFAR-10, SVHN) is prepared within `with recorded_checksums(data_dir):`; nothing else is replaced.
+Each `make_*(data_dir)` fills `<data_dir>/downloads/manual`. tfds accepts the published archives only, so CIFAR-10 and
+SVHN are prepared within `with recorded_checksums(data_dir):`; nothing else is replaced.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ def manual_folder(data_dir) -> pathlib.Path:
 
 
 def picture(seed: int, height: int = 32, width: int = 32) -> np.ndarray:
-    """A smooth coloured picture, uint8 [height, width, 3], another for each seed."""
+    """Returns a smooth coloured picture, uint8 [height, width, 3], different for each seed."""
     corners = np.random.default_rng(seed).integers(0, 256, (3, 3, 3), np.uint8)
     return np.asarray(Image.fromarray(corners).resize((width, height), Image.Resampling.BICUBIC))
 
@@ -45,7 +45,7 @@ def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def make_cifar10(data_dir, images_per_batch: int = 20) -> None:
-    """cifar-10-binary.tar.gz: five train batches and a test batch, each record a label and three planes of pixels."""
+    """Writes cifar-10-binary.tar.gz: six batches of records, each a label and three planes of pixels."""
     names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
     with tarfile.open(manual_folder(data_dir) / "cifar-10-binary.tar.gz", "w:gz") as tar:
         add(tar, "cifar-10-batches-bin/batches.meta.txt", "\n".join([*names, "", ""]).encode())
@@ -56,7 +56,7 @@ def make_cifar10(data_dir, images_per_batch: int = 20) -> None:
 
 
 def make_svhn(data_dir, images: int = 24) -> None:
-    """{train,test,extra}_32x32.mat: X [32, 32, 3, n], y [n, 1] with 10 for the digit 0."""
+    """Writes {train,test,extra}_32x32.mat: X [32, 32, 3, n], y [n, 1] with 10 for the digit 0."""
     import scipy.io
 
     for part, name in enumerate(("train", "test", "extra")):
@@ -67,7 +67,7 @@ def make_svhn(data_dir, images: int = 24) -> None:
 
 
 def make_imagenet(data_dir, images_per_class: int = 8) -> None:
-    """ILSVRC2012_img_{train,val}.tar, with the three odd kinds of image that the real archives have."""
+    """Writes ILSVRC2012_img_{train,val}.tar, with the three odd kinds of image that the real archives contain."""
     odd = {(0, 1): {"mode": "CMYK"}, (1, 2): {"format": "PNG", "mode": "RGBA"}, (2, 3): {"mode": "L"}}
     with tarfile.open(manual_folder(data_dir) / "ILSVRC2012_img_train.tar", "w") as tar:
         for c, wordnet_id in enumerate(WORDNET_IDS):
@@ -94,13 +94,13 @@ def make_zip(data_dir, name: str, classes, images_per_class: int, first_seed: in
 
 
 def make_faces(data_dir, images_per_class: int = 8) -> None:
-    """celeba_hq.zip and afhq.zip of StarGAN v2."""
+    """Writes celeba_hq.zip and afhq.zip of StarGAN v2."""
     make_zip(data_dir, "celeba_hq", ("female", "male"), images_per_class, first_seed=20000)
     make_zip(data_dir, "afhq", ("cat", "dog", "wild"), images_per_class, first_seed=30000)
 
 
 def make_celeb_a_hq_tar(data_dir, size: int, images: int = 30) -> None:
-    """data<size>x<size>.tar, from which tfds prepares celeb_a_hq/<size>."""
+    """Writes data<size>x<size>.tar, from which tfds prepares celeb_a_hq/<size>."""
     with tarfile.open(manual_folder(data_dir) / f"data{size}x{size}.tar", "w") as tar:
         for i in range(images):
             add(tar, f"{i:05d}.png", encoded(40000 + i, format="PNG", height=size, width=size))
@@ -108,7 +108,7 @@ def make_celeb_a_hq_tar(data_dir, size: int, images: int = 30) -> None:
 
 @contextlib.contextmanager
 def recorded_checksums(data_dir):
-    """Within it, tfds takes what lies in the manual folder for the published archives."""
+    """Makes tfds accept the archives in the manual folder within the block."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download import checksums
 
@@ -116,14 +116,14 @@ def recorded_checksums(data_dir):
     with contextlib.ExitStack() as stack:
         for name in ("cifar10", "svhn_cropped"):
             recorded = tfds.builder_cls(name).url_infos
-            found = {url: manual / info.filename for url, info in recorded.items() if (manual / info.filename).exists()}
-            ours = {url: checksums.compute_url_info(path) for url, path in found.items()}
+            paths = {url: manual / info.filename for url, info in recorded.items()}
+            ours = {url: checksums.compute_url_info(path) for url, path in paths.items() if path.exists()}
             stack.enter_context(mock.patch.dict(recorded, ours))
         yield
 
 
 def run_without_tensorflow(program: str, *arguments) -> str:
-    """What a Python program prints in a process of its own that finds no TensorFlow, as if it were not installed."""
+    """Runs a Python program in a process where TensorFlow is not importable; returns its output."""
     without = """
 import sys
 from importlib.machinery import PathFinder
@@ -134,6 +134,6 @@ class WithoutTensorFlow(PathFinder):
 sys.meta_path[:] = [WithoutTensorFlow if finder is PathFinder else finder for finder in sys.meta_path]
 """
     command = [sys.executable, "-c", without + textwrap.dedent(program), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return process.stdout

@@ -1,4 +1,4 @@
-"""Image files in tests: what stands in them, and how they are saved."""
+"""Image files for tests: their content, and how they are saved."""
 
 import numpy as np
 from PIL import Image

@@ -21,7 +21,6 @@ from PIL import Image
 import kvae
 from kvae.core.errors import InputError
 from kvae.data.images import read_image
-from kvae.data.manifest import check_manifest, write_manifest
 from kvae.runs import codes as codes_module
 from kvae.runs.comparison import comparison_table
 from kvae.runs.seeds import read_seeds
@@ -168,20 +167,6 @@ def test_any_config_json_beside_a_report(tmp_path_factory, name, data, value):
         content = damaged(content, data)
     (folder / "config.json").write_bytes(content)
     _, said = attempt(lambda: comparison_table(read_seeds([str(folder)])))
-    assert is_one_line(said)
-
-
-@given(st.data(), json_values)
-def test_any_manifest(tmp_path_factory, data, value):
-    folder = tmp_path_factory.getbasetemp() / "any_manifest"
-    folder.mkdir(exist_ok=True)
-    (folder / "features.json").write_text("{}")
-    (folder / "shard").write_bytes(bytes(100))
-    write_manifest(folder)
-    entries = json.loads((folder / "manifest.json").read_text())
-    content = json.dumps(put(entries, data.draw(st.sampled_from(paths(entries))), value)).encode()
-    (folder / "manifest.json").write_bytes(damaged(content, data) if data.draw(st.booleans()) else content)
-    _, said = attempt(check_manifest, folder)
     assert is_one_line(said)
 
 

@@ -49,10 +49,10 @@ def test_images_that_are_none_are_told_in_one_line(run, files, tmp_path):
         for source, message in [
             (tmp_path / "empty", "holds no images"),
             (tmp_path / "none", "does not exist; name a folder of images"),
-            ([], "there are none; give a folder, files, or images of Pillow's"),
-            ([NOISE], "found a ndarray; give a folder, files, or images of Pillow's"),
+            ([], "the sequence is empty; give a folder, files, or Pillow images"),
+            ([NOISE], "found a ndarray; give a folder, files, or Pillow images"),
             ([files[0], broken], r"broken\.png: not a readable image .*; replace or remove it$"),
-            (lazy, "an image of Pillow's is not readable"),
+            (lazy, "a Pillow image is not readable"),
         ]:
             with pytest.raises(InputError, match=message):
                 run.read_images(source)

@@ -1,4 +1,4 @@
-"""A folder of images as a data set: what is found, how it is split, and what is said of what cannot be read."""
+"""The data set `folder`: which images it lists, how it splits them, and how it reports unreadable ones."""
 
 import os
 
@@ -11,12 +11,11 @@ from kvae import data
 from kvae.core.errors import InputError
 from kvae.data import ArrayExamples
 from kvae.data.pipeline import train_batches
-from kvae.data.sets import folder as module
 from kvae.data.sets.folder import FolderExamples, folder
 
 
 def shades(root, names):
-    """Saves a grey image per name, each of another shade; returns the shade of each name."""
+    """Saves a grey image under each name, each in a different shade; returns the shade of each name."""
     shade = {name: 2 * i for i, name in enumerate(names)}
     for name, level in shade.items():
         save(root / name, (level,) * 3)
@@ -24,7 +23,7 @@ def shades(root, names):
 
 
 def seen(examples):
-    """The shade of each example."""
+    """Returns the shade of each example, sorted."""
     return sorted(int(examples[i]["image"][0, 0, 0]) for i in range(len(examples)))
 
 
@@ -33,7 +32,7 @@ def sides(root, **fields):
     return seen(dataset.train), seen(dataset.validation["validation"])
 
 
-def test_nested_images_are_found_and_other_files_are_not(tmp_path):
+def test_nested_images_are_listed_and_other_files_ignored(tmp_path):
     shade = shades(tmp_path, ["a.png", "cats/b.PNG", "cats/small/c.bmp", "Ünïcode dir/d e.gif"])
     for name in ("notes.txt", "cats/data.h5", "film.mpg", "plot.eps", "no_suffix", ".hidden.png", ".git/x.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -42,7 +41,7 @@ def test_nested_images_are_found_and_other_files_are_not(tmp_path):
     assert sorted(train + validation) == sorted(shade.values())
 
 
-def test_linked_folders_are_followed_and_loops_end(tmp_path):
+def test_links_are_followed_without_loops(tmp_path):
     shade = shades(tmp_path / "elsewhere", ["a.png", "b.png"])
     root = tmp_path / "root"
     root.mkdir()
@@ -52,14 +51,23 @@ def test_linked_folders_are_followed_and_loops_end(tmp_path):
     assert sorted(train + validation) == sorted(shade.values())
 
 
-def test_the_split_is_disjoint_complete_and_about_the_fraction(tmp_path):
+def test_split_is_disjoint_complete_and_near_fraction(tmp_path):
     shade = shades(tmp_path, [f"{i}.png" for i in range(100)])
     train, validation = sides(tmp_path, validation_fraction=0.3)
     assert sorted(train + validation) == sorted(shade.values())
     assert 20 <= len(validation) <= 40
 
 
-def test_adding_images_moves_no_other(tmp_path):
+def test_images_in_run_of_kvae_are_ignored(tmp_path):
+    shade = shades(tmp_path, ["a.png", "b.png"])
+    save(tmp_path / "runs" / "one" / "figures" / "map.png", (255, 255, 255))
+    (tmp_path / "runs" / "one" / "config.json").write_text("{}")
+    (tmp_path / "runs" / "one" / "checkpoints").mkdir()
+    train, validation = sides(tmp_path)
+    assert sorted(train + validation) == sorted(shade.values())
+
+
+def test_new_images_do_not_move_others(tmp_path):
     shades(tmp_path, [f"{i}.png" for i in range(60)])
     train, validation = sides(tmp_path, validation_fraction=0.3)
     for i in range(40):
@@ -70,28 +78,28 @@ def test_adding_images_moves_no_other(tmp_path):
 
 
 @pytest.mark.parametrize("fraction", [1e-6, 1 - 1e-6])
-def test_each_side_has_at_least_one_image(tmp_path, fraction):
+def test_each_split_has_at_least_one_image(tmp_path, fraction):
     shades(tmp_path, ["a.png", "b.png", "c.png"])
     train, validation = sides(tmp_path, validation_fraction=fraction)
     assert sorted([len(train), len(validation)]) == [1, 2]
 
 
-def test_a_large_folder_streams_the_same_examples(tmp_path, monkeypatch):
+def test_large_folder_streams_same_examples(tmp_path, monkeypatch):
     shades(tmp_path, [f"{i}.png" for i in range(12)])
     held = folder(str(tmp_path), size=4, validation_fraction=0.3)
-    monkeypatch.setattr(module, "MEMORY_BYTES", 0)
+    monkeypatch.setattr("kvae.data.dataset.MEMORY_BYTES", 0)
     streamed = folder(str(tmp_path), size=4, validation_fraction=0.3)
     assert isinstance(held.train, ArrayExamples)
     assert isinstance(streamed.train, FolderExamples)
     assert seen(streamed.validation["validation"]) == seen(held.validation["validation"])
-    one, other = (train_batches(of.train, seed=0, batch_size=5, first_step=1) for of in (held, streamed))
+    one, other = (train_batches(each.train, seed=0, batch_size=5, first_step=1) for each in (held, streamed))
     for _ in range(4):
         np.testing.assert_array_equal(next(one)["image"], next(other)["image"])
 
 
 @pytest.fixture
 def damaged(tmp_path):
-    """A folder of two good images, a truncated one, an empty one and a page of HTML."""
+    """A folder with two intact images, a truncated one, an empty one and a page of HTML."""
     shades(tmp_path, ["a.png", "b.png"])
     Image.fromarray(NOISE).save(tmp_path / "truncated.jpg")
     (tmp_path / "truncated.jpg").write_bytes((tmp_path / "truncated.jpg").read_bytes()[:1500])
@@ -109,7 +117,7 @@ def test_unreadable_images_are_named(damaged):
     )
 
 
-def test_one_unreadable_image_is_named_with_the_reason(damaged):
+def test_one_unreadable_image_is_named_with_reason(damaged):
     (damaged / "empty.png").unlink()
     (damaged / "page.jpg").unlink()
     with pytest.raises(
@@ -119,23 +127,23 @@ def test_one_unreadable_image_is_named_with_the_reason(damaged):
 
 
 @pytest.mark.parametrize("memory_bytes", [2**30, 0])
-def test_unreadable_images_are_skipped_and_counted_if_asked(damaged, monkeypatch, caplog, memory_bytes):
-    monkeypatch.setattr(module, "MEMORY_BYTES", memory_bytes)
+def test_unreadable_images_can_be_skipped(damaged, monkeypatch, caplog, memory_bytes):
+    monkeypatch.setattr("kvae.data.dataset.MEMORY_BYTES", memory_bytes)
     monkeypatch.setattr("absl.logging._absl_logger.propagate", True)
     train, validation = sides(damaged, skip_unreadable=True)
     assert sorted(train + validation) == [0, 2]
-    assert "3 of 5 images are unreadable and left out (empty.png, page.jpg, truncated.jpg)" in caplog.text
+    assert "left out 3 of 5 images, which are unreadable (empty.png, page.jpg, truncated.jpg)" in caplog.text
 
 
-def test_a_folder_that_streams_names_the_unreadable_image_when_it_meets_it(damaged, monkeypatch):
-    monkeypatch.setattr(module, "MEMORY_BYTES", 0)
+def test_streaming_names_unreadable_image_when_reached(damaged, monkeypatch):
+    monkeypatch.setattr("kvae.data.dataset.MEMORY_BYTES", 0)
     dataset = folder(str(damaged))
     with pytest.raises(InputError, match="not a readable image"):
         for examples in (dataset.train, dataset.validation["validation"]):
             next(train_batches(examples, seed=0, batch_size=5, first_step=0))
 
 
-def test_a_thousand_unreadable_images_are_still_one_line(tmp_path):
+def test_many_unreadable_images_give_one_line(tmp_path):
     shades(tmp_path, ["a.png", "b.png"])
     for i in range(7):
         (tmp_path / f"x{i}.png").touch()
@@ -149,8 +157,8 @@ def test_a_thousand_unreadable_images_are_still_one_line(tmp_path):
         ({"path": ""}, "dataset.path is empty; name a folder of images with --config.dataset.path=DIR"),
         ({"path": "{}/none"}, "dataset.path: {}/none does not exist; name a folder of images"),
         ({"path": "{}/a.png"}, "dataset.path: {}/a.png is a file; name a folder of images"),
-        ({"path": "{}/none_here"}, "dataset.path: {}/none_here holds no images; it takes two, "),
-        ({"path": "{}"}, "dataset.path: {} holds 1 image; it takes two, one to train and one to validate"),
+        ({"path": "{}/none_here"}, "dataset.path: {}/none_here holds no images; it needs two, "),
+        ({"path": "{}"}, "dataset.path: {} holds 1 image; it needs two, one to train and one to validate"),
         ({"path": "{}", "size": 0}, "dataset.size is 0; it must be an integer, 1 or larger"),
         (
             {"path": "{}", "validation_fraction": 1.0},
@@ -158,7 +166,7 @@ def test_a_thousand_unreadable_images_are_still_one_line(tmp_path):
         ),
     ],
 )
-def test_what_cannot_be_is_named(tmp_path, fields, message):
+def test_mistakes_are_named(tmp_path, fields, message):
     save(tmp_path / "a.png")
     (tmp_path / "none_here").mkdir()
     with pytest.raises(InputError) as caught:
@@ -167,28 +175,28 @@ def test_what_cannot_be_is_named(tmp_path, fields, message):
     assert "\n" not in str(caught.value)
 
 
-def test_too_few_readable_images_are_an_input_error(damaged):
+def test_too_few_readable_images_are_named(damaged):
     (damaged / "a.png").unlink()
-    with pytest.raises(InputError, match="holds 1 readable image; it takes two"):
+    with pytest.raises(InputError, match="holds 1 readable image; it needs two"):
         folder(str(damaged), skip_unreadable=True)
 
 
-def test_home_is_understood(tmp_path, monkeypatch):
+def test_home_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setitem(os.environ, "HOME", str(tmp_path))
     shades(tmp_path / "pictures", ["a.png", "b.png"])
     train, validation = sides("~/pictures")
     assert sorted(train + validation) == [0, 2]
 
 
-def test_a_log_file_gets_no_progress_bar(tmp_path, capfd):
+def test_log_file_gets_no_progress_bar(tmp_path, capfd):
     shades(tmp_path, ["a.png", "b.png"])
     folder(str(tmp_path), size=8)
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("memory_bytes", [2**31, 0], ids=["in memory", "streamed"])
-def test_the_first_folder_of_an_image_is_its_label_where_all_have_one(tmp_path, monkeypatch, memory_bytes):
-    monkeypatch.setattr(module, "MEMORY_BYTES", memory_bytes)
+def test_first_subfolder_is_label_if_all_images_have_one(tmp_path, monkeypatch, memory_bytes):
+    monkeypatch.setattr("kvae.data.dataset.MEMORY_BYTES", memory_bytes)
     names = [f"{kind}/{more}{i}.png" for kind in ("cats", "dogs") for more in ("", "deeper/") for i in range(6)]
     shade = shades(tmp_path, names)
     kinds = {level: name.partition("/")[0] for name, level in shade.items()}

@@ -1,6 +1,4 @@
 import itertools
-import subprocess
-import sys
 import threading
 import time
 
@@ -22,7 +20,7 @@ ARRAYS = ArrayExamples(
 
 
 class Streamed:
-    """The same examples, read one by one."""
+    """The same examples, read one at a time."""
 
     def __len__(self):
         return COUNT
@@ -47,33 +45,33 @@ def assert_same(left, right):
             np.testing.assert_array_equal(one[name], other[name])
 
 
-def test_each_epoch_is_a_permutation_and_batches_straddle_epochs():
+def test_each_epoch_is_permutation():
     order = np.concatenate([example_indices(7, step, 4, COUNT) for step in range(15)])
     epochs = order.reshape(6, COUNT)
     np.testing.assert_array_equal(np.sort(epochs), np.tile(np.arange(COUNT), (6, 1)))
     assert len({epoch.tobytes() for epoch in epochs}) == 6
 
 
-def test_the_order_is_numpys_permutation_of_seed_and_epoch():
+def test_order_is_numpy_permutation_of_seed_and_epoch():
     expected = np.random.default_rng([7, 1]).permutation(COUNT)
     np.testing.assert_array_equal(example_indices(7, 1, COUNT, COUNT), expected)
     np.testing.assert_array_equal(example_indices(7, 2, 5, COUNT), expected[:5])
 
 
-def test_the_order_depends_on_the_seed_and_not_on_the_batch_size():
+def test_order_depends_on_seed_not_on_batch_size():
     order = example_indices(0, 0, 24, COUNT)
     assert not np.array_equal(order, example_indices(1, 0, 24, COUNT))
     np.testing.assert_array_equal(order, np.concatenate([example_indices(0, step, 8, COUNT) for step in range(3)]))
 
 
-def test_a_batch_may_be_larger_than_the_data_set():
+def test_batch_may_exceed_data_set():
     counts = np.bincount(example_indices(0, 0, 25, COUNT), minlength=COUNT)
     assert counts.min() == 2
     assert counts.max() == 3
 
 
 @BOTH
-def test_train_batches_are_the_examples_at_the_indices_with_their_labels(examples):
+def test_train_batches_are_examples_at_indices(examples):
     batches = first(train_batches(examples, seed=3, batch_size=4, first_step=0), 6)
     for step, batch in enumerate(batches):
         indices = example_indices(3, step, 4, COUNT)
@@ -81,14 +79,14 @@ def test_train_batches_are_the_examples_at_the_indices_with_their_labels(example
 
 
 @BOTH
-def test_a_run_that_goes_on_sees_what_the_uninterrupted_run_sees(examples):
-    whole = first(train_batches(examples, seed=3, batch_size=4, first_step=0), 8)
-    assert_same(first(train_batches(examples, seed=3, batch_size=4, first_step=5), 3), whole[5:])
+def test_resumed_run_sees_same_batches(examples):
+    uninterrupted = first(train_batches(examples, seed=3, batch_size=4, first_step=0), 8)
+    assert_same(first(train_batches(examples, seed=3, batch_size=4, first_step=5), 3), uninterrupted[5:])
 
 
 @BOTH
-def test_slices_of_the_processes_concatenate_to_the_global_batch(examples):
-    whole = first(train_batches(examples, seed=3, batch_size=6, first_step=2), 4)
+def test_slices_of_processes_form_global_batch(examples):
+    joint = first(train_batches(examples, seed=3, batch_size=6, first_step=2), 4)
     parts = [
         first(train_batches(examples, seed=3, batch_size=6, first_step=2, process_index=i, process_count=3), 4)
         for i in range(3)
@@ -96,7 +94,7 @@ def test_slices_of_the_processes_concatenate_to_the_global_batch(examples):
     joined = [
         {name: np.concatenate([part[name] for part in step]) for name in step[0]} for step in zip(*parts, strict=True)
     ]
-    assert_same(joined, whole)
+    assert_same(joined, joint)
 
 
 @BOTH
@@ -118,7 +116,7 @@ def test_evaluation_covers_each_example_once(examples, process_count):
     np.testing.assert_array_equal(labels[masks], np.arange(COUNT))
 
 
-def test_a_batch_that_does_not_divide_among_processes_is_an_input_error():
+def test_batch_must_divide_among_processes():
     with pytest.raises(InputError, match="batch_size is 6; it must be a multiple of the number of processes, 4"):
         train_batches(ARRAYS, seed=0, batch_size=6, first_step=0, process_count=4)
     with pytest.raises(InputError, match="batch_size is 0"):
@@ -137,7 +135,7 @@ def test_streaming_leaves_no_threads():
     assert not set(threading.enumerate()) - before
 
 
-def test_an_error_of_a_streamed_example_keeps_its_kind():
+def test_error_of_streamed_example_keeps_its_type():
     class Damaged(Streamed):
         def __getitem__(self, index):
             raise InputError("a.png: not a readable image")
@@ -146,12 +144,12 @@ def test_an_error_of_a_streamed_example_keeps_its_kind():
         next(train_batches(Damaged(), seed=0, batch_size=4, first_step=0))
 
 
-def test_prefetch_hands_over_every_item_in_order_and_ends():
+def test_prefetch_yields_all_items_in_order():
     with prefetch(range(100), 3) as items:
         assert list(items) == list(range(100))
 
 
-def test_prefetch_works_ahead_by_size_and_no_further():
+def test_prefetch_computes_size_items_ahead():
     made = []
 
     def endless():
@@ -172,7 +170,7 @@ def test_prefetch_works_ahead_by_size_and_no_further():
         assert settles_at(4)
 
 
-def test_prefetch_raises_the_producers_error_after_the_items_before_it():
+def test_prefetch_raises_error_after_earlier_items():
     def breaks():
         yield 1
         raise InputError("the disk is gone")
@@ -195,14 +193,14 @@ def test_prefetch_ends_its_thread(taken):
     assert not is_prefetching()
 
 
-def test_prefetch_ends_its_thread_when_the_block_fails():
+def test_prefetch_ends_its_thread_after_exception():
     with pytest.raises(KeyError), prefetch(itertools.count(), 2):
         raise KeyError
     assert not is_prefetching()
 
 
 @BOTH
-def test_channel_statistics_are_those_of_numpy(examples):
+def test_channel_statistics_match_numpy(examples):
     mean, std = data.channel_statistics(examples)
     pixels = ARRAYS.arrays["image"].astype(np.float64)
     np.testing.assert_allclose(mean, pixels.mean((0, 1, 2)), atol=1e-6)
@@ -210,34 +208,7 @@ def test_channel_statistics_are_those_of_numpy(examples):
     assert all(type(value) is float for value in (*mean, *std))
 
 
-def test_a_channel_that_never_varies_can_be_divided_by():
+def test_constant_channel_has_std_one():
     mean, std = data.channel_statistics(ArrayExamples({"image": np.full((3, 2, 2, 3), 9, np.uint8)}))
     assert mean == (9.0, 9.0, 9.0)
     assert std == (1.0, 1.0, 1.0)
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"name": "cifar"}, "dataset.name is 'cifar'; did you mean 'cifar10'?"),
-        (
-            {"name": "q"},
-            "dataset.name is 'q'; it must be one of photos, folder, cifar10, svhn, imagenet, faces, digits, tokens",
-        ),
-        ({"name": "photos", "sise": 3}, "dataset has no field 'sise'; did you mean 'size'?"),
-        ({"name": "digits", "path": "x"}, "dataset has no field 'path'; it has size"),
-        ({"name": "digits", "size": 3}, "dataset.size is 3; the digits have 8 x 8 pixels, and are only enlarged"),
-        ({"name": "folder", "size": 3}, "dataset has no path; it must be a string"),
-    ],
-)
-def test_an_unknown_data_set_or_field_is_named_with_the_nearest(fields, message):
-    with pytest.raises(InputError) as caught:
-        data.load(**fields)
-    assert str(caught.value) == message
-
-
-def test_importing_the_data_package_loads_nothing_heavy():
-    heavy = ("tensorflow", "tensorflow_datasets", "grain", "jax", "PIL", "skimage", "sklearn")
-    code = f"import sys, kvae.data; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"

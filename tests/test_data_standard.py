@@ -26,7 +26,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture
 def no_network(monkeypatch):
-    """A resolver that does not answer: the slowest way of having no network."""
+    """A DNS resolver that does not answer: the slowest kind of missing network."""
     released = threading.Event()
     monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: released.wait(60) and [])
     yield
@@ -44,7 +44,7 @@ def made(seeds):
     return {(archives.picture(seed).tobytes(), seed % 10) for seed in seeds}
 
 
-def test_cifar10_is_the_archives_pixels_and_labels(data_dir):
+def test_cifar10_has_pixels_and_labels_of_archive(data_dir):
     dataset = standard.cifar10(data_dir, "train", "test")
     assert contents(dataset.train) == made(range(100))
     assert contents(dataset.validation["validation"]) == made(range(100, 120))
@@ -59,23 +59,23 @@ def test_cifar10_holds_out_a_fifth_of_train(data_dir):
     assert train | validation == made(range(100))
 
 
-def test_svhn_is_the_files_pixels_with_ten_for_zero(data_dir):
+def test_svhn_has_pixels_of_files_and_ten_means_zero(data_dir):
     dataset = standard.svhn(data_dir)
     assert contents(dataset.train) == made(range(1000, 1024))
     assert contents(dataset.validation["validation"]) == made(range(1024, 1048))
 
 
-def test_the_decoded_copy_is_read_back_and_can_be_done_without(data_dir, monkeypatch):
+def test_decoded_copy_is_read_back_but_optional(data_dir, monkeypatch):
     first = contents(standard.svhn(data_dir, "extra").train)
     assert first == made(range(1048, 1072))
     with monkeypatch.context() as patch:
-        patch.setattr(records, "decoded", None)  # not needed any more
+        patch.setattr(records, "decode_image", None)  # no longer needed
         assert contents(standard.svhn(data_dir, "extra", "extra").train) == first
 
-    def refused(*_):
+    def refuse(*_):
         raise PermissionError("read-only")
 
-    monkeypatch.setattr("kvae.data.records.replaced", refused)
+    monkeypatch.setattr("kvae.data.records.replaced", refuse)
     assert len(standard.svhn(data_dir, "extra[:3]").train) == 3
     assert len(standard.svhn(data_dir, "extra[:3]").train) == 3
 
@@ -85,26 +85,42 @@ def test_splits_can_be_joined(data_dir):
 
 
 @pytest.mark.parametrize("split", ["valid", "train[:0]", "train[", ""])
-def test_a_split_without_examples_is_named(data_dir, split):
+def test_split_without_examples_is_named(data_dir, split):
     with pytest.raises(InputError, match=r"cifar10: .*'train': 100"):
         standard.cifar10(data_dir, train_split=split)
 
 
-def test_the_default_folder_is_tfds_own(data_dir, monkeypatch):
+def test_default_folder_is_default_of_tfds(data_dir, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", data_dir)
     assert len(standard.cifar10().train) == 80
 
 
-def test_reading_needs_no_tensorflow(data_dir):
+def test_prepared_data_need_no_tensorflow(data_dir):
+    archives.make_faces(data_dir, images_per_class=4)
+    archives.make_imagenet(data_dir)
     program = """
         import sys
-        from kvae.data import standard
-        print(len(standard.cifar10(sys.argv[1]).train), len(standard.svhn(sys.argv[1]).train))"""
+        import tensorflow_datasets as tfds
+        from kvae import data
+        for name in ("cifar10", "svhn"):
+            print(name, len(data.load(name, data_dir=sys.argv[1]).train))
+        for name in ("faces", "imagenet"):
+            for _ in range(2):  # prepares, then reads
+                train = data.load(name, size=32, data_dir=sys.argv[1]).train
+            print(name, len(train), train[0]["image"].shape)
+        source = tfds.builder("kvae_imagenet/32", data_dir=sys.argv[1]).as_data_source("train")
+        print((train[5]["image"] == source[5]["image"]).all(), source[5]["file_name"])"""
     printed = archives.run_without_tensorflow(program, data_dir)
-    assert printed.split() == ["80", "24"]
+    assert printed.splitlines()[-5:] == [
+        "cifar10 80",
+        "svhn 24",
+        "faces 20 (32, 32, 3)",
+        "imagenet 24 (32, 32, 3)",
+        "True b'n01440764_105.JPEG'",
+    ]
 
 
-def test_without_tensorflow_the_extra_is_named(tmp_path, monkeypatch):
+def test_missing_tensorflow_names_extra(tmp_path, monkeypatch):
     archives.make_cifar10(tmp_path)
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(InputError, match=r"needs TensorFlow.*pip install -e '.\[tfds\]'"):
@@ -114,7 +130,7 @@ def test_without_tensorflow_the_extra_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "read, archive", [(standard.cifar10, "cifar-10-binary.tar.gz"), (standard.svhn, "train_32x32.mat")]
 )
-def test_without_archive_and_network_both_are_named_at_once(tmp_path, no_network, read, archive):
+def test_missing_archive_and_network_are_named_immediately(tmp_path, no_network, read, archive):
     start = time.monotonic()
     with pytest.raises(InputError) as error:
         read(str(tmp_path))
@@ -123,7 +139,7 @@ def test_without_archive_and_network_both_are_named_at_once(tmp_path, no_network
     assert "\n" not in str(error.value)
 
 
-def test_only_a_server_that_has_the_file_answers(tmp_path, monkeypatch):
+def test_only_server_with_the_file_answers(tmp_path, monkeypatch):
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *args):
             super().__init__(*args, directory=tmp_path)
@@ -141,7 +157,7 @@ def test_only_a_server_that_has_the_file_answers(tmp_path, monkeypatch):
         server.shutdown()
 
 
-def test_another_archive_than_the_published_one_is_refused(tmp_path):
+def test_unpublished_archive_is_refused(tmp_path):
     archives.make_cifar10(tmp_path)
     with pytest.raises(InputError, match=r"cifar10.*cifar-10-binary\.tar\.gz, has wrong checksum; get") as error:
         standard.cifar10(str(tmp_path))
@@ -149,11 +165,11 @@ def test_another_archive_than_the_published_one_is_refused(tmp_path):
     assert not (tmp_path / "cifar10").exists() or not list((tmp_path / "cifar10").iterdir())
 
 
-def test_a_set_prepared_as_tfrecord_is_refused_with_a_way_out(tmp_path):
+def test_tfrecord_is_refused_with_remedy(tmp_path):
     import tensorflow_datasets as tfds
 
     archives.make_cifar10(tmp_path, images_per_batch=2)
     with archives.recorded_checksums(tmp_path):
         tfds.builder("cifar10", data_dir=tmp_path).download_and_prepare(file_format="tfrecord")
-    with pytest.raises(InputError, match="tfrecord files, which cannot be read at random; remove that folder"):
+    with pytest.raises(InputError, match="tfrecord files, which have no random access; delete that folder"):
         standard.cifar10(str(tmp_path))

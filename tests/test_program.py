@@ -178,5 +178,5 @@ def test_import_reports_a_failing_or_missing_file(tmp_path, capsys):
 
 def test_model_of_images_refuses_a_data_set_without_images():
     tokens = ArrayExamples({"codebook": np.zeros((2, 4, 4), np.int32), "label": np.zeros(2, np.int32)})
-    with pytest.raises(InputError, match="the model takes images, and the data set has none, but codebook, label"):
+    with pytest.raises(InputError, match="the examples of this data set have codebook, label; choose another"):
         data.channel_statistics(tokens)

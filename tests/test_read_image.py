@@ -1,4 +1,4 @@
-"""An image file becomes RGB of one size, whatever its mode, depth, frames and orientation."""
+"""`read_image` turns a file of any mode, depth, frame count and orientation into RGB of one size."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from kvae.data.images import read_image
 
 
 def pixel(path):
-    """The color in the middle of an image."""
+    """Returns the colour at the centre of an image."""
     image = read_image(path, 8, crop=True)
     assert image.shape == (8, 8, 3)
     assert image.dtype == np.uint8
@@ -59,7 +59,7 @@ def test_deep_grey_keeps_its_range(tmp_path, values, suffix, level):
     assert pixel(path) == (level,) * 3
 
 
-def test_transparency_lies_over_white(tmp_path):
+def test_transparency_is_put_on_white(tmp_path):
     Image.new("RGBA", (8, 8), (*RED, 0)).save(tmp_path / "clear.png")
     Image.new("RGBA", (8, 8), (0, 0, 0, 128)).save(tmp_path / "half.png")
     Image.new("P", (8, 8), 0).save(tmp_path / "palette.png", transparency=0)
@@ -68,24 +68,24 @@ def test_transparency_lies_over_white(tmp_path):
     assert pixel(tmp_path / "palette.png") == WHITE
 
 
-def test_the_first_of_several_frames_is_read(tmp_path):
+def test_first_frame_of_animation_is_read(tmp_path):
     frames = [Image.new("RGB", (8, 8), color) for color in (RED, GREY)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     assert pixel(tmp_path / "a.gif") == RED
 
 
-def test_images_are_turned_upright(tmp_path):
+def test_exif_orientation_is_applied(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was held a quarter turn to the left
+    exif[0x0112] = 6  # rotated by 90 degrees
     Image.fromarray(NOISE).save(tmp_path / "a.png", exif=exif)
     np.testing.assert_array_equal(read_image(tmp_path / "a.png", 40, crop=True), np.rot90(NOISE[:, 10:50], -1))
 
 
-def test_a_crop_is_the_middle_and_a_resize_the_whole(tmp_path):
+def test_crop_keeps_centre_and_resize_keeps_all(tmp_path):
     Image.fromarray(NOISE).save(tmp_path / "a.png")
     np.testing.assert_array_equal(read_image(tmp_path / "a.png", 40, crop=True), NOISE[:, 10:50])
-    whole = Image.fromarray(NOISE).resize((20, 20), Image.Resampling.BILINEAR)
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png", 20, crop=False), whole)
+    resized = Image.fromarray(NOISE).resize((20, 20), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", 20, crop=False), resized)
 
 
 def test_shrinking_is_antialiased(tmp_path):
@@ -95,7 +95,7 @@ def test_shrinking_is_antialiased(tmp_path):
     np.testing.assert_allclose(read_image(tmp_path / "a.png", 8, crop=True)[:, 1:-1], 127.5, atol=4)
 
 
-def test_a_large_jpeg_read_at_a_fraction_looks_the_same(tmp_path):
+def test_jpeg_decoded_at_fraction_looks_same(tmp_path):
     ramp = np.linspace(0, 255, 512).astype(np.uint8)
     large = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None], 90), axis=-1).astype(np.uint8)
     Image.fromarray(large).save(tmp_path / "a.jpg", quality=95)
@@ -103,5 +103,5 @@ def test_a_large_jpeg_read_at_a_fraction_looks_the_same(tmp_path):
     np.testing.assert_allclose(read_image(tmp_path / "a.jpg", 32, crop=True), np.asarray(expected, float), atol=4)
 
 
-def test_images_smaller_than_the_size_are_enlarged(tmp_path):
+def test_small_images_are_enlarged(tmp_path):
     assert read_image(save(tmp_path / "a.png", size=(3, 5)), 32, crop=True).shape == (32, 32, 3)

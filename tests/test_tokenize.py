@@ -114,7 +114,7 @@ def test_the_run_s_own_data_set_has_both_splits(run, tmp_path):
 
 def test_many_tokens_stay_on_disk(run, images, tokens, monkeypatch):
     held = module.tokens(str(tokens))
-    monkeypatch.setattr(module, "MEMORY_BYTES", 0)
+    monkeypatch.setattr("kvae.data.dataset.MEMORY_BYTES", 0)
     streamed = module.tokens(str(tokens))
     assert isinstance(streamed.train, module.TokenExamples)
     for i in range(len(held.train)):
@@ -233,7 +233,7 @@ def refusals(run, images, tokens, tmp_path):
     yield [*here, "--dataset=tokens", f"--dataset.path={tokens}"], "has no images; it has codebook, label"
     yield [run.workdir, f"--images={images}", f"--out={images}"], "holds other files; choose an empty or a new folder"
     yield of_images(run, images, tokens, "--shard-size=5"), "was made by another call: shard_size 10 -> 5"
-    yield [*here, f"--decode={unfinished}"], "is not finished; run the same command of kvae.tokenize again"
+    yield [*here, f"--decode={unfinished}"], "is not complete; run the same command of kvae.tokenize again"
     yield [*here, f"--decode={empty}"], "holds no tokens: it has no tokens.json"
 
 

@@ -28,7 +28,7 @@ __all__ = [
     "image_spec",
     "load",
     "local_paths",
-    "validate_dataset",
+    "validate_dataset_section",
 ]
 
 DATASETS: dict[str, str | Callable[..., Dataset]] = {
@@ -54,7 +54,7 @@ def function_of(name: str) -> Callable[..., Dataset]:
     return pkgutil.resolve_name(function) if isinstance(function, str) else function
 
 
-def validate_dataset(section: Mapping) -> dict[str, Any]:
+def validate_dataset_section(section: Mapping) -> dict[str, Any]:
     """Returns the section `dataset` of a config, without mean and std, with all fields of its data set.
 
     Raises:
@@ -79,7 +79,7 @@ def load(name: str, **fields: Any) -> Dataset:
       >>> dataset.train
       ArrayExamples(image uint8[1442, 32, 32, 3], label int32[1442])
     """
-    section = validate_dataset({"name": name, **fields})
+    section = validate_dataset_section({"name": name, **fields})
     return function_of(section.pop("name"))(**section)
 
 

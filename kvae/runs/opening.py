@@ -121,7 +121,7 @@ def train(config: Mapping | ConfigDict, workdir: str) -> Run:
     from kvae.training import train as story
 
     config = config.to_dict() if isinstance(config, ConfigDict) else config
-    check_place(workdir, config)
+    check_place(workdir)
     with mirrored(workdir) as mirror, logged_to(mirror.folder):
         story.train(config, workdir, mirror=mirror)
     return load(workdir)

@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from kvae import data
 from kvae.core.errors import InputError
-from kvae.data.images import Form, form_of, read_images
+from kvae.data.images import read_images
 from kvae.models.codebook_views import by_codebook
 from kvae.models.model import Model
 from kvae.runs import export, share
@@ -54,9 +55,9 @@ class Run:
         return found
 
     @property
-    def form(self) -> Form:
+    def image_spec(self) -> data.ImageSpec:
         """Size and crop of the images of the run's data set; raises InputError where its config has no size."""
-        return form_of(self.config["dataset"])
+        return data.image_spec(self.config["dataset"])
 
     def read_images(self, source, *, size: int | None = None, crop: bool | None = None) -> np.ndarray:
         """Images as the run's data set has them, uint8 [n, size, size, 3], for `encode`.
@@ -69,7 +70,7 @@ class Run:
         Raises:
           InputError: there is no image, or one that cannot be read; or the data set has no size, and none is given.
         """
-        return read_images(source, form_of(self.config["dataset"], size, crop))
+        return read_images(source, data.image_spec(self.config["dataset"], size, crop))
 
     def encode(self, images) -> dict[str, np.ndarray]:
         """Codes of images uint8 [b, h, w, 3], by codebook: int32 [b, h', w'], [b, h', w', q] of q codebooks.
@@ -166,7 +167,7 @@ class Run:
         """
         self._expect("encode")
         self._expect("decode")
-        export.write(self, folder, batch, self.form.size if size is None else size)
+        export.write(self, folder, batch, self.image_spec.size if size is None else size)
 
     def apply(self, method: str, *arguments) -> Any:
         """A method of the model that it names among its `methods`, of arrays; NumPy arrays come back.

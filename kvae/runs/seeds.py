@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kvae import data
 from kvae.core.buckets import as_path, check_address, check_reachable, folders_with, wrap_bucket_errors
 from kvae.core.errors import InputError
 from kvae.training.config.sections import flatten, validate_run
@@ -19,7 +20,6 @@ INCIDENTAL_FIELDS = {
     "micro_batches",
     "log_every_steps",
     "checkpoint_every_steps",
-    "dataset.data_dir",
 }
 """Fields that may differ between seeds that are averaged."""
 
@@ -33,7 +33,7 @@ class Seed(NamedTuple):
     Attributes:
       workdir: The run's folder.
       number: The seed.
-      config: Its config by dotted names: {"model.quantizer.grid_shape": [16, 32], ...}.
+      config: Its config by dotted names, without cache paths: {"model.quantizer.grid_shape": [16, 32], ...}.
       rows: The rows of metrics.jsonl with the values of this seed only.
       problem: Why it must not be averaged with others; empty if nothing is wrong.
     """
@@ -84,7 +84,9 @@ def run_folders(folders: Iterable[str]) -> list[str]:
 
 
 def _seeds_of(run: str) -> Iterator[Seed]:
-    config = flatten(validate_run(read_config_json(run), run))
+    sections = validate_run(read_config_json(run), run)
+    caches = {f"dataset.{name}" for name in data.cache_paths(sections["dataset"])}
+    config = {name: value for name, value in flatten(sections).items() if name not in caches}
     rows = read_metrics(run)
     for replica in range(config["replicas"]):
         of_replica = [{k: v[replica] if isinstance(v, list) else v for k, v in row.items()} for row in rows]

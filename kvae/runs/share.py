@@ -14,6 +14,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from kvae import data
 from kvae.core.buckets import as_path, wrap_bucket_errors
 from kvae.core.digests import digests
 from kvae.core.errors import InputError, first_line, wrap_write_errors
@@ -50,9 +51,9 @@ def write(run, folder: os.PathLike | str, name: str) -> None:
         with replaced(folder / WEIGHTS) as incomplete:
             # Files that safetensors writes itself are for their owner only.
             incomplete.write_bytes(safetensors.numpy.save(flat, metadata=said))
-        # Where the images lay is nobody's business.
-        places = {field: "" for field in ("data_dir", "path") if field in run.config["dataset"]}
-        config = {**run.config, "dataset": {**run.config["dataset"], **places}}
+        # Paths of this machine are not shared.
+        paths = dict.fromkeys(data.local_paths(run.config["dataset"]), "")
+        config = {**run.config, "dataset": {**run.config["dataset"], **paths}}
         write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
         # The pictures in a run's folder are those of its first replica.
         for file in sorted((as_path(run.workdir) / "figures").glob("*.png")) if run.replica == 0 else ():
@@ -219,7 +220,8 @@ def _metrics(run) -> list[str]:
 
 
 def _training(run) -> str:
-    dataset = {name: value for name, value in run.config["dataset"].items() if name not in ("name", "data_dir", "path")}
+    hidden = {"name", *data.local_paths(run.config["dataset"])}
+    dataset = {name: value for name, value in run.config["dataset"].items() if name not in hidden}
     fields = ", ".join(f"{name} {short_repr(value)}" for name, value in dataset.items())
     text = f"Data set `{run.config['dataset']['name']}`" + (f" ({fields})" if fields else "")
     return f"{text}; `config.json` has every field.\n"

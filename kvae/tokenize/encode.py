@@ -22,7 +22,7 @@ from kvae.core.errors import InputError, choose, wrap_read_errors, wrap_write_er
 from kvae.core.files import replaced, write_text
 from kvae.data.pipeline import prefetch
 from kvae.data.sets.tokens import MANIFEST, UNFINISHED, columns_of
-from kvae.data.token_files import FOLDER_MADE_ANEW, FORMATS, Columns, Format, Rows
+from kvae.data.token_files import FORMATS, RUN_ALL_AGAIN, Columns, Format, TokenRows
 from kvae.runs.run import Run
 from kvae.tokenize.source import Batch, Source, batches
 from kvae.training.config.sections import flatten
@@ -122,7 +122,7 @@ def open_folder(folder: pathlib.Path, manifest: Mapping[str, Any]) -> bool:
     for name in (MANIFEST, UNFINISHED):
         if not (path := folder / name).exists():
             continue
-        with wrap_read_errors(path, FOLDER_MADE_ANEW):
+        with wrap_read_errors(path, RUN_ALL_AGAIN):
             before = json.loads(path.read_text())
         flat, now = flatten(before), flatten(manifest)
         # What is known in the end only stands beside what is known from the start.
@@ -180,10 +180,10 @@ def _encoded(encode, ready: Iterator[Batch], columns: Columns, size: int) -> Ite
         yield before[0], jax.device_get(before[1])
 
 
-def _rows(names: Sequence[str], columns: Columns, parts: list[tuple[Batch, dict]]) -> Rows:
+def _rows(names: Sequence[str], columns: Columns, parts: list[tuple[Batch, dict]]) -> TokenRows:
     """A shard, from its batches and their codes."""
     index = np.concatenate([batch.indices for batch, _ in parts])
-    rows: Rows = {"index": index}
+    rows: TokenRows = {"index": index}
     if columns.names:
         # A name that is no UTF-8 keeps its bytes as escapes.
         rows["name"] = [names[i].encode(errors="backslashreplace").decode() if len(names) else "" for i in index]

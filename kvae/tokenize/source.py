@@ -12,9 +12,9 @@ import numpy as np
 
 from kvae.core.errors import InputError
 from kvae.core.fields import short_repr
-from kvae.data import ArrayExamples, Example, Examples
-from kvae.data.images import existing_folder, form_of
-from kvae.data.sets.folder import whole_folder
+from kvae.data import ArrayExamples, Example, Examples, image_spec
+from kvae.data.images import image_folder
+from kvae.data.sets.folder import folder_examples
 from kvae.runs.run import Run
 from kvae.training.config.command_line import set_field
 from kvae.training.config.sections import load_data
@@ -58,12 +58,12 @@ def folder(run: Run, path: str, size: int | None, skip_unreadable: bool) -> Sour
     Raises:
       InputError: there is no such folder, it holds no images, or their size is not known.
     """
-    root, form = existing_folder(path, "--images"), form_of(run.config["dataset"], size)
-    examples, classes = whole_folder(root, *form, remedy="replace or remove it, or give --skip-unreadable")
+    root, spec = image_folder(path, "--images"), image_spec(run.config["dataset"], size)
+    examples, classes = folder_examples(root, *spec, remedy="replace or remove it, or give --skip-unreadable")
     if not len(examples):
         raise InputError(f"--images: {root} holds no images")
-    described = {"name": "folder", "path": str(root), **form._asdict()}
-    return Source(described, {"train": examples}, (form.size,) * 2, bool(classes), classes, skip_unreadable)
+    described = {"name": "folder", "path": str(root), **spec._asdict()}
+    return Source(described, {"train": examples}, (spec.size,) * 2, bool(classes), classes, skip_unreadable)
 
 
 def dataset(run: Run, name: str | None, fields: Sequence[str]) -> Source:

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from kvae import data
 from kvae.core.digests import digests
 from kvae.core.errors import InputError
 from kvae.data import Dataset, Example
@@ -31,9 +32,6 @@ from kvae.training.workdir.mirror import Mirror, opened
 from kvae.training.workdir.run_config import open_workdir
 
 log = logging.getLogger(__name__)
-
-HOSTS_MAY_DIFFER = ("dataset.data_dir", "dataset.path")
-"""Fields in which the processes of one run may differ: each host may keep its images elsewhere."""
 
 
 def train(
@@ -132,7 +130,8 @@ def facts_of_program(config: Mapping[str, Any]) -> dict[str, object]:
     """Returns what must be equal in all processes of a run: the config, the code, and the devices of each."""
     sources = sorted(pathlib.Path(__file__).parents[1].rglob("*.py"))
     code = hashlib.blake2b(b"".join(path.read_bytes() for path in sources), digest_size=8).hexdigest()
-    fields = {f"config.{name}": value for name, value in flatten(config).items() if name not in HOSTS_MAY_DIFFER}
+    may_differ = {f"dataset.{name}" for name in data.local_paths(config["dataset"])}
+    fields = {f"config.{name}": value for name, value in flatten(config).items() if name not in may_differ}
     devices = {"the kind of devices": jax.default_backend(), "the number of its devices": jax.local_device_count()}
     return {**fields, "the code of kvae": code, "the version of JAX": jax.__version__, **devices}
 

@@ -113,8 +113,8 @@ def _open_split(root: pathlib.Path, manifest: Mapping[str, Any], split: str) -> 
     if not fits_in_memory(count * size):
         if manifest["format"] != "array_record":
             raise InputError(
-                f"dataset.path: {root} holds {count * size / 2**30:.0f} GiB of codes as {manifest['format']}, which has "
-                "no random access; write them with --format=array_record"
+                f"dataset.path: {root} holds {count * size / 2**30:.0f} GiB of codes as {manifest['format']}, which "
+                "has no random access; write them with --format=array_record"
             )
         with require_extra("train"):
             import grain

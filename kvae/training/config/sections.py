@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kvae import data, models
-from kvae.core.errors import InputError, check_local, check_names
+from kvae.core.errors import InputError, check_names
 from kvae.core.fields import Declaration, fields_of, short_repr, validate, validate_fields
 from kvae.training.config.schema import SECTIONS, ImageStatistics, RunFields
 from kvae.training.optimizer import make_optimizer
@@ -29,10 +29,8 @@ def validate_config(config: Mapping) -> dict[str, Any]:
         "config", {name: value for name, value in config.items() if name not in SECTIONS}, RunFields
     )
     dataset = config.get("dataset", {})
-    for name, value in dataset.items():
-        check_local(f"dataset.{name}", value)
     statistics = {name: value for name, value in dataset.items() if name in fields_of(ImageStatistics)}
-    found["dataset"] = data.validate_section({k: v for k, v in dataset.items() if k not in statistics})
+    found["dataset"] = data.validate_dataset_section({k: v for k, v in dataset.items() if k not in statistics})
     found["model"] = models.validate_model_section(config.get("model", {}))
     found["optimizer"] = validate_fields("optimizer", config.get("optimizer", {}), *OPTIMIZER)
     statistics = validate_fields("dataset", statistics, ImageStatistics)

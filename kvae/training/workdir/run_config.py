@@ -2,12 +2,11 @@
 
 import json
 import logging
-import pathlib
 from collections.abc import Mapping
 
 import jax
 
-from kvae.core.buckets import as_path, check_address, check_reachable, is_bucket, wrap_bucket_errors
+from kvae.core.buckets import as_path, check_address, check_reachable, wrap_bucket_errors
 from kvae.core.errors import InputError, wrap_write_errors
 from kvae.core.fields import short_repr
 from kvae.core.files import read_text, write_text
@@ -18,16 +17,10 @@ from kvae.training.workdir.checkpoint import Checkpoints
 log = logging.getLogger(__name__)
 
 
-def check_place(workdir: str, config: Mapping) -> None:
-    """Raises InputError for a folder that is none, or lies among the images: its figures would be trained on."""
+def check_place(workdir: str) -> None:
+    """Raises InputError if `--workdir` is neither a local path nor a folder in a bucket that can be reached."""
     check_address("--workdir", workdir)
     check_reachable(workdir)
-    dataset = config.get("dataset") if isinstance(config, Mapping) else None
-    images = dataset.get("path") if isinstance(dataset, Mapping) else None
-    if images and isinstance(images, str) and not is_bucket(workdir):
-        images, folder = pathlib.Path(images).resolve(), pathlib.Path(workdir).resolve()
-        if folder.is_relative_to(images):
-            raise InputError(f"--workdir={workdir} lies in the folder of the images, {images}; choose one outside")
 
 
 def open_workdir(workdir: str, config: Mapping, checkpoints: Checkpoints) -> None:
