@@ -67,16 +67,6 @@ def test_freshly_prepared_examples_survive_pickling(tmp_path):
     assert pixels(pickle.loads(pickle.dumps(train))) == pixels(train)
 
 
-def test_tfds_celeb_a_hq_holds_out_last_fifteenth(tmp_path):
-    archives.make_zip(tmp_path, "afhq", ("cat", "dog", "wild"), images_per_class=4, first_seed=30000)
-    archives.make_celeb_a_hq_tar(tmp_path, SIZE, images=30)
-    dataset = faces.faces(SIZE, str(tmp_path))
-    train, validation = dataset.train.parts[0], dataset.validation["celeba_hq"]
-    assert (len(train), len(validation)) == (28, 2)
-    made = {archives.picture(40000 + i, SIZE, SIZE).tobytes() for i in range(30)}
-    assert pixels(train) | pixels(validation) == made
-
-
 def test_celeb_a_hq_without_tensorflow_names_extra(tmp_path, monkeypatch):
     archives.make_zip(tmp_path, "afhq", ("cat", "dog", "wild"), images_per_class=4, first_seed=30000)
     archives.make_celeb_a_hq_tar(tmp_path, SIZE)

@@ -7,7 +7,7 @@ import pytest
 
 from kvae import data
 from kvae.core.errors import InputError
-from kvae.data.sets import photos
+from kvae.data.sets import photos, photos_builder
 from kvae.data.sets.photos_builder import MAX_PIXEL_ROWS, SCENES, Photos, grid_of_crops
 
 PER_PHOTOGRAPH = {
@@ -96,6 +96,7 @@ def test_smallest_photograph_is_large_enough(size):
 
 def test_two_processes_may_prepare_at_once_in_silence(tmp_path, monkeypatch, capfd):
     """Another process prepares the same crops between the first one's preparation and its rename."""
+    monkeypatch.setattr(photos_builder, "MAX_PIXEL_ROWS", 4 * 256)
     move, loaded = photos._move, []
 
     def move_second(folder, target):
@@ -106,9 +107,9 @@ def test_two_processes_may_prepare_at_once_in_silence(tmp_path, monkeypatch, cap
     monkeypatch.setattr(photos, "_move", move_second)
     loaded.append(data.load("photos", size=256, data_dir=str(tmp_path)))
     assert capfd.readouterr() == ("", "")
-    for dataset in loaded:
-        assert dataset.train.arrays["image"].shape == (555, 256, 256, 3)
-        assert dataset.validation["validation"].arrays["image"].shape == (63, 256, 256, 3)
+    one, other = loaded
+    assert one.train.arrays["image"].shape == (22, 256, 256, 3)
+    np.testing.assert_array_equal(one.train.arrays["image"], other.train.arrays["image"])
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
     assert [path.name for path in (tmp_path / "photos" / "256").iterdir()] == ["1.0.0"]
 
@@ -131,7 +132,7 @@ def test_unwritable_data_dir_is_named(tmp_path):
 def test_corrupted_records_are_named(small, data_dir, tmp_path, damage):
     """ArrayRecord's own checksums notice them, so kvae keeps none."""
     shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
-    records = next(tmp_path.rglob("*32/*validation.array_record*"))
+    records = next(tmp_path.rglob("*validation.array_record*"))
     for copy in tmp_path.rglob("*.npz"):
         copy.write_bytes(copy.read_bytes()[:100_000])  # unusable, so the records are read
     content = bytearray(records.read_bytes())

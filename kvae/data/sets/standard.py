@@ -11,6 +11,9 @@ from kvae.core.fields import CachePath
 from kvae.data.dataset import ArrayExamples, Dataset, declare_images
 from kvae.data.records import DELETE_TO_PREPARE, data_folder, is_prepared, load_split, manual_folder, prepare
 
+TIMEOUT_SECONDS = 3.0
+"""How long a server may take to answer whether it has an archive."""
+
 _URLS = {
     "cifar10": ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",),
     "svhn_cropped": tuple(
@@ -79,16 +82,19 @@ def _require_archives(name: str, data_dir: str) -> None:
             )
 
 
-def _answers(url: str, seconds: float = 3.0) -> bool:
+def _answers(url: str) -> bool:
     """True if the server has the file. A thread asks, because a DNS lookup has no timeout."""
     answered = threading.Event()
 
     def ask() -> None:
         request = urllib.request.Request(url, method="HEAD")
-        with contextlib.suppress(OSError, http.client.HTTPException), urllib.request.urlopen(request, timeout=seconds):
+        with (
+            contextlib.suppress(OSError, http.client.HTTPException),
+            urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS),
+        ):
             answered.set()
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
-    thread.join(seconds)
+    thread.join(TIMEOUT_SECONDS)
     return answered.is_set()
