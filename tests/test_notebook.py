@@ -2,33 +2,29 @@
 
 import pathlib
 
-import jax
 import nbformat
 from nbclient import NotebookClient
-
-from kvae.training.train import train
 
 ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOK = ROOT / "launch" / "inspect.ipynb"
 
 
-def pictures(notebook):
-    """How many pictures each cell shows."""
+def count_pictures(notebook):
+    """The number of pictures that each cell shows."""
     outputs = [cell.get("outputs", []) for cell in notebook.cells]
     return [sum("image/png" in output.get("data", {}) for output in of_cell) for of_cell in outputs]
 
 
-def test_it_runs_from_top_to_bottom(make_config, tmp_path, monkeypatch):
-    train(make_config(steps=2, log_every_steps=2, evaluate_every_steps=2), str(tmp_path / "run"), jax.devices()[:1])
-    monkeypatch.setenv("KVAE_RUN", str(tmp_path / "run"))
+def test_notebook_runs_from_top_to_bottom(trained_run, monkeypatch):
+    monkeypatch.setenv("KVAE_RUN", str(trained_run()))
     stored = nbformat.read(NOTEBOOK, as_version=4)
     resources = {"metadata": {"path": str(ROOT)}}
-    ran = NotebookClient(nbformat.from_dict(stored), timeout=300, resources=resources).execute()
-    assert pictures(ran) == pictures(stored)
-    assert sum(pictures(ran)) == 7
+    executed = NotebookClient(nbformat.from_dict(stored), timeout=300, resources=resources).execute()
+    assert count_pictures(executed) == count_pictures(stored)
+    assert sum(count_pictures(executed)) == 7
 
 
-def test_it_is_small_and_holds_no_path_of_a_machine():
+def test_notebook_is_small_and_names_no_machine_s_paths():
     text = NOTEBOOK.read_text()
     assert len(text) < 1_000_000
     outputs = [output for cell in nbformat.reads(text, as_version=4).cells for output in cell.get("outputs", [])]

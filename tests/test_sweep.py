@@ -1,4 +1,4 @@
-"""The commands of a table: what they are, what is skipped, and what happens when one fails."""
+"""Sweeps: the commands of a table, what is skipped, and what happens when a run fails."""
 
 import json
 import pathlib
@@ -17,7 +17,7 @@ EXPERIMENTS = settings.load_experiments(None)
 
 
 def printed(capsys, *arguments):
-    """The settings whose commands are printed, by the folders they write to, and the commands."""
+    """The arguments of the printed commands, by setting."""
     assert sweep.main([*arguments, "--print"]) == 0
     commands = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
     assert all(command[:3] == ["python", "-m", "kvae.main"] for command in commands)
@@ -26,7 +26,7 @@ def printed(capsys, *arguments):
 
 @pytest.mark.parametrize("dataset", EXPERIMENTS["CONFIGS"])
 @pytest.mark.parametrize("table", ["3", "4", "peers"])
-def test_every_command_makes_the_run_that_the_report_takes_for_its_setting(capsys, tmp_path, table, dataset):
+def test_command_trains_the_setting_that_report_recognises(capsys, tmp_path, table, dataset):
     commands = printed(capsys, f"--table={table}", f"--dataset={dataset}", f"--runs={tmp_path}")
     assert list(commands) == list(EXPERIMENTS["TABLES"][table]["rows"])
     for setting, command in commands.items():
@@ -37,7 +37,7 @@ def test_every_command_makes_the_run_that_the_report_takes_for_its_setting(capsy
         assert config["dataset"]["name"] == dataset
 
 
-def test_what_is_finished_is_skipped_and_what_is_not_goes_on(capsys, tmp_path):
+def test_finished_runs_are_skipped(capsys, tmp_path):
     for setting, step in (("ema", 800), ("hard", 750)):
         (tmp_path / "photos" / setting).mkdir(parents=True)
         (tmp_path / "photos" / setting / "metrics.jsonl").write_text(f'{{"step": {step}}}\n')
@@ -48,7 +48,7 @@ def test_what_is_finished_is_skipped_and_what_is_not_goes_on(capsys, tmp_path):
     assert longer["ema"][-1] == "--config.steps=900"
 
 
-def test_a_run_that_fails_is_named_after_the_others_had_their_turn(capsys, tmp_path, monkeypatch):
+def test_failed_run_is_named_after_all_others_ran(capsys, tmp_path, monkeypatch):
     started = []
 
     def train(arguments):
@@ -62,26 +62,26 @@ def test_a_run_that_fails_is_named_after_the_others_had_their_turn(capsys, tmp_p
     assert "kvae: not finished: hard;" in capsys.readouterr().err
 
 
-def test_the_table_is_printed_once_all_is_trained(capsys, tmp_path, monkeypatch):
-    def train(arguments):
-        config, workdir = main.parse(arguments)
-        folder = pathlib.Path(workdir)
-        folder.mkdir(parents=True)
-        (folder / "config.json").write_text(json.dumps(config))
-        rows = [
-            {"step": step, "valid/loss": [100 / step] * 5, "valid/reconstruction_loss": [100 / step] * 5}
-            for step in (400, 800)
-        ]
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return True
+def finish(arguments, losses):
+    """Writes the files of a finished run of these arguments of `kvae.main`, with one loss for all its seeds by step."""
+    config, workdir = main.parse(arguments)
+    folder = pathlib.Path(workdir)
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    names = ("valid/loss", "valid/reconstruction_loss")
+    rows = [{"step": step, **dict.fromkeys(names, [loss] * config["replicas"])} for step, loss in losses.items()]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return True
 
-    monkeypatch.setattr(sweep, "train_setting", train)
+
+def test_table_is_printed_when_all_runs_are_finished(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "train_setting", lambda arguments: finish(arguments, {400: 0.25, 800: 0.125}))
     monkeypatch.setattr(sweep.signal, "signal", lambda *_: None)
-    for _ in range(2):  # the second time all of it is finished
+    for _ in range(2):  # the second time all runs are finished
         assert sweep.main(["--table=1", "--dataset=photos", f"--runs={tmp_path}"]) == 0
-        shown = capsys.readouterr().out
-        assert shown.startswith("### Table 1, photos")
-        assert shown.count("| 5 | 125.0 ± 0.0") == 4
+        table = capsys.readouterr().out
+        assert table.startswith("### Table 1, photos")
+        assert table.count("| 5 | 125.0 ± 0.0") == 4
 
 
 @pytest.mark.parametrize(
@@ -93,16 +93,23 @@ def test_the_table_is_printed_once_all_is_trained(capsys, tmp_path, monkeypatch)
         (["--table=1", "--dataset=photos", "--experiments=none.py"], "--experiments=none.py: there is no such file"),
     ],
 )
-def test_a_mistake_is_one_line_before_anything_is_trained(capsys, arguments, message):
+def test_mistake_is_one_line_before_anything_is_trained(capsys, arguments, message):
     assert program.run(sweep.main, arguments) == 2
     assert message in capsys.readouterr().err
 
 
-def test_the_smoke_form_trains_a_table_in_seconds(capfd, tmp_path, data_dir):
+def test_smoke_form_trains_in_its_own_process(capfd, tmp_path, data_dir):
     arguments = ["--table=2", "--dataset=photos", "--smoke", "--seeds=1", f"--runs={tmp_path}"]
-    narrow = ["--config.model.channels=8", "--config.model.residual_blocks=0", f"--config.dataset.data_dir={data_dir}"]
-    assert program.run(sweep.main, [*arguments, *narrow]) == 0
-    shown = capfd.readouterr().out
-    assert shown.startswith("### Table 2, photos")
-    assert [line.split("|")[2].strip() for line in shown.splitlines()[4:7]] == ["1"] * 3  # seeds
+    arguments += ["--config.model.channels=8", "--config.model.residual_blocks=0"]
+    arguments += [f"--config.dataset.data_dir={data_dir}"]
+    # Else training measures them, and a finished run must have them in its config.
+    arguments += ["--config.dataset.mean=(120.0, 120.0, 120.0)", "--config.dataset.std=(60.0, 60.0, 60.0)"]
+    commands = printed(capfd, *arguments)
+    assert list(commands) == ["ema", "hard", "exponential"]
+    for setting in ("ema", "exponential"):  # two finished runs, so that one training is enough
+        finish(commands[setting], {4: 0.5})
+    assert program.run(sweep.main, arguments) == 0
+    table = capfd.readouterr().out
+    assert table.startswith("### Table 2, photos")
+    assert [line.split("|")[2].strip() for line in table.splitlines()[4:7]] == ["1"] * 3  # seeds
     assert (tmp_path / "smoke" / "photos" / "hard" / "checkpoints").is_dir()
