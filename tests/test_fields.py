@@ -1,31 +1,28 @@
-"""Fields: what is accepted, what is said of what is not, and the reference of all of them."""
+"""Fields: accepted values, error messages, and the reference page."""
 
 import dataclasses
-import inspect
 import pathlib
-import subprocess
-import sys
+import re
 from typing import Annotated
 
 import numpy as np
 import pytest
 from annotated_types import Ge, Le
 
-import kvae
 from kvae import data, main, models
 from kvae.core import fields, program
 from kvae.core.errors import InputError
 from kvae.core.fields import Count, Counts, Declaration, NotNegative, OneOf, Positive, Share, validate, validate_fields
 from kvae.training.config import reference
 from kvae.training.config.command_line import config_of
-from kvae.training.config.schema import ImageStatistics, RunFields
+from kvae.training.config.run_fields import ImageStatistics, RunFields
 from kvae.training.config.sections import OPTIMIZER, declarations, validate_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
-    ("annotation", "given", "expected"),
+    ("annotation", "value", "expected"),
     [
         (float, 1, 1.0),
         (Counts, [4, 8], (4, 8)),
@@ -36,14 +33,14 @@ ROOT = pathlib.Path(__file__).parents[1]
         (bool, False, False),
     ],
 )
-def test_values_get_the_type_that_is_meant(annotation, given, expected):
-    found = validate("x", given, annotation)
-    assert found == expected
-    assert type(found) is type(expected)
+def test_values_are_converted_to_the_declared_type(annotation, value, expected):
+    converted = validate("x", value, annotation)
+    assert converted == expected
+    assert type(converted) is type(expected)
 
 
 @pytest.mark.parametrize(
-    ("annotation", "given", "message"),
+    ("annotation", "value", "message"),
     [
         (int, True, "x is True; it must be an integer"),
         (int, 1.0, "x is 1.0; it must be an integer"),
@@ -66,53 +63,45 @@ def test_values_get_the_type_that_is_meant(annotation, given, expected):
         (int, "a\n" * 200, r"x is 'a\\na\\n.*\.\.\.; it must be an integer$"),
     ],
 )
-def test_what_does_not_fit_is_said_in_one_line(annotation, given, message):
+def test_a_wrong_value_is_described_in_one_line(annotation, value, message):
     with pytest.raises(InputError, match=message) as caught:
-        validate("x", given, annotation)
+        validate("x", value, annotation)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 200
 
 
-def test_help_shows_a_layer_s_fields_without_their_types():
-    shown = str(inspect.signature(kvae.KohonenVQ))
-    assert shown.startswith("(grid_shape, neighborhood='hard', shrink_step=0.1, ")
-    assert "Annotated" not in shown and "parent" not in shown
-
-
-def test_fields_are_checked_by_name_and_completed():
+def test_fields_are_validated_by_name_and_completed():
     @dataclasses.dataclass
     class Owner:
         size: Count
         names: tuple[str, ...] = ()
 
     assert validate_fields("here", {"size": 3}, Owner) == {"size": 3, "names": ()}
-    for given, message in [
+    for values, message in [
         ({}, "here has no size; it must be an integer, 1 or larger"),
         ({"size": 3, "nmes": ()}, "here has no field 'nmes'; did you mean 'names'"),
         ({"size": "x"}, "here.size is 'x'"),
     ]:
         with pytest.raises(InputError, match=message):
-            validate_fields("here", given, Owner)
+            validate_fields("here", values, Owner)
 
 
 def test_every_field_of_every_config_has_a_meaning():
-    found = [Declaration(RunFields), OPTIMIZER, Declaration(ImageStatistics)]
+    all_of_them = [Declaration(RunFields), OPTIMIZER, Declaration(ImageStatistics)]
     for section, names in (
         ("dataset", data.DATASETS),
         ("model", models.MODELS),
         ("model.quantizer", models.QUANTIZERS),
     ):
-        found += [declarations(section, name)[0] for name in names]
-    for declaration in found:
+        all_of_them += [declarations(section, name)[0] for name in names]
+    for declaration in all_of_them:
         for entry in reference.entries("section", declaration):
+            field = fields.fields_of(declaration.owner)[entry.path.partition(".")[2]]
             assert len(entry.meaning) > 10, entry
-            assert (
-                fields.describe(fields.fields_of(declaration.owner)[entry.path.partition(".")[2]].annotation)
-                == entry.kind
-            )
+            assert fields.describe(field.annotation) == entry.kind
 
 
-def test_names_are_set_before_what_they_allow_from_the_outside_in():
+def test_names_of_sections_are_set_before_their_fields():
     file = f"{ROOT}/configs/photos_vqvae.py"
     settings = [
         "--config.model.quantizer.quantizer.commitment_weight=0.5",
@@ -126,7 +115,7 @@ def test_names_are_set_before_what_they_allow_from_the_outside_in():
         assert quantizer["quantizer"]["commitment_weight"] == 0.5
 
 
-def test_a_model_of_two_levels_keeps_the_quantiser_that_both_share():
+def test_both_levels_keep_the_quantiser_they_share():
     config, _ = config_of(f"{ROOT}/configs/photos_vqvae.py", ["--config.model.name=vqvae2"])
     assert validate_config(config)["model"]["quantizer"]["grid_shape"] == (16, 32)
 
@@ -139,12 +128,12 @@ def test_a_model_of_two_levels_keeps_the_quantiser_that_both_share():
         ("--config.model.quantizer.nam=x", "did you mean 'name'"),
     ],
 )
-def test_a_field_of_no_section_is_named(argument, message):
+def test_an_unknown_field_is_named(argument, message):
     with pytest.raises(InputError, match=message):
         config_of(f"{ROOT}/configs/photos_vqvae.py", [argument])
 
 
-def test_a_field_that_a_file_leaves_out_can_be_set_too(tmp_path):
+def test_a_field_missing_from_the_file_can_be_set(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text("def get_config():\n    return {'steps': 3, 'batch_size': 8}\n")
     assert config_of(str(file), ["--config.patience_evaluations=2"])[0]["patience_evaluations"] == 2
@@ -154,17 +143,36 @@ def test_a_field_that_a_file_leaves_out_can_be_set_too(tmp_path):
         config_of(str(file), ["--config.patience_evaluation=2"])
 
 
-def test_the_page_of_all_fields_is_that_of_the_code():
-    made = subprocess.run(
-        [sys.executable, "-m", "kvae.training.config.reference"], capture_output=True, text=True, check=True
-    )
-    assert (ROOT / "configs" / "README.md").read_text() == made.stdout
+def test_the_reference_page_is_up_to_date():
+    assert (ROOT / "configs" / "README.md").read_text() == reference.as_page()
 
 
-def test_help_lists_the_fields_of_a_config_with_its_values(monkeypatch, capsys):
+def test_the_reference_page_names_fields_not_code():
+    tables = reference.as_page().partition("## The run")[2]
+    names = {path.rpartition(".")[2] for path in re.findall(r"^\| `([\w.]+)` \|", tables, re.MULTILINE)}
+    meanings = [line.split(" | ")[-1] for line in tables.splitlines() if line.startswith("| `")]
+    quoted = {name for meaning in meanings for name in re.findall(r"`([^`]+)`", meaning)}
+    assert quoted <= names
+    assert not [meaning for meaning in meanings if not meaning.endswith(". |") and not meaning.endswith("... |")]
+
+
+def test_meanings_keep_an_ellipsis_and_drop_registries():
+    def owner(split: str, name: str):
+        """Has fields.
+
+        Args:
+          split: a split, such as "train", "train+test", ...
+          name: the schedule of the rate, a name in `SCHEDULES`.
+        """
+
+    texts = {"split": 'A split, such as "train", "train+test", ...', "name": "The schedule of the rate."}
+    assert reference.meanings(owner) == texts
+
+
+def test_help_lists_the_fields_of_a_config_and_their_values(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     assert program.run(main.main, ["--config=configs/photos_vqvae.py", "--config.steps=7", "--help"]) == 0
-    shown = capsys.readouterr().out
+    output = capsys.readouterr().out
     for words in ("  steps = 7\n", "  model.quantizer.neighborhood = 'gaussian'\n", "weight of the commitment loss"):
-        assert words.lower() in shown.lower()
-    assert "model.mean" not in shown
+        assert words in output
+    assert "model.mean" not in output

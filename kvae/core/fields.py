@@ -1,10 +1,10 @@
-"""Fields: what a section of a config, a layer or a data set may be given, read from where it is declared.
+"""Fields: the type, range and default of what a section of a config, a layer or a data set can be given.
 
-A dataclass, such as a Flax module, or a function names its fields. Their annotations hold type and range:
+A dataclass, such as a Flax module, or a function declares fields by its annotations:
 
     shrink_step: Annotated[float, Ge(0)] = 0.1
 
-Everything that reads fields asks here, so that every mistake is told in the same words.
+Everything that validates or describes fields uses this module, so that all error messages have one form.
 """
 
 import dataclasses
@@ -22,16 +22,17 @@ import pydantic
 from kvae.core.errors import InputError, check_local, check_names, choose
 
 LARGEST_COUNT = 2**31 - 1
+"""The largest int32: steps, seeds and codes are int32 on the devices."""
 
 Count = Annotated[int, annotated_types.Ge(1), annotated_types.Le(LARGEST_COUNT)]
 Natural = Annotated[int, annotated_types.Ge(0), annotated_types.Le(LARGEST_COUNT)]
 NotNegative = Annotated[float, annotated_types.Ge(0)]
 Positive = Annotated[float, annotated_types.Gt(0)]
 Depth = Annotated[int, annotated_types.Ge(1), annotated_types.Le(256)]
-"""How often something is repeated in a program: each time is compiled."""
+"""Repetitions of a part of a program; each of them is compiled."""
 
 Width = Annotated[int, annotated_types.Ge(1), annotated_types.Le(2**20)]
-"""Numbers in a vector, or channels of an image inside a network."""
+"""Dimension of a vector, or number of channels inside a network."""
 
 Size = Annotated[int, annotated_types.Ge(1), annotated_types.Le(4096)]
 """The side of an image, in pixels."""
@@ -45,11 +46,15 @@ Widths = Annotated[tuple[Width, ...], annotated_types.Len(1, 16)]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OneOf:
-    """In an annotation: the value is a key of this dict."""
+    """Constraint of an annotation: the value must be a key of this dict.
 
-    values: Mapping
+    Attributes:
+      values: the dict; keys added later are accepted too.
+    """
 
-    def __repr__(self):
+    values: Mapping[str, Any]
+
+    def __repr__(self) -> str:
         return f"one of {', '.join(map(str, self.values))}"
 
 
@@ -72,13 +77,13 @@ CachePath = Annotated[str, OnThisMachine(is_cache=True)]
 
 
 class Field(typing.NamedTuple):
-    """One field of something.
+    """A field of a dataclass or a function.
 
     Attributes:
       annotation: its type and range.
-      default: what it is where it is not given; `inspect.Parameter.empty` if it must be given.
-      section: the module class that a field holds, such as a quantiser, which a config describes in a section of its
-        own; None for a plain value.
+      default: its default value; `inspect.Parameter.empty` if it is required.
+      section: the module class that it holds, such as a quantiser, which a config describes in a section of its own;
+        None for a plain value.
     """
 
     annotation: Any
@@ -92,15 +97,15 @@ class Field(typing.NamedTuple):
 
 
 NOT_CONFIGURED = ("parent", "name")
-"""Fields of every Flax module that belong to Flax."""
+"""Fields that Flax adds to every module."""
 
 
 class Declaration(typing.NamedTuple):
-    """What declares the fields of a section of a config.
+    """Declares the fields of a section of a config.
 
     Attributes:
       owner: a dataclass or a function.
-      without: fields of the owner that the section does not hold.
+      without: fields of the owner that the section does not have.
     """
 
     owner: Callable
@@ -109,68 +114,98 @@ class Declaration(typing.NamedTuple):
 
 @functools.cache
 def fields_of(owner: Callable) -> dict[str, Field]:
-    """The fields of a dataclass, or of a function, by name."""
+    """Returns the fields of a dataclass or a function by name, in the order of their declaration.
+
+    Example:
+      >>> def resize(size: Count, crop: bool = True): ...
+      >>> fields_of(resize)["crop"].default
+      True
+    """
     hints = typing.get_type_hints(owner, include_extras=True)
     if dataclasses.is_dataclass(owner):
-        found = {}
+        defaults = {}
         for field in dataclasses.fields(owner):
-            made = field.default_factory is not dataclasses.MISSING
-            default = field.default_factory() if made else field.default
+            has_factory = field.default_factory is not dataclasses.MISSING
+            default = field.default_factory() if has_factory else field.default
             if field.init and field.name not in NOT_CONFIGURED:
-                found[field.name] = inspect.Parameter.empty if default is dataclasses.MISSING else default
+                defaults[field.name] = inspect.Parameter.empty if default is dataclasses.MISSING else default
     else:
-        found = {name: parameter.default for name, parameter in inspect.signature(owner).parameters.items()}
-    return {name: Field(hints.get(name, Any), default, _section(hints.get(name))) for name, default in found.items()}
+        defaults = {name: parameter.default for name, parameter in inspect.signature(owner).parameters.items()}
+    return {name: Field(hints.get(name, Any), default, _section(hints.get(name))) for name, default in defaults.items()}
 
 
-def _section(annotation) -> type | None:
+def _section(annotation: Any) -> type | None:
     candidates = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
     return next((kind for kind in candidates if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None)
 
 
-def _is_union(annotation) -> bool:
+def _is_union(annotation: Any) -> bool:
     return typing.get_origin(annotation) in (typing.Union, types.UnionType)
 
 
-def validate_fields(where: str, given: Mapping, owner: Callable, without: Collection[str] = ()) -> dict[str, Any]:
-    """All fields of an owner: those that are given, in their own types, and defaults for the rest.
+def validate_fields(
+    where: str, values: Mapping[str, Any], owner: Callable, without: Collection[str] = ()
+) -> dict[str, Any]:
+    """Validates the values of fields, and adds the defaults of the others.
 
-    Lists become tuples, and integers floats, where those are meant.
+    Example:
+      >>> def resize(size: Count, ratio: float = 1.0): ...
+      >>> validate_fields("dataset", {"size": 8}, resize)
+      {'size': 8, 'ratio': 1.0}
 
     Args:
       where: the section, for messages.
-      given: by name.
-      owner: the dataclass or the function that they are for.
-      without: fields of the owner that do not come from there.
+      values: values by field name.
+      owner: the dataclass or function that declares the fields.
+      without: fields of the owner that cannot be given here.
+
+    Returns:
+      All fields by name, each of its declared type; lists become tuples, and integers floats, where those are declared.
 
     Raises:
       InputError: a field is unknown, missing, of another type or out of range.
     """
     known = {name: field for name, field in fields_of(owner).items() if name not in without}
-    check_names(where, given, known)
-    found = {}
+    check_names(where, values, known)
+    validated = {}
     for name, field in known.items():
-        if name in given:
-            found[name] = validate(f"{where}.{name}", given[name], field.annotation)
+        if name in values:
+            validated[name] = validate(f"{where}.{name}", values[name], field.annotation)
         elif field.default is inspect.Parameter.empty:
             raise InputError(f"{where} has no {name}; it must be {describe(field.annotation)}")
         else:
-            found[name] = field.default
-    return found
+            validated[name] = field.default
+    return validated
 
 
-def validate_attributes(module) -> None:
-    """Gives a dataclass instance the types that its fields declare; raises InputError where a value does not fit."""
+def validate_attributes(module: Any) -> None:
+    """Converts the attributes of a dataclass instance, such as a Flax module, to their declared types, in place.
+
+    Raises:
+      InputError: an attribute is of another type or out of range.
+    """
     for name, field in fields_of(type(module)).items():
         if field.section is None:
             object.__setattr__(module, name, validate(name, getattr(module, name), field.annotation))
 
 
-def validate(name: str, value, annotation):
-    """A value as its annotation has it.
+def validate(name: str, value: Any, annotation: Any) -> Any:
+    """Returns a value converted to the type of its annotation.
+
+    Example:
+      >>> validate("size", [4, 8], Counts)
+      (4, 8)
+      >>> validate("size", 0, Count)
+      Traceback (most recent call last):
+      kvae.core.errors.InputError: size is 0; it must be an integer, 1 or larger
+
+    Args:
+      name: the field, for messages.
+      value: its value; NumPy scalars and lists are accepted too.
+      annotation: type and range; values of types that a config cannot hold are returned unchecked.
 
     Raises:
-      InputError: it has another type, or is out of range.
+      InputError: the value is of another type or out of range.
     """
     if not _is_plain(annotation):
         return value
@@ -185,29 +220,39 @@ def validate(name: str, value, annotation):
         raise InputError(f"{name} is {short_repr(value)}; it must be {describe(annotation, value)}") from error
 
 
-def _is_plain(annotation) -> bool:
-    """Whether a config could hold such a value: a number, a string, a tuple of such."""
+def _is_plain(annotation: Any) -> bool:
+    """Returns True if a config can hold such values: numbers, strings, and tuples of them."""
     if arguments := typing.get_args(annotation):
         inner = arguments[:1] if typing.get_origin(annotation) is Annotated else arguments
         return all(_is_plain(argument) for argument in inner)
     return annotation in (int, float, bool, str, types.NoneType, Ellipsis)
 
 
-def _plain(value):
-    """A value without the types of NumPy, and with tuples for lists, as JSON and command lines have them."""
+def _plain(value: Any) -> Any:
+    """Returns a value with Python scalars instead of NumPy's, and tuples instead of lists."""
     if isinstance(value, (list, tuple)):
         return tuple(_plain(element) for element in value)
     return value.item() if isinstance(value, np.generic) else value
 
 
 @functools.cache
-def _adapter(annotation) -> pydantic.TypeAdapter:
+def _adapter(annotation: Any) -> pydantic.TypeAdapter:
     config = pydantic.ConfigDict(strict=True, allow_inf_nan=False)
     return pydantic.TypeAdapter(annotation, config=config)
 
 
-def short_repr(value, longest: int = 60, text: Callable = repr) -> str:
-    """A value in a message, on one line and not too long; an object that cannot say what it is, by its type."""
+def short_repr(value: Any, longest: int = 60, text: Callable[[Any], str] = repr) -> str:
+    """Returns a value as one short line for messages.
+
+    Example:
+      >>> short_repr("a long text", 8)
+      "'a lo..."
+
+    Args:
+      value: anything; if `text` fails on it, the name of its type is returned.
+      longest: maximum length; longer texts end in "...".
+      text: `repr` or `str`.
+    """
     try:
         words = " ".join(text(value).split())
     except Exception:
@@ -215,12 +260,21 @@ def short_repr(value, longest: int = 60, text: Callable = repr) -> str:
     return words if len(words) <= longest else f"{words[: longest - 3]}..."
 
 
-def _constraints(annotation) -> tuple:
+def _constraints(annotation: Any) -> tuple:
     return annotation.__metadata__ if typing.get_origin(annotation) is Annotated else ()
 
 
-def describe(annotation, value=None) -> str:
-    """What a value must be, in words: "a number, 0 or larger". A huge limit is named only to a value beyond it."""
+def describe(annotation: Any, value: Any = None) -> str:
+    """Returns what a value must be, in words.
+
+    Example:
+      >>> describe(Counts)
+      'a tuple of one or more integers, each 1 or larger'
+
+    Args:
+      annotation: type and range.
+      value: a value that was refused; limits that hardly any value exceeds are named only if it exceeds them.
+    """
     constraints = _constraints(annotation)
     kind = typing.get_args(annotation)[0] if constraints else annotation
     if choices := [repr(constraint) for constraint in constraints if isinstance(constraint, OneOf)]:
@@ -239,7 +293,7 @@ def describe(annotation, value=None) -> str:
 KINDS = {int: "an integer", float: "a number", bool: "True or False", str: "a string", types.NoneType: "None"}
 
 
-def _tuple(*elements, length: tuple, value) -> str:
+def _tuple(*elements: Any, length: tuple, value: Any) -> str:
     if elements[-1] is not Ellipsis:
         return f"({'; '.join(describe(element) for element in elements)})"
     most = next((c.max_length for c in length if isinstance(c, annotated_types.Len)), None)
@@ -252,7 +306,7 @@ def _tuple(*elements, length: tuple, value) -> str:
     return f"{head} {kind.split(' ')[-1]}s{f', each {ranges}' if ranges else ''}"
 
 
-def _range(constraint, value) -> str:
+def _range(constraint: Any, value: Any) -> str:
     match constraint:
         case annotated_types.Ge(ge=limit):
             return f"{limit} or larger"

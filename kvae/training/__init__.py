@@ -1,1 +1,1 @@
-"""The training program, from a config to a run folder; `kvae.training.train` tells its story."""
+"""Training: from a config to a run's folder. Start reading at `kvae.training.train`."""

@@ -43,7 +43,7 @@ class URLSOM(Model):
 
     Attributes:
       mean, std: mean and standard deviation of each channel, on the 0-255 scale.
-      grid_shape: shape of the map, such as (rows, columns); neuron k is at `np.unravel_index(k, grid_shape)`.
+      grid_shape: shape of the map, such as (rows, columns); neurons are numbered row by row.
       kernel: the radial filter, a name in `FILTERS`.
       sigma: width of the radial filter, in neurons.
       similarity_weight: gamma, weight of the similarity term in Eq. 8.
@@ -57,7 +57,7 @@ class URLSOM(Model):
       jitter: largest change of a view's brightness, contrast and saturation (factors 1 +- jitter) and hue (in turns).
       jitter_probability: probability that a view's colours change at all.
       greyscale_probability: probability that a view is grey.
-      label_names: the classes that `neural_selectivity` judges the neurons by; training never uses labels. Without
+      label_names: the classes by which neural selectivity judges the neurons by; training never uses labels. Without
         names, labels are not read.
       dtype: dtype of the convolutions; parameters, statistics, map and losses are float32.
     """

@@ -1,1 +1,1 @@
-"""A config: its fields, the command line, and the reference page."""
+"""A run's config: its fields, the command line, and their reference page."""

@@ -1,6 +1,6 @@
-"""The training program's command line: a config file, and fields set after it.
+"""The config on the command line: a config file, and fields set after it.
 
-Nothing heavy is imported here, so that a typo is told at once.
+Only light modules are imported here, so that a typo is answered immediately.
 """
 
 import ast
@@ -17,48 +17,57 @@ from ml_collections import ConfigDict
 
 from kvae.core.errors import InputError, check_names
 from kvae.core.fields import fields_of, short_repr
-from kvae.training.config.schema import SECTIONS, RunFields
+from kvae.training.config.run_fields import SECTIONS, RunFields
 
 FIELD = re.compile(r"--?config\.([\w.]+)(?:=(.*))?", re.DOTALL)
 
 
-def config_of(chosen: str, arguments: list[str]) -> tuple[dict, str]:
-    """A config, and its name, which is that of its default folder.
+def config_of(chosen: str, arguments: list[str]) -> tuple[dict[str, Any], str]:
+    """Reads a config file, and sets fields in it.
 
     Args:
-      chosen: a file, such as configs/photos_vqvae.py, and after a colon a variant of it, such as smoke.
-      arguments: fields, such as --config.steps=100 or --config.model.quantizer.name=fsq. Another name for a section
-        keeps the fields that the new one has too; those it lacks take their defaults. A stack, such as residual, is
-        made of the quantiser that stood there.
+      chosen: path of the file and, after a colon, a variant: configs/photos_vqvae.py:smoke.
+      arguments: fields, such as --config.steps=100 or --config.model.quantizer.name=fsq. A new `name` of a section
+        keeps the fields that the new model, quantiser or data set has too, and drops the others. A stack of quantisers,
+        such as residual, is built from the quantiser that was there.
+
+    Returns:
+      The config, not validated yet, and its name, such as photos_vqvae_smoke.
 
     Raises:
-      InputError: no such file, variant or field, or something in the file is wrong.
+      InputError: the file, variant or field does not exist, or the file fails.
     """
     file, _, variant = chosen.partition(":")
     config = read_config(chosen)
-    with _errors_of(file):
+    with _wrap_file_errors(file):
         config = config.to_dict()
-    # Names first, those of outer sections before those in them: what a section may hold depends on its name.
+    # Names first, outer sections before inner ones: the name decides which fields a section has.
     for path, text in sorted(_settings(arguments), key=lambda it: (not it[0].endswith(".name"), it[0].count("."))):
         set_field(config, path, text)
     return config, pathlib.Path(file).stem + (f"_{variant}" if variant else "")
 
 
 def read_config(chosen: str) -> ConfigDict:
-    """The config that a file describes, to be changed and given to `kvae.train`.
+    """Reads a config file; change its fields and pass it to `kvae.train`.
+
+    Example:
+      >>> import kvae
+      >>> config = kvae.read_config("configs/photos_vqvae.py:smoke")
+      >>> config.model.quantizer.name
+      'kohonen'
 
     Args:
-      chosen: a file, such as configs/photos_vqvae.py, and after a colon a variant of it, such as smoke.
+      chosen: path of the file and, after a colon, a variant: configs/photos_vqvae.py:smoke.
 
     Raises:
-      InputError: there is no such file or variant, or the file fails.
+      InputError: the file or variant does not exist, or the file fails.
     """
     file, _, variant = chosen.partition(":")
     if not os.path.isfile(file):
-        known = ", ".join(sorted(str(path) for path in pathlib.Path("configs").glob("*_*.py"))) or "none here"
-        what = "it is no file" if os.path.exists(file) else "there is no such file"
-        raise InputError(f"--config={file}: {what}; configs/ has {known}")
-    with _errors_of(file), _importable(os.path.dirname(file)):
+        known = ", ".join(sorted(str(path) for path in pathlib.Path("configs").glob("*_*.py"))) or "no files here"
+        problem = "it is not a file" if os.path.exists(file) else "there is no such file"
+        raise InputError(f"--config={file}: {problem}; configs/ has {known}")
+    with _wrap_file_errors(file), _importable(os.path.dirname(file)):
         spec = importlib.util.spec_from_loader("config", importlib.machinery.SourceFileLoader("config", file))
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
@@ -72,14 +81,14 @@ def read_config(chosen: str) -> ConfigDict:
 def _check_names_are_strings(file: str, section: Mapping | ConfigDict) -> None:
     for name, value in section.items():
         if not isinstance(name, str):
-            raise InputError(f"--config={file}: {short_repr(name)} is no name of a field; it must be a string")
+            raise InputError(f"--config={file}: a field is named {short_repr(name)}; the name must be a string")
         if isinstance(value, (Mapping, ConfigDict)):
             _check_names_are_strings(file, value)
 
 
 @contextlib.contextmanager
-def _errors_of(file: str) -> Iterator[None]:
-    """Whatever a config file raises, in one line; `sys.exit` too."""
+def _wrap_file_errors(file: str) -> Iterator[None]:
+    """Turns every exception of a config file, SystemExit included, into an InputError."""
     try:
         yield
     except (InputError, KeyboardInterrupt):
@@ -90,7 +99,7 @@ def _errors_of(file: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _importable(folder: str) -> Iterator[None]:
-    """A config file may import its neighbours, as a script may."""
+    """Lets a config file import the files next to it, as a script can."""
     sys.path.insert(0, folder)
     try:
         yield
@@ -98,10 +107,10 @@ def _importable(folder: str) -> Iterator[None]:
         sys.path.remove(folder)
 
 
-def _reason(error, file) -> str:
-    """What went wrong in a config file, and in which of its lines."""
+def _reason(error: BaseException, file: str) -> str:
+    """Returns the error's type, its line in the config file, and its message."""
     if isinstance(error, SyntaxError):
-        return f"it is no Python: {error.msg}" + (f", line {error.lineno}" if error.lineno else "")
+        return f"it is not valid Python: {error.msg}" + (f", line {error.lineno}" if error.lineno else "")
     lines, trace = [], error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == file:
@@ -112,7 +121,7 @@ def _reason(error, file) -> str:
 
 
 def _settings(arguments: list[str]) -> Iterator[tuple[str, str]]:
-    """The fields that are set, and the text of their values."""
+    """Yields the path of each field that is set, and its value as text."""
     rest = iter(arguments)
     for argument in rest:
         field = FIELD.fullmatch(argument)
@@ -124,11 +133,22 @@ def _settings(arguments: list[str]) -> Iterator[tuple[str, str]]:
         yield field[1], text
 
 
-def set_field(config: dict, path: str, text: str) -> None:
-    """Sets a field in place, such as "model.quantizer.neighborhood", to what its text says.
+def set_field(config: dict[str, Any], path: str, text: str) -> None:
+    """Sets a field of a config in place.
+
+    Example:
+      >>> config = {"steps": 100}
+      >>> set_field(config, "steps", "200")
+      >>> config
+      {'steps': 200}
+
+    Args:
+      config: the config, changed in place.
+      path: the field, such as "model.quantizer.neighborhood".
+      text: the value as text; see `literal`.
 
     Raises:
-      InputError: there is no such field.
+      InputError: the field does not exist.
     """
     *sections, last = path.split(".")
     section, where = config, "config"
@@ -138,24 +158,24 @@ def set_field(config: dict, path: str, text: str) -> None:
         section, where = section[name], f"{where}.{name}"
     value = literal(text, section.get(last))
     if last == "name" and sections and section.get("name") != value:
-        _make_room(section, _names(sections, value), is_quantizer=sections[0] == "model" and len(sections) > 1)
+        _rename_section(section, _names(sections, value), is_quantizer=sections[0] == "model" and len(sections) > 1)
     elif last not in section:
         check_names(where, [last], {*section, *_names(sections, section.get("name"))})
     section[last] = value
 
 
 def _names(sections: list[str], name: str | None) -> set[str]:
-    """What a section that chooses `name` may hold."""
+    """Returns the names of the fields and sections of a section whose `name` is `name`."""
     if not sections:
         return {*fields_of(RunFields), *SECTIONS}
-    # Imported here, for it loads every model.
+    # Imported here because it loads every model.
     from kvae.training.config.sections import names_in
 
     return names_in(".".join(sections), name)
 
 
-def _make_room(section: dict, known: set[str], is_quantizer: bool) -> None:
-    """Leaves in a section what it may hold under its new name; a stack is made of the quantiser that stood there."""
+def _rename_section(section: dict[str, Any], known: set[str], *, is_quantizer: bool) -> None:
+    """Drops the fields that a section cannot have under its new name; a stack wraps the quantiser that was there."""
     before = dict(section)
     for name in before.keys() - known:
         del section[name]
@@ -164,7 +184,16 @@ def _make_room(section: dict, known: set[str], is_quantizer: bool) -> None:
 
 
 def literal(text: str, before: Any) -> Any:
-    """The value that a text means, given the one before: text stays text where that was, and true is True."""
+    """Returns the value that a text stands for.
+
+    Example:
+      >>> literal("(4, 8)", None), literal("true", None), literal("3", "a string")
+      ((4, 8), True, '3')
+
+    Args:
+      text: a Python literal, or true, false or none; anything else is a string.
+      before: the value to be replaced; if it is a string, the text is returned as it is.
+    """
     if isinstance(before, str):
         return text
     if text.lower() in ("true", "false", "none"):

@@ -1,6 +1,6 @@
-"""What every field of a config means, in words: `python -m kvae.main --config=FILE --help`, and configs/README.md.
+"""The reference of all config fields: `python -m kvae.main --config=FILE --help`, and configs/README.md.
 
-Types, ranges and defaults are read from where a field is declared, its meaning from the docstring there.
+Types, ranges and defaults come from the declaration of a field, its meaning from the docstring there.
 """
 
 import inspect
@@ -11,14 +11,24 @@ from typing import Any, NamedTuple
 
 from kvae import data, models
 from kvae.core.fields import Declaration, describe, fields_of
-from kvae.training.config.schema import ImageStatistics, RunFields
+from kvae.training.config.run_fields import ImageStatistics, RunFields
 from kvae.training.config.sections import OPTIMIZER, declarations, normalizes
 
 ENTRY = re.compile(r"^(\w+(?:, \w+)*): (.*(?:\n {2,}.*)*)", re.MULTILINE)
 
+REGISTRY = re.compile(r",? ?\(?(?:an?|the|one of the)? ?(?:names? (?:in|of)|keys? of|entry of|one of) `[A-Za-z_.]+`\)?")
+"""References to a dictionary of names in the code; a page for users lists the names instead."""
+
 
 class Entry(NamedTuple):
-    """A field: its place in the config, what it must be, its default as text, and its meaning."""
+    """A field of a config.
+
+    Attributes:
+      path: such as "model.quantizer.radius".
+      kind: what the value must be, in words.
+      default: the default as text.
+      meaning: sentences, the last one with its period.
+    """
 
     path: str
     kind: str
@@ -27,32 +37,38 @@ class Entry(NamedTuple):
 
 
 def meanings(owner: Callable) -> dict[str, str]:
-    """What the docstrings of a class and its bases, or of a function, say of each field."""
-    found = {}
+    """Returns the meaning of each field by name, from the docstrings of a function, or of a class and its bases."""
+    texts = {}
     for source in reversed(inspect.getmro(owner)) if inspect.isclass(owner) else [owner]:
-        text = inspect.cleandoc(
-            source.__dict__.get("__doc__") or "" if inspect.isclass(source) else source.__doc__ or ""
-        )
-        for section in re.findall(r"^(?:Attributes|Args):\n((?:  .*\n?|\n)*)", text, re.MULTILINE):
-            for names, meaning in ENTRY.findall(textwrap.dedent(section)):
-                if not meaning.startswith("see `"):
-                    found |= dict.fromkeys(names.split(", "), " ".join(meaning.split()))
-    return found
+        docstring = source.__dict__.get("__doc__") if inspect.isclass(source) else source.__doc__
+        for section in re.findall(
+            r"^(?:Attributes|Args):\n((?:  .*\n?|\n)*)", inspect.cleandoc(docstring or ""), re.MULTILINE
+        ):
+            for names, text in ENTRY.findall(textwrap.dedent(section)):
+                if not text.startswith("see `"):
+                    texts |= dict.fromkeys(names.split(", "), " ".join(text.split()))
+    return {name: _sentence(text) for name, text in texts.items()}
+
+
+def _sentence(text: str) -> str:
+    text = REGISTRY.sub("", text).strip(" ;,.") if REGISTRY.search(text) else text
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith(".") or not text else f"{text}."
 
 
 def entries(path: str, declaration: Declaration) -> Iterator[Entry]:
-    """The fields that a declaration gives to the section `path` of a config, other than sections in it."""
+    """Yields the fields that a declaration gives to a section, without sections inside it."""
     owner, without = declaration
-    said = meanings(owner)
+    texts = meanings(owner)
     for name, field in fields_of(owner).items():
         if name in without or field.section:
             continue
-        default = "must be given" if field.default is inspect.Parameter.empty else repr(field.default)
-        yield Entry(f"{path}.{name}" if path else name, describe(field.annotation), default, said.get(name, ""))
+        default = "required" if field.default is inspect.Parameter.empty else repr(field.default)
+        yield Entry(f"{path}.{name}" if path else name, describe(field.annotation), default, texts.get(name, ""))
 
 
-def of_config(config: Mapping[str, Any]) -> Iterator[Entry]:
-    """The fields of a config, those of its own data set, model and quantisers."""
+def entries_of_config(config: Mapping[str, Any]) -> Iterator[Entry]:
+    """Yields the fields of a validated config: of the run, and of its data set, model, quantisers and optimiser."""
     yield from entries("", Declaration(RunFields))
     for path, section in _sections(config):
         for declaration in declarations(path, section.get("name")):
@@ -60,8 +76,8 @@ def of_config(config: Mapping[str, Any]) -> Iterator[Entry]:
                 yield from entries(path, declaration)
 
 
-def _sections(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Mapping]]:
-    """The sections of a config and those in them, by their paths."""
+def _sections(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yields the path and content of each section, outer before inner."""
     for name, section in config.items():
         if isinstance(section, Mapping):
             yield prefix + name, section
@@ -69,25 +85,25 @@ def _sections(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 
 def as_text(config: Mapping[str, Any]) -> str:
-    """The fields of a config for a terminal, each with the value that it has there."""
-    lines = ["Fields, and their values in this config; set one with --config.FIELD=VALUE:"]
-    for entry in of_config(config):
+    """Returns the fields of a validated config, with their values, for a terminal."""
+    lines = ["Fields of this config and their values; set one with --config.FIELD=VALUE:"]
+    for entry in entries_of_config(config):
         value = config
         for name in entry.path.split("."):
             value = value.get(name, entry.default)
+        text = f"{entry.kind[:1].upper()}{entry.kind[1:]}. {entry.meaning}"
         lines += ["", f"  {entry.path} = {value!r}"]
-        lines += textwrap.wrap(
-            f"{entry.kind}. {_sentence(entry.meaning)}", 96, initial_indent="      ", subsequent_indent="      "
-        )
+        lines += textwrap.wrap(text, 96, initial_indent="      ", subsequent_indent="      ")
     return "\n".join(lines) + "\n"
 
 
 def as_page() -> str:
-    """Every field of every data set, model and quantiser, in Markdown: configs/README.md."""
+    """Returns configs/README.md: every field of every data set, model and quantiser, in Markdown."""
     parts = [
         "# The fields of a config",
-        "Made from the code by `python -m kvae.training.config.reference`. Any field can be set on the command line: "
-        "`--config.optimizer.learning_rate=3e-4`. `python -m kvae.main --config=FILE --help` shows those of one file.",
+        "Generated by `python -m kvae.training.config.reference`. Every field can be set on the command line: "
+        "`--config.optimizer.learning_rate=3e-4`. `python -m kvae.main --config=FILE --help` lists the fields of one "
+        "file with their values.",
         _table("The run", "", Declaration(RunFields)),
         _table("`optimizer`", "optimizer", OPTIMIZER),
         _table("`dataset`, for a model that normalises its images", "dataset", Declaration(ImageStatistics)),
@@ -105,13 +121,9 @@ def as_page() -> str:
 def _table(title: str, path: str, declaration: Declaration) -> str:
     lines = [f"## {title}", "", "| field | default | must be | meaning |", "|---|---|---|---|"]
     for entry in entries(path, declaration):
-        lines.append(f"| `{entry.path}` | `{entry.default}` | {entry.kind} | {_sentence(entry.meaning)} |")
+        default = entry.default if entry.default == "required" else f"`{entry.default}`"
+        lines.append(f"| `{entry.path}` | {default} | {entry.kind} | {entry.meaning} |")
     return "\n".join(lines)
-
-
-def _sentence(meaning: str) -> str:
-    meaning = meaning.rstrip(".")
-    return meaning[:1].upper() + meaning[1:]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A run's config: its fields, their types and ranges, and what the data set adds to it."""
+"""Validates a config, and makes the data set and the model that it describes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,146 +6,183 @@ from typing import Any
 from kvae import data, models
 from kvae.core.errors import InputError, check_names
 from kvae.core.fields import Declaration, fields_of, short_repr, validate, validate_fields
-from kvae.training.config.schema import SECTIONS, ImageStatistics, RunFields
+from kvae.training.config.run_fields import SECTIONS, ImageStatistics, RunFields
 from kvae.training.optimizer import make_optimizer
 
 OPTIMIZER = Declaration(make_optimizer, without=("steps",))
-"""What declares the section `optimizer`."""
+"""Declares the fields of the section `optimizer`."""
 
 
-def validate_config(config: Mapping) -> dict[str, Any]:
-    """A config with all its fields, each of its own type: what is not given takes its default.
+def validate_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Validates the config of a run that is to be trained.
+
+    Example:
+      >>> config = validate_config({
+      ...     "steps": 100,
+      ...     "batch_size": 32,
+      ...     "dataset": {"name": "digits"},
+      ...     "model": {"name": "urlsom", "grid_shape": [4, 4]},
+      ... })
+      >>> config["model"]["grid_shape"], config["optimizer"]["name"]
+      ((4, 4), 'adam')
+
+    Args:
+      config: nested dicts, such as configs/ have; fields with a default may be missing.
+
+    Returns:
+      The config with all fields, each of its declared type.
 
     Raises:
-      InputError: a field is missing, unknown, of another type or out of range.
+      InputError: a field is missing, unknown, of another type or out of range, or two fields do not fit together.
     """
     if not isinstance(config, Mapping):
         raise InputError(f"the config is {short_repr(config)}; it must be a dict, such as those in configs/")
-    for name in SECTIONS:
-        if not isinstance(config.get(name, {}), Mapping):
-            raise InputError(f"{name} is {short_repr(config[name])}; it must be a section of fields")
     check_names("config", config, {*fields_of(RunFields), *SECTIONS})
-    found = validate_fields(
-        "config", {name: value for name, value in config.items() if name not in SECTIONS}, RunFields
-    )
-    dataset = config.get("dataset", {})
-    statistics = {name: value for name, value in dataset.items() if name in fields_of(ImageStatistics)}
-    found["dataset"] = data.validate_dataset_section({k: v for k, v in dataset.items() if k not in statistics})
-    found["model"] = models.validate_model_section(config.get("model", {}))
-    found["optimizer"] = validate_fields("optimizer", config.get("optimizer", {}), *OPTIMIZER)
+    dataset, model, optimizer = (_section(config, name, {}) for name in SECTIONS)
+    statistics, dataset = _split_statistics(dataset)
+    validated = {
+        **_run_fields(config),
+        "dataset": data.validate_dataset_section(dataset),
+        "model": models.validate_model_section(model),
+        "optimizer": validate_fields("optimizer", optimizer, *OPTIMIZER),
+    }
     statistics = validate_fields("dataset", statistics, ImageStatistics)
-    if normalizes(found["model"]):
-        found["dataset"] |= statistics
+    if normalizes(validated["model"]):
+        validated["dataset"] |= statistics
     elif any(statistics.values()):
         raise InputError(
             f"dataset.mean is {statistics['mean']}, dataset.std {statistics['std']}; this model has neither"
         )
-    if found["seed"] + found["replicas"] > 2**31:
-        raise InputError(f"config.seed is {found['seed']}; with {found['replicas']} replicas it must stay below 2^31")
-    for name in ("evaluate_every_steps", "checkpoint_every_steps"):
-        if found[name] % found["log_every_steps"]:
-            raise InputError(
-                f"config.{name} is {found[name]}; it must be a multiple of log_every_steps, {found['log_every_steps']}"
-            )
-    return found
+    _check_run_fields(validated)
+    return validated
 
 
-def validate_run(config: Mapping, where: str) -> dict[str, Any]:
-    """The config of a run that has been trained, each field of its own type.
+def validate_run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
+    """Validates the config of a run that has been trained.
 
-    Its data set and optimiser stay as they are: what opens a run needs neither, and they may be somebody else's.
+    The sections `dataset` and `optimizer` are not checked: opening a run needs neither, and they may name code that
+    this program does not have.
 
     Args:
-      config: as `kvae.training.workdir.run_config.read_config_json` reads it.
-      where: the run's folder, for messages.
+      config: the content of config.json.
+      workdir: the run's folder, for messages.
 
     Raises:
       InputError: a field is missing, unknown, of another type or out of range.
     """
     try:
-        for name in SECTIONS:
-            if not isinstance(config.get(name), Mapping):
-                raise InputError(f"{name} is {short_repr(config.get(name))}; it must be a section of fields")
-        given = {name: value for name, value in config["dataset"].items() if name in fields_of(ImageStatistics)}
-        validate("dataset.name", config["dataset"].get("name"), str)
+        dataset, model, optimizer = (_section(config, name, None) for name in SECTIONS)
+        validate("dataset.name", dataset.get("name"), str)
+        statistics = validate_fields("dataset", _split_statistics(dataset)[0], ImageStatistics)
         return {
-            **validate_fields(
-                "config", {name: value for name, value in config.items() if name not in SECTIONS}, RunFields
-            ),
-            "dataset": {
-                **config["dataset"],
-                **{k: v for k, v in validate_fields("dataset", given, ImageStatistics).items() if v},
-            },
-            "model": models.validate_model_section(config["model"]),
-            "optimizer": dict(config["optimizer"]),
+            **_run_fields(config),
+            "dataset": {**dataset, **{name: value for name, value in statistics.items() if value}},
+            "model": models.validate_model_section(model),
+            "optimizer": dict(optimizer),
         }
     except InputError as error:
-        hint = "; import the file of yours that adds it before, or give a program --import=FILE"
-        raise InputError(f"{where}/config.json: {error}{hint * ('must be one of' in str(error))}") from error
+        hint = "; import your file that adds it first, or pass --import=FILE to the program"
+        raise InputError(f"{workdir}/config.json: {error}{hint * ('must be one of' in str(error))}") from error
 
 
-def normalizes(model: Mapping) -> bool:
-    """Whether the model of a section takes mean and std of the images."""
+def _section(config: Mapping[str, Any], name: str, default: Any) -> Mapping[str, Any]:
+    section = config.get(name, default)
+    if not isinstance(section, Mapping):
+        raise InputError(f"{name} is {short_repr(section)}; it must be a section of fields")
+    return section
+
+
+def _run_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    return validate_fields("config", {name: config[name] for name in config if name not in SECTIONS}, RunFields)
+
+
+def _split_statistics(dataset: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the fields `mean` and `std` that a section `dataset` has, and its other fields."""
+    names = fields_of(ImageStatistics)
+    statistics = {name: value for name, value in dataset.items() if name in names}
+    return statistics, {name: value for name, value in dataset.items() if name not in names}
+
+
+def _check_run_fields(config: Mapping[str, Any]) -> None:
+    if config["seed"] + config["replicas"] > 2**31:
+        raise InputError(f"config.seed is {config['seed']}; with {config['replicas']} replicas it must be below 2^31")
+    log_every = config["log_every_steps"]
+    for name in ("evaluate_every_steps", "checkpoint_every_steps"):
+        if config[name] % log_every:
+            raise InputError(f"config.{name} is {config[name]}; it must be a multiple of log_every_steps, {log_every}")
+
+
+def normalizes(model: Mapping[str, Any]) -> bool:
+    """Returns True if the model of a section has the fields `mean` and `std`."""
     return fields_of(models.MODELS[model["name"]]).keys() >= fields_of(ImageStatistics).keys()
 
 
 def declarations(path: str, name: str | None = None) -> list[Declaration]:
-    """What declares the fields of a section, beside its `name`.
+    """Returns the declarations of the fields of a section, other than its field `name`.
 
     Args:
-      path: of the section, such as "model.quantizer".
-      name: by which it chooses, if it does.
+      path: the section, such as "model.quantizer".
+      name: the value of its field `name`; unused for the optimizer.
 
     Raises:
-      InputError: there is nothing of that name.
+      InputError: no data set, model or quantiser has that name.
     """
-    match path:
-        case "optimizer":
-            return [OPTIMIZER]
-        case "dataset":
-            return [Declaration(data.function_of(name)), Declaration(ImageStatistics)]
+    if path == "optimizer":
+        return [OPTIMIZER]
+    if path == "dataset":
+        return [Declaration(data.function_of(name)), Declaration(ImageStatistics)]
     return [models.declaration(path, name)]
 
 
 def names_in(path: str, name: str | None) -> set[str]:
-    """What the section at a path may hold; arguments are those of `declarations`."""
+    """Returns the names of all fields and sections that a section can have; for the arguments see `declarations`."""
     names = set() if path == "optimizer" else {"name"}
     for owner, without in declarations(path, name):
         names |= fields_of(owner).keys() - without
         if models.quantizer_field_names(owner):
-            names.add("quantizer")  # one for all that have no section of their own
+            names.add("quantizer")  # serves all quantisers of the model that have no section
     return names
 
 
-def load_data(config: Mapping) -> tuple[data.Dataset, dict]:
-    """The data set, and the config with its mean and std filled in where the model has such fields.
+def load_data(config: Mapping[str, Any]) -> tuple[data.Dataset, dict[str, Any]]:
+    """Loads the data set of a config, and fills in `mean` and `std` if the model has them.
+
+    Args:
+      config: a validated config.
+
+    Returns:
+      The data set, and the completed config.
 
     Raises:
-      InputError: the data set cannot be read, does not fit the model, or has a mean without a std.
+      InputError: the data set cannot be read or does not fit the model, or only one of `mean` and `std` is set.
     """
-    fields = dict(config["dataset"])
-    given = {name: fields.pop(name) for name in fields_of(ImageStatistics) if name in fields}
-    channels = {len(value) for value in given.values()}
-    if len(channels) > 1:
-        raise InputError(f"dataset.mean is {given['mean']} and dataset.std {given['std']}; give both, or () for both")
+    statistics, fields = _split_statistics(config["dataset"])
+    lengths = {len(value) for value in statistics.values()}
+    if len(lengths) > 1:
+        raise InputError(
+            f"dataset.mean is {statistics['mean']} and dataset.std {statistics['std']}; give both, or () for both"
+        )
     dataset = data.load(**fields)
     names, classes = config["model"].get("label_names", ()), dataset.label_names
     if names and classes and len(names) != len(classes):
         raise InputError(f"model.label_names has {len(names)} names; {fields['name']} has {len(classes)} classes")
-    if channels == {0}:
-        given["mean"], given["std"] = data.channel_statistics(dataset.train)
-    return dataset, {**config, "dataset": {**fields, **given}}
+    if lengths == {0}:
+        statistics["mean"], statistics["std"] = data.channel_statistics(dataset.train)
+    return dataset, {**config, "dataset": {**fields, **statistics}}
 
 
-def build_model(config: Mapping) -> models.Model:
-    """The model of a config whose mean and std are filled in."""
-    return models.build(
-        config["model"], **{name: config["dataset"].get(name, ()) for name in fields_of(ImageStatistics)}
-    )
+def build_model(config: Mapping[str, Any]) -> models.Model:
+    """Makes the model of a config, with the mean and std of its section `dataset`."""
+    return models.build(config["model"], **_split_statistics(config["dataset"])[0])
 
 
-def flatten(tree: Mapping, prefix: str = "") -> dict:
-    """A nested config as one level: {"model.quantizer.grid_shape": [16, 32], ...}."""
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flattens a nested config.
+
+    Example:
+      >>> flatten({"steps": 4, "model": {"name": "vqvae"}})
+      {'steps': 4, 'model.name': 'vqvae'}
+    """
     flat = {}
     for name, value in tree.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}

@@ -1,30 +1,30 @@
-"""The fields of a run that belong to no data set, model or quantiser."""
+"""The fields of a config that belong to the run itself. The command line reads them without loading any model."""
 
 import dataclasses
 
 from kvae.core.fields import Count, Depth, Natural, Positive
 
-FREE_FIELDS = ("steps", "log_every_steps", "evaluate_every_steps", "checkpoint_every_steps")
-"""The fields that may differ when a run goes on."""
-
-
 SECTIONS = ("dataset", "model", "optimizer")
+"""The sections of a config."""
+
+FREE_FIELDS = ("steps", "log_every_steps", "evaluate_every_steps", "checkpoint_every_steps")
+"""The fields that may change when a run is resumed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RunFields:
-    """The fields of a run that are in no section.
+    """The fields of a config outside its sections.
 
     Attributes:
-      steps: updates in all.
+      steps: total number of updates.
       batch_size: examples in the global batch, over all devices.
-      seed: number from which initialisation, data order and random streams are drawn.
-      replicas: how many seeds are trained at once; replica i is the run with seed + i.
-      micro_batches: parts of a batch that are gone through one after the other, to save memory.
+      seed: seed of initialisation, data order and random streams.
+      replicas: number of seeds trained at once; replica i equals the run with seed + i.
+      micro_batches: parts of a batch that run one after the other, to save memory.
       log_every_steps: updates between two rows of metrics.jsonl.
       evaluate_every_steps: updates between two evaluations; a multiple of `log_every_steps`.
       checkpoint_every_steps: updates between two checkpoints; a multiple of `log_every_steps`.
-      patience_evaluations: the run stops when so many evaluations in a row have found no lower loss; 0 is never.
+      patience_evaluations: the run stops after this many evaluations without a lower loss; 0 never stops early.
     """
 
     steps: Count
@@ -40,11 +40,11 @@ class RunFields:
 
 @dataclasses.dataclass(frozen=True)
 class ImageStatistics:
-    """What a section `dataset` holds beside the fields of the data set, for a model that normalises by it.
+    """The fields of the section `dataset` that every data set has, for models that normalise their images.
 
     Attributes:
       mean: mean of each channel, on the 0-255 scale; () measures it over the training set.
-      std: standard deviation of each channel; given with `mean`, or () with it.
+      std: standard deviation of each channel; set it together with `mean`.
     """
 
     mean: tuple[float, ...] = ()
