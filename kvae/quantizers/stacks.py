@@ -90,7 +90,7 @@ class ResidualVQ(_Stack):
       train: default for the argument `train` of a call.
       depth: q, the number of codebooks.
       dropout: probability that a training batch uses only a random number of the first codebooks, so that codes can be
-        truncated later (quantiser dropout). Needs the random stream `dropout`.
+        truncated later (quantiser dropout). Needs the random stream "dropout".
     """
 
     depth: Depth = 4

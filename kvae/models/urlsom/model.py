@@ -57,7 +57,7 @@ class URLSOM(Model):
       jitter: largest change of a view's brightness, contrast and saturation (factors 1 +- jitter) and hue (in turns).
       jitter_probability: probability that a view's colours change at all.
       greyscale_probability: probability that a view is grey.
-      label_names: the classes by which neural selectivity judges the neurons by; training never uses labels. Without
+      label_names: the classes by which neural selectivity judges the neurons; training never uses labels. Without
         names, labels are not read.
       dtype: dtype of the convolutions; parameters, statistics, map and losses are float32.
     """
