@@ -80,7 +80,7 @@ def count_codes(run: Run) -> dict[str, np.ndarray]:
     return {name: sums["counts"] for name, sums in sums_by_codebook(sums["codebooks"]).items()}
 
 
-def draw_initial_counts(table: Table, stem: str) -> Iterator[str]:
+def initial_counts_figure(table: Table, stem: str) -> Iterator[str]:
     """Figure 1: the loss of every seed of EMA-VQ, by the initial count of its codes."""
     losses = {
         f"counts start at {count}": series(seeds_of(table, setting), "train/reconstruction_loss", FIRST_STEPS)
@@ -91,7 +91,7 @@ def draw_initial_counts(table: Table, stem: str) -> Iterator[str]:
     yield f"{stem}.png"
 
 
-def draw_codebook_maps(table: Table, stem: str) -> Iterator[str]:
+def codebook_map_figures(table: Table, stem: str) -> Iterator[str]:
     """Figure 2 or, for models with two codebooks, Figure 7: what each code decodes to."""
     for setting, method in ((EMA, "EMA-VQ, without a map,"), (MAP, "The Kohonen map")):
         run = open_seed(seeds_of(table, setting)[0])
@@ -115,7 +115,7 @@ def draw_codebook_maps(table: Table, stem: str) -> Iterator[str]:
                 yield path
 
 
-def draw_moved_codes(table: Table, stem: str, image: int | None = None) -> Iterator[str]:
+def moved_codes_figure(table: Table, stem: str, image: int | None = None) -> Iterator[str]:
     """Figure 3: images after their codes were moved, map above EMA-VQ; of one image by level, Figures 8 and 9."""
     runs = {"map": open_seed(seeds_of(table, MAP)[0]), "EMA-VQ": open_seed(seeds_of(table, EMA)[0])}
     levels = list(runs["map"].codebooks)
@@ -138,7 +138,7 @@ def draw_moved_codes(table: Table, stem: str, image: int | None = None) -> Itera
     yield f"{stem}.png"
 
 
-def draw_neighborhood(kernel: str, name: str, stem: str) -> Iterator[str]:
+def neighborhood_figure(kernel: str, name: str, stem: str) -> Iterator[str]:
     """Figures 4 and 5: a neighbourhood on a grid of 4 x 6 at several steps, with tau 0.1."""
     grid_shape, winner = (4, 6), (2, 2)
     code = int(np.ravel_multi_index(winner, grid_shape))
@@ -149,7 +149,7 @@ def draw_neighborhood(kernel: str, name: str, stem: str) -> Iterator[str]:
     yield f"{stem}.png"
 
 
-def draw_perplexity(table: Table, stem: str) -> Iterator[str]:
+def perplexity_figures(table: Table, stem: str) -> Iterator[str]:
     """Figure 6: how evenly the codes are used, by step."""
     labels = {EMA: "EMA-VQ", MAP: "map, hard", "exponential": "map, exponential"}
     seeds = {setting: seeds for setting, seeds in table.seeds.items() if seeds}
@@ -165,7 +165,7 @@ def draw_perplexity(table: Table, stem: str) -> Iterator[str]:
             yield f"{stem}{level}.png"
 
 
-def draw_perturbation(table: Table, stem: str) -> Iterator[str]:
+def perturbation_figure(table: Table, stem: str) -> Iterator[str]:
     """Draws the PSNR after all codes were moved, by how far: the map against EMA-VQ."""
     values = {}
     for setting, label in ((MAP, "map"), (EMA, "EMA-VQ (codes by number)")):
@@ -189,7 +189,7 @@ def psnr_after_move(run: Run, images: np.ndarray, offset: int) -> float:
     return float(np.mean(measures.psnr(images, moved)))
 
 
-def draw_frontier(table: Table, stem: str) -> Iterator[str]:
+def frontier_figure(table: Table, stem: str) -> Iterator[str]:
     """Draws loss against topographic error and against PSNR after moves, by the schedule of the neighbourhood."""
     points = []
     for setting, label in table.labels.items():
@@ -212,22 +212,22 @@ def draw_frontier(table: Table, stem: str) -> Iterator[str]:
 
 
 FIGURES: dict[str, tuple[str | None, Callable[..., Iterator[str]]]] = {
-    "1": ("1", draw_initial_counts),
-    "2": ("2", draw_codebook_maps),
-    "3": ("2", draw_moved_codes),
-    "4": (None, functools.partial(draw_neighborhood, "hard", "Hard")),
-    "5": (None, functools.partial(draw_neighborhood, "gaussian", "Gaussian")),
-    "6": ("2", draw_perplexity),
-    "7": ("2", draw_codebook_maps),
-    "8": ("2", functools.partial(draw_moved_codes, image=EXAMPLES[0])),
-    "9": ("2", functools.partial(draw_moved_codes, image=EXAMPLES[1])),
-    "bit_errors": ("peers", order.draw_bit_errors),
-    "compression": ("peers", order.draw_compression),
-    "fewer_bits": ("peers", order.draw_fewer_codes),
-    "frontier": ("schedules", draw_frontier),
-    "perturbation": ("2", draw_perturbation),
-    "urlsom_3": (None, urlsom_figures.draw_two_neuron_loss),
-    "urlsom_7": ("runs", urlsom_figures.draw_selectivity),
+    "1": ("1", initial_counts_figure),
+    "2": ("2", codebook_map_figures),
+    "3": ("2", moved_codes_figure),
+    "4": (None, functools.partial(neighborhood_figure, "hard", "Hard")),
+    "5": (None, functools.partial(neighborhood_figure, "gaussian", "Gaussian")),
+    "6": ("2", perplexity_figures),
+    "7": ("2", codebook_map_figures),
+    "8": ("2", functools.partial(moved_codes_figure, image=EXAMPLES[0])),
+    "9": ("2", functools.partial(moved_codes_figure, image=EXAMPLES[1])),
+    "bit_errors": ("peers", order.bit_error_figure),
+    "compression": ("peers", order.compression_figure),
+    "fewer_bits": ("peers", order.pruning_figure),
+    "frontier": ("schedules", frontier_figure),
+    "perturbation": ("2", perturbation_figure),
+    "urlsom_3": (None, urlsom_figures.two_neuron_figure),
+    "urlsom_7": ("runs", urlsom_figures.selectivity_figure),
 }
 """By figure: the table whose settings it needs ("runs" for any runs, None for none), and the function that draws it."""
 

@@ -187,7 +187,7 @@ def encoded_by_label(table: Table, settings=tuple(LABELS)) -> Iterator[tuple[str
             yield LABELS[setting], [EncodedImages(run) for run in runs]
 
 
-def draw_bit_errors(table: Table, stem: str) -> Iterator[str]:
+def bit_error_figure(table: Table, stem: str) -> Iterator[str]:
     """Draws the PSNR that flipped bits cost, by the bit error rate."""
     lost = {}
     for label, seeds in encoded_by_label(table):
@@ -199,7 +199,7 @@ def draw_bit_errors(table: Table, stem: str) -> Iterator[str]:
     yield f"{stem}.png"
 
 
-def draw_fewer_codes(table: Table, stem: str) -> Iterator[str]:
+def pruning_figure(table: Table, stem: str) -> Iterator[str]:
     """Draws the PSNR with part of the codes, without training: a coarser map, or the most used codes of a codebook."""
     psnr, bits = {}, ()
     for label, seeds in encoded_by_label(table, ("tuned_map", "tuned_ema_restarts")):
@@ -229,7 +229,7 @@ def code_costs(encoded: EncodedImages) -> dict[str, float]:
     return costs
 
 
-def draw_compression(table: Table, stem: str) -> Iterator[str]:
+def compression_figure(table: Table, stem: str) -> Iterator[str]:
     """Draws bits per code: as a number, by how often codes are used, and given the codes to the left and above."""
     costs = {}
     for label, seeds in encoded_by_label(table):

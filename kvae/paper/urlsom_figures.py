@@ -18,7 +18,7 @@ SELECTIVITY = {"training set": "neural_selectivity_train", "held out": "neural_s
 """Metrics by label."""
 
 
-def draw_two_neuron_loss(stem: str) -> Iterator[str]:
+def two_neuron_figure(stem: str) -> Iterator[str]:
     """URL-SOM's Figure 3: winner-take-all plus collapse loss of two neurons whose softmax reads (x, 0) or (0, x)."""
     x, wins = np.linspace(0, 8, 81), np.arange(101)
     probabilities = jnp.asarray(np.stack([np.ones_like(x), np.exp(-x)], axis=-1) / (1 + np.exp(-x))[:, None])
@@ -34,7 +34,7 @@ def draw_two_neuron_loss(stem: str) -> Iterator[str]:
     yield f"{stem}.png"
 
 
-def draw_selectivity(folders: list[str], stem: str) -> Iterator[str]:
+def selectivity_figure(folders: list[str], stem: str) -> Iterator[str]:
     """URL-SOM's Figure 7: neural selectivity of finished runs that differ in sigma."""
     seeds = _seeds_with_one_config(folders)
     rows: dict[float, dict[int, dict]] = {}
