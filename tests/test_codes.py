@@ -1,4 +1,4 @@
-"""What a user hands to a model, and what can be done with codes on their grid."""
+"""Images and codes that a user passes to a run, and codes moved along the grid."""
 
 import numpy as np
 import pytest
@@ -26,8 +26,8 @@ def files(tmp_path):
     return paths
 
 
-def test_images_come_as_the_data_set_has_them(run, files, tmp_path):
-    """Of the size and crop of the run: a folder in the order of paths, files in theirs, images of Pillow's."""
+def test_read_images_resizes_as_the_data_set_does(run, files, tmp_path):
+    """With the size and crop of the run: folders in the order of paths, files in their own, Pillow images."""
     size, expected = run.config["dataset"]["size"], {path.name: read_image(path, 32, crop=True) for path in files}
     assert size == 32
     whole = run.read_images(tmp_path)
@@ -41,7 +41,7 @@ def test_images_come_as_the_data_set_has_them(run, files, tmp_path):
     assert run.encode(whole)["codebook"].shape == (3, 8, 8)
 
 
-def test_images_that_are_none_are_told_in_one_line(run, files, tmp_path):
+def test_read_images_rejects_other_sources(run, files, tmp_path):
     (tmp_path / "empty").mkdir()
     broken = tmp_path / "broken.png"
     broken.write_bytes(files[0].read_bytes()[:500])
@@ -61,22 +61,22 @@ def test_images_that_are_none_are_told_in_one_line(run, files, tmp_path):
 @pytest.mark.parametrize(
     ("images", "hint"),
     [
-        (np.zeros((32, 32, 3), np.uint8), "a single image is images[None]"),
-        (Image.fromarray(NOISE), "a single image is images[None]"),
+        (np.zeros((32, 32, 3), np.uint8), "for a single image pass images[None]"),
+        (Image.fromarray(NOISE), "for a single image pass images[None]"),
         (np.zeros((2, 3, 32, 32), np.uint8), "channels come last"),
         (np.zeros((2, 32, 32, 3)), "np.uint8(np.round(255 * images))"),
-        (["a.png", "b.png"], "run.read_images makes that"),
-        ([NOISE, NOISE[1:]], "no array of one shape"),
+        (["a.png", "b.png"], "run.read_images reads files and Pillow images"),
+        ([NOISE, NOISE[1:]], "which NumPy cannot convert to one array"),
     ],
 )
-def test_what_is_no_batch_of_images_is_told_what_would_do(run, images, hint):
+def test_encode_suggests_a_conversion(run, images, hint):
     with pytest.raises(InputError) as error:
         run.encode(images)
     assert hint in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_near_codes_are_those_of_the_grid_nearest_first(run):
+def test_codes_near_are_sorted_by_distance_on_the_grid(run):
     """The map is [4, 8]: code 9 is at (1, 1)."""
     near = run.codes_near(9)
     assert near.dtype == np.int32
@@ -85,13 +85,13 @@ def test_near_codes_are_those_of_the_grid_nearest_first(run):
     assert {*near[5:]} == {0, 2, 16, 18}
     assert {*run.codes_near(0)} == {0, 1, 8, 9}
     assert len(run.codes_near(9, radius=100)) == 32
-    with pytest.raises(InputError, match="code is 32; those of 'codebook' must be in 0 to 31"):
+    with pytest.raises(InputError, match="code is 32; codes of 'codebook' must be in 0 to 31"):
         run.codes_near(32)
     with pytest.raises(InputError, match="codebook is 'cdebook'; did you mean 'codebook'"):
         run.codes_near(0, codebook="cdebook")
 
 
-def test_interpolation_walks_the_grid_from_end_to_end(run):
+def test_interpolation_follows_the_grid_from_end_to_end(run):
     ends = [run.encode(NOISE[None, :32, i : i + 32]) for i in (0, 20)]
     way = run.interpolate(*ends, steps=5)
     assert len(way) == 5
@@ -103,13 +103,13 @@ def test_interpolation_walks_the_grid_from_end_to_end(run):
     assert run.decode(way[2]).shape == (1, 32, 32, 3)
     with pytest.raises(InputError, match="steps is 1; it must be 2 or larger"):
         run.interpolate(*ends, steps=1)
-    with pytest.raises(InputError, match=r"are of different shapes: \[1, 8, 8\] and \[1, 4, 4\]"):
+    with pytest.raises(InputError, match=r"have different shapes: \[1, 8, 8\] and \[1, 4, 4\]"):
         run.interpolate(ends[0], {"codebook": np.zeros((1, 4, 4), int)}, steps=3)
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_between_is_on_a_shortest_way(name):
-    """d(a, m) + d(m, b) is d(a, b) but for rounding to a node, and the share of the way is kept."""
+def test_between_is_on_a_shortest_path(name):
+    """d(a, m) + d(m, b) = d(a, b) up to rounding to a node, and d(a, m) is the share of it."""
     grid = GRIDS[name]((5, 6))
     a, b = np.random.default_rng(1).integers(0, 30, (2, 200))
     for share in (0.0, 0.25, 0.5, 1.0):
@@ -121,6 +121,6 @@ def test_between_is_on_a_shortest_way(name):
             np.testing.assert_array_equal(between, b if share else a)
 
 
-def test_the_way_on_a_torus_may_lead_over_the_border():
+def test_shortest_path_on_torus_crosses_the_border():
     assert int(GRIDS["torus"]((1, 8)).between(7, 1, 0.5)) == 0
     assert int(GRIDS["plane"]((1, 8)).between(7, 1, 0.5)) == 4

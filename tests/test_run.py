@@ -1,6 +1,9 @@
-"""A finished run in a notebook: what `kvae.load` promises, and what it says to a mistake."""
+"""`kvae.load` and `kvae.train`: what a run offers, and the messages for mistakes."""
 
 import concurrent.futures
+import doctest
+import functools
+import inspect
 import json
 import pathlib
 
@@ -12,6 +15,8 @@ import kvae
 from kvae import main
 from kvae.core import program
 from kvae.core.errors import InputError
+from kvae.runs import Run, comparison, opening, seeds
+from kvae.runs.from_torch import from_torch, state
 from kvae.training.config.sections import load_data
 from kvae.training.evaluate import Evaluator
 from kvae.training.parallel.devices import Replicas, make_mesh
@@ -33,11 +38,11 @@ def images():
 
 @pytest.fixture
 def workdir(trained_run):
-    """A run of two levels."""
+    """A run with two codebooks."""
     return str(trained_run("vqvae2"))
 
 
-def test_a_run_is_its_config_its_model_and_its_codebooks(workdir):
+def test_load_returns_config_metrics_and_codebooks(workdir):
     run = kvae.load(workdir)
     assert run.step == 4
     assert json.loads(json.dumps(run.config)) == json.loads((pathlib.Path(workdir) / "config.json").read_text())
@@ -48,18 +53,19 @@ def test_a_run_is_its_config_its_model_and_its_codebooks(workdir):
     assert leaves["step"] == 4
 
 
-def test_images_go_to_codes_and_back_as_in_the_model(workdir, images):
+def test_encode_and_decode_equal_the_model_s_methods(workdir, images):
     run = kvae.load(workdir)
     codes = run.encode(images)
     assert {name: (c.shape, c.dtype) for name, c in codes.items()} == {
         "top": ((3, 4, 4), np.int32), "bottom": ((3, 8, 8), np.int32)
     }  # fmt: skip
-    for name, expected in run.model.apply(run.variables, images, method="encode").items():
+    encode = jax.jit(functools.partial(run.model.apply, method="encode"))
+    for name, expected in encode(run.variables, images).items():
         np.testing.assert_array_equal(codes[name], expected)
-    decoded, same = run.decode(codes), run.reconstruct(images)
-    assert decoded.dtype == same.dtype == np.uint8
-    # Rounding may differ in the last bit: one is compiled with the encoder, one without.
-    assert np.max(np.abs(decoded.astype(int) - same)) <= 1
+    decoded, reconstructed = run.decode(codes), run.reconstruct(images)
+    assert decoded.dtype == reconstructed.dtype == np.uint8
+    # Rounding may differ in the last bit: only one of them is compiled with the encoder.
+    assert np.max(np.abs(decoded.astype(int) - reconstructed)) <= 1
     assert run.decode({name: c[:1] for name, c in codes.items()}).shape == (1, 32, 32, 3)
 
 
@@ -72,7 +78,7 @@ def test_images_go_to_codes_and_back_as_in_the_model(workdir, images):
         ({"tpo": [[[0]]]}, "codes has no field 'tpo'; did you mean 'top'"),
     ],
 )
-def test_codes_that_are_none(workdir, codes, message):
+def test_decode_rejects_invalid_codes(workdir, codes, message):
     with pytest.raises(InputError, match=message):
         kvae.load(workdir).decode(codes)
 
@@ -86,17 +92,17 @@ def test_codes_that_are_none(workdir, codes, message):
         ((2, 30, 32, 3), np.uint8, "images are 30 x 32; height and width must be multiples of 8"),
     ],
 )
-def test_images_that_do_not_fit(workdir, shape, dtype, message):
+def test_encode_rejects_invalid_images(workdir, shape, dtype, message):
     with pytest.raises(InputError, match=message):
         kvae.load(workdir).encode(np.zeros(shape, dtype))
 
 
-def test_runs_steps_and_replicas_that_are_not_there(workdir, tmp_path):
+def test_load_rejects_missing_runs_steps_and_replicas(workdir, tmp_path):
     with pytest.raises(InputError, match=r"is no run: it has no config\.json"):
         kvae.load(str(tmp_path / "none"))
     with pytest.raises(InputError, match="has no checkpoint of step 3; it has 4"):
         kvae.load(workdir, step=3)
-    with pytest.raises(InputError, match=r"replica is 1; .* has 1, from 0"):
+    with pytest.raises(InputError, match=r"replica is 1; .* has 1, numbered from 0"):
         kvae.load(workdir, replica=1)
     (tmp_path / "empty").mkdir()
     path = tmp_path / "empty" / "config.json"
@@ -109,36 +115,36 @@ def test_runs_steps_and_replicas_that_are_not_there(workdir, tmp_path):
             kvae.load(str(tmp_path / "empty"))
 
 
-def test_each_replica_opens_as_a_run_of_its_own(make_config, tmp_path, images):
-    config = make_config(replicas=REPLICAS, steps=4, evaluate_every_steps=4)
-    train(config, str(tmp_path / "run"), jax.devices()[:1])
-    runs = [kvae.load(str(tmp_path / "run"), replica=i) for i in range(REPLICAS)]
+def test_each_replica_opens_as_a_run_of_its_own(trained_run, images):
+    workdir = str(trained_run(replicas=REPLICAS))
+    runs = [kvae.load(workdir, replica=i) for i in range(REPLICAS)]
     for run in runs:
         assert run.codebooks["codebook"].shape == (4, 8, 8)
         assert run.reconstruct(images).shape == images.shape
     assert np.any(runs[0].codebooks["codebook"] != runs[1].codebooks["codebook"])
-    with pytest.raises(InputError, match=r"replica is 2; .* has 2, from 0"):
-        kvae.load(str(tmp_path / "run"), replica=2)
-    row = read_metrics(str(tmp_path / "run"))[-1]
-    dataset, _ = load_data(config)
-    alone = Replicas(1, make_mesh(1, jax.devices()[:1]))
+    with pytest.raises(InputError, match=r"replica is 2; .* has 2, numbered from 0"):
+        kvae.load(workdir, replica=2)
+    row = read_metrics(workdir)[-1]
+    dataset, _ = load_data(runs[0].config)
+    one_replica = Replicas(1, make_mesh(1, jax.devices()[:1]))
     for i, run in enumerate(runs):
-        # What opens under a replica's number is what was measured under it.
+        # The variables of replica i give the metrics that were logged for replica i.
         variables = jax.tree.map(lambda leaf: leaf[None], run.variables)
-        found = Evaluator(run.model, alone, dataset, 8).evaluate([variables], np.ones(1, bool)).row
-        np.testing.assert_allclose(found["valid/reconstruction_loss"], row["valid/reconstruction_loss"][i], rtol=1e-5)
+        evaluation = Evaluator(run.model, one_replica, dataset, 8).evaluate([variables], np.ones(1, bool)).row
+        loss = "valid/reconstruction_loss"
+        np.testing.assert_allclose(evaluation[loss], row[loss][i], rtol=1e-5)
 
 
-def test_the_best_checkpoint_is_that_of_the_mean_over_finite_replicas(make_config, tmp_path, monkeypatch):
-    """Of five evaluations the second has the lowest mean, without the replica that is lost. It is kept on resume."""
+def test_best_checkpoint_has_the_lowest_mean_of_finite_replicas(make_config, tmp_path, monkeypatch):
+    """The second of five evaluations, one of whose replicas has diverged; its checkpoint is kept on resume."""
     losses = iter([[0.5, 0.5], [0.3, float("nan")], [0.4, 0.4], [0.6, 0.2], [0.7, 0.7]])
-    measured = Evaluator.evaluate
+    evaluate = Evaluator.evaluate
 
-    def pretended(self, *arguments):
-        evaluation = measured(self, *arguments)
+    def evaluate_with_given_loss(self, *arguments):
+        evaluation = evaluate(self, *arguments)
         return evaluation._replace(row=evaluation.row | {"valid/loss": next(losses)})
 
-    monkeypatch.setattr(Evaluator, "evaluate", pretended)
+    monkeypatch.setattr(Evaluator, "evaluate", evaluate_with_given_loss)
     every = dict(log_every_steps=2, evaluate_every_steps=2, checkpoint_every_steps=2)
     for steps in (6, 10):
         train(make_config(replicas=REPLICAS, steps=steps, **every), str(tmp_path), jax.devices()[:1])
@@ -149,19 +155,31 @@ def test_the_best_checkpoint_is_that_of_the_mean_over_finite_replicas(make_confi
     assert kvae.load(str(tmp_path), step="best").step == 4
 
 
-def test_training_in_a_program_is_training_by_the_command(data_dir, tmp_path):
-    """In a thread, as a server would, and in two parts; fields that are not given take their defaults."""
-    fields = [f"--config.dataset.data_dir={data_dir}", "--config.evaluate_every_steps=2"]
-    fields.append("--config.optimizer.schedule=constant")  # in two parts, others are not what they are in one
-    chosen = f"{ROOT}/configs/photos_vqvae.py:smoke"
-    assert program.run(main.main, [f"--config={chosen}", f"--workdir={tmp_path / 'command'}", *fields]) == 0
-    config = kvae.read_config(chosen)
-    config.dataset.data_dir, config.evaluate_every_steps, config.steps = data_dir, 2, 2
-    config.optimizer.schedule = "constant"
+def test_train_equals_the_command(make_config, tmp_path):
+    """`kvae.train` in a thread, as in a server, and in two parts; missing fields have their defaults."""
+    config = make_config(steps=4, evaluate_every_steps=2)
+    file = tmp_path / "config.py"
+    file.write_text(
+        f"from ml_collections import ConfigDict\n\n\ndef get_config():\n    return ConfigDict({config!r})\n"
+    )
+    assert program.run(main.main, [f"--config={file}", f"--workdir={tmp_path / 'command'}"]) == 0
+    config = kvae.read_config(str(file))
+    config.steps = 2
     del config.seed
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        assert thread.submit(kvae.train, config, str(tmp_path / "program")).result().step == 2
+        assert thread.submit(kvae.train, config, str(tmp_path / "notebook")).result().step == 2
     config.steps = 4
-    run = kvae.train(config.to_dict(), str(tmp_path / "program"))
-    assert (run.step, run.workdir) == (4, str(tmp_path / "program"))
-    assert_same_run(tmp_path / "command", tmp_path / "program")
+    run = kvae.train(config.to_dict(), str(tmp_path / "notebook"))
+    assert (run.step, run.workdir) == (4, str(tmp_path / "notebook"))
+    assert_same_run(tmp_path / "command", tmp_path / "notebook")
+
+
+@pytest.mark.parametrize("owner", [Run, opening.from_pretrained, from_torch, comparison, seeds, state])
+def test_docstring_examples(owner, trained_run, tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "smoke").symlink_to(trained_run())
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    monkeypatch.chdir(tmp_path)
+    examples = [test for test in doctest.DocTestFinder().find(owner, globs=dict(vars(inspect.getmodule(owner))))]
+    results = [doctest.DocTestRunner().run(test) for test in examples]
+    assert sum(result.attempted for result in results) and not sum(result.failed for result in results)

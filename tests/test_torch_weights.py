@@ -1,7 +1,8 @@
-"""Weights of PyTorch models as runs: they reconstruct as PyTorch did; what is no such model is told in one line."""
+"""`kvae.from_torch`: published models reconstruct as they do in PyTorch, and unknown files are one line."""
 
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -17,33 +18,32 @@ NAMES = ["release_vqvae", "release_vqvae_gradient", "release_vqvae2", "rosinalit
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_reconstructions_are_those_of_pytorch(name, tmp_path):
+def test_reconstructions_equal_pytorch_s(name, tmp_path):
     outputs = np.load(MODELS / "outputs.npz")
     run = kvae.from_torch(MODELS / f"{name}.safetensors", size=32, **STATISTICS.get(name, {}))
-    found = run.model.apply(run.variables, outputs["images"])
-    np.testing.assert_allclose(found.images, outputs[name], atol=1e-4)
-    assert all(len(np.unique(out.codes)) > 8 for out in found.quantized.values())
-    # It is a run as any other.
+    outcome = jax.jit(run.model.apply)(run.variables, outputs["images"])
+    np.testing.assert_allclose(outcome.images, outputs[name], atol=1e-4)
+    assert all(len(np.unique(out.codes)) > 8 for out in outcome.quantized.values())
     assert run.reconstruct(outputs["images"]).shape == (2, 32, 32, 3)
     run.save_pretrained(tmp_path)
     other = kvae.from_pretrained(tmp_path)
     np.testing.assert_array_equal(other.reconstruct(outputs["images"]), run.reconstruct(outputs["images"]))
 
 
-def test_the_quantiser_is_as_it_is_told():
+def test_quantizer_fields_override_the_weights():
     path = MODELS / "release_vqvae.safetensors"
     run = kvae.from_torch(path, **RELEASE)
     assert run.codebooks["codebook"].shape == (16, 4)
-    told = dict(grid_shape=(2, 8), neighborhood="exponential", shrink_step=0.2)
-    run = kvae.from_torch(path, **RELEASE, quantizer=told)
+    fields = dict(grid_shape=(2, 8), neighborhood="exponential", shrink_step=0.2)
+    run = kvae.from_torch(path, **RELEASE, quantizer=fields)
     assert run.codebooks["codebook"].shape == (2, 8, 4)
-    assert run.config["model"]["quantizer"] | told == run.config["model"]["quantizer"]
+    assert run.config["model"]["quantizer"] | fields == run.config["model"]["quantizer"]
     with pytest.raises(InputError, match="neighborhood is 'hrad'"):
         kvae.from_torch(path, **RELEASE, quantizer=dict(neighborhood="hrad"))
 
 
-def test_arguments_of_the_release_become_fields():
-    """Its grid of 512 codes and two axes is 16 x 32, and what it calls Gaussian is exponential."""
+def test_release_arguments_become_fields():
+    """A grid of 512 codes with two axes is 16 x 32, and "gaussian" is exponential in the distance."""
     assert [grid_shape(512, axes) for axes in (1, 2, 3)] == [(512,), (16, 32), (8, 8, 8)]
     arguments = {
         "grid_dim": 2, "neihborhood": "gaussian", "count_unit": 0.1, "decay": 0.99, "commitment_cost": 0.25,
@@ -54,7 +54,7 @@ def test_arguments_of_the_release_become_fields():
     assert quantizer_fields({}, 512) == {}
 
 
-def test_what_is_no_such_model_is_told_in_one_line(tmp_path):
+def test_from_torch_rejects_unknown_files(tmp_path):
     def saved(name, **changes):
         arrays = {**safetensors.numpy.load_file(MODELS / "release_vqvae.safetensors"), **changes}
         path = tmp_path / f"{name}.safetensors"
@@ -65,23 +65,23 @@ def test_what_is_no_such_model_is_told_in_one_line(tmp_path):
     resnet = tmp_path / "resnet.safetensors"
     safetensors.numpy.save_file({"fc.weight": flat}, resnet)
     truncated = tmp_path / "truncated.safetensors"
-    truncated.write_bytes(saved("whole").read_bytes()[:5_000])
+    truncated.write_bytes(saved("intact").read_bytes()[:5_000])
     pickled = tmp_path / "model.pt"
     pickled.write_bytes(b"a")
     for path, message in [
-        (resnet, r"is of another architecture: it has fc\.weight, \.\.\.; kvae\.from_torch names those it knows"),
-        (truncated, "is not readable as safetensors"),
+        (resnet, r"has an unknown architecture with fc\.weight, \.\.\.; help\(kvae\.from_torch\) lists the known ones"),
+        (truncated, "is not a readable safetensors file"),
         (tmp_path / "none.safetensors", "there is no such file"),
-        (saved("more", head=flat), "it has head, and a vqvae has not"),
-        (saved("less", **{"_decoder._conv_1.weight": None}), "or incomplete: it lacks _decoder._conv_1.weight"),
+        (saved("more", head=flat), "has an unknown architecture: a vqvae has no head"),
+        (saved("less", **{"_decoder._conv_1.weight": None}), "or is incomplete: it lacks _decoder._conv_1.weight"),
         (saved("flat", **{"_pre_vq_conv.weight": flat}), r"_pre_vq_conv\.weight is \[3\]"),
-        (saved("other", **{"_decoder._conv_1.weight": np.zeros((8, 5, 3, 3), np.float32)}), "the model takes"),
-        (saved("quantiser", **{"_vq_vae._w": None, "_vq_vae.codes": flat}), "its quantiser _vq_vae has "),
-        (pickled, "PyTorch reads such files, and is not installed here|is not readable as weights of PyTorch"),
+        (saved("other", **{"_decoder._conv_1.weight": np.zeros((8, 5, 3, 3), np.float32)}), "this model expects"),
+        (saved("quantiser", **{"_vq_vae._w": None, "_vq_vae.codes": flat}), "the arrays of its quantiser _vq_vae are "),
+        (pickled, "needs PyTorch, which is not installed|is not a readable file of PyTorch weights"),
     ]:
         with pytest.raises(InputError, match=message) as error:
             kvae.from_torch(path, **RELEASE)
         assert str(path) in str(error.value)
         assert "\n" not in str(error.value)
-    with pytest.raises(InputError, match=r"does not tell the mean of its images; give mean=\(r, g, b\)"):
-        kvae.from_torch(saved("whole"))
+    with pytest.raises(InputError, match=r"does not contain the mean of its images; pass mean=\(r, g, b\)"):
+        kvae.from_torch(saved("intact"))

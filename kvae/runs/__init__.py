@@ -1,4 +1,4 @@
-"""Trained runs: opened, used, shared, exported and compared."""
+"""Trained runs: open, use, share, export and compare them."""
 
 from kvae.runs.opening import from_pretrained, load, train
 from kvae.runs.run import Run

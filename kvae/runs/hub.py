@@ -1,70 +1,78 @@
-"""Hugging Face's hub, through `huggingface_hub`: what a run is pushed with, and where a shared one comes from."""
+"""Uploads runs to the Hugging Face Hub and downloads them, with `huggingface_hub`."""
 
 import contextlib
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
-from huggingface_hub import ModelHubMixin, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-from kvae.core.errors import InputError
+from kvae.core.errors import InputError, require_extra
 from kvae.core.fields import short_repr
 from kvae.runs import share
+from kvae.training.workdir.metrics_file import ROWS
 
-FILES = (share.WEIGHTS, "config.json", share.ROWS, "figures/*.png", "README.md")
-"""What is fetched: whatever else a repository holds stays there."""
+with require_extra("hub"):
+    from huggingface_hub import ModelHubMixin, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+FILES = (share.WEIGHTS, "config.json", ROWS, "figures/*.png", "README.md")
+"""Patterns of the files to download; anything else in a repository is ignored."""
+
+# The bases are OSError and the exception of whichever HTTP library the installed version uses.
 HTTP_ERRORS = HfHubHTTPError.__bases__
-"""Of the library by which the client speaks HTTP, which has changed from version to version; and OSError."""
 
 
-class Pushed(ModelHubMixin):
-    """A run as the hub's mixin sees it.
+class UploadedRun(ModelHubMixin):
+    """A run in the form that the Hub's mixin uploads.
 
     Args:
-      run: a `kvae.runs.run.Run`.
-      name: of the repository.
+      run: A `kvae.runs.Run`.
+      name: The repository, "user/name".
     """
 
-    def __init__(self, run, name: str):
+    def __init__(self, run: Any, name: str):
         self.run, self.name = run, name
 
     def _save_pretrained(self, save_directory: pathlib.Path) -> None:
-        share.write(self.run, save_directory, self.name)
+        share.save_shared(self.run, save_directory, self.name)
 
 
-def push(run, name: str, **options) -> str:
-    """Pushes a run to the repository "user/name"; returns the address of the commit.
-
-    Args:
-      run: a `kvae.runs.run.Run`.
-      name: of the repository, which is made if there is none.
-      **options: of `ModelHubMixin.push_to_hub`.
-
-    Raises:
-      InputError: the hub cannot be reached or refuses.
-    """
-    with _wrap_hub_errors(f"{name} is not pushed: the hub refuses or does not answer; `hf auth login` keeps a token"):
-        return str(Pushed(run, name).push_to_hub(name, **options))
-
-
-def fetch(name: str, **options) -> pathlib.Path:
-    """The folder where a repository "user/name" lies, after it was fetched if need be.
+def push(run: Any, name: str, **options: Any) -> str:
+    """Uploads a run.
 
     Args:
-      name: of the repository.
-      **options: of `huggingface_hub.snapshot_download`.
+      run: A `kvae.runs.Run`.
+      name: The repository, "user/name". It is created if it does not exist.
+      **options: For `ModelHubMixin.push_to_hub`.
+
+    Returns:
+      The URL of the commit.
 
     Raises:
-      InputError: there is none, or the hub cannot be reached.
+      InputError: The Hub cannot be reached or refuses.
     """
-    with _wrap_hub_errors(f"{name} is no folder here, and the hub does not have it or does not answer"):
+    with _wrap_hub_errors(
+        f"{name} was not uploaded: the Hub refuses or does not answer; `hf auth login` saves a token"
+    ):
+        return str(UploadedRun(run, name).push_to_hub(name, **options))
+
+
+def fetch(name: str, **options: Any) -> pathlib.Path:
+    """Downloads a repository, unless it is cached, and returns its local folder.
+
+    Args:
+      name: The repository, "user/name".
+      **options: For `huggingface_hub.snapshot_download`.
+
+    Raises:
+      InputError: The repository does not exist, or the Hub cannot be reached.
+    """
+    with _wrap_hub_errors(f"{name} is not a local folder, and the Hub does not have it or does not answer"):
         return pathlib.Path(snapshot_download(name, allow_patterns=list(FILES), **options))
 
 
 @contextlib.contextmanager
-def _wrap_hub_errors(what: str) -> Iterator[None]:
+def _wrap_hub_errors(message: str) -> Iterator[None]:
     try:
         yield
     except (*HTTP_ERRORS, HFValidationError, LocalEntryNotFoundError) as error:
-        raise InputError(f"{what} ({short_repr(error, 300, str)})") from error
+        raise InputError(f"{message} ({short_repr(error, 300, str)})") from error

@@ -1,57 +1,62 @@
-"""What is read of a run as it is opened: its config, and a checkpoint."""
+"""Opens runs: `kvae.load` a run's folder, `kvae.from_pretrained` a shared one; `kvae.train` trains and opens one."""
 
 import contextlib
 import os
 import pathlib
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax
-from ml_collections import ConfigDict
 
 from kvae.core.buckets import as_path, check_address, check_reachable, wrap_bucket_errors
 from kvae.core.errors import InputError, check_local
 from kvae.runs import share
-from kvae.runs.run import Run, _hub
+from kvae.runs.run import Run
 from kvae.training.config.sections import build_model, validate_run
 from kvae.training.workdir.checkpoint import Checkpoints, DamagedError
-from kvae.training.workdir.journal import logged_to
-from kvae.training.workdir.mirror import mirrored
 from kvae.training.workdir.run_config import check_place, config_of_checkpoints, read_config_json
 
-TRIES = 10
-"""How often a run is read that takes away, as it trains, what is being read."""
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+ATTEMPTS = 10
+"""How many times to read a run that deletes, while it trains, the checkpoint being read."""
 
 
-def read_run(workdir: str, step: int | str | None) -> tuple[dict, int, dict]:
-    """The config, the step and the state of a checkpoint.
+def read_run(workdir: str, step: int | str | None) -> tuple[dict[str, Any], int, dict[str, Any]]:
+    """Reads the config and one checkpoint of a run.
 
     Args:
-      workdir: the run's folder.
-      step: of the checkpoint; None is the newest that can be read, "best" that of the lowest validation loss.
+      workdir: The run's folder, local or in a bucket.
+      step: Step of the checkpoint; "best" is the one with the lowest validation loss, None the newest intact one.
+
+    Returns:
+      The config, the step, and the state as nested dicts of NumPy arrays.
 
     Raises:
-      InputError: there is no run, or no such checkpoint, or its bucket does not answer.
+      InputError: There is no run or no such checkpoint, or the bucket does not answer.
     """
     check_address("the run", workdir)
     check_reachable(workdir)
     with wrap_bucket_errors(workdir):
-        for again in reversed(range(TRIES)):
+        for attempts_left in reversed(range(ATTEMPTS)):
             with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
                 try:
-                    return _read(workdir, checkpoints, step)
+                    return _read_checkpoint(workdir, checkpoints, step)
                 except InputError:
-                    # A run that is training may take away what is being read.
-                    if not again or checkpoints.are_still_there():
+                    if not attempts_left or checkpoints.are_still_there():
                         raise
+    raise AssertionError("unreachable")
 
 
-def _read(workdir: str, checkpoints: Checkpoints, step: int | str | None) -> tuple[dict, int, dict]:
-    """The config, the step and the state of a checkpoint."""
+def _read_checkpoint(
+    workdir: str, checkpoints: Checkpoints, step: int | str | None
+) -> tuple[dict[str, Any], int, dict[str, Any]]:
     steps = checkpoints.steps()
     if not steps:
-        read_config_json(workdir)  # says what is wrong with it, if anything
+        read_config_json(workdir)  # raises if the folder is not a run
         if (as_path(workdir) / share.WEIGHTS).exists():
-            raise InputError(f"{workdir} is a shared run; kvae.from_pretrained opens it")
+            raise InputError(f"{workdir} is a shared run; open it with kvae.from_pretrained")
         raise InputError(f"{workdir} has no checkpoint yet")
     config = config_of_checkpoints(workdir, checkpoints)
     if step == "best" and (step := checkpoints.best()) is None:
@@ -65,62 +70,76 @@ def _read(workdir: str, checkpoints: Checkpoints, step: int | str | None) -> tup
         return config, step, checkpoints.variables(step)
     except DamagedError as error:
         others = ", ".join(str(other) for other in steps if other != step) or "no other"
-        raise InputError(f"checkpoint {step} of {workdir} is damaged ({error}); it has {others}") from error
+        raise InputError(f"checkpoint {step} of {workdir} is corrupted ({error}); the run has {others}") from error
 
 
 def load(workdir: str, step: int | str | None = None, replica: int = 0) -> Run:
-    """Opens a run, on any machine, whatever devices trained it.
+    """Opens a run on any machine, whichever devices trained it. `Run` has an example.
 
     Args:
-      workdir: the run's folder, on a disk or in a bucket.
-      step: of the checkpoint; by default the newest that can be read; "best" is that of the lowest validation loss.
-      replica: which one, where several were trained at once.
+      workdir: The run's folder, local or in a bucket (gs://bucket/run).
+      step: Step of the checkpoint. By default the newest intact one; "best" is the one with the lowest validation loss.
+      replica: Number of the replica, if several seeds were trained at once.
 
     Raises:
-      InputError: there is no run, checkpoint or replica of that name.
+      InputError: The run, the checkpoint or the replica does not exist.
     """
     config, step, state = read_run(workdir, step)
     if not 0 <= replica < config["replicas"]:
-        raise InputError(f"replica is {replica}; {workdir} has {config['replicas']}, from 0")
+        raise InputError(f"replica is {replica}; {workdir} has {config['replicas']}, numbered from 0")
     variables = {"params": state["params"], **state["collections"]}
     variables = jax.tree.map(lambda leaf: leaf[replica], variables)
     return Run(str(workdir), config, step, build_model(config), variables, replica)
 
 
-def from_pretrained(name: os.PathLike | str, **options) -> Run:
+def from_pretrained(name: os.PathLike | str, **options: Any) -> Run:
     """Opens a run that was shared with `Run.save_pretrained` or `Run.push_to_hub`.
 
+    Example:
+      >>> import kvae
+      >>> kvae.load("runs/smoke").save_pretrained("shared")
+      >>> kvae.from_pretrained("shared")
+      Run('shared', step=4, model=VQVAE)
+
     Args:
-      name: a folder, or "user/name" of Hugging Face's hub, which needs `pip install -e '.[hub]'`.
-      **options: of `huggingface_hub.snapshot_download`, such as revision, token and cache_dir.
+      name: A folder, or "user/name" on the Hugging Face Hub, which needs `pip install -e '.[hub]'`.
+      **options: For `huggingface_hub.snapshot_download`, such as revision, token and cache_dir.
 
     Raises:
-      InputError: there is no such folder or repository, or its weights are damaged or of another model.
+      InputError: There is no such folder or repository, or its weights are corrupted or belong to another model.
     """
     check_local("the shared run", name)
     folder = pathlib.Path(name).expanduser()
     if not folder.is_dir():
-        folder = _hub().fetch(str(name), **options)
-    config, step, replica, variables = share.read(folder)
+        from kvae.runs import hub
+
+        folder = hub.fetch(str(name), **options)
+    config, step, replica, variables = share.read_shared(folder)
     model = build_model(config)
     share.check_variables(model, variables, str(folder / share.WEIGHTS))
     return Run(str(folder), config, step, model, variables, replica)
 
 
-def train(config: Mapping | ConfigDict, workdir: str) -> Run:
-    """Trains the run of a folder as `python -m kvae.main` does, or goes on training it, and opens it.
+def train(config: "Mapping[str, Any] | ConfigDict", workdir: str) -> Run:
+    """Trains a run as `python -m kvae.main` does, or resumes it, and opens it.
+
+    If interrupted, the run saves a checkpoint; the same call resumes it.
 
     Args:
-      config: such as `kvae.read_config("configs/photos_vqvae.py")` gives; what is left out takes its default.
-      workdir: the run's folder. Interrupted, the run is saved, and the same call goes on.
+      config: A config such as `kvae.read_config("configs/photos_vqvae.py")`. Fields that are missing have their
+        defaults.
+      workdir: The run's folder, local or in a bucket.
 
     Raises:
-      InputError: something that you can mend: a field, the data, the folder.
+      InputError: A field, the data set or the folder does not fit.
     """
-    # Imported here: opening a run needs none of it.
+    # Opening a run needs none of these.
     from kvae.training import train as story
+    from kvae.training.workdir.journal import logged_to
+    from kvae.training.workdir.mirror import mirrored
 
-    config = config.to_dict() if isinstance(config, ConfigDict) else config
+    if not isinstance(config, Mapping):
+        config = config.to_dict()
     check_place(workdir)
     with mirrored(workdir) as mirror, logged_to(mirror.folder):
         story.train(config, workdir, mirror=mirror)

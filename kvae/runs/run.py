@@ -1,9 +1,9 @@
-"""Runs in a notebook: `kvae.train` makes one, `kvae.load` opens one, `kvae.from_pretrained` one that is shared."""
+"""`Run`: a trained model that encodes, decodes, is shared and exported. `kvae.load` opens one."""
 
 import functools
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,188 +14,265 @@ from kvae.core.errors import InputError
 from kvae.data.images import read_images
 from kvae.models.codebook_views import by_codebook
 from kvae.models.model import Model
-from kvae.runs import export, share
-from kvae.runs.codes import between, near, validate_codes, validate_images
+from kvae.runs import codes, export, share
 from kvae.training.workdir.journal import read_metrics
 
 
 class Run:
-    """A trained model with its variables; images are uint8 everywhere.
+    """A trained model with its variables. Images are uint8 throughout, NumPy arrays go in and come out.
+
+    `kvae.load`, `kvae.from_pretrained`, `kvae.from_torch` and `kvae.train` return runs.
+
+    Example:
+      After `python -m kvae.main --config=configs/photos_vqvae.py:smoke --workdir=runs/smoke`:
+
+      >>> import kvae, numpy as np
+      >>> run = kvae.load("runs/smoke")
+      >>> images = np.zeros((2, 32, 32, 3), np.uint8)
+      >>> codes = run.encode(images)
+      >>> codes["codebook"].shape, codes["codebook"].dtype
+      ((2, 8, 8), dtype('int32'))
+      >>> decoded = run.decode(codes)
+      >>> decoded.shape, decoded.dtype
+      ((2, 32, 32, 3), dtype('uint8'))
+      >>> codewords = run.codebooks["codebook"]
+      >>> codewords.ndim  # the two axes of the grid, then the codeword
+      3
 
     Attributes:
-      workdir: the run's folder.
-      config: the whole resolved config.
-      step: the step of the checkpoint.
-      model: the Flax module.
-      variables: what `model.apply` takes, as NumPy arrays.
-      replica: which one, where several seeds were trained at once.
+      workdir: The run's folder, or the file that its weights came from.
+      config: The complete config as nested dicts.
+      step: The step of the checkpoint.
+      model: The Flax module.
+      variables: What `model.apply` takes, as NumPy arrays.
+      replica: The number of the replica, if several seeds were trained at once.
     """
 
-    def __init__(self, workdir: str, config: dict, step: int, model: Model, variables: dict, replica: int = 0):
+    def __init__(
+        self, workdir: str, config: dict[str, Any], step: int, model: Model, variables: dict[str, Any], replica: int = 0
+    ):
         self.workdir, self.config, self.step, self.model, self.variables = workdir, config, step, model, variables
         self.replica = replica
 
     @property
-    def metrics(self) -> list[dict]:
-        """The rows of metrics.jsonl."""
+    def metrics(self) -> list[dict[str, Any]]:
+        """Returns the rows of metrics.jsonl, one dict each: step, train/loss, valid/loss and so on."""
         return read_metrics(self.workdir)
 
     @property
     def codebooks(self) -> dict[str, np.ndarray]:
-        """Codewords by codebook, laid on the grid: float32 grid_shape + [d], or [K, d] where there is no grid.
+        """Returns the codewords of each codebook, arranged on its grid.
 
-        A quantiser with q codebooks has q entries, `<name>_0` and so on.
+        Returns:
+          By codebook, float32 [*grid_shape, d], or [K, d] if there is no grid. A quantiser with q codebooks has q
+          entries: `<name>_0`, `<name>_1` and so on.
+
+        Raises:
+          InputError: The model has no codebooks.
         """
-        self._expect("decode")
-        found = {}
+        self._check_method("decode")
+        codebooks = {}
         for name, layer in self.model.bind(self.variables).quantizers.items():
             shape = layer.grid.shape if layer.grid is not None else (layer.codebook_size,)
             parts = by_codebook(name, layer.n_codebooks, np.asarray(layer.codewords()))
-            found |= {part: codewords.reshape(*shape, -1) for part, codewords in parts.items()}
-        return found
+            codebooks |= {part: codewords.reshape(*shape, -1) for part, codewords in parts.items()}
+        return codebooks
 
     @property
     def image_spec(self) -> data.ImageSpec:
-        """Size and crop of the images of the run's data set; raises InputError where its config has no size."""
-        return data.image_spec(self.config["dataset"])
-
-    def read_images(self, source, *, size: int | None = None, crop: bool | None = None) -> np.ndarray:
-        """Images as the run's data set has them, uint8 [n, size, size, 3], for `encode`.
-
-        Args:
-          source: a folder, whose images come in the order of their paths; a file; an image of Pillow's; or a sequence
-            of files and images. All are held in memory: `python -m kvae.tokenize` goes through folders of any size.
-          size, crop: instead of the data set's: the edge in pixels; whether the aspect ratio is kept and the middle.
+        """Returns the size and crop of the images of the run's data set.
 
         Raises:
-          InputError: there is no image, or one that cannot be read; or the data set has no size, and none is given.
+          InputError: The config of the data set has no size.
+        """
+        return data.image_spec(self.config["dataset"])
+
+    def read_images(self, source: Any, *, size: int | None = None, crop: bool | None = None) -> np.ndarray:
+        """Reads images and resizes them as the run's data set does.
+
+        All images are held in memory; `python -m kvae.tokenize` processes folders of any size.
+
+        Args:
+          source: A folder, whose images are read in the order of their paths; a file; a Pillow image; or a sequence of
+            files and Pillow images.
+          size: Edge in pixels. The data set's by default.
+          crop: True keeps the aspect ratio and crops the centre. The data set's value by default.
+
+        Returns:
+          uint8 [n, size, size, 3].
+
+        Raises:
+          InputError: There is no image, one cannot be read, or the data set has no size and none is given.
         """
         return read_images(source, data.image_spec(self.config["dataset"], size, crop))
 
-    def encode(self, images) -> dict[str, np.ndarray]:
-        """Codes of images uint8 [b, h, w, 3], by codebook: int32 [b, h', w'], [b, h', w', q] of q codebooks.
+    def encode(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Encodes images.
+
+        Args:
+          images: uint8 [b, h, w, 3]. Height and width must be multiples of the model's stride.
+
+        Returns:
+          By codebook, int32 [b, h', w'], or [b, h', w', q] for a quantiser with q codebooks.
 
         Raises:
-          InputError: images are anything else; it says what would do, such as `read_images`.
+          InputError: The images have another type or shape.
         """
-        return self.apply("encode", validate_images(images))
+        return self.apply("encode", codes.validate_images(images))
 
-    def decode(self, codes: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Images uint8 [b, h, w, 3] from codes, by codebook.
+    def decode(self, codes_by_codebook: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Decodes codes.
+
+        Args:
+          codes_by_codebook: Integers of the shapes that `encode` returns.
+
+        Returns:
+          uint8 [b, h, w, 3].
 
         Raises:
-          InputError: a codebook is missing, codes are no integers of a fitting shape, or one is not on its grid.
+          InputError: A codebook is missing, a shape does not fit, or a code is outside 0 to K - 1.
         """
-        self._expect("decode")
-        return self.apply("decode", validate_codes(self.model, codes))
+        self._check_method("decode")
+        return self.apply("decode", codes.validate_codes(self.model, codes_by_codebook))
 
-    def reconstruct(self, images) -> np.ndarray:
-        """Images uint8 [b, h, w, 3], encoded and decoded."""
-        return self.apply("reconstruct", validate_images(images))
+    def reconstruct(self, images: np.ndarray) -> np.ndarray:
+        """Encodes and decodes images uint8 [b, h, w, 3]; returns the same shape and type."""
+        return self.apply("reconstruct", codes.validate_images(images))
 
     def codes_near(self, code: int, radius: float = 1.5, codebook: str | None = None) -> np.ndarray:
-        """The codes at a distance on the grid below `radius` from one, int32 [n]: itself, then the nearest first.
+        """Returns the codes whose distance to a code on the grid is less than `radius`.
 
         Args:
-          code: of which the neighbours are asked.
-          radius: in nodes of the grid; 1.5 gives the eight neighbours on a plane.
-          codebook: its name, where the model has several.
+          code: From 0 to K - 1.
+          radius: In nodes of the grid; 1.5 includes the eight neighbours on a plane.
+          codebook: Its name. Required if the model has several.
+
+        Returns:
+          int32 [n], nearest first, starting with `code` itself.
 
         Raises:
-          InputError: there is no such code or codebook, or it has no grid.
+          InputError: The code or the codebook does not exist, or the codebook has no grid.
         """
-        self._expect("decode")
-        return near(self.model, code, radius, codebook)
+        self._check_method("decode")
+        return codes.codes_near(self.model, code, radius, codebook)
 
-    def interpolate(self, codes_a, codes_b, steps: int) -> list[dict[str, np.ndarray]]:
-        """Codes on the way from some to others, along the grid: each position takes the shortest way on its own.
+    def interpolate(
+        self, codes_a: Mapping[str, np.ndarray], codes_b: Mapping[str, np.ndarray], steps: int
+    ) -> list[dict[str, np.ndarray]]:
+        """Interpolates between codes along the grid; each position takes its own shortest path.
 
-        Near codes of a map decode to similar patches: `[run.decode(codes) for codes in run.interpolate(a, b, 8)]`.
+        Nearby codes of a map decode to similar patches: `[run.decode(codes) for codes in run.interpolate(a, b, 8)]`.
 
         Args:
-          codes_a, codes_b: by codebook, as `encode` gives them, of the same shapes.
-          steps: how many, both ends among them.
+          codes_a: By codebook, as `encode` returns them.
+          codes_b: The same, with the same shapes.
+          steps: Length of the result, both ends included; at least 2.
+
+        Returns:
+          A list of codes by codebook, from `codes_a` to `codes_b`.
 
         Raises:
-          InputError: codes do not fit the model or each other, or a codebook has no grid.
+          InputError: The codes do not fit the model or each other, or a codebook has no grid.
         """
-        self._expect("decode")
-        return between(self.model, codes_a, codes_b, steps)
+        self._check_method("decode")
+        return codes.interpolate(self.model, codes_a, codes_b, steps)
 
-    def winners(self, images) -> np.ndarray:
-        """The winning neuron (URL-SOM) of images uint8 [b, h, w, 3]: int32 [b], counted row by row on the map."""
-        return self.apply("winners", validate_images(images))
+    def winners(self, images: np.ndarray) -> np.ndarray:
+        """Returns the winning neuron (URL-SOM) of each image.
 
-    def map(self, images) -> np.ndarray:
-        """How strongly each neuron answers (URL-SOM) to images uint8 [b, h, w, 3]: float32 [b, *grid_shape], sum 1."""
-        return self.apply("map", validate_images(images))
+        Args:
+          images: uint8 [b, h, w, 3].
+
+        Returns:
+          int32 [b], numbered row by row on the map.
+        """
+        return self.apply("winners", codes.validate_images(images))
+
+    def map(self, images: np.ndarray) -> np.ndarray:
+        """Returns the probability of each neuron (URL-SOM) for each image.
+
+        Args:
+          images: uint8 [b, h, w, 3].
+
+        Returns:
+          float32 [b, *grid_shape]; each image's values sum to 1.
+        """
+        return self.apply("map", codes.validate_images(images))
 
     def save_pretrained(self, folder: os.PathLike | str) -> None:
-        """Writes the run for others: model.safetensors, config.json, and README.md with its metrics and figures.
+        """Writes the run for others: model.safetensors, config.json, metrics.jsonl, figures, and README.md as its card.
 
-        `kvae.from_pretrained(folder)` opens it, with weights that are equal bit for bit.
-
-        Raises:
-          InputError: the folder holds other files, or cannot be written.
-        """
-        share.write(self, folder, pathlib.Path(folder).name)
-
-    def push_to_hub(self, name: str, **options) -> str:
-        """Puts what `save_pretrained` writes into "user/name" on Hugging Face's hub; returns the commit's address.
-
-        Needs `pip install -e '.[hub]'`, and a token, as `hf auth login` keeps it.
+        `kvae.from_pretrained(folder)` opens it, with weights that are equal bit for bit. Paths of this machine are
+        left out.
 
         Args:
-          name: of the repository, made where there is none.
-          **options: of `huggingface_hub.ModelHubMixin.push_to_hub`, such as private=True, branch and token.
+          folder: New, empty, or written by an earlier call.
 
         Raises:
-          InputError: the hub cannot be reached, or refuses.
+          InputError: The folder holds other files or cannot be written.
         """
-        return _hub().push(self, name, **options)
+        share.save_shared(self, folder, pathlib.Path(folder).name)
+
+    def push_to_hub(self, name: str, **options: Any) -> str:
+        """Uploads what `save_pretrained` writes to a repository on the Hugging Face Hub.
+
+        Needs `pip install -e '.[hub]'` and a token, which `hf auth login` stores.
+
+        Args:
+          name: The repository, "user/name". It is created if it does not exist.
+          **options: For `huggingface_hub.ModelHubMixin.push_to_hub`, such as private=True, branch and token.
+
+        Returns:
+          The URL of the commit.
+
+        Raises:
+          InputError: huggingface_hub is not installed, or the Hub cannot be reached or refuses.
+        """
+        from kvae.runs import hub
+
+        return hub.push(self, name, **options)
 
     def export(self, folder: os.PathLike | str, batch: str | int = "b", size: int | None = None) -> None:
-        """Writes encode and decode as `jax.export` artefacts, which run without kvae and Flax: see `kvae.runs.export`.
+        """Writes the encoder and decoder as JAX programs that need neither kvae nor Flax; see `kvae.export`.
 
         Args:
-          folder: made if it does not exist.
-          batch: a name, for a batch of any size, or the one size.
-          size: edge of the images in pixels; by default the data set's.
+          folder: New, empty, or written by an earlier call.
+          batch: A letter for any batch size, or one fixed size.
+          size: Edge of the images in pixels. The data set's by default.
 
         Raises:
-          InputError: the model does not encode and decode, or the folder holds other files or cannot be written.
+          InputError: The model does not encode and decode, or the folder holds other files or cannot be written.
         """
-        self._expect("encode")
-        self._expect("decode")
-        export.write(self, folder, batch, self.image_spec.size if size is None else size)
+        self._check_method("encode")
+        self._check_method("decode")
+        export.export_run(self, folder, batch, self.image_spec.size if size is None else size)
 
-    def apply(self, method: str, *arguments) -> Any:
-        """A method of the model that it names among its `methods`, of arrays; NumPy arrays come back.
+    def apply(self, method: str, *arguments: Any) -> Any:
+        """Calls a method of the model, compiled.
+
+        Args:
+          method: One of `model.methods`.
+          *arguments: Arrays.
+
+        Returns:
+          What the method returns, as NumPy arrays.
 
         Raises:
-          InputError: the model cannot do that, or an argument does not fit.
+          InputError: The model does not offer the method, or an argument does not fit.
         """
-        self._expect(method)
-        return jax.device_get(program_of(self.model, method)(self.variables, *arguments))
+        self._check_method(method)
+        return jax.device_get(_compiled(self.model, method)(self.variables, *arguments))
 
-    def _expect(self, method):
+    def _check_method(self, method: str) -> None:
         if method not in self.model.methods:
-            able = f"it can {', '.join(self.model.methods)}" if self.model.methods else "it has no abilities"
-            raise InputError(f"{self.workdir} is a run of {type(self.model).__name__}: no {method!r}; {able}")
+            offered = ", ".join(self.model.methods) or "no methods"
+            raise InputError(f"{self.workdir} is a run of {type(self.model).__name__}: no {method!r}; it has {offered}")
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Run({self.workdir!r}, step={self.step}, model={type(self.model).__name__})"
 
 
 @functools.lru_cache
-def program_of(model: Model, method: str):
-    """A method of a model as a compiled function of variables and arguments."""
+def _compiled(model: Model, method: str) -> Callable:
+    """Returns a method of a model as a compiled function of variables and arguments."""
     return jax.jit(functools.partial(model.apply, method=method))
-
-
-def _hub():
-    try:
-        from kvae.runs import hub
-    except ImportError as error:
-        raise InputError(f"the hub needs huggingface_hub ({error}): pip install -e '.[hub]'") from error
-    return hub

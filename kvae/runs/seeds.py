@@ -9,9 +9,10 @@ import numpy as np
 from kvae import data
 from kvae.core.buckets import as_path, check_address, check_reachable, folders_with, wrap_bucket_errors
 from kvae.core.errors import InputError
+from kvae.training.best import LOSS
 from kvae.training.config.sections import flatten, validate_run
 from kvae.training.workdir.journal import is_finished, read_metrics
-from kvae.training.workdir.metrics_file import LOSS, ROWS
+from kvae.training.workdir.metrics_file import ROWS
 from kvae.training.workdir.run_config import read_config_json
 
 INCIDENTAL_FIELDS = {

@@ -1,4 +1,4 @@
-"""A run as files that others can open without pickle: weights as safetensors, its config, and a model card."""
+"""Writes and reads shared runs: weights as safetensors, the config, figures, and a model card. Nothing is pickled."""
 
 import functools
 import json
@@ -11,57 +11,59 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from kvae import data
 from kvae.core.buckets import as_path, wrap_bucket_errors
 from kvae.core.digests import digests
-from kvae.core.errors import InputError, first_line, wrap_write_errors
+from kvae.core.errors import InputError, first_line, require_extra, wrap_write_errors
 from kvae.core.fields import short_repr
 from kvae.core.files import check_target, replaced, write_text
 from kvae.models.model import Model
+from kvae.training.best import LOSS
 from kvae.training.workdir.metrics_file import ROWS
 from kvae.training.workdir.run_config import read_config_json
+
+with require_extra("share"):
+    import safetensors
+    import safetensors.numpy
 
 WEIGHTS = "model.safetensors"
 
 
-def write(run, folder: os.PathLike | str, name: str) -> None:
-    """Writes what `read` reads, and beside it the model card README.md, figures and metrics.jsonl.
+def save_shared(run: Any, folder: os.PathLike | str, name: str) -> None:
+    """Writes a run for others: model.safetensors, config.json, metrics.jsonl, figures, and README.md as its card.
 
     Args:
-      run: a `kvae.runs.run.Run`.
-      folder: made if it does not exist; files of an earlier call are replaced.
-      name: what `kvae.from_pretrained` is to be given, for the card.
+      run: A `kvae.runs.Run`.
+      folder: New, empty, or written by an earlier call.
+      name: What readers of the card pass to `kvae.from_pretrained`.
 
     Raises:
-      InputError: the folder holds other files, or cannot be written.
+      InputError: The folder holds other files or cannot be written.
     """
     folder = pathlib.Path(folder)
     check_target(folder, WEIGHTS)
-    flat = {
+    arrays = {
         path: np.asarray(leaf, order="C")
         for path, leaf in flax.traverse_util.flatten_dict(run.variables, sep=".").items()
     }
-    # One entry, for safetensors writes several in any order.
-    said = {"kvae": json.dumps({"step": run.step, "replica": run.replica, "digests": digests(flat)})}
-    figures = []
+    # A single entry, because safetensors writes several in random order.
+    header = {"kvae": json.dumps({"step": run.step, "replica": run.replica, "digests": digests(arrays)})}
+    paths = dict.fromkeys(data.local_paths(run.config["dataset"]), "")  # paths of this machine are not shared
+    config = {**run.config, "dataset": {**run.config["dataset"], **paths}}
     with wrap_write_errors(folder), wrap_bucket_errors(run.workdir):
         with replaced(folder / WEIGHTS) as incomplete:
-            # Files that safetensors writes itself are for their owner only.
-            incomplete.write_bytes(safetensors.numpy.save(flat, metadata=said))
-        # Paths of this machine are not shared.
-        paths = dict.fromkeys(data.local_paths(run.config["dataset"]), "")
-        config = {**run.config, "dataset": {**run.config["dataset"], **paths}}
+            # Files that safetensors itself writes are readable by their owner only.
+            incomplete.write_bytes(safetensors.numpy.save(arrays, metadata=header))
         write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
-        # The pictures in a run's folder are those of its first replica.
+        figures = []
+        # The figures in a run's folder show its first replica.
         for file in sorted((as_path(run.workdir) / "figures").glob("*.png")) if run.replica == 0 else ():
             _copy(file, folder / "figures" / file.name)
             figures.append(f"figures/{file.name}")
         if (metrics := as_path(run.workdir) / ROWS).exists():
             _copy(metrics, folder / metrics.name)
-        write_text(folder / "README.md", card(run, name, figures))
+        write_text(folder / "README.md", model_card(run, name, figures))
 
 
 def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
@@ -69,56 +71,74 @@ def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
         incomplete.write_bytes(source.read_bytes())
 
 
-def read(folder: os.PathLike | str) -> tuple[dict, int, int, dict[str, Any]]:
-    """Config, step, replica and variables of a run that `write` wrote.
+def read_shared(folder: os.PathLike | str) -> tuple[dict[str, Any], int, int, dict[str, Any]]:
+    """Reads a run that `save_shared` wrote.
+
+    Returns:
+      The config, the step, the number of the replica, and the variables as nested dicts of NumPy arrays.
 
     Raises:
-      InputError: there is none, or its weights are damaged.
+      InputError: The folder is not a shared run, or its weights are corrupted.
     """
     folder = pathlib.Path(folder)
     path = folder / WEIGHTS
     if not path.exists():
-        hint = "; it is the folder of a run, which kvae.load opens" if (folder / "checkpoints").exists() else ""
+        hint = "; it is the folder of a run: open it with kvae.load" if (folder / "checkpoints").exists() else ""
         raise InputError(f"{folder} has no {WEIGHTS}{hint}")
     config = read_config_json(str(folder))
-    flat, said = read_weights(path)
-    about = json.loads(said.get("kvae", "{}"))
-    saved = about.get("digests", {})
-    if differ := [name for name, digest in digests(flat).items() if saved.get(name, digest) != digest]:
-        raise InputError(f"{path} is damaged: {differ[0]} has not the digest that was saved; get it again")
-    variables = flax.traverse_util.unflatten_dict(flat, sep=".")
-    return config, about.get("step", 0), about.get("replica", 0), variables
+    arrays, header = read_weights(path)
+    saved = json.loads(header.get("kvae", "{}"))
+    expected = saved.get("digests", {})
+    if differing := [name for name, digest in digests(arrays).items() if expected.get(name, digest) != digest]:
+        raise InputError(f"{path} is corrupted: the checksum of {differing[0]} differs; get the file again")
+    variables = flax.traverse_util.unflatten_dict(arrays, sep=".")
+    return config, saved.get("step", 0), saved.get("replica", 0), variables
 
 
 def read_weights(path: os.PathLike | str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Arrays by name of a safetensors file, and what its header says; an InputError if it is damaged."""
+    """Reads a safetensors file.
+
+    Returns:
+      The arrays by name, and the metadata of the header.
+
+    Raises:
+      InputError: The file is corrupted or is not a safetensors file.
+    """
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:
-        raise InputError(f"{path} is not readable as safetensors ({first_line(error)}); get it again") from error
+        raise InputError(f"{path} is not a readable safetensors file ({first_line(error)}); get it again") from error
 
 
-def check_variables(model: Model, variables: dict[str, Any], where: str) -> None:
-    """Raises InputError where the variables are not those of a model that encodes and decodes."""
-    if not {"encode", "decode"} <= {*model.methods}:
+def check_variables(model: Model, variables: dict[str, Any], source: str) -> None:
+    """Raises InputError if variables do not have the names and shapes of an image tokeniser's.
+
+    Models that do not encode and decode are not checked.
+
+    Args:
+      model: The model of the config.
+      variables: Nested dicts of arrays.
+      source: The file that they come from, for messages.
+    """
+    if not _is_tokeniser(model):
         return
     side = max(model.code_strides.values())
     images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8)
-    expected = jax.eval_shape(functools.partial(model.init, jax.random.key(0)), images)
-    wanted, found = (flax.traverse_util.flatten_dict(tree, sep=".") for tree in (expected, variables))
-    for name in sorted(wanted.keys() | found.keys()):
-        if name not in found:
-            raise InputError(f"{where} lacks {name}, {list(wanted[name].shape)} in this model")
-        if name not in wanted:
-            raise InputError(f"{where} has {name}, and this model has not")
-        if found[name].shape != wanted[name].shape:
-            hint = f"; a grid_shape of {len(found[name])} nodes would fit" if name.endswith("codewords") else ""
-            shapes = f"{list(found[name].shape)}; the model takes {list(wanted[name].shape)} there"
-            raise InputError(f"{where}: {name} is {shapes}{hint}")
+    initial = jax.eval_shape(functools.partial(model.init, jax.random.key(0)), images)
+    expected, arrays = (flax.traverse_util.flatten_dict(tree, sep=".") for tree in (initial, variables))
+    for name in sorted(expected.keys() | arrays.keys()):
+        if name not in arrays:
+            raise InputError(f"{source} lacks {name}, which has the shape {list(expected[name].shape)} in this model")
+        if name not in expected:
+            raise InputError(f"{source} has {name}, which this model does not have")
+        if arrays[name].shape != expected[name].shape:
+            hint = f"; a grid_shape of {len(arrays[name])} nodes would fit" if name.endswith("codewords") else ""
+            shapes = f"{list(arrays[name].shape)}; this model expects {list(expected[name].shape)}"
+            raise InputError(f"{source}: {name} has the shape {shapes}{hint}")
 
 
-HEAD = """---
+HUB_METADATA = """---
 library_name: kvae
 tags:
 - vq-vae
@@ -128,9 +148,14 @@ tags:
 ---
 """
 
-
 PAPER = "[Topological Neural Discrete Representation Learning à la Kohonen](https://arxiv.org/abs/2302.07950)"
 
+INSTALL = """Install kvae, a library for JAX, from a clone of its repository:
+
+```bash
+pip install -e '.[train]'
+```
+"""
 
 OPENING = """```python
 import kvae
@@ -139,72 +164,73 @@ run = kvae.from_pretrained({name})
 ```
 """
 
-
 USE = """```python
 import kvae
 
 run = kvae.from_pretrained({name})
-images = run.read_images("a_folder")  # or files: uint8 [n, h, w, 3]
+images = run.read_images("a_folder")  # or a list of files: uint8 [n, h, w, 3]
 codes = run.encode(images)  # {codes}
-same = run.decode(codes)  # uint8 again
+decoded = run.decode(codes)  # uint8 [n, h, w, 3]
 ```
 """
 
 
-def card(run, name: str, figures: Sequence[str]) -> str:
-    """The card in Markdown, with the metadata that Hugging Face's hub reads at its top.
+def model_card(run: Any, name: str, figures: Sequence[str]) -> str:
+    """Returns the card in Markdown, with the metadata that the Hugging Face Hub reads at its top.
 
     Args:
-      run: a `kvae.runs.run.Run`.
-      name: what `kvae.from_pretrained` is to be given.
+      run: A `kvae.runs.Run`.
+      name: What readers pass to `kvae.from_pretrained`.
       figures: PNG files, relative to the card.
     """
-    parts = [HEAD, f"# {name.rstrip('/').rpartition('/')[2]}\n", _what_it_is(run), "## Use\n", _use(run, name)]
-    if table := _metrics(run):
-        parts += table
+    title = name.rstrip("/").rpartition("/")[2]
+    parts = [HUB_METADATA, f"# {title}\n", _summary(run), "## Use\n", INSTALL, _use(run, name)]
+    parts += _metrics_table(run)
     if figures:
-        parts.append("## Pictures\n")
+        parts.append("## Figures\n")
         parts += [f"![{_caption(file)}]({file})\n\n*{_caption(file)}*\n" for file in figures]
     parts += ["## Training\n", _training(run)]
     return "\n".join(parts)
 
 
-def _tokenises(run) -> bool:
-    return {"encode", "decode"} <= {*run.model.methods}
+def _is_tokeniser(model: Model) -> bool:
+    return {"encode", "decode"} <= {*model.methods}
 
 
-def _what_it_is(run) -> str:
-    model = run.config["model"]["name"]
-    if not _tokenises(run):
-        return f"A model of [kvae](https://arxiv.org/abs/2302.07950), `{model}`, after {run.step:,} steps.\n"
-    ordered = any(layer.is_map for layer in run.model.quantizers.values())
-    learned = "; near codes on its grid decode to similar patches" if ordered else ""
+def _summary(run: Any) -> str:
+    name = run.config["model"]["name"]
+    if not _is_tokeniser(run.model):
+        return f"A kvae model, `{name}`, after {run.step:,} training steps.\n"
+    is_map = any(layer.is_map for layer in run.model.quantizers.values())
+    order = " The codebook is a self-organising map: neighbouring codes decode to similar patches." if is_map else ""
     lines = [
-        f"An image tokeniser in JAX (`{model}` of kvae, after {run.step:,} steps): it turns images into discrete codes "
-        f"and codes into images{learned}. The method is that of {PAPER}.\n",
-        "| codebook | codes | grid | a code stands for |",
+        f"An image tokeniser in JAX (kvae's `{name}`, after {run.step:,} training steps). It turns images into "
+        f"discrete codes and codes into images.{order} Method: {PAPER}.\n",
+        "| codebook | codes | grid | image area per position |",
         "|---|---|---|---|",
     ]
-    for name, layer in run.model.quantizers.items():
+    for codebook, layer in run.model.quantizers.items():
         grid = " x ".join(map(str, layer.grid.shape)) if layer.grid is not None else "none"
-        stride, several = run.model.code_strides[name], f"{layer.n_codebooks} codes: " * (layer.n_codebooks is not None)
-        lines.append(f"| {name} | {layer.codebook_size:,} | {grid} | {several}{stride} x {stride} px |")
+        stride, count = run.model.code_strides[codebook], layer.n_codebooks
+        per_position = "" if count is None else f", {count} codes each"
+        lines.append(f"| {codebook} | {layer.codebook_size:,} | {grid} | {stride} x {stride} px{per_position} |")
     return "\n".join(lines) + "\n"
 
 
-def _use(run, name: str) -> str:
-    if not _tokenises(run):
+def _use(run: Any, name: str) -> str:
+    if not _is_tokeniser(run.model):
         return OPENING.format(name=json.dumps(name))
     shapes = []
     for codebook, layer in run.model.quantizers.items():
-        stride, several = run.model.code_strides[codebook], f", {layer.n_codebooks}" * (layer.n_codebooks is not None)
-        shapes.append(f'"{codebook}": int32 [n, h/{stride}, w/{stride}{several}]')
+        stride = run.model.code_strides[codebook]
+        last = "" if layer.n_codebooks is None else f", {layer.n_codebooks}"
+        shapes.append(f'"{codebook}": int32 [n, h/{stride}, w/{stride}{last}]')
     return USE.format(name=json.dumps(name), codes=f"{{{', '.join(shapes)}}}")
 
 
-def _metrics(run) -> list[str]:
-    """The last evaluation up to the run's step, as a table; empty where there is none."""
-    rows = [row for row in run.metrics if row["step"] <= run.step and "valid/loss" in row]
+def _metrics_table(run: Any) -> list[str]:
+    """Returns a section with the last evaluation up to the run's step; empty if there is none."""
+    rows = [row for row in run.metrics if row["step"] <= run.step and LOSS in row]
     if not rows:
         return []
     last, lines = rows[-1], ["| | |", "|---|---|"]
@@ -216,15 +242,15 @@ def _metrics(run) -> list[str]:
         heading = metric.column or name.replace("_", " ")
         heading += f" ({metric.label})" if metric.column and metric.label else ""
         lines.append(f"| {heading} | {value:.{metric.decimals if metric.column else 4}f} |")
-    return [f"## On the validation set, at step {last['step']:,}\n", "\n".join(lines) + "\n"]
+    return [f"## Validation metrics at step {last['step']:,}\n", "\n".join(lines) + "\n"]
 
 
-def _training(run) -> str:
-    hidden = {"name", *data.local_paths(run.config["dataset"])}
-    dataset = {name: value for name, value in run.config["dataset"].items() if name not in hidden}
-    fields = ", ".join(f"{name} {short_repr(value)}" for name, value in dataset.items())
-    text = f"Data set `{run.config['dataset']['name']}`" + (f" ({fields})" if fields else "")
-    return f"{text}; `config.json` has every field.\n"
+def _training(run: Any) -> str:
+    dataset = run.config["dataset"]
+    hidden = {"name", *data.local_paths(dataset)}
+    fields = [f"{name} {short_repr(value)}" for name, value in dataset.items() if name not in hidden]
+    details = f" ({', '.join(fields)})" if fields else ""
+    return f"Trained on the data set `{dataset['name']}`{details}. `config.json` has every field.\n"
 
 
 def _caption(file: str) -> str:

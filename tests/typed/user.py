@@ -66,7 +66,7 @@ try:
     run = kvae.from_torch("vqvae.safetensors")
     found: dict[str, np.ndarray] = run.encode(run.read_images("images"))
     images: np.ndarray = run.decode(found)
-    kvae.export.write(run, "served", "b", 32)
+    kvae.export.export_run(run, "served", "b", 32)
     model: kvae.Model = kvae.models.build(run.config["model"])
 except kvae.InputError as error:
     print(error)

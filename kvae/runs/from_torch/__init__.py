@@ -1,4 +1,4 @@
-"""Weights of PyTorch models as runs."""
+"""Opens published PyTorch models as runs: `kvae.from_torch`."""
 
 from kvae.runs.from_torch.weights import from_torch
 

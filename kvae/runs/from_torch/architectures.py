@@ -1,4 +1,4 @@
-"""Models that others published in PyTorch: where their weights stand, and what is known of them beside the weights."""
+"""Published PyTorch models: the names of their weights, and the settings that the weights do not contain."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -16,31 +16,33 @@ def _vqvae_layers(blocks: int) -> dict[str, str]:
 def _vqvae2_layers(blocks: int) -> dict[str, str]:
     layers = {"upsample_top": "upsample_t"}
     layers |= {f"to_codeword_size_{level}": f"quantize_conv_{level[0]}" for level in ("top", "bottom")}
-    # Layers without weights, such as ReLU, count too in an nn.Sequential.
+    # In an nn.Sequential, layers without weights such as ReLU have a number too.
     parts = {"encoder_bottom": ("enc_b", (0, 2, 4), ()), "encoder_top": ("enc_t", (0, 2), ())}
     parts |= {"decoder_top": ("dec_t", (0,), (2,)), "decoder": ("dec", (0,), (2, 4))}
-    for part, (theirs, convolutions, transposed) in parts.items():
-        layers |= {f"{part}.Conv_{i}": f"{theirs}.blocks.{at}" for i, at in enumerate(convolutions)}
+    for part, (module, convolutions, transposed) in parts.items():
+        layers |= {f"{part}.Conv_{i}": f"{module}.blocks.{index}" for i, index in enumerate(convolutions)}
         for i in range(blocks):
-            layers |= _block(part, i, f"{theirs}.blocks.{convolutions[-1] + 1 + i}.conv")
-        layers |= {f"{part}.TransposedConv_{i}": f"{theirs}.blocks.{blocks + at}" for i, at in enumerate(transposed)}
+            layers |= _block(part, i, f"{module}.blocks.{convolutions[-1] + 1 + i}.conv")
+        layers |= {
+            f"{part}.TransposedConv_{i}": f"{module}.blocks.{blocks + index}" for i, index in enumerate(transposed)
+        }
     return layers
 
 
-def _block(part: str, number: int, theirs: str) -> dict[str, str]:
-    return {f"{part}.ResidualBlock_{number}.Conv_{i}": f"{theirs}.{at}" for i, at in enumerate((1, 3))}
+def _block(part: str, number: int, module: str) -> dict[str, str]:
+    return {f"{part}.ResidualBlock_{number}.Conv_{i}": f"{module}.{index}" for i, index in enumerate((1, 3))}
 
 
 class Architecture(NamedTuple):
-    """A model's layers.
+    """The layers of a published model.
 
     Attributes:
-      model: its name in `kvae.models.MODELS`.
-      marker: a weight that only this architecture has.
-      layers: by our path of a layer, theirs, where there are so many residual blocks.
-      blocks: matches one weight of each residual block of an encoder.
-      quantizers: by our name of a quantiser, theirs.
-      size: edge of the images in pixels.
+      model: Its name in `kvae.MODELS`.
+      marker: A weight that only this architecture has.
+      layers: Takes the number of residual blocks; returns PyTorch's name of each layer by its path in kvae.
+      blocks: Regular expression that matches one weight of each residual block of an encoder.
+      quantizers: PyTorch's name of each quantiser by its name in kvae.
+      size: Default edge of the images in pixels.
     """
 
     model: str
@@ -69,19 +71,20 @@ ARCHITECTURES = (
         size=256,
     ),
 )
-"""VQ-VAE of zalandoresearch/pytorch-vq-vae and VQ-VAE-2 of rosinality/vq-vae-2-pytorch, both as in the release too."""
+"""VQ-VAE of zalandoresearch/pytorch-vq-vae and VQ-VAE-2 of rosinality/vq-vae-2-pytorch; the authors' release has the
+same layers."""
 
 
 class Origin(NamedTuple):
-    """Whose a model is, which its quantiser tells.
+    """The repository that a model comes from, recognised by the arrays of its quantiser.
 
     Attributes:
-      quantizer: its name in `kvae.models.QUANTIZERS`.
-      fields: of the quantiser, where nothing else says them.
-      leaves: by our name of an array of a codebook, theirs.
-      transposed: whether codewords are columns.
-      statistics: mean and std of the images, on the 0-255 scale; None where the weights come with several.
-      crop: whether images keep their aspect ratio, and their middle.
+      quantizer: Name of the quantiser in `kvae.QUANTIZERS`.
+      fields: Default fields of the quantiser.
+      leaves: PyTorch's name of each array of a codebook by its name in kvae.
+      transposed: True if codewords are columns.
+      statistics: Mean and std of the images on the 0-255 scale; None if they depend on the data set.
+      crop: True if images keep their aspect ratio and are cropped to the centre.
     """
 
     quantizer: str
@@ -118,4 +121,4 @@ ORIGINS = {
         "gradient", {"neighborhood": "none"}, {"codewords": "_embedding.weight"}, statistics=(127.5, 255.0)
     ),
 }
-"""By whose they are; the first fits all of whose arrays are there."""
+"""The origins by name, in the order in which they are tried: a model has the first one whose arrays it all has."""

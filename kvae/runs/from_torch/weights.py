@@ -1,4 +1,4 @@
-"""Weights of PyTorch models as a run: `kvae.from_torch(path)`."""
+"""Converts the weights of published PyTorch models to a run."""
 
 import os
 import pathlib
@@ -11,18 +11,18 @@ import numpy as np
 
 from kvae.core.errors import InputError
 from kvae.core.fields import fields_of
-from kvae.models import QUANTIZERS
+from kvae.quantizers import QUANTIZERS
 from kvae.runs.from_torch.architectures import ARCHITECTURES, ORIGINS, Architecture, Origin
-from kvae.runs.from_torch.state import quantizer_fields, read_state
+from kvae.runs.from_torch.state import State, quantizer_fields, read_state
 from kvae.runs.run import Run
 from kvae.runs.share import check_variables
 from kvae.training.config.sections import build_model, validate_config
 
 KERNEL_AXES = (2, 3, 1, 0)
-"""From [out, in, h, w] of PyTorch's convolutions, and [in, out, h, w] of its transposed ones, to ours."""
+"""Maps PyTorch's kernels [out, in, h, w], and [in, out, h, w] if transposed, to Flax's [h, w, in, out]."""
 
-IN_PARAMS = {"kohonen": (), "gradient": ("codewords",)}
-"""By quantiser, which arrays of its codebook are parameters; the others are in the collection `codebook`."""
+TRAINED_LEAVES = {"kohonen": (), "gradient": ("codewords",)}
+"""Arrays of a codebook that are parameters, by quantiser; the others are in the collection `codebook`."""
 
 
 def from_torch(
@@ -33,37 +33,48 @@ def from_torch(
     size: int | None = None,
     quantizer: Mapping[str, Any] | None = None,
 ) -> Run:
-    """A run with the weights of a PyTorch model.
+    """Opens a published PyTorch model as a run.
 
-    Known are VQ-VAE and VQ-VAE-2 of the authors' release (github.com/IDSIA/kohonen-vae), VQ-VAE-2 of
-    rosinality/vq-vae-2-pytorch and VQ-VAE of zalandoresearch/pytorch-vq-vae. Widths and depth are read off the weights.
+    Supported are VQ-VAE and VQ-VAE-2 of the authors' release (github.com/IDSIA/kohonen-vae), VQ-VAE-2 of
+    rosinality/vq-vae-2-pytorch, and VQ-VAE of zalandoresearch/pytorch-vq-vae. The weights determine widths and depth.
+
+    Example:
+      >>> import kvae
+      >>> run = kvae.from_torch("tests/pytorch/zalandoresearch.safetensors")
+      >>> run.codebooks["codebook"].shape
+      (16, 4)
 
     Args:
-      path: a state dict as .safetensors; or a file of `torch.save`, with a state dict or a checkpoint of the release in
-        it, which takes PyTorch and is loaded with `weights_only=True`: no code in it is run.
-      mean, std: of each channel on the 0-255 scale, by which the images were normalised. The release keeps them
-        elsewhere, so that they must be given: for faces 127.5 thrice and 127.5 thrice, for ImageNet
-        (123.675, 116.28, 103.53) and (58.395, 57.12, 57.375), for CIFAR-10 what stands in its mean_std.pth.
-      size: edge of the images in pixels; by default 32 for a VQ-VAE and 256 for a VQ-VAE-2.
-      quantizer: fields of `config.model.quantizer` that weights do not tell, such as grid_shape and neighborhood. A
-        checkpoint of the release tells them; otherwise the codes lie on a line.
+      path: A state dict as .safetensors, or a file of `torch.save` with a state dict or a checkpoint of the authors'
+        release. The latter needs PyTorch and is loaded with `weights_only=True`, so no code in it is run.
+      mean: Mean of each channel on the 0-255 scale with which the images were normalised. Required for the authors'
+        release, which stores it elsewhere: (127.5, 127.5, 127.5) for faces, (123.675, 116.28, 103.53) for ImageNet,
+        and the values in mean_std.pth for CIFAR-10.
+      std: Standard deviation of each channel on the same scale: (127.5, 127.5, 127.5) for faces,
+        (58.395, 57.12, 57.375) for ImageNet.
+      size: Edge of the images in pixels. By default 32 for a VQ-VAE and 256 for a VQ-VAE-2.
+      quantizer: Fields of `config.model.quantizer` that the weights do not contain, such as grid_shape and
+        neighborhood. A checkpoint of the authors' release has them; otherwise the grid is a line.
 
     Raises:
-      InputError: the file cannot be read, is of another architecture, or does not tell what is not given.
+      InputError: The file cannot be read, has an unknown architecture, or needs `mean` and `std`.
     """
     path = pathlib.Path(path)
     state, arguments = read_state(path)
     architecture = next((known for known in ARCHITECTURES if known.marker in state), None)
     if architecture is None:
-        some = ", ".join(sorted(state)[:3])
-        raise InputError(f"{path} is of another architecture: it has {some}, ...; kvae.from_torch names those it knows")
-    origin = _origin(path, state, architecture)
+        names = ", ".join(sorted(state)[:3])
+        raise InputError(
+            f"{path} has an unknown architecture with {names}, ...; help(kvae.from_torch) lists the known ones"
+        )
+    origin = _find_origin(path, state, architecture)
     blocks = sum(bool(re.fullmatch(architecture.blocks, name)) for name in state)
-    params = _layers(path, state, architecture.layers(blocks))
-    codebooks = {slot: _codebook(path, state, theirs, origin) for slot, theirs in architecture.quantizers.items()}
+    # Each of these takes its arrays out of `state`.
+    params = _take_layers(path, state, architecture.layers(blocks))
+    codebooks = {slot: _take_codebook(path, state, name, origin) for slot, name in architecture.quantizers.items()}
     if state:
-        raise InputError(f"{path} is of another architecture: it has {min(state)}, and a {architecture.model} has not")
-    section = _widths(params, architecture, blocks)
+        raise InputError(f"{path} has an unknown architecture: a {architecture.model} has no {min(state)}")
+    section = _model_fields(params, architecture, blocks)
     for slot, codebook in codebooks.items():
         count = len(codebook["codewords"])
         fields = {"grid_shape": (count,), **origin.fields, **quantizer_fields(arguments, count)}
@@ -79,46 +90,44 @@ def from_torch(
     return Run(str(path), config, step, model, variables)
 
 
-def _origin(path, state, architecture: Architecture) -> Origin:
-    theirs = next(iter(architecture.quantizers.values()))
+def _find_origin(path: pathlib.Path, state: State, architecture: Architecture) -> Origin:
+    quantizer = next(iter(architecture.quantizers.values()))
     for origin in ORIGINS.values():
-        if all(f"{theirs}.{leaf}" in state for leaf in origin.leaves.values()):
+        if all(f"{quantizer}.{leaf}" in state for leaf in origin.leaves.values()):
             return origin
-    there = ", ".join(name for name in sorted(state) if name.startswith(f"{theirs}.")) or "nothing"
-    raise InputError(
-        f"{path} is of another architecture: its quantiser {theirs} has {there}, which none that is known has"
-    )
+    names = ", ".join(name for name in sorted(state) if name.startswith(f"{quantizer}.")) or "nothing"
+    raise InputError(f"{path} has an unknown architecture: the arrays of its quantiser {quantizer} are {names}")
 
 
-def _take(path, state, name: str) -> np.ndarray:
+def _take(path: pathlib.Path, state: State, name: str) -> np.ndarray:
     if name not in state:
-        raise InputError(f"{path} is of another architecture, or incomplete: it lacks {name}")
+        raise InputError(f"{path} has an unknown architecture or is incomplete: it lacks {name}")
     return state.pop(name)
 
 
-def _layers(path, state, layers: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """Kernels and biases by our paths; taken out of the state."""
+def _take_layers(path: pathlib.Path, state: State, layers: Mapping[str, str]) -> State:
+    """Removes kernels and biases from the state and returns them by their paths in kvae."""
     params = {}
-    for ours, theirs in layers.items():
-        weight = _take(path, state, f"{theirs}.weight")
+    for name, torch_name in layers.items():
+        weight = _take(path, state, f"{torch_name}.weight")
         if weight.ndim != 4:
-            raise InputError(f"{path} is of another architecture: {theirs}.weight is {list(weight.shape)}")
-        params[f"{ours}.kernel"] = np.ascontiguousarray(weight.transpose(KERNEL_AXES))
-        if f"{theirs}.bias" in state:
-            params[f"{ours}.bias"] = state.pop(f"{theirs}.bias")
+            raise InputError(f"{path} has an unknown architecture: {torch_name}.weight is {list(weight.shape)}")
+        params[f"{name}.kernel"] = np.ascontiguousarray(weight.transpose(KERNEL_AXES))
+        if f"{torch_name}.bias" in state:
+            params[f"{name}.bias"] = state.pop(f"{torch_name}.bias")
     return params
 
 
-def _codebook(path, state, theirs: str, origin: Origin) -> dict[str, np.ndarray]:
-    """The arrays of a codebook by our names; taken out of the state."""
-    found = {ours: _take(path, state, f"{theirs}.{leaf}") for ours, leaf in origin.leaves.items()}
+def _take_codebook(path: pathlib.Path, state: State, quantizer: str, origin: Origin) -> State:
+    """Removes the arrays of a codebook from the state and returns them by their names in kvae."""
+    arrays = {name: _take(path, state, f"{quantizer}.{leaf}") for name, leaf in origin.leaves.items()}
     if origin.transposed:
-        found = {name: np.ascontiguousarray(leaf.T) for name, leaf in found.items()}
-    return {**found, "step": np.asarray(found.get("step", 0), np.int32)}
+        arrays = {name: np.ascontiguousarray(array.T) for name, array in arrays.items()}
+    return {**arrays, "step": np.asarray(arrays.get("step", 0), np.int32)}
 
 
-def _widths(params, architecture: Architecture, blocks: int) -> dict[str, Any]:
-    """The fields of the model that shapes tell."""
+def _model_fields(params: State, architecture: Architecture, blocks: int) -> dict[str, Any]:
+    """Returns the fields of the model that the shapes of its kernels determine."""
     encoder = "encoder" if "encoder.Conv_2.kernel" in params else "encoder_bottom"
     block = params.get(f"{encoder}.ResidualBlock_0.Conv_0.kernel")
     return {
@@ -130,20 +139,22 @@ def _widths(params, architecture: Architecture, blocks: int) -> dict[str, Any]:
     }
 
 
-def _statistics(path, origin: Origin, mean, std) -> dict[str, tuple[float, ...]]:
-    known = origin.statistics or (None, None)
-    found = {}
-    for name, given, usual in (("mean", mean, known[0]), ("std", std, known[1])):
-        if given is None and usual is None:
+def _statistics(
+    path: pathlib.Path, origin: Origin, mean: Iterable[float] | None, std: Iterable[float] | None
+) -> dict[str, tuple[float, ...]]:
+    defaults = origin.statistics or (None, None)
+    statistics = {}
+    for name, values, default in (("mean", mean, defaults[0]), ("std", std, defaults[1])):
+        if values is None and default is None:
             raise InputError(
-                f"{path} does not tell the {name} of its images; give {name}=(r, g, b), see kvae.from_torch"
+                f"{path} does not contain the {name} of its images; pass {name}=(r, g, b), see help(kvae.from_torch)"
             )
-        found[name] = (usual,) * 3 if given is None else tuple(map(float, given))
-    return found
+        statistics[name] = (default,) * 3 if values is None else tuple(map(float, values))
+    return statistics
 
 
-def _variables(params, codebooks, origin: Origin) -> dict[str, Any]:
-    learned = IN_PARAMS[origin.quantizer]
+def _variables(params: State, codebooks: dict[str, State], origin: Origin) -> dict[str, Any]:
+    """Returns the variables of the model; moves trained arrays of the codebooks to the parameters."""
     for slot, codebook in codebooks.items():
-        params |= {f"{slot}.{leaf}": codebook.pop(leaf) for leaf in learned}
+        params |= {f"{slot}.{leaf}": codebook.pop(leaf) for leaf in TRAINED_LEAVES[origin.quantizer]}
     return {"params": flax.traverse_util.unflatten_dict(params, sep="."), "codebook": codebooks}
