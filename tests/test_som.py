@@ -1,6 +1,5 @@
 """`kvae.SOM` as a scikit-learn estimator: its checks, the fitted map, and every kind of data."""
 
-import doctest
 import pickle
 
 import grain
@@ -21,7 +20,6 @@ from sklearn.utils.estimator_checks import check_estimator
 import kvae
 from kvae import classic, measures
 from kvae.core.errors import InputError
-from kvae.som import estimator
 from kvae.topology import Neighborhood, Plane, matrix
 from vectors import DATA, RNG, START
 
@@ -245,8 +243,3 @@ def test_training_lowers_error_and_starts_from_rows():
         kvae.SOM((2, 2), init="random", n_epochs=0).fit([[1.0, 0]]).cluster_centers_, [[1, 0]] * 4
     )
     assert np.all(kvae.SOM((2, 2), metric="cosine").fit(DATA).transform(np.zeros((1, 5))) == 1)
-
-
-def test_example_in_docstring_runs():
-    results = doctest.testmod(estimator)
-    assert results.attempted >= 7 and results.failed == 0
