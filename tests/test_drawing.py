@@ -83,7 +83,7 @@ def test_figure_is_png_of_sensible_size_without_side_effects(draw, tmp_path):
 def test_wrong_array_is_refused_and_old_file_stays(draw, tmp_path):
     path = tmp_path / "figure.png"
     path.write_bytes(b"old")
-    with pytest.raises(InputError, match=": ") as raised:
+    with pytest.raises(InputError, match="; ") as raised:
         draw(path)
     assert "\n" not in str(raised.value)
     assert path.read_bytes() == b"old"

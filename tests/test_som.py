@@ -90,7 +90,7 @@ def test_cosine_metric_ignores_lengths():
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 def test_map_does_not_depend_on_split_into_batches(metric, tmp_path):
     np.save(tmp_path / "rows.npy", DATA)
-    whole = kvae.SOM((3, 4), init=START, metric=metric).fit(DATA)
+    single = kvae.SOM((3, 4), init=START, metric=metric).fit(DATA)
     for X, options in [
         (DATA, dict(batch_size=64)),
         (np.load(tmp_path / "rows.npy", mmap_mode="r"), dict(batch_size=77)),
@@ -98,8 +98,8 @@ def test_map_does_not_depend_on_split_into_batches(metric, tmp_path):
         ([DATA[:150].tolist(), DATA[150:]][::-1], dict(batch_size=41)),
     ]:
         som = kvae.SOM((3, 4), init=START, metric=metric, **options).fit(X)
-        np.testing.assert_allclose(som.cluster_centers_, whole.cluster_centers_, atol=1e-5)
-        assert som.topographic_error_ == pytest.approx(whole.topographic_error_)
+        np.testing.assert_allclose(som.cluster_centers_, single.cluster_centers_, atol=1e-5)
+        assert som.topographic_error_ == pytest.approx(single.topographic_error_)
         np.testing.assert_array_equal(som.predict(X), som.labels_)
 
 
@@ -113,10 +113,10 @@ def test_map_does_not_depend_on_device_count(monkeypatch):
 
 
 def test_partial_fit_without_decay_equals_fit():
-    whole, parts = kvae.SOM(**SMALL).fit(DATA), kvae.SOM(**SMALL, decay=0.0)
+    fitted, parts = kvae.SOM(**SMALL).fit(DATA), kvae.SOM(**SMALL, decay=0.0)
     for _ in range(4):
         parts.partial_fit(DATA)
-    np.testing.assert_allclose(parts.cluster_centers_, whole.cluster_centers_, atol=1e-6)
+    np.testing.assert_allclose(parts.cluster_centers_, fitted.cluster_centers_, atol=1e-6)
     assert parts.n_iter_ == 4
 
 

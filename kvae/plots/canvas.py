@@ -114,6 +114,6 @@ def add_axes(figure: "Figure", left: float, bottom: float, width: float, height:
 
 
 def require_series(name: str, series) -> None:
-    """Raises InputError if `series` is empty: a figure was requested before any of its runs was trained."""
+    """Raises InputError if `series` is empty, for users who request a figure before any of its runs is trained."""
     if not series:
-        raise InputError(f"{name}: want at least one series to draw, found none")
+        raise InputError(f"{name} is empty; the figure needs at least one series, so train one of its runs first")

@@ -34,7 +34,7 @@ def draw_codebook_map(
     cell: str = "square",
     patches: np.ndarray | None = None,
     unit: str = "codes",
-    event: str = "used",
+    usage: str = "used",
 ) -> None:
     """Draws the image that each code decodes to, at the code's node of the grid (Figures 2 and 7 of Irie et al., 2023).
 
@@ -46,7 +46,7 @@ def draw_codebook_map(
       cell: how a node is drawn, "square" or "hexagon".
       patches: uint8 [*grid_shape, p, q, 3], the mean patch of real images that each code encodes, for a second panel.
       unit: name of the nodes, such as "neurons".
-      event: what `counts` counts, such as "winning".
+      usage: what `counts` counts, such as "winning".
 
     Raises:
       InputError: a model's images are not uint8, or not on a grid.
@@ -64,7 +64,7 @@ def draw_codebook_map(
     if counts is not None:
         unused = np.ravel(counts) == 0
         note = f"{np.sum(~unused):,} of {unused.size:,} {unit} in use"
-        note += f" (pale, with an orange {_MARKS[cell]}: never {event})." if unused.any() else "."
+        note += f" (pale, with an orange {_MARKS[cell]}: never {usage})." if unused.any() else "."
         tiles[unused] = 128 + tiles[unused] // 2
         _mark(tiles, unused, cell)
     _draw_tiles(path, panels, layout, title, note, reading, cell=cell)
@@ -76,7 +76,7 @@ def draw_hit_map(
     title: str,
     unit: str = "codes",
     cell: str = "square",
-    event: str = "used",
+    usage: str = "used",
 ) -> None:
     """Draws how often each code is used, on a logarithmic scale. Unused codes are orange, striped if there is room.
 
@@ -84,7 +84,7 @@ def draw_hit_map(
       path: the PNG file.
       counts: int or float [*grid_shape], at least 0.
       title: the message of the figure.
-      unit, cell, event: as in `draw_codebook_map`.
+      unit, cell, usage: as in `draw_codebook_map`.
     """
     from matplotlib.colors import LogNorm
 
@@ -103,8 +103,8 @@ def draw_hit_map(
     stripes = (np.add.outer(np.arange(side), np.arange(side)) // max(1, side // 12)) % 3 > 0
     stripes &= side >= 24
     tiles[counts.ravel() == 0] = np.where(stripes[..., None], 255 - 0.15 * (255 - _ORANGE), _ORANGE)
-    note += f" (orange: never {event})." if used.size < counts.size else "."
-    reading = f"Dark: {event} often. Perplexity is the number of {unit} that would be as diverse if used equally often."
+    note += f" (orange: never {usage})." if used.size < counts.size else "."
+    reading = f"Dark: {usage} often. Perplexity is the number of {unit} that would be as diverse if used equally often."
     _draw_tiles(path, {"": tiles}, layout, title, note, reading, (norm, colors, "count (log scale)"), cell)
 
 

@@ -104,7 +104,7 @@ def draw_training_curves(
         if series:
             shown.append((heading, unit, series))
     if not shown:
-        raise InputError("rows: want steps with metrics of a panel, found none of them")
+        raise InputError("rows have no metric of any panel; give a metric of the model a `panel`")
     replicated = [value for row in rows for value in row.values() if isinstance(value, list)]
     note = "Bold: validation. Pale: training."
     if replicated:
@@ -199,7 +199,7 @@ def draw_comparison(
       title: the message of the figure.
 
     Raises:
-      InputError: there are no panels.
+      InputError: `panels` is empty.
     """
     require_series("panels", panels)
     labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
@@ -231,7 +231,7 @@ def draw_perturbation_curve(
       title: the message of the figure.
 
     Raises:
-      InputError: there are no values.
+      InputError: `values` is empty.
     """
     require_series("values", values)
     note = MEAN_AND_BAND if any(np.ndim(psnr) > 1 for psnr in values.values()) else ""

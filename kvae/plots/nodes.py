@@ -48,7 +48,7 @@ def map_page(som: "kvae.SOM", rows: int, columns: int) -> Iterator["Figure"]:
 
 @contextlib.contextmanager
 def map_axes(som: "kvae.SOM", ax: "Axes | None") -> Iterator["Axes"]:
-    """Yields axes laid out for the map, with row 0 at the top: those given, or those of a new figure.
+    """Yields `ax`, or new axes, laid out for the map with row 0 at the top.
 
     Raises:
       InputError: the grid has more than two axes.
@@ -121,7 +121,7 @@ def draw_values(
     highest = max(values.max(), lowest + 1e-12) if values.count() else lowest + 1
     nodes = draw_nodes(som, ax, array=values, cmap=colormap, norm=Normalize(lowest, highest))
     # Inset axes keep the same distance from the map on every panel of a page.
-    ticks = MaxNLocator(5, integer=np.issubdtype(values.dtype, np.integer))
+    ticks = MaxNLocator(5, steps=(1, 2, 2.5, 5, 10), integer=np.issubdtype(values.dtype, np.integer))
     bar = ax.figure.colorbar(nodes, cax=ax.inset_axes((1.03, 0.05, 0.035, 0.9)), label=label, ticks=ticks)
     bar.outline.set_visible(False)
 

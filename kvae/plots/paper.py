@@ -30,7 +30,7 @@ def draw_initialization(
       name: of the loss.
 
     Raises:
-      InputError: there are no losses.
+      InputError: `losses` is empty.
     """
     require_series("losses", losses)
     with png_figure(path, 5.6, 3.2, title, "One line per seed. The loss is measured on normalised images.") as figure:
@@ -112,7 +112,7 @@ def draw_perplexity(path: os.PathLike | str, values: Series, codebook_size: int,
       title: the message of the figure.
 
     Raises:
-      InputError: there are no values.
+      InputError: `values` is empty.
     """
     require_series("values", values)
     with png_figure(path, 5.2, 3.1, title, MEAN_AND_BAND) as figure:
@@ -138,7 +138,7 @@ def draw_frontier(path: os.PathLike | str, points: Sequence[Mapping], title: str
       title: the message of the figure.
 
     Raises:
-      InputError: there are no points.
+      InputError: `points` is empty.
     """
     require_series("points", points)
     panels = ["topographic_error"] + ["psnr"] * any("psnr" in point for point in points)

@@ -33,8 +33,8 @@ def draw_reconstructions(
     reconstructions = validate_images("reconstructions", reconstructions, 1)
     n, h, w, _ = originals.shape
     if originals.shape != reconstructions.shape:
-        shapes = f"{list(originals.shape)} and {list(reconstructions.shape)}"
-        raise InputError(f"reconstructions: want the shape of the originals, found {shapes}")
+        shapes = f"reconstructions are {list(reconstructions.shape)}; the originals are {list(originals.shape)}"
+        raise InputError(f"{shapes}, and both must have the same shape")
     columns = min(n, 8)
     tiles = scale_images(np.concatenate([originals, reconstructions]), 256 if max(h, w) > 128 else 192)
     numbers = np.full((-(-n // columns), 2, columns), -1)
@@ -69,7 +69,7 @@ def draw_offset_reconstructions(
       title: the message of the figure.
 
     Raises:
-      InputError: there are no rows, or a row does not hold images.
+      InputError: `rows` is empty, or a row does not hold images.
     """
     require_series("rows", rows)
     images = [validate_images(label, row, 1) for label, row in rows.items()]

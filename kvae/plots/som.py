@@ -30,7 +30,7 @@ MOST_PLANES = 12
 """Number of component planes on a `page`, chosen by their variance over the map."""
 
 Data = ArrayLike | Iterable[ArrayLike]
-"""What `kvae.SOM.predict` takes: an array, a data frame, or an iterable of batches [n, d]."""
+"""Data for `kvae.SOM.predict`: an array, a data frame, or an iterable of batches [n, d]."""
 
 
 def u_matrix(som: "kvae.SOM", ax: "Axes | None" = None) -> "Figure":
@@ -98,7 +98,7 @@ def component(som: "kvae.SOM", feature: int | str, ax: "Axes | None" = None) -> 
       The figure of the axes.
 
     Raises:
-      InputError: there is no such feature, or as in `u_matrix`. NotFittedError: the map is not fitted.
+      InputError: the map has no such feature, or as in `u_matrix`. NotFittedError: the map is not fitted.
 
     Example:
       >>> import kvae

@@ -28,12 +28,12 @@ def validate_images(name: str, images: ArrayLike, leading: int) -> np.ndarray:
       uint8 [*leading axes, h, w, 3].
 
     Raises:
-      InputError: the images have another dtype or shape, or there are none.
+      InputError: the images have another dtype or shape, or are empty.
     """
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim != leading + 3 or images.shape[-1] != 3 or not images.size:
         shape = ", ".join(["n"] * leading + ["h", "w", "3"])
-        raise InputError(f"{name}: want images uint8 [{shape}], found {images.dtype} {list(images.shape)}")
+        raise InputError(f"{name} are {images.dtype} {list(images.shape)}; images must be uint8 [{shape}]")
     return images
 
 
@@ -45,7 +45,7 @@ def hex_to_rgb(color: str) -> np.ndarray:
 def scale_images(images: np.ndarray, side: int) -> np.ndarray:
     """Scales images so that their longer side is at most `side` pixels.
 
-    They are enlarged by a whole factor, so that pixels stay square, and reduced by averaging areas.
+    Enlarges by an integer factor, so that pixels stay square, and reduces by averaging areas.
 
     Args:
       images: uint8 [n, h, w, 3].

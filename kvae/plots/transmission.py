@@ -27,7 +27,7 @@ def draw_bit_errors(
       title: the message of the figure.
 
     Raises:
-      InputError: there are no series.
+      InputError: `lost` is empty.
     """
     require_series("lost", lost)
     note = (
@@ -52,7 +52,7 @@ def draw_pruning(path: os.PathLike | str, bits: Sequence[float], psnr: Mapping[s
       title: the message of the figure.
 
     Raises:
-      InputError: there are no series.
+      InputError: `psnr` is empty.
     """
     require_series("psnr", psnr)
     deviation = _describe_deviation("Bands", psnr.values())
@@ -74,7 +74,7 @@ def draw_compression(path: os.PathLike | str, bits: Mapping[str, Mapping[str, np
       title: the message of the figure.
 
     Raises:
-      InputError: there are no series.
+      InputError: `bits` is empty.
     """
     require_series("bits", bits)
     ways = list(dict.fromkeys(way for costs in bits.values() for way in costs))

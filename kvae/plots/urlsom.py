@@ -136,7 +136,7 @@ def draw_selectivity_by_sigma(
       title: the message of the figure.
 
     Raises:
-      InputError: there are no values.
+      InputError: `selectivity` is empty.
     """
     require_series("selectivity", selectivity)
     percent = {label: 100 * np.asarray(values, np.float64) for label, values in selectivity.items()}

@@ -165,7 +165,7 @@ def assign(block: Block, codewords: jax.Array, grid: Grid, metric: str) -> Assig
       metric: a name in `DISTANCES`.
 
     Returns:
-      Codes of all rows, those of padding included, and sums over the rows.
+      Codes of all rows, padding included, and sums over the rows.
     """
     codes, seconds = by_chunks(two_lowest, block.vectors, codewords.astype(jnp.float32))
     return Assignments(

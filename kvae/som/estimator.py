@@ -161,9 +161,9 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
         return self
 
     def partial_fit(self, X: Data, y: None = None, sample_weight: ArrayLike | None = None) -> Self:
-        """Updates the map once, by the sums over these rows plus `decay` times those of earlier calls.
+        """Updates the map once, by the sums over these rows plus `decay` times the sums of earlier calls.
 
-        After `fit`, the earlier sums are those of its last epoch. The width shrinks over the first `n_epochs` calls, as
+        After `fit`, the earlier sums come from its last epoch. The width shrinks over the first `n_epochs` calls, as
         over the epochs of `fit`, and then stays. With `decay` 0 and the same rows in each call, `n_epochs` calls equal
         a `fit`. Time is O(n K d).
 

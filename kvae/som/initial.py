@@ -16,7 +16,7 @@ SAMPLE_ROWS = 2_000
 def principal_plane(vectors: np.ndarray, weights: np.ndarray, grid: Grid) -> np.ndarray:
     """Codewords on the plane of the first principal components, within two standard deviations of the mean.
 
-    On a line there is one component, in a cube there are three, and so on.
+    A line follows one component, a cube follows three, and so on.
 
     Args:
       vectors: float [n, d].
@@ -71,7 +71,7 @@ INITIALIZERS: dict[str, Callable[[np.ndarray, np.ndarray, Grid, np.random.Random
 def initial_codewords(
     init: str | ArrayLike, vectors: np.ndarray, weights: np.ndarray, grid: Grid, random: np.random.RandomState
 ) -> np.ndarray:
-    """Returns initial codewords, by a name in `INITIALIZERS` or as they are given.
+    """Returns initial codewords, from a sample or as given.
 
     Args:
       init: the name, or codewords [K, d].

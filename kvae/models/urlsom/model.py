@@ -249,12 +249,12 @@ class URLSOM(Model):
             images, view = samples["image"], self.codebook_views(variables, samples)["map"]
             title = f"Mean of the images that each neuron wins, of {len(images):,} validation images (step {step})"
             codebooks.draw_codebook_map(
-                path, view.mean_patches(images), title, view.counts, unit="neurons", event="winning"
+                path, view.mean_patches(images), title, view.counts, unit="neurons", usage="winning"
             )
 
         def hit_map(counts: np.ndarray, split: str, path: pathlib.Path) -> None:
             title = f"Wins of each neuron on the {split} set (step {step})"
-            codebooks.draw_hit_map(path, counts.reshape(self.grid_shape), title, unit="neurons", event="winning")
+            codebooks.draw_hit_map(path, counts.reshape(self.grid_shape), title, unit="neurons", usage="winning")
 
         def winners(table: np.ndarray, split: str, path: pathlib.Path) -> None:
             # Points are scattered at random within a neuron, so the table holds all that the figure needs.
