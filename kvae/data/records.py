@@ -141,13 +141,21 @@ class RecordExamples:
             raise IndexError(f"example {index} of {len(self)}")
         with wrap_read_errors(self.folder, DELETE_TO_PREPARE):
             record = self.source[index]
-            convert = {"image": decode_image, "label": np.int32}
-            return {name: np.asarray(convert[name](record[name])) for name in self.fields}
+            example = {}
+            if "image" in self.fields:
+                example["image"] = decode_image(record["image"], f"record {index} of {self.folder}")
+            if "label" in self.fields:
+                example["label"] = np.asarray(record["label"], np.int32)
+            return example
 
 
-def decode_image(data: bytes) -> np.ndarray:
-    """Decodes the image of a record: uint8 [h, w, 3]."""
-    with open_image(data, "a record", "delete its folder to have it prepared again") as image:
+def decode_image(data: bytes, name: str) -> np.ndarray:
+    """Decodes the image of a record: uint8 [h, w, 3].
+
+    Raises:
+      InputError: the image `name` cannot be read.
+    """
+    with open_image(data, name, "delete the folder to have it prepared again") as image:
         return np.asarray(image.convert("RGB"))
 
 
