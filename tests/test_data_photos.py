@@ -24,11 +24,6 @@ PER_PHOTOGRAPH = {
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    return str(tmp_path_factory.mktemp("photos"))
-
-
-@pytest.fixture(scope="module")
 def small(data_dir):
     return data.load("photos", size=32, data_dir=data_dir)
 
@@ -82,10 +77,11 @@ def test_crops_are_on_finest_grid_within_limit():
 
 
 def test_second_call_reads_what_first_prepared(small, data_dir):
-    before = sorted(path.stat().st_mtime_ns for path in pathlib.Path(data_dir).rglob("*"))
+    folder = pathlib.Path(data_dir, "photos", "32")
+    before = sorted(path.stat().st_mtime_ns for path in folder.rglob("*"))
     again = data.load("photos", size=32, data_dir=data_dir)
     np.testing.assert_array_equal(again.train.arrays["image"], small.train.arrays["image"])
-    assert sorted(path.stat().st_mtime_ns for path in pathlib.Path(data_dir).rglob("*")) == before
+    assert sorted(path.stat().st_mtime_ns for path in folder.rglob("*")) == before
 
 
 @pytest.mark.parametrize("size", photos.SIZES)
@@ -131,7 +127,7 @@ def test_unwritable_data_dir_is_named(tmp_path):
 @pytest.mark.parametrize("damage", ["truncated", "flipped bit", "zeros"])
 def test_corrupted_records_are_named(small, data_dir, tmp_path, damage):
     """ArrayRecord's own checksums notice them, so kvae keeps none."""
-    shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(pathlib.Path(data_dir, "photos", "32"), tmp_path / "photos" / "32")
     records = next(tmp_path.rglob("*validation.array_record*"))
     for copy in tmp_path.rglob("*.npz"):
         copy.write_bytes(copy.read_bytes()[:100_000])  # unusable, so the records are read

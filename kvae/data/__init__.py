@@ -88,6 +88,10 @@ def local_paths(section: Mapping) -> set[str]:
 
     These are the fields that the data set declares as `LocalPath` or `CachePath`. A data set that is not registered
     here, such as another user's, may have any string for a path: all its strings count.
+
+    Example:
+      >>> local_paths({"name": "folder", "path": "~/images", "size": 64})
+      {'path'}
     """
     if section.get("name") not in DATASETS:
         return {name for name, value in section.items() if isinstance(value, str) and name != "name"}
@@ -113,6 +117,10 @@ def image_spec(section: Mapping, size: int | None = None, crop: bool | None = No
 
     Raises:
       InputError: neither the data set nor `size` gives a size, or it is not positive.
+
+    Example:
+      >>> image_spec({"name": "cifar10"})
+      ImageSpec(size=32, crop=True)
     """
     function = function_of(section["name"]) if section["name"] in DATASETS else None
     fields = {"crop": True, **getattr(function, "fixed_image_fields", {}), **section}

@@ -179,6 +179,10 @@ def read_images(source: ImageSource | Sequence[ImageSource], spec: ImageSpec) ->
 
     Raises:
       InputError: there are no images, or one cannot be read.
+
+    Example:
+      >>> read_images([Image.new("RGB", (60, 40), "red")], ImageSpec(size=32, crop=True)).shape
+      (1, 32, 32, 3)
     """
     if isinstance(source, (str, os.PathLike)) and not pathlib.Path(source).expanduser().is_file():
         root = image_folder(source, "images")

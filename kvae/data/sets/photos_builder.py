@@ -84,7 +84,7 @@ def grid_of_crops(width: int, height: int, size: int, most: int) -> list[tuple[i
 
     Example:
       >>> grid_of_crops(width=64, height=32, size=32, most=3)
-      [(0, 0), (16, 0), (32, 0)]
+      [(0, 0), (11, 0), (22, 0)]
     """
     for stride in itertools.count(size // 8):
         columns, rows = range(0, width - size + 1, stride), range(0, height - size + 1, stride)
