@@ -1,4 +1,4 @@
-"""Flax modules, compiled as a whole. Run eagerly, each of their operations would be compiled by itself."""
+"""Compiled `init` and `apply` of Flax modules: run eagerly, each operation would be compiled separately."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""The classic forms: equations (12)-(21) in NumPy, K-means, and maps that order themselves."""
+"""The classic forms, against Eqs. 12-21 in NumPy and K-means; maps order themselves."""
 
 import functools
 
@@ -8,17 +8,14 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
-from kvae import classic, kohonen, measures
+from kvae import classic, kohonen, measures, topology
 from kvae.core.errors import InputError
 from kvae.kohonen import CodebookState, batch_statistics, nearest_code
-from kvae.topology import NEIGHBORHOODS, Neighborhood, Plane, matrix
+from kvae.topology import NEIGHBORHOODS, Neighborhood, Plane
+from vectors import DATA, START
 
 GRID = (3, 4)
-RNG = np.random.default_rng(0)
-DATA = RNG.normal(size=(200, 5)).astype(np.float32)
-START = DATA[:12] + 0.01
-
-
+matrix = jax.jit(topology.matrix, static_argnums=0)
 update_codebook = jax.jit(kohonen.update_codebook, static_argnames=("neighborhood", "decay", "update_empty"))
 
 
@@ -31,7 +28,7 @@ def winner_of(x, codewords):
 
 
 @pytest.mark.parametrize("size", [1, 2, 15, 16, 17, 128, 129, 900])
-def test_the_lowest_score_is_numpy_s_argmin_the_first_of_equal_ones(size):
+def test_lowest_is_argmin(size):
     scores = np.random.default_rng(size).integers(0, 1 + size // 3, (50, size)).astype(np.float32)
     np.testing.assert_array_equal(kohonen.lowest(scores), np.argmin(scores, axis=1))
     assert kohonen.lowest(np.full((1, size), np.nan, np.float32)) == 0
@@ -43,8 +40,8 @@ def test_online_update_is_equations_12_and_13(kernel):
     codewords = expected = START
     for step, x in enumerate(DATA[50:70]):
         codewords = classic.online_update(codewords, x, neighborhood, step, 0.3)
-        strengths = np.asarray(matrix(neighborhood, step))[winner_of(x, expected)]
-        expected = expected + 0.3 * strengths[:, None] * (x - expected)
+        weights = np.asarray(matrix(neighborhood, step))[winner_of(x, expected)]
+        expected = expected + 0.3 * weights[:, None] * (x - expected)
         assert_close(codewords, expected)
 
 
@@ -76,7 +73,7 @@ def test_batch_without_neighbours_is_lloyds_k_means(iterations):
     assert_close(codewords, k_means.cluster_centers_)
 
 
-def test_batch_update_leaves_codewords_without_members_where_they_are():
+def test_batch_update_keeps_codewords_without_members():
     codewords = jnp.array([[0.0], [1.0], [100.0], [200.0]])
     data = jnp.array([[0.2], [-0.4], [1.5]])
     moved = classic.batch_update(codewords, data, Neighborhood(Plane((4,)), "none"), 0)
@@ -85,7 +82,7 @@ def test_batch_update_leaves_codewords_without_members_where_they_are():
     assert_close(moved, [[1.3 / 3], [1.3 / 3], [1.5], [200.0]])
 
 
-def test_batch_update_is_the_mean_even_in_the_far_tail_of_a_gaussian():
+def test_batch_update_in_the_far_tail_of_a_gaussian():
     # At a distance of 7 the weight is exp(-49 * 1.4) = 1.6e-30; at 8 float32 has no digits left.
     codewords = jnp.arange(16.0)[:, None] + jnp.where(jnp.arange(16) > 0, 1000.0, 0.0)[:, None]
     moved = classic.batch_update(codewords, jnp.full((3, 1), 0.25), Neighborhood(Plane((16,)), "gaussian"), 4)
@@ -94,7 +91,7 @@ def test_batch_update_is_the_mean_even_in_the_far_tail_of_a_gaussian():
 
 
 @pytest.mark.parametrize("kernel", NEIGHBORHOODS)
-def test_moving_average_without_memory_on_all_data_is_the_batch_form(kernel):
+def test_moving_average_with_decay_0_is_the_batch_form(kernel):
     neighborhood = Neighborhood(Plane(GRID), kernel, shrink_step=0.01)
     codebook = CodebookState(jnp.asarray(START), jnp.asarray(START), jnp.zeros(12), jnp.int32(0))
     codewords = START
@@ -105,23 +102,7 @@ def test_moving_average_without_memory_on_all_data_is_the_batch_form(kernel):
         assert_close(codebook.codewords, codewords)
 
 
-def test_moving_average_without_neighbours_is_ema_vq():
-    """Equations (6)-(8), with the usual smoothing of the counts."""
-    m, N, w = START.astype(np.float64), np.ones(12), START.astype(np.float64)
-    codebook = CodebookState(jnp.asarray(START), jnp.asarray(START), jnp.ones(12), jnp.int32(0))
-    for batch in DATA.reshape(5, 40, 5):
-        codes = np.array([winner_of(x, w) for x in batch])
-        for k in range(12):
-            m[k] = 0.9 * m[k] + 0.1 * batch[codes == k].sum(axis=0)
-            N[k] = 0.9 * N[k] + 0.1 * (codes == k).sum()
-        N = (N + 1e-5) / (N.sum() + 12e-5) * N.sum()
-        w = m / N[:, None]
-        statistics = batch_statistics(batch, nearest_code(batch, codebook.codewords), 12)
-        codebook = update_codebook(codebook, statistics, Neighborhood(Plane(GRID), "none"), decay=0.9)
-        assert_close(codebook.codewords, w)
-
-
-def test_hebbian_update_without_neighbours_is_the_online_form_for_codewords_of_one_length():
+def test_hebbian_update_of_unit_codewords_is_the_online_form():
     codewords = jnp.asarray(START / np.linalg.norm(START, axis=1, keepdims=True))
     neighborhood = Neighborhood(Plane(GRID), "none")
     for x in DATA[:50]:
@@ -131,9 +112,9 @@ def test_hebbian_update_without_neighbours_is_the_online_form_for_codewords_of_o
 
 def test_hebbian_update_by_hand():
     codewords = jnp.array([[1.0, 0.0], [0.0, 1.0], [0.0, 3.0]])
-    x = jnp.array([0.0, 2.0])  # as near to 1 as to 2: 1 wins; the largest dot product is that of 2
+    x = jnp.array([0.0, 2.0])  # equally near to 1 and 2, so 1 wins; 2 has the largest dot product
     neighborhood = Neighborhood(Plane((3,)), "hard", shrink_step=1.0)
-    # At step 1 a neighbour has half the strength, and moves by the same vector as the winner, (0, -1).
+    # At step 1 a neighbour has the weight 1/2, and moves along the same vector as the winner, (0, -1).
     moved = classic.hebbian_update(codewords, x, neighborhood, 1, 0.5)
     assert_close(moved, [[1.0, 0.0], [0.0, 0.75], [0.0, 2.5]])
     assert_close(classic.online_update(codewords, x, neighborhood, 1, 0.5), [[0.75, 0.5], [0.0, 1.5], [0.0, 2.75]])
@@ -144,7 +125,7 @@ def disordered(data, codewords, grid_shape):
 
 
 def on_a_ring(count):
-    angle = 2 * np.pi * RNG.random(count)
+    angle = 2 * np.pi * np.random.default_rng(1).random(count)
     return np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
 
 
@@ -167,7 +148,7 @@ def test_a_line_orders_itself_along_a_ring():
 
 
 def test_a_plane_unfolds_over_a_square():
-    data = RNG.random((2000, 2)).astype(np.float32)
+    data = np.random.default_rng(1).random((2000, 2)).astype(np.float32)
     plane = Neighborhood(Plane((10, 10)), "gaussian", shrink_step=1.0, initial_width=4.0, lowest_width=0.5)
     codewords = classic.fit_batch(data, plane, 60, jax.random.key(1))
     assert disordered(data, codewords, (10, 10)) < 0.05
@@ -175,7 +156,7 @@ def test_a_plane_unfolds_over_a_square():
     assert measures.neighborhood_preservation(codewords, Plane((10, 10)), 8) > 0.98
 
 
-def test_fit_online_takes_its_steps_from_the_given_codewords():
+def test_fit_online_starts_from_the_given_codewords():
     data = DATA[:1]
     neighborhood = Neighborhood(Plane(GRID), "hard")
     codewords = classic.fit_online(data, neighborhood, 3, lambda step: 0.1 * (step + 1), jax.random.key(0), START)
@@ -186,14 +167,14 @@ def test_fit_online_takes_its_steps_from_the_given_codewords():
     assert_close(classic.fit_online(data, neighborhood, 0, 0.1, jax.random.key(0), START), START)
 
 
-def test_maps_start_from_different_rows_of_the_data():
+def test_initial_codewords_are_different_rows():
     start = classic.fit_batch(DATA, Neighborhood(Plane((10, 20)), "none"), 0, jax.random.key(0))
     np.testing.assert_array_equal(np.unique(start, axis=0), np.unique(DATA, axis=0))
     start = classic.fit_batch(DATA[:3], Neighborhood(Plane(GRID)), 0, jax.random.key(0))
     assert start.shape == (12, 5)
 
 
-def test_fits_refuse_what_does_not_fit():
+def test_fits_reject_wrong_shapes():
     for fit in (classic.fit_batch, functools.partial(classic.fit_online, learning_rate=0.1)):
         for data in (np.zeros((0, 5), np.float32), np.zeros(5, np.float32)):
             with pytest.raises(InputError, match="data has the shape"):

@@ -1,4 +1,4 @@
-"""FSQ, against the paper's formula written in NumPy."""
+"""FSQ, against the paper's formula in NumPy."""
 
 import jax
 import numpy as np
@@ -12,16 +12,16 @@ RNG = np.random.default_rng(0)
 
 
 def reference(z, levels):
-    """Bounded and rounded as in Mentzer et al. (2023), and the codes, row by row."""
+    """Returns the quantised vectors of Mentzer et al. (2023), and their codes row by row."""
     half = (np.array(levels) - 1) * (1 + 1e-3) / 2
     offset = np.where(np.array(levels) % 2 == 0, 0.5, 0.0)
     rounded = np.round(half * np.tanh(z + np.arctanh(offset / half)) - offset)
-    places = (rounded + np.array(levels) // 2).astype(int)
-    return rounded / (np.array(levels) // 2), np.ravel_multi_index(np.moveaxis(places, -1, 0), levels)
+    indices = (rounded + np.array(levels) // 2).astype(int)
+    return rounded / (np.array(levels) // 2), np.ravel_multi_index(np.moveaxis(indices, -1, 0), levels)
 
 
 @pytest.mark.parametrize("levels", [(8, 5, 5, 5), (2,), (3, 3), (7, 4)])
-def test_values_and_codes_are_the_paper_s(levels):
+def test_values_and_codes_follow_the_paper(levels):
     z = (3 * RNG.standard_normal((50, len(levels)))).astype(np.float32)
     layer = kvae.FSQ(levels)
     out = apply(layer, {}, z)
@@ -33,7 +33,7 @@ def test_values_and_codes_are_the_paper_s(levels):
     assert out.counts.sum() == 50
 
 
-def test_every_level_can_be_reached_and_every_code_is_one_place_of_the_grid():
+def test_every_level_is_reached_and_codes_are_distinct():
     layer = kvae.FSQ((4, 3))
     words = np.asarray(apply(layer, {}, method="codewords"))
     np.testing.assert_allclose(sorted(set(words[:, 0])), [-1, -0.5, 0, 0.5])
@@ -43,26 +43,26 @@ def test_every_level_can_be_reached_and_every_code_is_one_place_of_the_grid():
     np.testing.assert_array_equal(apply(layer, {}, far).codes, [0, 2, 9, 11])  # the corners
 
 
-def test_the_gradient_is_that_of_the_bound():
+def test_gradient_is_the_gradient_of_the_bound():
     z = RNG.standard_normal((6, 2)).astype(np.float32)
     levels = (5, 3)
-    gradient = jax.grad(lambda z: kvae.FSQ(levels).apply({}, z).quantized.sum())(z)
+    gradient = jax.jit(jax.grad(lambda z: kvae.FSQ(levels).apply({}, z).quantized.sum()))(z)
     half = (np.array(levels) - 1) * (1 + 1e-3) / 2
     np.testing.assert_allclose(gradient, half / np.cosh(z) ** 2 / (np.array(levels) // 2), rtol=1e-4)
 
 
-def test_longer_vectors_are_projected_there_and_back():
+def test_vectors_of_another_length_are_projected():
     z = RNG.standard_normal((9, 16)).astype(np.float32)
     layer = kvae.FSQ((5, 4))
     variables = init(layer, jax.random.key(0), z)
     params = jax.tree.map(np.asarray, variables["params"])
     out = apply(layer, variables, z)
-    inside, codes = reference(z @ params["to_levels_kernel"] + params["to_levels_bias"], (5, 4))
+    projected, codes = reference(z @ params["to_levels_kernel"] + params["to_levels_bias"], (5, 4))
     np.testing.assert_array_equal(out.codes, codes)
-    np.testing.assert_allclose(out.quantized, inside @ params["back_kernel"] + params["back_bias"], atol=1e-5)
+    np.testing.assert_allclose(out.quantized, projected @ params["back_kernel"] + params["back_bias"], atol=1e-5)
 
 
-def test_impossible_levels():
+def test_impossible_levels_are_rejected():
     for levels in ((), (1,), (4, 0), 4):
         with pytest.raises(InputError, match="levels is"):
             kvae.FSQ(levels)

@@ -1,4 +1,4 @@
-"""Measures: closed forms, cases worked by hand, and scikit-image, scikit-learn and MiniSom as independent witnesses."""
+"""Measures, against closed forms, cases worked by hand, scikit-image, scikit-learn and MiniSom."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def assert_close(actual, expected, rtol=1e-5, atol=1e-6):
 # Reconstruction.
 
 
-def test_squared_error_is_a_mean_for_each_example():
+def test_squared_error_of_each_example():
     x, x_hat = jnp.array([[[1.0, 2.0]], [[0.0, 0.0]]]), jnp.array([[[1.0, 4.0]], [[1.0, -3.0]]])
     assert_close(measures.squared_error(x, x_hat), [2.0, 5.0])
 
@@ -42,7 +42,7 @@ def test_psnr_agrees_with_scikit_image():
     assert_close(measures.psnr(images, others), expected)
 
 
-def test_psnr_of_identical_images_is_that_of_one_value_off_by_one():
+def test_psnr_of_identical_images_is_finite():
     image = np.full((32, 32, 3), 7, np.uint8)
     off_by_one = image.copy()
     off_by_one[3, 4, 1] += 1
@@ -50,7 +50,7 @@ def test_psnr_of_identical_images_is_that_of_one_value_off_by_one():
     assert measures.psnr(image, image) == measures.psnr(image, off_by_one)
 
 
-# Use of the codebook.
+# Codebook use.
 
 
 def test_perplexity_and_codes_used():
@@ -63,25 +63,25 @@ def test_perplexity_and_codes_used():
     assert measures.codes_used(jnp.array([2, 1, 1, 0])) == 3
 
 
-def test_a_shift_moves_on_all_axes_and_stops_at_the_border():
+def test_shift_stops_at_the_border():
     codes = jnp.arange(12).reshape(3, 4)
     np.testing.assert_array_equal(Plane((3, 4)).shift(codes, 1), [[5, 6, 7, 7], [9, 10, 11, 11], [9, 10, 11, 11]])
     np.testing.assert_array_equal(Plane((3, 4)).shift(codes, (-1, 2)), [[2, 3, 3, 3], [2, 3, 3, 3], [6, 7, 7, 7]])
     np.testing.assert_array_equal(Plane((3, 4)).shift(codes, 0), codes)
 
 
-def test_a_shift_of_a_codebook_without_a_grid_moves_the_index():
+def test_shift_on_a_line_moves_the_code():
     shifted = Plane((12,)).shift(jnp.array([[0, 5], [10, 11]]), -3)
     np.testing.assert_array_equal(shifted, [[0, 2], [7, 8]])
     assert shifted.dtype == jnp.int32
 
 
-# Quality of the map.
+# Map quality.
 
 
 @pytest.fixture(scope="module")
 def som():
-    """A MiniSom map of 5 x 7 nodes, half trained, so that some vectors are topographic errors and some are not."""
+    """A half-trained MiniSom map of 5 x 7 nodes: some vectors are topographic errors, some are not."""
     data = RNG.normal(size=(300, 3))
     som = MiniSom(5, 7, 3, sigma=1.0, learning_rate=0.5, random_seed=0)
     som.train(data, 300)
@@ -126,7 +126,7 @@ def test_topographic_error_by_hand():
         (Plane((3, 3, 3, 3)), (80 - 16, 8)),  # less its corners
     ],
 )
-def test_how_many_neighbors_a_node_inside_has(grid, counts):
+def test_number_of_neighbors_of_an_inner_node(grid, counts):
     near = [grid.neighbors(reach)[1].sum(axis=0).max() for reach in grid.adjacency.values()]
     assert tuple(near) == counts
 
@@ -152,7 +152,7 @@ def test_topographic_errors_add_up_over_masked_batches_and_chunks(som, monkeypat
 @pytest.mark.parametrize(("grid_shape", "n_neighbors"), [((40,), 4), ((5, 8), 1), ((5, 8), 7), ((2, 4, 5), 4)])
 def test_rank_measures_agree_with_scikit_learn(grid_shape, n_neighbors):
     codewords = RNG.normal(size=(40, 3)).astype(np.float32)
-    # A little of the codewords beside the coordinates puts ties on the grid in the order of their distance in space.
+    # A small multiple of the codewords, added as coordinates, orders ties on the grid by distance in space.
     grid = np.concatenate([Plane(grid_shape).coordinates, 1e-3 * codewords], axis=1)
     expected = manifold.trustworthiness(codewords, grid, n_neighbors=n_neighbors)
     assert_close(measures.trustworthiness(codewords, Plane(grid_shape), n_neighbors), expected)
@@ -162,14 +162,14 @@ def test_rank_measures_agree_with_scikit_learn(grid_shape, n_neighbors):
 
 def test_rank_measures_by_hand():
     codewords = jnp.array([[0.0], [2.0], [1.0], [3.0]])
-    # Nearest on the line 1 2 1 2, the ties of the middle two put in the order of space; their ranks in space 2 1 2 2.
+    # Nearest on the line: 1 2 1 2, the ties of the middle two ordered by space; their ranks in space: 2 1 2 2.
     assert_close(measures.trustworthiness(codewords, Plane((4,)), 1), 1 - 2 / 16 * 3)
-    # Nearest in space 2 2 0 1, its tie put in the order of the codes; their ranks on the line 2 1 3 2.
+    # Nearest in space: 2 2 0 1, the tie ordered by code; their ranks on the line: 2 1 3 2.
     assert_close(measures.neighborhood_preservation(codewords, Plane((4,)), 1), 1 - 2 / 16 * 4)
 
 
 @pytest.mark.parametrize("measure", [measures.trustworthiness, measures.neighborhood_preservation])
-def test_rank_measures_of_perfect_random_and_collapsed_maps(measure):
+def test_rank_measures_of_extreme_maps(measure):
     perfect = jnp.asarray(0.1 * Plane((8, 9)).coordinates, jnp.float32)
     assert measure(perfect, Plane((8, 9)), 5) == 1
     assert 0.3 < measure(jax.random.permutation(jax.random.key(0), perfect), Plane((8, 9)), 5) < 0.7
@@ -184,7 +184,7 @@ def test_u_matrix_by_hand():
     assert_close(measures.u_matrix(codewords[:1], Plane((1, 1))), [[0.0]])
 
 
-def test_measures_of_a_map_refuse_what_does_not_fit():
+def test_map_measures_reject_wrong_grids():
     codewords = jnp.zeros((6, 2))
     with pytest.raises(InputError, match=r"grid_shape is \(2, 2\), which has 4 nodes; there are 6 codewords"):
         measures.topographic_error(codewords, codewords, Plane((2, 2)))
@@ -194,7 +194,7 @@ def test_measures_of_a_map_refuse_what_does_not_fit():
         measures.trustworthiness(codewords, Plane((2, 3)), 3)
 
 
-def test_measures_of_a_map_can_be_jitted(som):
+def test_map_measures_can_be_compiled(som):
     _, data, codewords = som
     trustworthiness = jax.jit(measures.trustworthiness, static_argnums=(1, 2))(codewords, Plane((5, 7)), 4)
     assert_close(trustworthiness, measures.trustworthiness(codewords, Plane((5, 7)), 4))
@@ -221,8 +221,8 @@ def test_url_som_losses_in_closed_form():
     assert_close(urlsom_measures.similarity_loss(spread, jnp.roll(spread, 1, axis=1)), 1.0)
 
 
-def test_url_som_losses_have_the_minimum_of_the_papers_figure_3():
-    """n = 2: the sum is least where the softmax is saturated and either neuron wins half of the samples."""
+def test_url_som_losses_have_the_papers_minimum():
+    """Figure 3, n = 2: the sum is lowest where the softmax saturates and each neuron wins half of the samples."""
 
     def surface(x, share):
         p = np.array([1.0, np.exp(-x)]) / (1 + np.exp(-x))
@@ -231,12 +231,12 @@ def test_url_som_losses_have_the_minimum_of_the_papers_figure_3():
 
     values = {(x, share): surface(x, share) for x in (0, 1, 2, 4, 6) for share in (0, 0.25, 0.5, 0.75, 1)}
     assert min(values, key=values.get) == (6, 0.5)
-    assert_close(values[0, 0.25], 1.0)  # even outputs, whoever wins
-    # One neuron wins all: P . U stands in both losses and cancels.
+    assert_close(values[0, 0.25], 1.0)  # equal outputs
+    # One neuron wins all samples: P . U is in both losses and cancels.
     assert_close([values[x, 1] for x in (1, 2, 4, 6)], 1.0)
 
 
-def test_url_som_loss_is_the_papers_script():
+def test_url_som_loss_equals_the_authors_script():
     p, z = RNG.dirichlet(np.full(16, 0.3), (2, 12))
     p_unit, z_unit = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (p, z))
     mean = np.mean((p_unit + z_unit) / 2, axis=0)
@@ -260,7 +260,7 @@ def test_neural_selectivity_and_dead_neurons_by_hand():
     table = jnp.array([[3, 1, 0], [0, 2, 2], [0, 0, 0], [0, 0, 4]])
     assert_close(urlsom_measures.neural_selectivity(table), 9 / 12)
     assert urlsom_measures.dead_neurons(table.sum(axis=-1)) == 1
-    # Neurons are labelled 0, 1 (the lower of a tie), none, 2: held-out samples of the dead neuron are errors.
+    # Labels of the neurons: 0, 1 (the lower of a tie), none, 2. Held-out samples of the dead neuron are errors.
     held_out = jnp.array([[1, 1, 0], [0, 1, 3], [5, 0, 0], [0, 0, 1]])
     assert_close(urlsom_measures.neural_selectivity(table, held_out), 3 / 12)
     assert np.isnan(urlsom_measures.neural_selectivity(table, jnp.zeros_like(table)))

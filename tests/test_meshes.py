@@ -1,4 +1,4 @@
-"""Meshes as users make them, and programs that leave JAX: what crosses the devices, and a batch of any size."""
+"""Layers on device meshes, with their traffic, and exported for any batch size."""
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,8 @@ SMALL = {"name": "vqvae", "channels": 8, "residual_channels": 4, "residual_block
 
 
 @pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto])
-def test_under_set_mesh_a_sharded_batch_costs_the_statistics_only(kind):
-    """`jax.make_mesh` gives Explicit axes by default; K (d + 1) floats and a few scalars go between the devices."""
+def test_devices_exchange_the_statistics_only(kind):
+    """K (d + 1) floats and a few scalars cross the devices. `jax.make_mesh` makes Explicit axes by default."""
     layer, size, dimension = kvae.KohonenVQ((4, 8)), 32, 16
     z = jax.random.normal(jax.random.key(0), (64, 5, 5, dimension))
     variables = init(layer, jax.random.key(1), z)
@@ -36,7 +36,7 @@ def test_under_set_mesh_a_sharded_batch_costs_the_statistics_only(kind):
     assert size * (dimension + 1) <= traffic <= size * (dimension + 1) + 2 * size + 64
 
 
-def test_a_lookup_in_chunks_works_with_explicit_axes(monkeypatch):
+def test_lookup_in_chunks_under_explicit_axes(monkeypatch):
     monkeypatch.setitem(kohonen.SCORES_PER_CHUNK, "cpu", 64 * 32)
     z = np.random.default_rng(0).standard_normal((1024, 8)).astype(np.float32)
     words = np.random.default_rng(1).standard_normal((32, 8)).astype(np.float32)
@@ -56,7 +56,7 @@ def test_a_lookup_in_chunks_works_with_explicit_axes(monkeypatch):
         {"name": "residual", "quantizer": {"name": "kohonen", "grid_shape": (4, 4)}, "depth": 2},
     ],
 )
-def test_an_exported_encoder_takes_a_batch_of_any_size(quantizer):
+def test_exported_encoder_takes_any_batch_size(quantizer):
     model = models.build({**SMALL, "quantizer": quantizer})
     images = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
     variables = init(model, jax.random.key(0), images[:1])

@@ -1,4 +1,4 @@
-"""What quantisers do with what they cannot use: it is named, or it changes nothing."""
+"""Quantisers reject wrong shapes, dtypes and fields, and ignore vectors with NaN and infinities."""
 
 import jax
 import jax.numpy as jnp
@@ -7,11 +7,11 @@ import pytest
 
 import kvae
 from kvae.core.errors import InputError
-from modules import apply, init
+from modules import init
 from vectors import vectors
 
 
-def test_shape_errors_name_what_was_found():
+def test_shape_errors_name_shape_and_dtype():
     layer = kvae.KohonenVQ((4, 4))
     variables = init(layer, jax.random.key(0), vectors(3, 8))
     with pytest.raises(InputError, match="z has 9-dimensional vectors; the codebook has 8 dimensions"):
@@ -38,12 +38,11 @@ def test_shape_errors_name_what_was_found():
         (lambda: kvae.GradientVQ((4, 4), pull="z"), "pull is 'z'; it must be one of encoder, codeword"),
     ],
 )
-def test_impossible_fields_fail_at_once(make, message):
+def test_impossible_fields_are_rejected(make, message):
     with pytest.raises(InputError, match=message):
         make()
 
 
-@pytest.mark.parametrize("odd", [np.nan, np.inf, 3e38])
 @pytest.mark.parametrize(
     "layer",
     [
@@ -56,32 +55,25 @@ def test_impossible_fields_fail_at_once(make, message):
     ],
     ids=["rotation", "cosine", "gradient", "fsq", "residual", "grouped"],
 )
-def test_one_odd_vector_harms_no_codebook_and_where_it_is_masked_no_gradient(layer, odd):
-    z = jnp.asarray(vectors(5, 4, 4)).at[0, 0, 0].set(odd)
+def test_gradients_ignore_masked_nan(layer):
     mask = jnp.ones((5, 4), bool).at[0, 0].set(False)
+    z = vectors(5, 4, 4)
     variables = init(layer, jax.random.key(0), z)
-    _, updated = apply(layer, variables, z, train=True, mutable=["codebook"])
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(updated))
 
     def loss(params, z):
-        out = apply(layer, {**variables, "params": params}, z, mask=mask)
+        out = layer.apply({**variables, "params": params}, z, mask=mask)
         return out.loss + jnp.sum(jnp.where(mask[..., None], out.quantized, 0))
 
-    found = jax.value_and_grad(loss, argnums=(0, 1))(variables.get("params", {}), z)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
-
-
-def test_an_odd_vector_leaves_the_codebook_as_if_it_were_not_there():
-    layer, z = kvae.KohonenVQ((3, 4)), jnp.asarray(vectors(7, 4))
-    variables = init(layer, jax.random.key(0), z)
-    _, without = apply(layer, variables, z[1:], train=True, mutable=["codebook"])
-    _, beside = apply(layer, variables, z.at[0, 2].set(jnp.nan), train=True, mutable=["codebook"])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), without, beside)
+    gradient = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+    for value in (np.nan, np.inf, 3e38):
+        z[0, 0, 0] = value
+        results = gradient(variables.get("params", {}), z)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(results))
 
 
 @pytest.mark.parametrize("codes", [[1, 2], None, 1, "x", jnp.ones((2, 2)), jnp.ones((2, 2), bool)])
 @pytest.mark.parametrize("layer", [kvae.KohonenVQ((2, 2)), kvae.FSQ((2, 2)), kvae.ResidualVQ(kvae.KohonenVQ((2, 2)))])
-def test_codes_that_are_no_integers_are_named(layer, codes):
+def test_codes_must_be_integers(layer, codes):
     variables = init(layer, jax.random.key(0), jnp.zeros((1, 2)))
     with pytest.raises(InputError, match=r"codes are .*; they must be an integer array"):
         layer.apply(variables, codes, method="lookup")

@@ -1,4 +1,4 @@
-"""The quantisers reproduce, step by step, outputs of the authors' released code (see tests/parity/README.md)."""
+"""The quantisers reproduce traces of the authors' released code, step by step (see tests/parity/README.md)."""
 
 import ast
 import pathlib
@@ -32,7 +32,7 @@ def assert_close(actual, expected):
 
 
 def layer_fields(trace, meta):
-    # The release runs its first axis fastest: its (6, 4) is (4, 6) row by row.
+    # In the authors' code the first axis varies fastest: its (6, 4) is (4, 6) row by row.
     return dict(
         grid_shape=tuple(int(n) for n in trace["grid_shape"][::-1]),
         neighborhood=meta["neighbourhood"],
@@ -41,13 +41,13 @@ def layer_fields(trace, meta):
     )
 
 
-def test_all_traces_are_here():
+def test_all_traces_exist():
     assert len(NAMES["ema"]) == 7
     assert len(NAMES["gradient"]) == 2
 
 
 @pytest.mark.parametrize("name", NAMES["ema"])
-def test_kohonen_vq(name):
+def test_kohonen_vq_reproduces_trace(name):
     trace, meta = load_trace(name)
     layer = kvae.KohonenVQ(
         **layer_fields(trace, meta),
@@ -86,7 +86,7 @@ def test_kohonen_vq(name):
 
 
 @pytest.mark.parametrize("name", NAMES["gradient"])
-def test_gradient_vq(name):
+def test_gradient_vq_reproduces_trace(name):
     trace, meta = load_trace(name)
     layer = kvae.GradientVQ(**layer_fields(trace, meta), pull="codeword", neighbor_weight=1.0)
     variables = {"params": {"codewords": trace["codebook0"]}, "codebook": {"step": jnp.int32(0)}}

@@ -1,4 +1,4 @@
-"""Vectors in tests: drawn at random, the same at every start."""
+"""Random vectors for tests, the same in every run."""
 
 import numpy as np
 
