@@ -70,10 +70,6 @@ def test_a_wrong_value_is_described_in_one_line(annotation, value, message):
     assert len(str(caught.value)) < 200
 
 
-def test_help_shows_types_and_ranges_of_fields():
-    assert "shrink_step: typing.Annotated[float, Ge(ge=0)] = 0.1" in str(inspect.signature(kvae.KohonenVQ))
-
-
 def test_fields_are_validated_by_name_and_completed():
     @dataclasses.dataclass
     class Owner:

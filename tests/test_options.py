@@ -1,6 +1,7 @@
 """The options of `KohonenVQ`: metric, gradient, restart_below, train, axis_name."""
 
 import functools
+import inspect
 
 import flax.linen as nn
 import jax
@@ -22,6 +23,10 @@ Z = RNG.standard_normal((64, 8)).astype(np.float32)
 
 def train(layer, variables, z, **options):
     return apply(layer, variables, z, train=True, mutable=["codebook"], **options)
+
+
+def test_help_shows_types_and_ranges_of_fields():
+    assert "shrink_step: typing.Annotated[float, Ge(ge=0)] = 0.1" in str(inspect.signature(kvae.KohonenVQ))
 
 
 def test_cosine_compares_directions_only():
