@@ -1,9 +1,10 @@
-"""A data set as files of codes: what stands in them, that nothing can stop them, and what is said to a mistake."""
+"""`python -m kvae.tokenize`: the files it writes, how it resumes, and its messages for mistakes."""
 
 import json
 import os
 import pathlib
 import random
+import resource
 import socket
 import subprocess
 import sys
@@ -19,13 +20,14 @@ from PIL import Image
 import kvae
 from kvae.core import program
 from kvae.data.sets import tokens as module
+from kvae.runs import Run
 from kvae.tokenize import __main__ as tokenize
 from kvae.training.config.sections import load_data
-from kvae.training.train import train
 from prior import Prior
 
 ROOT = pathlib.Path(__file__).parents[1]
 COUNT = 21
+LARGEST_FILE = 70_000  # bytes; shards are larger
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def start(*arguments):
 
 
 def of_images(run, images, out, *more):
-    """The command's arguments."""
+    """Returns the arguments of the command."""
     return [run.workdir, f"--images={images}", f"--out={out}", "--batch-size=8", "--shard-size=10", *more]
 
 
@@ -60,14 +62,14 @@ def contents(folder):
 
 @pytest.fixture(scope="module")
 def tokens(run, images, tmp_path_factory):
-    """What a call that nothing disturbs writes."""
+    """The output of an uninterrupted call."""
     out = tmp_path_factory.mktemp("tokens") / "out"
     assert start(*of_images(run, images, out)) == 0
     return out
 
 
-def test_rows_are_the_codes_of_the_images_in_their_order(run, images, tokens):
-    """As tfds reads them without kvae; a last batch and a last shard are smaller."""
+def test_rows_are_the_codes_of_the_images_in_order(run, images, tokens):
+    """As TFDS reads them without kvae; the last batch and the last shard are smaller."""
     names = sorted(path.relative_to(images).as_posix() for path in images.rglob("*.png"))
     codes = run.encode(run.read_images(images))["codebook"]
     rows = list(tfds.builder_from_directory(str(tokens)).as_data_source("train"))
@@ -76,13 +78,13 @@ def test_rows_are_the_codes_of_the_images_in_their_order(run, images, tokens):
     assert [row["label"] for row in rows] == [int(name.startswith("dogs")) for name in names]
     np.testing.assert_array_equal([row["codebook"] for row in rows], codes)
     assert rows[0]["codebook"].dtype == np.int16
-    said = json.loads((tokens / "tokens.json").read_text())
-    assert said["codebooks"]["codebook"] == {
+    manifest = json.loads((tokens / "tokens.json").read_text())
+    assert manifest["codebooks"]["codebook"] == {
         "shape": [8, 8], "dtype": "int16", "codebook_size": 32, "grid_shape": [4, 8], "stride": 4
     }  # fmt: skip
-    assert (said["step"], said["label_names"], list(said["digests"])) == (4, ["cats", "dogs"], ["codebook"])
-    assert sum(said["splits"]["train"]["files"].values()) == said["splits"]["train"]["rows"] == COUNT
-    assert list(said["splits"]["train"]["files"].values()) == [10, 10, 1]
+    assert (manifest["step"], manifest["label_names"], list(manifest["digests"])) == (4, ["cats", "dogs"], ["codebook"])
+    assert sum(manifest["splits"]["train"]["files"].values()) == manifest["splits"]["train"]["rows"] == COUNT
+    assert list(manifest["splits"]["train"]["files"].values()) == [10, 10, 1]
 
 
 def test_parquet_holds_the_same_rows(run, images, tokens, tmp_path):
@@ -99,7 +101,7 @@ def test_parquet_holds_the_same_rows(run, images, tokens, tmp_path):
         jax.tree.map(np.testing.assert_array_equal, *[examples_of.arrays for examples_of in examples])
 
 
-def test_the_run_s_own_data_set_has_both_splits(run, tmp_path):
+def test_own_data_set_is_encoded_with_both_splits(run, tmp_path):
     assert start(run.workdir, f"--out={tmp_path / 'out'}", "--dataset.size=128", "--batch-size=8") == 0
     dataset, _ = load_data({**run.config, "dataset": {**run.config["dataset"], "size": 128}})
     read = module.tokens(str(tmp_path / "out"))
@@ -112,7 +114,7 @@ def test_the_run_s_own_data_set_has_both_splits(run, tmp_path):
         np.testing.assert_array_equal(tokens[np.arange(8)]["codebook"], codes)
 
 
-def test_many_tokens_stay_on_disk(run, images, tokens, monkeypatch):
+def test_large_token_sets_are_streamed(run, images, tokens, monkeypatch):
     held = module.tokens(str(tokens))
     monkeypatch.setattr("kvae.data.dataset.MEMORY_BYTES", 0)
     streamed = module.tokens(str(tokens))
@@ -121,39 +123,39 @@ def test_many_tokens_stay_on_disk(run, images, tokens, monkeypatch):
         jax.tree.map(np.testing.assert_array_equal, streamed.train[i], held.train[i])
 
 
-def test_shards_that_are_there_stay_and_the_others_are_made_again(run, images, tokens, tmp_path, capsys):
-    """Whatever is missing; a file half-written by a kill goes."""
-    whole, out = contents(tokens), tmp_path / "out"
-    assert start(*of_images(run, images, out)) == 0
-    assert contents(out) == whole
-    kept = next(out.glob("*00001-of-00003"))
-    before = kept.stat().st_mtime_ns
-    next(out.glob("*00000-of-00003")).rename(out / f".{kept.name}.4711")
-    assert start(*of_images(run, images, out)) == 0
-    assert contents(out) == whole
-    assert kept.stat().st_mtime_ns == before
-    assert start(*of_images(run, images, out)) == 0
-    assert f"{out} is complete already" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("file_format", ["array_record", "parquet"])
-def test_sigkill_at_random_moments_changes_no_byte(run, images, tmp_path, file_format):
-    more = [f"--format={file_format}", "--shard-size=1", "--batch-size=8"]
-    whole, killed = (of_images(run, images, tmp_path / name, *more) for name in ("whole", "killed"))
-    assert start(*whole) == 0
-    out, chance = tmp_path / "killed", random.Random(0)
-    command = [sys.executable, "-m", "kvae.tokenize", *killed]
-    for shards in sorted(chance.sample(range(1, COUNT), 1)):
-        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
-        while process.poll() is None and (not out.exists() or len(os.listdir(out)) <= shards):
-            time.sleep(0.0005)
-        process.kill()
-        process.wait()
+def test_missing_shards_are_written_again(run, images, tmp_path, capsys, file_format):
+    """Intact shards are kept; a partial file of a killed process is deleted."""
+    out = tmp_path / "out"
+    arguments = of_images(run, images, out, f"--format={file_format}")
+    assert start(*arguments) == 0
+    complete, first, kept = contents(out), next(out.glob("*00000-of-00003*")), next(out.glob("*00001-of-00003*"))
+    before = kept.stat().st_mtime_ns
+    first.rename(out / f".{kept.name}.4711")
+    assert start(*arguments) == 0
+    assert contents(out) == complete
+    assert kept.stat().st_mtime_ns == before
+    capsys.readouterr()
+    assert start(*arguments) == 0
+    assert f"{out} is already complete" in capsys.readouterr().err
+
+
+def test_killed_call_resumes_to_identical_files(run, images, tmp_path):
+    more = ["--shard-size=1", "--batch-size=8"]
+    uninterrupted, killed = (of_images(run, images, tmp_path / name, *more) for name in ("uninterrupted", "killed"))
+    assert start(*uninterrupted) == 0
+    out, shards = tmp_path / "killed", random.Random(0).randrange(1, COUNT)
+    command = [sys.executable, "-m", "kvae.tokenize", *map(str, killed)]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    while process.poll() is None and (not out.exists() or len(os.listdir(out)) <= shards):
+        time.sleep(0.0005)
+    process.kill()
+    process.wait()
     assert start(*killed) == 0
-    assert contents(out) == contents(tmp_path / "whole")
+    assert contents(out) == contents(tmp_path / "uninterrupted")
 
 
-def test_of_two_processes_each_writes_its_share(run, images, tmp_path):
+def test_two_processes_share_the_shards(run, images, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -168,40 +170,40 @@ def test_of_two_processes_each_writes_its_share(run, images, tmp_path):
         )
         for i in range(2)
     ]  # fmt: skip
-    said = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
     assert start(*of_images(run, images, tmp_path / "one", "--shard-size=2")) == 0
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
 
-def test_a_damaged_image_is_named_and_left_out_only_if_that_is_asked(run, images, tokens, tmp_path, capsys):
+def test_corrupted_image_is_named_or_skipped_on_request(run, images, tokens, tmp_path, capsys):
     folder = tmp_path / "images"
     folder.mkdir()
     for i, path in enumerate(sorted(images.rglob("*.png"))):
         (folder / path.name).write_bytes(path.read_bytes()[: 60 if i == 4 else None])
     assert start(*of_images(run, folder, tmp_path / "out")) == 2
-    said = capsys.readouterr().err
-    assert said.count("kvae: ") == 1
-    assert "not a readable image" in said and "or give --skip-unreadable" in said
+    error = capsys.readouterr().err
+    assert error.count("kvae: ") == 1
+    assert "not a readable image" in error and "or pass --skip-unreadable" in error
     assert start(*of_images(run, folder, tmp_path / "skipped", "--skip-unreadable")) == 0
-    assert "; 1 images left out" in capsys.readouterr().err
+    assert "; 1 images skipped" in capsys.readouterr().err
     rows = list(tfds.builder_from_directory(str(tmp_path / "skipped")).as_data_source("train"))
     names = sorted(path.name for path in folder.iterdir())
-    damaged = next(path.name for path in folder.iterdir() if path.stat().st_size == 60)
-    assert [row["name"].decode() for row in rows] == [name for name in names if name != damaged]
+    corrupted = next(path.name for path in folder.iterdir() if path.stat().st_size == 60)
+    assert [row["name"].decode() for row in rows] == [name for name in names if name != corrupted]
     assert [names[row["index"]] for row in rows] == [row["name"].decode() for row in rows]
 
 
-def test_images_come_back(run, images, tokens, tmp_path):
+def test_decode_writes_the_images(run, images, tokens, tmp_path):
     assert start(run.workdir, f"--decode={tokens}", f"--out={tmp_path}", "--batch-size=8") == 0
     names = sorted(path.relative_to(images) for path in images.rglob("*.png"))
     expected = run.decode(run.encode(run.read_images(images)))
     for name, image in zip(names, expected, strict=True):
-        found = np.asarray(Image.open(tmp_path / "train" / f"{name}.png")).astype(int)
-        assert np.max(np.abs(found - image)) <= 1
+        decoded = np.asarray(Image.open(tmp_path / "train" / f"{name}.png")).astype(int)
+        assert np.max(np.abs(decoded - image)) <= 1
 
 
-def test_a_model_of_the_second_stage_trains_on_them(tokens, tmp_path, monkeypatch):
+def test_second_stage_model_trains_on_tokens(tokens, tmp_path, monkeypatch):
     monkeypatch.setitem(kvae.MODELS, "prior", Prior)
     config = {
         "steps": 40, "batch_size": 8, "log_every_steps": 20, "evaluate_every_steps": 20, "checkpoint_every_steps": 20,
@@ -209,11 +211,11 @@ def test_a_model_of_the_second_stage_trains_on_them(tokens, tmp_path, monkeypatc
         "optimizer": {"learning_rate": 0.1},
     }  # fmt: skip
     rows = kvae.train(config, str(tmp_path / "run")).metrics
-    assert max(rows[-1]["train/loss"], rows[-1]["valid/loss"]) < np.log(32)  # better than chance, also on others
+    assert max(rows[-1]["train/loss"], rows[-1]["valid/loss"]) < np.log(32)  # better than chance, on held-out codes too
 
 
 def refusals(run, images, tokens, tmp_path):
-    """Mistakes, and what is said to them."""
+    """Yields mistakes and their messages."""
     unfinished, empty, no_run = tmp_path / "unfinished", tmp_path / "empty", tmp_path / "no_run"
     for folder in (unfinished, empty, no_run):
         folder.mkdir()
@@ -232,32 +234,34 @@ def refusals(run, images, tokens, tmp_path):
     yield [*here, "--data_dir=x"], "'--data_dir=x' is not an option"
     yield [*here, "--dataset=tokens", f"--dataset.path={tokens}"], "has no images; it has codebook, label"
     yield [run.workdir, f"--images={images}", f"--out={images}"], "holds other files; choose an empty or a new folder"
-    yield of_images(run, images, tokens, "--shard-size=5"), "was made by another call: shard_size 10 -> 5"
+    yield of_images(run, images, tokens, "--shard-size=5"), "was made with other arguments: shard_size 10 -> 5"
     yield [*here, f"--decode={unfinished}"], "is not complete; run the same command of kvae.tokenize again"
     yield [*here, f"--decode={empty}"], "holds no tokens: it has no tokens.json"
 
 
-def test_a_mistake_is_one_line(run, images, tokens, tmp_path, capsys):
+def test_mistakes_are_one_line(run, images, tokens, tmp_path, capsys):
     for arguments, message in refusals(run, images, tokens, tmp_path):
         assert start(*arguments) == 2, message
-        said = capsys.readouterr().err
-        assert message in said
-        assert said.count("\n") == 1 and said.startswith("kvae: "), said
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1 and error.startswith("kvae: "), error
         assert not (tmp_path / "out").exists()
 
 
-def test_codes_of_another_run_are_refused(run, images, tokens, make_config, tmp_path, capsys):
-    train(make_config(steps=2, log_every_steps=2, evaluate_every_steps=2), str(tmp_path / "run"), jax.devices()[:1])
-    other = kvae.load(str(tmp_path / "run"))
+def test_codes_of_another_run_are_refused(run, images, tokens, tmp_path, capsys):
+    variables = jax.tree.map(lambda leaf: leaf + 1, run.variables)
+    Run(run.workdir, run.config, 2, run.model, variables).save_pretrained(tmp_path / "other")
+    other = kvae.from_pretrained(tmp_path / "other")
     assert start(*of_images(other, images, tokens)) == 2
-    assert f"was made by another call: run {run.workdir} -> {other.workdir}; step 4 -> 2" in capsys.readouterr().err
+    message = f"was made with other arguments: run {run.workdir} -> {other.workdir}; step 4 -> 2"
+    assert message in capsys.readouterr().err
     assert start(run.workdir, f"--decode={tokens}", f"--out={tokens}") == 2
     assert "is the folder of the codes; choose another one" in capsys.readouterr().err
     assert start(other.workdir, f"--decode={tokens}", f"--out={tmp_path / 'out'}") == 2
     assert "at step 2 has another codebook" in capsys.readouterr().err
 
 
-def test_damaged_files_are_named(tokens, tmp_path):
+def test_corrupted_files_are_named(tokens, tmp_path):
     for damage, file in ((lambda data: data[: len(data) // 2], "*00000-of-00003"), (lambda _: b"{", "tokens.json")):
         folder = tmp_path / file.strip("*")
         folder.mkdir()
@@ -269,20 +273,14 @@ def test_damaged_files_are_named(tokens, tmp_path):
             module.tokens(str(folder))
 
 
-def test_a_full_disk_is_one_line_and_the_same_command_goes_on(run, images, tokens, tmp_path):
-    code = (
-        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "from kvae.core import program; from kvae.tokenize.__main__ import main;"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (70_000, 70_000));"
-        "sys.exit(program.run(main, sys.argv[1:]))"
-    )
+def test_full_disk_is_one_line_and_resumes(run, images, tokens, tmp_path, capsys):
     arguments = of_images(run, images, tmp_path / "out")
-    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8", "JAX_ENABLE_COMPILATION_CACHE": "false"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=120
-    )
-    assert done.returncode == 2, done.stderr
-    assert "cannot be written: " in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE, limits[1]))
+    try:
+        assert start(*arguments) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "cannot be written: " in capsys.readouterr().err.splitlines()[-1]
     assert start(*arguments) == 0
     assert contents(tmp_path / "out") == contents(tokens)

@@ -1,1 +1,1 @@
-"""The codes of whole data sets, as files; `python -m kvae.tokenize` is the program."""
+"""Encodes data sets to files of codes, and decodes them; `python -m kvae.tokenize` is the program."""

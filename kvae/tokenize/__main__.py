@@ -1,15 +1,17 @@
-"""The codes of a whole data set, as files that other programs read; and images from such codes.
+"""Encodes a data set with a trained run and writes its codes to files; also decodes such files to images.
 
-    python -m kvae.tokenize RUN --images=FOLDER --out=DIR
-    python -m kvae.tokenize RUN --dataset=NAME [--dataset.FIELD=VALUE ...] --out=DIR
-    python -m kvae.tokenize RUN --decode=TOKENS --out=DIR
+    python -m kvae.tokenize runs/photos --images=my_images --out=tokens
+    python -m kvae.tokenize runs/photos --dataset=digits --dataset.size=32 --out=digit_tokens
+    python -m kvae.tokenize runs/photos --decode=tokens --out=decoded
 
-RUN is the folder of a run, on a disk or in a bucket (gs://bucket/run), or one that `save_pretrained` wrote. Without
---images and --dataset it is the run's own data set; --dataset.FIELD sets a field, as --config.dataset.FIELD does in
-training. One row per image, in their order: its index, its name and label where it has them, and the codes of each
-codebook, in shards of ArrayRecord (read by config.dataset.name "tokens", grain and tfds) or Parquet (read by pyarrow,
-pandas and Hugging Face's datasets). tokens.json says what they are. Run the same command again and it goes on where it
-stopped. Of several processes, each writes its share of the shards.
+RUN is the folder of a run, local or in a bucket (gs://bucket/run), or a folder written by `save_pretrained`. Without
+--images and --dataset the run's own data set is encoded; --dataset.FIELD=VALUE sets a field of the data set, as
+--config.dataset.FIELD does in training.
+
+Each image becomes one row, in order: its index, its name and label if it has them, and the codes of each codebook. Rows
+are stored in shards of ArrayRecord (read by config.dataset.name "tokens", grain and TFDS) or Parquet (read by pyarrow,
+pandas and Hugging Face's datasets); tokens.json describes them. If interrupted, the same command resumes and produces
+identical files. Several processes share the shards among themselves.
 """
 
 import argparse
@@ -17,46 +19,50 @@ import sys
 
 from kvae.core import program
 from kvae.core.errors import InputError
+from kvae.core.fields import Count
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The options, and the arguments that set fields of the data set; raises InputError where they do not fit."""
+    """Parses the arguments.
+
+    Returns:
+      The options, and the fields of the data set, such as "dataset.size=32".
+
+    Raises:
+      InputError: An argument is unknown or does not fit the others.
+    """
+    count = program.number(Count)
     parser = program.Parser("python -m kvae.tokenize", __doc__)
     parser.add_argument("run", metavar="RUN", help="the folder of a run")
-    parser.add_argument("--out", metavar="DIR", required=True, help="the folder to be written")
+    parser.add_argument("--out", metavar="DIR", required=True, help="the folder to write to")
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--images", metavar="FOLDER", help="all images below a folder, made to fit as in training")
-    source.add_argument("--dataset", metavar="NAME", help="a data set by name, instead of that of the run")
-    source.add_argument("--decode", metavar="TOKENS", help="makes PNG files of the tokens in a folder")
-    parser.add_argument("--format", default="array_record", help="array_record or parquet (array_record)")
+    source.add_argument("--images", metavar="FOLDER", help="encode all images below a folder, resized as in training")
+    source.add_argument("--dataset", metavar="NAME", help="encode a data set by name instead of the run's own")
+    source.add_argument("--decode", metavar="TOKENS", help="decode a folder of tokens to PNG files")
+    parser.add_argument("--format", default="array_record", help="array_record or parquet (default: %(default)s)")
+    parser.add_argument("--size", type=count, help="edge of the --images in pixels (default: the run's)")
+    parser.add_argument("--skip-unreadable", action="store_true", help="skip corrupted --images and count them")
+    parser.add_argument("--step", type=int, help="step of the checkpoint (default: the newest)")
+    parser.add_argument("--replica", type=int, default=0, help="replica, if the run has several (default: %(default)s)")
     parser.add_argument(
-        "--size", type=int, help="edge of the images of --images, instead of that of the run, in pixels"
+        "--batch-size", type=count, default=64, help="images per batch and process (default: %(default)s)"
     )
-    parser.add_argument(
-        "--skip-unreadable", action="store_true", help="leave damaged images of --images out, and count"
-    )
-    parser.add_argument("--step", type=int, help="of the checkpoint (the newest)")
-    parser.add_argument("--replica", type=int, default=0, help="which one, where several were trained at once (0)")
-    parser.add_argument("--batch-size", type=int, default=64, help="images encoded at once on a host (64)")
-    parser.add_argument("--shard-size", type=int, default=10_000, help="images in a file (10000)")
+    parser.add_argument("--shard-size", type=count, default=10_000, help="images per file (default: %(default)s)")
     options, fields = parser.parse_known_args(argv)
     for field in fields:
         if not field.startswith("--dataset.") or "=" not in field:
-            raise InputError(f"{field!r} is not an option; fields of the data set are set as --dataset.data_dir=DIR")
+            raise InputError(f"{field!r} is not an option; set a field of the data set as --dataset.FIELD=VALUE")
     if options.images is None and (options.size is not None or options.skip_unreadable):
-        raise InputError("--size and --skip-unreadable are of --images; a data set has fields, as --dataset.size=64")
+        raise InputError("--size and --skip-unreadable need --images; for a data set use --dataset.size=64")
     if fields and (options.images or options.decode):
-        raise InputError(f"{fields[0]} sets a field of a data set, and there is none beside --images and --decode")
-    for name in ("batch_size", "shard_size"):
-        if (value := getattr(options, name)) < 1:
-            raise InputError(f"--{name.replace('_', '-')} is {value}; it must be 1 or larger")
+        raise InputError(f"{fields[0]} sets a field of a data set; it cannot be used with --images or --decode")
     return options, [field.removeprefix("--") for field in fields]
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program; returns its exit status."""
+    """Runs the program with these arguments and returns its exit status."""
     options, fields = parse(argv)
-    # Imported here, so that a typo is told at once.
+    # Heavy imports follow the arguments so that a typo is answered immediately.
     from kvae.core.buckets import as_path, check_reachable, wrap_bucket_errors
     from kvae.runs import opening
     from kvae.runs.share import WEIGHTS
@@ -70,18 +76,17 @@ def main(argv: list[str]) -> int:
         check_reachable(options.run)
         with wrap_bucket_errors(options.run):
             is_shared = (as_path(options.run) / WEIGHTS).exists()
-        run = (
-            opening.from_pretrained(options.run)
-            if is_shared
-            else opening.load(options.run, options.step, options.replica)
-        )
+        if is_shared:
+            run = opening.from_pretrained(options.run)
+        else:
+            run = opening.load(options.run, options.step, options.replica)
         if options.decode:
             decode.write_images(run, options.decode, options.out, options.batch_size)
             return 0
         if options.images:
-            images = source.folder(run, options.images, options.size, options.skip_unreadable)
+            images = source.folder_source(run, options.images, options.size, options.skip_unreadable)
         else:
-            images = source.dataset(run, options.dataset, fields)
+            images = source.dataset_source(run, options.dataset, fields)
         encode.write_tokens(run, images, options.out, options.format, options.batch_size, options.shard_size)
     return 0
 

@@ -1,62 +1,69 @@
-"""Images from files of codes."""
+"""Decodes files of codes to PNG images."""
 
 import concurrent.futures
 import os
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
-import tqdm
-from PIL import Image
 
 from kvae.core.digests import digests
-from kvae.core.errors import InputError, choose, wrap_write_errors
+from kvae.core.errors import InputError, choose, require_extra, wrap_write_errors
 from kvae.core.files import replaced
 from kvae.data.sets.tokens import columns_of, read_manifest
 from kvae.data.token_files import FORMATS
 from kvae.runs.run import Run
 
+with require_extra("train"):
+    import tqdm
+    from PIL import Image
+
 
 def write_images(run: Run, tokens: str, out: str, batch_size: int) -> None:
-    """Writes a PNG file of each row, `<split>/<name or index>.png`; those that are there already stay.
+    """Writes a PNG file for each row, `<split>/<name or index>.png`; skips files that exist.
 
     Args:
-      run: whose codes they are.
-      tokens: the folder of codes.
-      out: the folder to be written.
-      batch_size: images decoded at once.
+      run: The run that encoded them.
+      tokens: The folder of codes.
+      out: The folder to write to.
+      batch_size: Images per decoded batch.
 
     Raises:
-      InputError: the codes are damaged or of another codebook, or the folder cannot be written.
+      InputError: The codes are corrupted or belong to another codebook, or the folder cannot be written.
     """
     manifest = read_manifest(tokens)
     if manifest["digests"] != digests(run.codebooks):
-        made = f"{manifest['run']} at step {manifest['step']}"
-        hint = "" if manifest["step"] == run.step else f"; --step={manifest['step']} may have it"
-        raise InputError(f"{tokens} holds codes of {made}; {run.workdir} at step {run.step} has another codebook{hint}")
+        source = f"{manifest['run']} at step {manifest['step']}"
+        hint = "" if manifest["step"] == run.step else f"; try --step={manifest['step']}"
+        raise InputError(
+            f"{tokens} holds codes of {source}; {run.workdir} at step {run.step} has another codebook{hint}"
+        )
     if pathlib.Path(out).resolve() == pathlib.Path(tokens).resolve():
         raise InputError(f"--out={out} is the folder of the codes; choose another one")
-    kind, columns = choose("format", manifest["format"], FORMATS), columns_of(manifest)
-    total = sum(said["rows"] for said in manifest["splits"].values())
+    file_format, columns = choose("format", manifest["format"], FORMATS), columns_of(manifest)
+    total = sum(split["rows"] for split in manifest["splits"].values())
     bar = tqdm.tqdm(total=total, desc=out, unit=" images", disable=None)
-    shards = [(split, name) for split, said in manifest["splits"].items() for name in said["files"]]
+    shards = [(name, file) for name, split in manifest["splits"].items() for file in split["files"]]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool, wrap_write_errors(out), bar:
-        for split, name in shards[jax.process_index() :: jax.process_count()]:
-            rows = kind.read(pathlib.Path(tokens) / name, columns)
+        for split, shard in shards[jax.process_index() :: jax.process_count()]:
+            rows = file_format.read(pathlib.Path(tokens) / shard, columns)
             files = [_file(pathlib.Path(out) / split, rows, i) for i in range(len(rows["index"]))]
             missing = [i for i, file in enumerate(files) if not file.exists()]
             for first in range(0, len(missing), batch_size):
                 chosen = missing[first : first + batch_size]
-                filled = chosen + chosen[-1:] * (batch_size - len(chosen))  # so that one program serves all
-                images = run.decode({codebook: rows[codebook][filled] for codebook in columns.shapes})
+                padded = chosen + chosen[-1:] * (batch_size - len(chosen))  # one shape, one compiled program
+                images = run.decode({codebook: rows[codebook][padded] for codebook in columns.shapes})
                 list(pool.map(_save, [files[i] for i in chosen], images))
             bar.update(len(files))
 
 
-def _file(folder: pathlib.Path, rows, i: int) -> pathlib.Path:
+def _file(folder: pathlib.Path, rows: Mapping[str, Any], i: int) -> pathlib.Path:
+    """Returns the file of a row. A name must not lead out of the folder: tokens may come from a stranger."""
     name = pathlib.PurePosixPath(rows["name"][i] if "name" in rows else f"{rows['index'][i]:08}")
     if name.is_absolute() or ".." in name.parts:
-        raise InputError(f"row {rows['index'][i]} is named {str(name)!r}, which leads out of the folder")
+        raise InputError(f"row {rows['index'][i]} has the name {str(name)!r}, which leads out of the folder")
     return folder / f"{name}.png"
 
 

@@ -1,4 +1,4 @@
-"""Where the images to be encoded come from, and how batches of them are read."""
+"""The images that are encoded: a folder or a data set, read in batches."""
 
 import concurrent.futures
 import dataclasses
@@ -27,77 +27,83 @@ class Source:
     """Images by split.
 
     Attributes:
-      described: the section `dataset` of a config that gives them.
-      splits: the examples.
-      shape: of an image, (h, w).
-      labels: whether they have one.
-      label_names: the classes, if they have names.
-      skip_unreadable: whether an image that cannot be read is left out, and named in the log.
+      section: The section `dataset` of a config that loads them.
+      splits: The examples by split.
+      shape: Height and width of an image.
+      has_labels: True if images have a label.
+      label_names: Names of the classes; may be empty.
+      skip_unreadable: True if an image that cannot be read is skipped with a warning.
     """
 
-    described: Mapping[str, Any]
+    section: Mapping[str, Any]
     splits: Mapping[str, Examples]
     shape: tuple[int, int]
-    labels: bool
+    has_labels: bool
     label_names: tuple[str, ...] = ()
     skip_unreadable: bool = False
 
     def names(self, split: str) -> Sequence[str]:
-        """The names of a split's images; empty where they have none."""
+        """Returns the names of a split's images; empty if they have none."""
         return getattr(self.splits[split], "names", ())
 
-    def digest(self, split: str) -> str:
-        """A digest of these names, by which a folder that has changed is known."""
+    def names_digest(self, split: str) -> str:
+        """Returns a digest of a split's names, which detects a folder that has changed."""
         names = "\0".join(self.names(split)).encode(errors="surrogateescape")
         return hashlib.blake2b(names, digest_size=8).hexdigest()
 
 
-def folder(run: Run, path: str, size: int | None, skip_unreadable: bool) -> Source:
-    """All images below a folder, in one split, made to fit as in training.
-
-    Raises:
-      InputError: there is no such folder, it holds no images, or their size is not known.
-    """
-    root, spec = image_folder(path, "--images"), image_spec(run.config["dataset"], size)
-    examples, classes = folder_examples(root, *spec, remedy="replace or remove it, or give --skip-unreadable")
-    if not len(examples):
-        raise InputError(f"--images: {root} holds no images")
-    described = {"name": "folder", "path": str(root), **spec._asdict()}
-    return Source(described, {"train": examples}, (spec.size,) * 2, bool(classes), classes, skip_unreadable)
-
-
-def dataset(run: Run, name: str | None, fields: Sequence[str]) -> Source:
-    """Both splits of a data set.
+def folder_source(run: Run, path: str, size: int | None, skip_unreadable: bool) -> Source:
+    """Returns all images below a folder as one split, resized as in training.
 
     Args:
-      run: whose data set is meant where no other is named.
-      name: of the data set.
-      fields: such as "dataset.data_dir=DIR".
+      run: Its data set determines size and crop.
+      path: The folder.
+      size: Edge in pixels instead of the data set's.
+      skip_unreadable: True to skip images that cannot be read.
 
     Raises:
-      InputError: there is no such data set or field, it cannot be read, or it has no images.
+      InputError: The folder does not exist or holds no images, or their size is unknown.
+    """
+    root, spec = image_folder(path, "--images"), image_spec(run.config["dataset"], size)
+    examples, classes = folder_examples(root, *spec, remedy="replace or delete it, or pass --skip-unreadable")
+    if not len(examples):
+        raise InputError(f"--images: {root} holds no images")
+    section = {"name": "folder", "path": str(root), **spec._asdict()}
+    return Source(section, {"train": examples}, (spec.size,) * 2, bool(classes), classes, skip_unreadable)
+
+
+def dataset_source(run: Run, name: str | None, fields: Sequence[str]) -> Source:
+    """Returns all splits of a data set.
+
+    Args:
+      run: Its data set is used if no other is named.
+      name: Name of another data set.
+      fields: Fields to set, such as "dataset.size=32".
+
+    Raises:
+      InputError: The data set or a field does not exist, cannot be read, or has no images.
     """
     config = {**run.config, "dataset": dict(run.config["dataset"])}
     for field in [*([f"dataset.name={name}"] if name else []), *fields]:
         path, _, text = field.partition("=")
         set_field(config, path, text)
-    found, config = load_data(config)
-    described = {name: value for name, value in config["dataset"].items() if name not in ("mean", "std")}
-    splits = {"train": found.train, **found.validation}
-    example = found.train[0]
+    dataset, config = load_data(config)
+    section = {field: value for field, value in config["dataset"].items() if field not in ("mean", "std")}
+    splits = {"train": dataset.train, **dataset.validation}
+    example = dataset.train[0]
     if "image" not in example:
-        raise InputError(f"the data set {short_repr(described['name'])} has no images; it has {', '.join(example)}")
-    labels = "label" in example and np.ndim(example["label"]) == 0
-    return Source(described, splits, example["image"].shape[:2], labels, found.label_names if labels else ())
+        raise InputError(f"the data set {short_repr(section['name'])} has no images; it has {', '.join(example)}")
+    has_labels = "label" in example and np.ndim(example["label"]) == 0
+    return Source(section, splits, example["image"].shape[:2], has_labels, dataset.label_names if has_labels else ())
 
 
 class Batch(NamedTuple):
-    """A part of a shard.
+    """Part of a shard.
 
     Attributes:
-      shard: its number.
-      indices: of the examples in their split, int64 [n], without those that are left out.
-      arrays: by name, [n, ...].
+      shard: Number of the shard.
+      indices: Indices of the examples in their split, int64 [n], without skipped ones.
+      arrays: The examples by name, [n, ...].
     """
 
     shard: int
@@ -106,22 +112,29 @@ class Batch(NamedTuple):
 
 
 def batches(source: Source, split: str, shards: Mapping[int, range], size: int) -> Iterator[Batch]:
-    """The examples of some shards, `size` at a time at most, all of a batch from one shard.
+    """Yields the examples of shards in batches; a batch never spans two shards.
+
+    Args:
+      source: The images.
+      split: Name of a split.
+      shards: Indices of the examples of each shard, by number.
+      size: Largest number of examples in a batch.
 
     Raises:
-      InputError: an image cannot be read.
+      InputError: An image cannot be read.
     """
     examples = source.splits[split]
 
-    def read(index):
+    def read(index: int) -> Example | None:
         try:
             return examples[index]
         except InputError as error:
             if not source.skip_unreadable:
                 raise
-            log.warning("left out: %s", error)
+            log.warning("skipped: %s", error)
+            return None
 
-    # Image decoders let go of the interpreter, so one thread keeps one core busy.
+    # Image decoders release the GIL, so one thread per core decodes in parallel.
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         for number, rows in shards.items():
             for first in range(0, len(rows), size):
@@ -129,8 +142,8 @@ def batches(source: Source, split: str, shards: Mapping[int, range], size: int) 
                 if isinstance(examples, ArrayExamples):
                     yield Batch(number, indices, examples[indices])
                     continue
-                found = list(pool.map(read, indices.tolist()))
-                read_ones = [example for example in found if example is not None]
-                there = indices[[example is not None for example in found]]
-                arrays = {name: np.stack([one[name] for one in read_ones]) for name in (read_ones or [{}])[0]}
-                yield Batch(number, there, arrays)
+                results = list(pool.map(read, indices.tolist()))
+                readable = [example for example in results if example is not None]
+                kept = indices[[example is not None for example in results]]
+                arrays = {name: np.stack([one[name] for one in readable]) for name in (readable or [{}])[0]}
+                yield Batch(number, kept, arrays)
