@@ -101,17 +101,20 @@ def test_parquet_holds_the_same_rows(run, images, tokens, tmp_path):
         jax.tree.map(np.testing.assert_array_equal, *[examples_of.arrays for examples_of in examples])
 
 
-def test_own_data_set_is_encoded_with_both_splits(run, tmp_path):
-    assert start(run.workdir, f"--out={tmp_path / 'out'}", "--dataset.size=128", "--batch-size=8") == 0
-    dataset, _ = load_data({**run.config, "dataset": {**run.config["dataset"], "size": 128}})
-    read = module.tokens(str(tmp_path / "out"))
-    for tokens, images in (
-        (read.train, dataset.train),
-        (read.validation["validation"], dataset.validation["validation"]),
+@pytest.mark.parametrize("section", [{}, {"name": "digits", "size": 32}])
+def test_data_sets_are_encoded_with_both_splits(run, tmp_path, section):
+    """The run's own data set, and another one with a field that is set."""
+    fields = [f"--dataset{'' if name == 'name' else f'.{name}'}={value}" for name, value in section.items()]
+    assert start(run.workdir, f"--out={tmp_path / 'out'}", *fields) == 0
+    dataset, _ = load_data({**run.config, "dataset": section or run.config["dataset"]})
+    tokens = module.tokens(str(tmp_path / "out"))
+    for split, images in (
+        (tokens.train, dataset.train),
+        (tokens.validation["validation"], dataset.validation["validation"]),
     ):
-        assert len(tokens) == len(images)
+        assert len(split) == len(images)
         codes = run.encode(images[np.arange(8)]["image"])["codebook"]
-        np.testing.assert_array_equal(tokens[np.arange(8)]["codebook"], codes)
+        np.testing.assert_array_equal(split[np.arange(8)]["codebook"], codes)
 
 
 def test_large_token_sets_are_streamed(run, images, tokens, monkeypatch):
