@@ -1,4 +1,4 @@
-"""Makes a table of the paper: see `kvae.paper.sweep`, or --help."""
+"""Trains the runs of a table and prints it: see `kvae.paper.sweep`, or --help."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The launchers, as far as they can be checked without their clusters."""
+"""The launchers, checked without their clusters."""
 
 import pathlib
 import shutil
@@ -16,12 +16,12 @@ SCRIPTS = sorted(LAUNCH.glob("*.sh"))
 RUN = 'python -m kvae.main "$@"'
 
 
-def test_every_platform_has_its_launcher():
+def test_there_is_a_launcher_for_every_platform():
     assert {path.name for path in SCRIPTS} == {"local.sh", "slurm.sh", "tpu_pod.sh"}
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
-def test_scripts_are_sound_and_end_in_the_training_program(path):
+def test_scripts_are_valid_and_end_with_the_training_program(path):
     subprocess.run(["bash", "-n", path], check=True)
     shellcheck = shutil.which("shellcheck", path=sysconfig.get_path("scripts"))
     done = subprocess.run([shellcheck, path], capture_output=True, text=True)
@@ -29,7 +29,7 @@ def test_scripts_are_sound_and_end_in_the_training_program(path):
     assert path.read_text().splitlines()[-1].endswith(RUN)
 
 
-def test_local_hands_its_arguments_on(tmp_path):
+def test_local_passes_its_arguments_on(tmp_path):
     bin_folder = tmp_path / "bin"
     bin_folder.mkdir()
     (bin_folder / "python").symlink_to(sys.executable)
@@ -43,8 +43,8 @@ def test_local_hands_its_arguments_on(tmp_path):
 
 
 @pytest.mark.parametrize(("status", "requeued"), [(0, False), (2, False), (program.STOPPED, True)])
-def test_slurm_requeues_a_run_that_was_stopped(tmp_path, status, requeued):
-    """With stand-ins for srun and scontrol, which say what they were asked for."""
+def test_slurm_requeues_a_stopped_run(tmp_path, status, requeued):
+    """Stand-ins for srun and scontrol print their arguments."""
     for name, lines in {"srun": f'echo "srun $*"; exit {status}', "scontrol": 'echo "scontrol $*"'}.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{lines}\n")
         (tmp_path / name).chmod(0o755)
@@ -57,13 +57,13 @@ def test_slurm_requeues_a_run_that_was_stopped(tmp_path, status, requeued):
     assert ("scontrol requeue 17" in done.stdout) == requeued
 
 
-def test_kubernetes_names_an_indexed_job_that_its_pods_can_join():
+def test_kubernetes_pods_can_join_their_job():
     service, job = yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text())
     assert (service["apiVersion"], service["kind"]) == ("v1", "Service")
     assert (job["apiVersion"], job["kind"]) == ("batch/v1", "Job")
     spec, pod = job["spec"], job["spec"]["template"]["spec"]
     assert spec["completionMode"] == "Indexed"
-    assert spec["podFailurePolicy"] and pod["restartPolicy"] == "Never"  # the one requires the other
+    assert spec["podFailurePolicy"] and pod["restartPolicy"] == "Never"  # the policy requires Never
     (container,) = pod["containers"]
     environment = {entry["name"]: entry.get("value") for entry in container["env"]}
     assert spec["completions"] == spec["parallelism"] == int(environment["JAX_NUM_PROCESSES"])

@@ -74,8 +74,8 @@ def test_figures_of_neighborhoods_need_no_runs(tmp_path, capsys):
 
 
 def test_selectivity_is_drawn_by_sigma(make_config, tmp_path, capsys, monkeypatch):
-    shown = []
-    monkeypatch.setattr(paper.urlsom_figures.plots, "neural_selectivity_by_sigma", lambda *values: shown.append(values))
+    drawn = []
+    monkeypatch.setattr(paper.urlsom_figures.plots, "draw_selectivity_by_sigma", lambda *values: drawn.append(values))
     for sigma, of_train, held_out in ((1.0, [0.9, 0.8], [0.7, 0.6]), (0.5, [0.5, 0.4], [0.3, 0.2])):
         folder = tmp_path / str(sigma)
         folder.mkdir()
@@ -84,7 +84,7 @@ def test_selectivity_is_drawn_by_sigma(make_config, tmp_path, capsys, monkeypatc
         row = {"step": 4, "valid/neural_selectivity_train": of_train, "valid/neural_selectivity_transferred": held_out}
         (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     assert program.run(paper.main, ["--figure=urlsom_7", str(tmp_path), f"--out={tmp_path}"]) == 0
-    _, sigmas, values, title = shown[0]
+    _, sigmas, values, title = drawn[0]
     assert sigmas == [0.5, 1.0]
     assert values == {"training set": [[0.5, 0.9], [0.4, 0.8]], "held out": [[0.3, 0.7], [0.2, 0.6]]}
     assert "digits" in title
