@@ -218,12 +218,11 @@ class ResidualVQ(_Quantizer):
     """Residual quantiser: `kvae.ResidualVQ` for NNX.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> from flax import nnx
       >>> import kvae
       >>> layer = kvae.nnx.ResidualVQ(16, quantizer=kvae.KohonenVQ((4, 8)), depth=3, rngs=nnx.Rngs(0))
-      >>> layer(jnp.ones((5, 16))).codes.shape
-      (5, 3)
+      >>> layer.codewords().shape
+      (3, 32, 16)
 
     Args:
       features: d, the length of the vectors.
@@ -250,12 +249,11 @@ class GroupedVQ(_Quantizer):
     """Product quantiser: `kvae.GroupedVQ` for NNX.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> from flax import nnx
       >>> import kvae
       >>> layer = kvae.nnx.GroupedVQ(16, quantizer=kvae.KohonenVQ((4, 8)), groups=2, rngs=nnx.Rngs(0))
-      >>> layer(jnp.ones((5, 16))).codes.shape
-      (5, 2)
+      >>> layer.codewords().shape
+      (2, 32, 8)
 
     Args:
       features: d, the length of the vectors.

@@ -4,6 +4,7 @@ import doctest
 import importlib
 import pathlib
 import re
+import shutil
 from unittest import mock
 
 import pytest
@@ -29,9 +30,23 @@ def clean_registries():
         patch.stop()
 
 
+@pytest.fixture
+def project(tmp_path, monkeypatch, request):
+    """Enters a folder with the project's files, and with the run `runs/smoke` if a text names it."""
+
+    def enter(text):
+        for name in ("configs", "tests"):
+            (tmp_path / name).symlink_to(ROOT / name)
+        if "runs/smoke" in text:
+            shutil.copytree(request.getfixturevalue("trained_run")(), tmp_path / "runs" / "smoke")
+        monkeypatch.chdir(tmp_path)
+
+    return enter
+
+
 @pytest.mark.parametrize("name", [name for name, text in SOURCES.items() if ">>>" in text])
-def test_examples_run(name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_examples_run(name, project):
+    project(SOURCES[name])
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     results = doctest.testmod(importlib.import_module(name), optionflags=flags)
     assert results.attempted > 0
@@ -40,4 +55,5 @@ def test_examples_run(name, tmp_path, monkeypatch):
 
 def test_every_example_is_a_doctest():
     for name, text in SOURCES.items():
-        assert not re.findall(r"^ *Examples?:\n(?! *>>> )", text, re.MULTILINE), f"{name} has an example without >>>"
+        examples = re.findall(r"^ *Examples?:\n((?:.*\n){1,4})", text, re.MULTILINE)
+        assert all(">>> " in lines for lines in examples), f"{name} has an example without >>>"
