@@ -142,7 +142,7 @@ def test_model_of_tokens_and_its_data_set(train_and_resume, capsys):
     last = rows(run.workdir)[-1]
     np.testing.assert_allclose(last["valid/bits"], last["valid/loss"] / np.log(2), rtol=1e-5)
     assert figures == {"curves"}
-    with pytest.raises(kvae.InputError, match="is a run of Bigram: no 'encode'; it can probabilities"):
+    with pytest.raises(kvae.InputError, match="is a run of Bigram: no 'encode'; it has probabilities"):
         run.encode(IMAGES)
     assert program.run(report.main, [run.workdir, "--html"]) == 2
     assert "is a run of Bigram, which has no codes of images" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from runs import final_state, run
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"micro_batches": 2}, "micro_batches is 2; it must be 1, for this loss is of a whole batch"),
+        ({"micro_batches": 2}, "micro_batches is 2; it must be 1, because this model's loss needs the whole batch"),
         ({"patience_evaluations": -1}, "patience_evaluations is -1; it must be an integer, 0 or larger"),
         ({"model.kernel": "box"}, "kernel is 'box'; it must be one of gaussian, student"),
         ({"model.sigma": 0.0}, "sigma is 0.0; it must be a number, larger than 0"),
@@ -93,7 +93,7 @@ def test_a_run_has_its_pictures_and_opens_in_a_notebook(stopped):
     np.testing.assert_allclose(map.sum(axis=(1, 2)), 1, rtol=1e-5)
     np.testing.assert_array_equal(opened.winners(pictures), map.reshape(5, -1).argmax(axis=1))
     assert opened.winners(pictures).dtype == np.int32
-    with pytest.raises(InputError, match="is a run of URLSOM: no 'encode'; it can winners, map"):
+    with pytest.raises(InputError, match="is a run of URLSOM: no 'encode'; it has winners, map"):
         opened.encode(pictures)
     with pytest.raises(InputError, match="images are float32"):
         opened.map(pictures.astype(np.float32))
