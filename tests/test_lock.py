@@ -1,4 +1,4 @@
-"""One program at a time in a run's folder, whatever became of the one before."""
+"""One program at a time trains in a run's folder, whatever happened to the previous one."""
 
 import os
 import subprocess
@@ -14,13 +14,13 @@ from kvae.training.workdir.mirror import Mirror
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
+def short_times(monkeypatch):
     monkeypatch.setattr(lock, "STALE_SECONDS", 1.5)
     monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.2)
 
 
-def test_a_second_program_leaves_and_says_who_is_there(tmp_path):
-    message = rf"run is in use: process {os.getpid()} on .* trains there; end that, or choose another --workdir"
+def test_second_program_is_told_who_holds_the_lock(tmp_path):
+    message = rf"run is in use: process {os.getpid()} on .* trains there; stop it, or choose another --workdir"
     with Lock(tmp_path / "run"), pytest.raises(InputError, match=message), Lock(tmp_path / "run"):
         pass
     with Lock(tmp_path / "run"):
@@ -28,33 +28,33 @@ def test_a_second_program_leaves_and_says_who_is_there(tmp_path):
     assert not list((tmp_path / "run").iterdir())
 
 
-def test_what_was_killed_on_this_host_blocks_nobody(tmp_path):
+def test_lock_of_process_killed_here_is_taken_at_once(tmp_path):
     program = (
-        "import os, sys; from kvae.training.workdir import lock; lock.STALE_SECONDS, lock.HEARTBEAT_SECONDS = 1.5, 0.2;"
-        "held = lock.Lock(sys.argv[1]); held.__enter__(); os._exit(9)"
+        "import os, sys; from kvae.training.workdir.lock import Lock; "
+        "held = Lock(sys.argv[1]); held.__enter__(); os._exit(9)"
     )
     assert subprocess.run([sys.executable, "-c", program, str(tmp_path)]).returncode == 9
     assert (tmp_path / "lock").exists()
-    begun = time.monotonic()
+    started = time.monotonic()
     with Lock(tmp_path):
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - started < 1
 
 
-@pytest.mark.parametrize("left", ["another host's", "empty", "zeros"])
-def test_a_lock_without_a_sign_of_life_is_taken_over_and_that_is_said(tmp_path, left, caplog):
+@pytest.mark.parametrize("content", ["another host's", "empty", "zeros"])
+def test_stale_lock_is_taken_over_with_a_warning(tmp_path, content, caplog):
     with Lock(tmp_path):
         text = (tmp_path / "lock").read_text()
     host = text.split("host=")[1].split("\n")[0]
-    text = {"another host's": text.replace(f"host={host}", "host=elsewhere"), "empty": "", "zeros": "\0" * 100}[left]
+    text = {"another host's": text.replace(f"host={host}", "host=elsewhere"), "empty": "", "zeros": "\0" * 100}[content]
     (tmp_path / "lock").write_text(text)
-    begun = time.monotonic()
+    started = time.monotonic()
     with Lock(tmp_path) as held:
-        assert 1 < time.monotonic() - begun < 10
+        assert 1 < time.monotonic() - started < 10
         assert "is locked by" in caplog.text
         held.check()
 
 
-def test_a_program_that_lost_its_folder_or_its_lock_learns_of_it(tmp_path):
+def test_check_reports_a_lock_deleted_or_taken(tmp_path):
     with Lock(tmp_path / "run") as held:
         held.check()
         (tmp_path / "run" / "lock").unlink()
@@ -66,11 +66,12 @@ def test_a_program_that_lost_its_folder_or_its_lock_learns_of_it(tmp_path):
             held.check()
 
 
-def test_a_run_that_lost_its_lock_saves_nothing(tmp_path):
-    with Lock(tmp_path / "run") as held:
-        mirror = Mirror(str(tmp_path / "run"))
+def test_run_that_lost_its_lock_saves_nothing(tmp_path):
+    workdir = str(tmp_path / "run")
+    with Lock(workdir) as held:
+        mirror = Mirror(workdir, workdir)
         mirror.open(held)
-        mirror.publish_rows()
+        mirror.upload_rows()
         (tmp_path / "run" / "lock").unlink()
         with pytest.raises(InputError, match="was deleted while the run trained"):
-            mirror.publish_rows()  # as before every checkpoint
+            mirror.upload_rows()  # as before every checkpoint

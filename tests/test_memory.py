@@ -58,7 +58,7 @@ def test_the_memory_check_shares_its_trace_with_the_run(make_config, monkeypatch
 
 
 def test_a_full_device_is_reported_in_one_line():
-    with pytest.raises(InputError, match="the memory of the devices does not hold the run"), wrap_memory_errors():
+    with pytest.raises(InputError, match="the run does not fit into the devices' memory"), wrap_memory_errors():
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 byte")
     with pytest.raises(jax.errors.JaxRuntimeError), wrap_memory_errors():
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")

@@ -19,7 +19,7 @@ from kvae.training.best import mean_over_replicas
 from kvae.training.evaluate import Evaluator
 from kvae.training.optimizer import make_optimizer
 from kvae.training.parallel import devices as devices_module
-from kvae.training.parallel.devices import over_axis, select_replica
+from kvae.training.parallel.devices import over_replicas, select_replica
 from kvae.training.step import initial_state, train_step
 from kvae.training.workdir import journal
 from kvae.training.workdir.journal import Journal
@@ -86,12 +86,12 @@ def test_replicas_that_share_one_vmapped_program_are_those_that_run_in_turns(mak
     batch = {"image": np.stack([images(4, 0), images(4, 1)])}
     init = functools.partial(initial_state, model, optimizer, {"image": batch["image"][0]})
     step = functools.partial(train_step, model, optimizer, 1)
-    together = over_axis(init, 2)(np.arange(2, dtype=np.int32))
-    together = jax.jit(over_axis(step, 2))(together, batch)
+    together = over_replicas(init, 2)(np.arange(2, dtype=np.int32))
+    together = jax.jit(over_replicas(step, 2))(together, batch)
     for replica in range(2):
         alone = jax.tree.map(lambda leaf: leaf[None], select_replica(together, replica))
-        state = over_axis(init, 1)(np.array([replica], np.int32))
-        state = jax.jit(over_axis(step, 1))(state, one_batch(batch, replica))
+        state = over_replicas(init, 1)(np.array([replica], np.int32))
+        state = jax.jit(over_replicas(step, 1))(state, one_batch(batch, replica))
         assert_close((alone.params, alone.collections), (state.params, state.collections))
 
 
@@ -137,7 +137,7 @@ def test_a_replica_that_fails_is_frozen_measured_as_not_a_number_and_the_rest_go
     groups[1] = groups[1].replace(params=jax.tree.map(lambda leaf: leaf * np.nan, groups[1].params))
     for t in (2, 4):
         groups = advance(groups, np.stack([images(8, t), images(8, t + 1)]))
-    state = replicas.on_host(groups)
+    state = replicas.to_host(groups)
     assert state.finite.tolist() == [True, False]
     assert state.step.tolist() == [3, 1]
     assert state.collections["codebook"]["quantizer"]["step"].tolist() == [3, 1]

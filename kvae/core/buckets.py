@@ -1,4 +1,4 @@
-"""Runs in a bucket of Google Cloud Storage: their addresses and paths, and what goes wrong there, in words."""
+"""Runs in a bucket of Google Cloud Storage: addresses, paths, and one-line messages for its errors."""
 
 import contextlib
 import functools
@@ -8,48 +8,63 @@ import os
 import pathlib
 import re
 from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING
 
 from kvae.core.errors import InputError, check_local, first_line
+
+if TYPE_CHECKING:
+    import google.cloud.storage
 
 SCHEME = "gs://"
 ADDRESS = re.compile(r"gs://[^/]+/+[^/]")
 
-LONGEST_WAIT_SECONDS = 30
-"""How long a bucket may take to say, as a program starts, that it is there."""
+CONNECT_SECONDS = 30
+"""How long a bucket may take to answer when a program starts."""
 
 CLIENTS = ("aiohttp", "gcsfs", "google", "requests", "urllib3")
-"""Whose exceptions come from the network, or from the bucket at the end of it."""
+"""Packages whose exceptions come from the network or from the bucket."""
 
 REFUSALS = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "PERMISSION_DENIED", "UNAUTHENTICATED")
-"""What tensorstore's messages begin with where a bucket does not answer, or does not let one in.
+"""How tensorstore's ValueErrors begin when a bucket does not answer or denies access.
 
-They are ValueErrors. JAX begins alike, of a peer that has gone or of a full GPU: its errors are RuntimeErrors.
+JAX's errors begin the same way when another process has died or a GPU is full, but they are RuntimeErrors.
 """
 
 
-def is_bucket(path) -> bool:
-    """Whether a path is the address of a bucket, or of something in it."""
+def is_bucket(path: object) -> bool:
+    """True if a path is an address in a bucket.
+
+    Example:
+      >>> is_bucket("gs://my-bucket/runs/photos"), is_bucket("runs/photos")
+      (True, False)
+    """
     return str(path).startswith(SCHEME)
 
 
-def check_address(name: str, path) -> None:
-    """Raises InputError for an address that is neither a path of this machine nor of a folder in a bucket."""
+def check_address(name: str, path: object) -> None:
+    """Raises InputError unless a path is a local path or a folder in a bucket.
+
+    Args:
+      name: What the path is called in the message.
+      path: A path or an address.
+    """
     if isinstance(path, pathlib.PurePath) and re.match(r"gs:/[^/]", str(path)):
+        # pathlib merges slashes, and would create a local folder called "gs:".
         address = str(path).replace("gs:/", SCHEME, 1)
-        raise InputError(f"{name} is {path}, which pathlib made of an address; give it as a string, {address!r}")
+        raise InputError(f"{name} is {path}, an address changed by pathlib; pass it as a string, {address!r}")
     if not is_bucket(path):
         check_local(name, path)
     elif not ADDRESS.match(str(path)):
         raise InputError(f"{name} is {path}; it must name a folder in a bucket, such as gs://my-bucket/runs/photos")
 
 
-def as_path(path) -> pathlib.Path:
-    """The path of a file or folder: one of epath's where it lies in a bucket."""
+def as_path(path: object) -> pathlib.Path:
+    """Returns the path of a file or folder: an `etils.epath` path, with the same methods, if it is in a bucket."""
     return _epath().Path(str(path)) if is_bucket(path) else pathlib.Path(path)
 
 
 def folders_with(names: Collection[str], folder: pathlib.Path) -> set[pathlib.Path]:
-    """All folders, from one downwards, in which there is something that has one of these names."""
+    """Finds all folders, `folder` included, that directly contain a file or folder with one of the names."""
     if not is_bucket(folder):
         return {path.parent for name in names for path in folder.rglob(name)}
     import fsspec
@@ -61,7 +76,7 @@ def folders_with(names: Collection[str], folder: pathlib.Path) -> set[pathlib.Pa
 
 
 def rename_folder(folder: pathlib.Path, name: pathlib.Path) -> None:
-    """Renames a folder. A bucket has no folders: there the objects are copied, by the bucket itself, then removed."""
+    """Renames a folder. Buckets have no folders: there the objects are copied (by the bucket itself), then deleted."""
     if not is_bucket(folder):
         folder.rename(name)
         return
@@ -75,21 +90,27 @@ def rename_folder(folder: pathlib.Path, name: pathlib.Path) -> None:
 
 @functools.cache
 def _epath():
-    """epath, told to reach buckets through gcsfs, and gcsfs to remember no listing: others write there too."""
-    # Where TensorFlow is installed epath would take that, which is slow to import and has errors of its own kind.
+    """Returns epath, set up to reach buckets through gcsfs, with a gcsfs that caches no listings: others write too."""
+    # epath prefers TensorFlow if it is installed, which imports slowly and raises exceptions of its own.
     os.environ["EPATH_USE_TF"] = "false"
     epath, gpath = importlib.import_module("etils.epath"), importlib.import_module("etils.epath.gpath")
-    gpath._is_tf_installed.cache_clear()  # somebody may have used epath before
+    gpath._is_tf_installed.cache_clear()  # epath may have been used before
     importlib.import_module("fsspec.config").conf.setdefault("gcs", {})["use_listings_cache"] = False
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs tracebacks of what it then tries again
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs tracebacks of requests that it then repeats
     return epath
 
 
-def bucket_of(path):
-    """The bucket of an address, as google-cloud-storage has it; it has answered.
+def open_bucket(path: object) -> "google.cloud.storage.Bucket":
+    """Connects to the bucket of an address.
+
+    Args:
+      path: An address in the bucket.
+
+    Returns:
+      The bucket, which has answered. Close its client after use.
 
     Raises:
-      InputError: a library is missing, or credentials, or the bucket; or it does not answer, or lets nobody in.
+      InputError: A package, the credentials or the bucket is missing, or the bucket does not answer or denies access.
     """
     name = str(path).removeprefix(SCHEME).partition("/")[0]
     try:
@@ -100,33 +121,36 @@ def bucket_of(path):
         importlib.import_module("gcsfs")
     except ImportError as error:
         raise InputError(f"{path} is in a bucket, which needs gcsfs ({error}): pip install -e '.[gcs]'") from error
-    patience = storage.retry.DEFAULT_RETRY.with_timeout(LONGEST_WAIT_SECONDS)
+    retry = storage.retry.DEFAULT_RETRY.with_timeout(CONNECT_SECONDS)
     try:
-        return storage.Client().get_bucket(name, timeout=LONGEST_WAIT_SECONDS, retry=patience)
+        return storage.Client().get_bucket(name, timeout=CONNECT_SECONDS, retry=retry)
     except DefaultCredentialsError as error:
         raise InputError(
-            f"{path} needs credentials, and there are none: gcloud auth application-default login makes them, or "
-            "GOOGLE_APPLICATION_CREDENTIALS names a file of them"
+            f"{path} needs credentials, and none were found: run gcloud auth application-default login, or set "
+            "GOOGLE_APPLICATION_CREDENTIALS to a file of credentials"
         ) from error
     except Forbidden as error:
         raise InputError(
-            f"{path} may not be read with these credentials: they need a role for objects and one for the bucket, such "
+            f"{path} cannot be read with these credentials: they need a role for objects and one for the bucket, such "
             f"as roles/storage.objectUser and roles/storage.legacyBucketReader ({first_line(error)})"
         ) from error
     except NotFound as error:
-        raise InputError(f"{path}: there is no bucket {name!r}; gcloud storage buckets create makes one") from error
-    except Exception as error:  # each library on the way has its own
-        raise InputError(f"{path} cannot be reached: {reason_of(error) or first_line(error)}") from error
+        raise InputError(f"{path}: bucket {name!r} does not exist; gcloud storage buckets create makes one") from error
+    except Exception as error:  # each library in between raises its own
+        raise InputError(f"{path} cannot be reached: {bucket_error(error) or first_line(error)}") from error
 
 
-def check_reachable(path) -> None:
-    """Raises InputError where a path lies in a bucket that cannot be reached; see `bucket_of`."""
+def check_reachable(path: object) -> None:
+    """Raises InputError if a path is in a bucket that cannot be reached; see `open_bucket`."""
     if is_bucket(path):
-        bucket_of(path).client.close()
+        open_bucket(path).client.close()
 
 
-def reason_of(error: BaseException | None) -> str | None:
-    """What a bucket, or the network before it, said, wherever it stands in a chain of exceptions; None for nothing."""
+def bucket_error(error: BaseException | None) -> str | None:
+    """Returns the message of the first exception in a chain that came from a bucket or the network; None if none did.
+
+    It saves the user of a bucket that is briefly away from being told that their files are corrupted.
+    """
     while error is not None and not isinstance(error, InputError):
         text = first_line(error)
         by_client = type(error).__module__.partition(".")[0] in CLIENTS
@@ -139,14 +163,23 @@ def reason_of(error: BaseException | None) -> str | None:
 
 
 @contextlib.contextmanager
-def wrap_bucket_errors(path) -> Iterator[None]:
-    """Turns what is raised where a bucket does not answer, or refuses, into one line; does nothing for other paths."""
+def wrap_bucket_errors(path: object) -> Iterator[None]:
+    """Turns the exceptions of a bucket that does not answer or denies access into one line.
+
+    It does nothing for local paths.
+
+    Args:
+      path: An address in the bucket, for the message.
+
+    Raises:
+      InputError: The bucket does not answer or denies access.
+    """
     try:
         yield
     except Exception as error:
-        reason = reason_of(error) if is_bucket(path) else None
+        reason = bucket_error(error) if is_bucket(path) else None
         if reason is None:
             raise
         raise InputError(
-            f"{path} cannot be reached: {reason}; what is there is kept, and the same command goes on once it can be"
+            f"{path} cannot be reached: {reason}; nothing there is lost; run the same command again once it can be"
         ) from error

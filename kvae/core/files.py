@@ -1,4 +1,4 @@
-"""Files that a reader, or a kill, never meets half written, and that a reader never waits for."""
+"""Atomic writes (a killed process leaves no partial file) and reads that never block on a pipe."""
 
 import contextlib
 import io
@@ -9,14 +9,21 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from kvae.core.buckets import as_path, is_bucket, wrap_bucket_errors
-from kvae.core.errors import InputError, check_local
+from kvae.core.errors import InputError
 
 
 def opened(path: os.PathLike | str) -> BinaryIO:
-    """Opens a file to read its bytes.
+    """Opens a file, on a disk or in a bucket, to read its bytes.
+
+    Args:
+      path: The file; an object in a bucket is read into memory.
+
+    Returns:
+      A binary file object.
 
     Raises:
-      OSError: it cannot be opened, or is a folder, a pipe or a device: a pipe would wait for its writer for ever.
+      OSError: It cannot be opened, or it is a folder, a pipe or a device: a pipe would block until someone writes.
+      InputError: Its bucket does not answer.
     """
     if is_bucket(path):
         with wrap_bucket_errors(path):
@@ -29,30 +36,39 @@ def opened(path: os.PathLike | str) -> BinaryIO:
 
 
 def read_text(path: os.PathLike | str) -> str:
-    """Reads a text file.
+    """Reads a UTF-8 text file.
 
     Raises:
-      OSError: as `opened`.
-      UnicodeDecodeError: it is not UTF-8; a ValueError.
+      OSError: As for `opened`.
+      UnicodeDecodeError: The file is not UTF-8. It is a ValueError.
     """
     with opened(path) as file:
         return file.read().decode()
 
 
 def check_target(folder: pathlib.Path, mark: str) -> None:
-    """Raises InputError where a folder holds files, and `mark`, which every folder that we write has, is not there."""
+    """Raises InputError if writing into a folder would mix kvae's files with the user's.
+
+    Args:
+      folder: Where files are to be written.
+      mark: A file that every folder written by kvae holds. A folder with other files must have it.
+    """
     others = sorted(path.name for path in folder.glob("*") if not path.name.startswith("."))
     if others and mark not in others:
-        raise InputError(f"{folder} holds other files ({others[0]}); choose a folder that is new or empty")
+        raise InputError(f"{folder} holds other files ({others[0]}); choose a new or empty folder")
 
 
 @contextlib.contextmanager
 def replaced(path: os.PathLike | str) -> Iterator[pathlib.Path]:
-    """Gives a path to write to; when the block ends well, what was written there takes the place of `path`.
+    """Replaces a local file atomically. Missing folders are created.
 
-    If the block fails, what stood at `path` stays, and nothing is left behind. Missing folders are made.
+    Args:
+      path: The file to replace.
+
+    Yields:
+      A temporary path to write to. It is renamed to `path` when the block succeeds. If the block fails, `path` is
+      unchanged and the temporary file is removed.
     """
-    check_local("the file", path)
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -64,7 +80,17 @@ def replaced(path: os.PathLike | str) -> Iterator[pathlib.Path]:
 
 
 def write_text(path: os.PathLike | str, text: str) -> None:
-    """Writes a text file in one step; what is no character, as in names of files, is written as its escape."""
+    """Writes a UTF-8 text file atomically, on a disk or in a bucket.
+
+    Surrogates, as in file names that are not UTF-8, are written as escapes.
+
+    Example:
+      >>> import tempfile
+      >>> file = pathlib.Path(tempfile.mkdtemp(), "new folder", "note.txt")
+      >>> write_text(file, "hello")
+      >>> read_text(file)
+      'hello'
+    """
     content = text.encode(errors="backslashreplace")
     if is_bucket(path):
         as_path(path).write_bytes(content)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from kvae.core.buckets import wrap_bucket_errors
 from kvae.core.errors import InputError
-from kvae.training.workdir.checkpoint import Checkpoints, DamagedError
+from kvae.training.workdir.checkpoint import Checkpoints, CorruptedError
 from kvae.training.workdir.journal import rows_in
 from kvae.training.workdir.metrics_file import ROWS
 from kvae.training.workdir.run_config import differences, read_config_json
@@ -20,7 +20,7 @@ def findings(workdir: str) -> Iterator[tuple[str, str]]:
             problem = ""
             try:
                 checkpoints.restore_as_saved(step)
-            except DamagedError as error:
+            except CorruptedError as error:
                 problem = f"corrupted ({error})"
             yield f"checkpoint {step}", problem
         saved = checkpoints.config()

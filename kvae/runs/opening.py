@@ -13,8 +13,8 @@ from kvae.core.errors import InputError, check_local
 from kvae.runs import share
 from kvae.runs.run import Run
 from kvae.training.config.sections import build_model, validate_run
-from kvae.training.workdir.checkpoint import Checkpoints, DamagedError
-from kvae.training.workdir.run_config import check_place, config_of_checkpoints, read_config_json
+from kvae.training.workdir.checkpoint import Checkpoints, CorruptedError
+from kvae.training.workdir.run_config import check_workdir, config_of_checkpoints, read_config_json
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -44,7 +44,7 @@ def read_run(workdir: str, step: int | str | None) -> tuple[dict[str, Any], int,
                 try:
                     return _read_checkpoint(workdir, checkpoints, step)
                 except InputError:
-                    if not attempts_left or checkpoints.are_still_there():
+                    if not attempts_left or checkpoints.are_unchanged():
                         raise
     raise AssertionError("unreachable")
 
@@ -65,10 +65,10 @@ def _read_checkpoint(
         raise InputError(f"{workdir} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
     config = validate_run(config, workdir)
     if step is None:
-        return config, *checkpoints.first_readable(reversed(steps), checkpoints.variables)
+        return config, *checkpoints.newest_intact(reversed(steps), checkpoints.variables)
     try:
         return config, step, checkpoints.variables(step)
-    except DamagedError as error:
+    except CorruptedError as error:
         others = ", ".join(str(other) for other in steps if other != step) or "no other"
         raise InputError(f"checkpoint {step} of {workdir} is corrupted ({error}); the run has {others}") from error
 
@@ -140,7 +140,7 @@ def train(config: "Mapping[str, Any] | ConfigDict", workdir: str) -> Run:
 
     if not isinstance(config, Mapping):
         config = config.to_dict()
-    check_place(workdir)
+    check_workdir(workdir)
     with mirrored(workdir) as mirror, logged_to(mirror.folder):
         story.train(config, workdir, mirror=mirror)
     return load(workdir)

@@ -65,7 +65,7 @@ class Evaluator:
         train = self.sums(groups, self.dataset.train, "train_sums") if self.model.needs_train_sums else {}
         train = {f"train_{name}": total for name, total in train.items()}
         pooled = jax.tree.map(lambda *parts: sum(parts), *sums_by_set.values()) | train
-        variables = self.replicas.on_host(groups)
+        variables = self.replicas.to_host(groups)
         rows = {}
         for replica in np.flatnonzero(finite).tolist():
             metrics_by_set = {
@@ -89,7 +89,7 @@ class Evaluator:
         )
         sharding, total = devices.shared_batch_sharding(self.replicas.mesh), None
         for batch in batches:
-            part = self.replicas.on_host(self._program(method)(groups, devices.to_devices(sharding, batch)))
+            part = self.replicas.to_host(self._program(method)(groups, devices.to_devices(sharding, batch)))
             part = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), part)
             total = part if total is None else jax.tree.map(np.add, total, part)
         return total

@@ -135,7 +135,7 @@ class Loop:
                     started, logged_step = time.monotonic(), done
                 self.files.journal.advance()
                 if self.is_due("log_every_steps", done):
-                    values = self.replicas.on_host([(g.metric_sums, g.finite, g.step) for g in groups])
+                    values = self.replicas.to_host([(g.metric_sums, g.finite, g.step) for g in groups])
                     rates = self.rates(done - logged_step, time.monotonic() - started)
                     groups = [g.replace(metric_sums=jax.tree.map(jnp.zeros_like, g.metric_sums)) for g in groups]
                     self.log(groups, done, *values, rates)
@@ -185,7 +185,7 @@ class Loop:
             evaluation = self.evaluator.evaluate([group.variables for group in groups], finite)
             row |= evaluation.row
         self.files.journal.write(row, summary(row, metric_sums.counts))
-        self.files.mirror.publish()
+        self.files.mirror.upload()
         if not (self.is_due("checkpoint_every_steps", done) or self.early_stopping.is_over()):
             return
         self.save(groups, done, evaluation)
@@ -197,9 +197,9 @@ class Loop:
 
     def save(self, groups: ReplicaGroups, done: int, evaluation: Evaluation | None) -> None:
         """Starts saving a checkpoint in the background, after all rows have been published."""
-        self.files.mirror.publish_rows()
+        self.files.mirror.upload_rows()
         loss = mean_over_replicas(evaluation.row[LOSS]) if evaluation else None
-        self.files.checkpoints.save(done, self.replicas.joined(groups), self.config, loss)
+        self.files.checkpoints.save(done, self.replicas.join(groups), self.config, loss)
 
     def rates(self, steps: int, seconds: float) -> dict[str, float]:
         """Returns steps and images per second since the last log, without compilation, evaluation and drawing."""

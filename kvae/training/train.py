@@ -28,7 +28,7 @@ from kvae.training.parallel.memory import check_memory
 from kvae.training.step import example_batch, initial_state, train_step
 from kvae.training.workdir.checkpoint import Checkpoints
 from kvae.training.workdir.journal import Journal
-from kvae.training.workdir.mirror import Mirror, opened
+from kvae.training.workdir.mirror import Mirror, locked_workdir
 from kvae.training.workdir.run_config import open_workdir
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def train(
     init, step = init_and_step(config, model, dataset.train[0], mesh)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopSignal())
-        mirror = stack.enter_context(opened(workdir, mirror))
+        mirror = stack.enter_context(locked_workdir(workdir, mirror))
         checkpoints = Checkpoints(workdir)
         stack.callback(checkpoints.close)
         open_workdir(workdir, config, checkpoints)
@@ -122,7 +122,7 @@ def init_and_step(
 
 def newest_state(checkpoints: Checkpoints, replicas: Replicas, groups: ReplicaGroups) -> tuple[int, ReplicaGroups]:
     """Returns the step and state of the newest intact checkpoint; 0 and `groups` if there is none."""
-    restored = checkpoints.restore_newest(replicas.form(groups))
+    restored = checkpoints.restore_newest(replicas.abstract(groups))
     return (restored[0], replicas.split(restored[1])) if restored else (0, groups)
 
 

@@ -1,4 +1,4 @@
-"""Processes: joining the others of a cluster where there is one, and agreeing with them on when to stop."""
+"""Several processes: joining a cluster, waiting for each other, and stopping at the same step."""
 
 import atexit
 import contextlib
@@ -8,77 +8,102 @@ import os
 import re
 import signal
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
+from types import FrameType
 
 import jax
 
 from kvae.core.errors import InputError
 from kvae.core.program import FAILED, MISTAKE, SIGNALS
-from kvae.training.parallel.peers import LONGEST_WAIT_SECONDS
 
 METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/worker-network-endpoints"
-"""Where a Cloud TPU VM learns of the other workers of its slice."""
+"""Where a Cloud TPU VM finds the other workers of its slice."""
+
+HEARTBEAT_TIMEOUT_SECONDS = 60
+"""JAX aborts all processes of a cluster when one has been silent for this long."""
+
+GOODBYE_SECONDS = 10
+"""How long a process that found a mistake waits for the others to find it, too."""
+
+LONGEST_PREPARATION_SECONDS = 24 * 3600
+"""How long processes wait for one that prepares a data set."""
 
 
 @contextlib.contextmanager
 def joined_cluster() -> Iterator[int]:
-    """Joins the other processes of a cluster; does nothing where there is none. To be entered before JAX is used.
+    """Joins the other processes of a cluster, if there is one. It must be entered before JAX is used.
 
-    A cluster is asked for by `JAX_COORDINATOR_ADDRESS` (host:port of process 0), `JAX_NUM_PROCESSES` and
-    `JAX_PROCESS_ID`, as launch/kubernetes.yaml does; or found: a Slurm step of several tasks, a TPU slice of several
-    workers.
+    A cluster is either described by `JAX_COORDINATOR_ADDRESS` (host:port of process 0), `JAX_NUM_PROCESSES` and
+    `JAX_PROCESS_ID`, as in launch/kubernetes.yaml, or detected: a Slurm step of several tasks, or a TPU slice of
+    several workers.
+
+    If a process dies, JAX aborts the others: at once if it was process 0, which runs the coordination service,
+    otherwise after `HEARTBEAT_TIMEOUT_SECONDS`. They exit with status 134 (SIGABRT) after a message of JAX's that says
+    that another task died, and which.
 
     Yields:
-      The index of this process; 0 where it is alone.
+      The index of this process; 0 without a cluster.
 
     Raises:
-      InputError: a variable is missing or no number, or the others cannot be reached.
+      InputError: A variable is missing or invalid, or the other processes cannot be reached.
     """
-    arguments = _cluster()
+    arguments = _cluster_arguments()
     if arguments is None:
         yield 0
         return
-    # Imported here, for a process alone needs none of it.
-    from kvae.training.parallel.peers import lost_coordinator_is_told, watched_peers
-
     try:
-        with lost_coordinator_is_told():
-            jax.distributed.initialize(**arguments)
+        jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_SECONDS)
     except (RuntimeError, ValueError) as error:
-        raise InputError(f"the other processes cannot be joined: {' '.join(str(error).split())}") from error
+        raise InputError(f"the other processes cannot be reached: {' '.join(str(error).split())}") from error
     try:
-        with watched_peers():
-            yield jax.process_index()
-    except BaseException as error:
-        # As it exits, JAX would wait for the other processes, while they wait for this one.
-        atexit.register(os._exit, MISTAKE if isinstance(error, InputError) else FAILED)
+        yield jax.process_index()
+    except InputError:
+        _leave(MISTAKE)
+        raise
+    except jax.errors.JaxRuntimeError:
+        # A collective fails if another process has died. Then JAX aborts this one, too, and says which one it was.
+        time.sleep(HEARTBEAT_TIMEOUT_SECONDS + 10)
+        _leave(FAILED)
+        raise
+    except BaseException:
+        _leave(FAILED)
         raise
 
 
-def _cluster() -> dict | None:
-    """The arguments of `jax.distributed.initialize`, what JAX detects by itself left out; None without a cluster."""
+def _leave(status: int) -> None:
+    """Disconnects from the other processes if they leave as well; JAX would wait for five minutes if they do not."""
+    goodbye = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+    goodbye.start()
+    goodbye.join(GOODBYE_SECONDS)
+    atexit.register(os._exit, status)
+
+
+def _cluster_arguments() -> dict | None:
+    """Returns the arguments of `jax.distributed.initialize` that JAX does not detect itself; None without a cluster."""
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-    asked = [os.environ.get(name) for name in names]
-    if any(asked):
-        address, count, index = asked
-        numbers = all(asked) and count.isdecimal() and index.isdecimal() and int(index) < int(count)
-        if not numbers or not re.fullmatch(r"\S+:\d+", address):
-            found = ", ".join(f"{name}={value}" for name, value in zip(names, asked, strict=True))
+    values = [os.environ.get(name) for name in names]
+    if any(values):
+        address, count, index = values
+        are_numbers = all(values) and count.isdecimal() and index.isdecimal() and int(index) < int(count)
+        if not are_numbers or not re.fullmatch(r"\S+:\d+", address):
+            variables = ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
             raise InputError(
-                f"{found}; a cluster needs all three: host:port of process 0, their number, and that of this one"
+                f"{variables}; a cluster needs all three: host:port of process 0, the number of processes, and the "
+                "index of this one"
             )
         return {"coordinator_address": address, "num_processes": int(count), "process_id": int(index)}
-    if (tasks := _number("SLURM_STEP_NUM_TASKS")) > 1:
-        # JAX gives each Slurm task one GPU; a task that has its node to itself takes them all.
-        alone = tasks == _number("SLURM_STEP_NUM_NODES")
-        gpus = _number("SLURM_GPUS_ON_NODE") if alone else 0
+    if (tasks := _slurm_number("SLURM_STEP_NUM_TASKS")) > 1:
+        # JAX gives each Slurm task one GPU. A task that has its node to itself takes all GPUs.
+        has_own_node = tasks == _slurm_number("SLURM_STEP_NUM_NODES")
+        gpus = _slurm_number("SLURM_GPUS_ON_NODE") if has_own_node else 0
         return {"local_device_ids": list(range(gpus))} if gpus else {}
     return {} if "," in _tpu_workers() else None
 
 
-def _number(name: str) -> int:
-    """A variable of Slurm, such as 4, or a100:4 of GPUs; 0 where there is none."""
+def _slurm_number(name: str) -> int:
+    """Reads a variable such as 4, or a100:4 for GPUs; 0 if it is not set."""
     value = os.environ.get(name, "")
     number = value.rpartition(":")[2]
     if value and not number.isdecimal():
@@ -87,7 +112,7 @@ def _number(name: str) -> int:
 
 
 def _tpu_workers() -> str:
-    """The workers of this TPU slice, separated by commas; empty on any other machine."""
+    """Returns the workers of this TPU slice, separated by commas; empty on any other machine."""
     if workers := os.environ.get("TPU_PROCESS_ADDRESSES") or os.environ.get("TPU_WORKER_HOSTNAMES"):
         return workers
     chips = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")
@@ -97,13 +122,13 @@ def _tpu_workers() -> str:
         request = urllib.request.Request(METADATA, headers={"Metadata-Flavor": "Google"})
         with urllib.request.urlopen(request, timeout=5) as answer:
             return answer.read().decode()
-    except OSError:  # no Cloud TPU VM
+    except OSError:  # not a Cloud TPU VM
         return ""
 
 
 @contextlib.contextmanager
-def first_process_first():
-    """The other processes enter the block when process 0 has left it: they find what it prepared on a shared disk."""
+def first_process_first() -> Iterator[None]:
+    """Runs the block on process 0 first, then on the others, which find on a shared disk what process 0 prepared."""
     if jax.process_index() > 0:
         wait_for_all("first process")
     yield
@@ -112,46 +137,55 @@ def first_process_first():
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when every process has come here."""
+    """Returns when every process has called it.
+
+    Args:
+      name: What is waited for, the same on all processes.
+    """
     if jax.process_count() > 1:
-        # Imported here, for it takes a second. JAX's own barrier gives up after half a minute on a CPU.
+        # Imported here because it takes a second. JAX's own barrier gives up after half a minute on a CPU.
         from orbax.checkpoint import multihost
 
-        multihost.get_barrier_sync_fn()(key=name, timeout_ms=LONGEST_WAIT_SECONDS * 1000)
+        multihost.get_barrier_sync_fn()(key=name, timeout_ms=LONGEST_PREPARATION_SECONDS * 1000)
 
 
-class StopSignal:
-    """Turns signals into a question that the loop asks between steps. A second Ctrl-C interrupts at once.
+class StopSignal(contextlib.AbstractContextManager):
+    """Remembers a signal to stop, which the training loop asks for between steps, so that it can save a checkpoint.
 
-    The signals are SIGTERM, Ctrl-C, and SIGHUP of a terminal that is closed.
+    The signals are SIGTERM, Ctrl-C, and the SIGHUP of a terminal that is closed. A second Ctrl-C interrupts at once.
+
+    Example:
+      >>> with StopSignal() as stop:
+      ...     stop.requested(step=1)
+      False
     """
 
-    def __enter__(self):
-        self._asked = False
-        self._before = {}
-        # Among several processes JAX listens to SIGTERM itself, and lets all of them agree on a step.
-        numbers = [number for number in SIGNALS if number != signal.SIGTERM or jax.process_count() == 1]
-        in_main_thread = threading.current_thread() is threading.main_thread()  # no other can listen
-        for number in numbers if in_main_thread else ():
+    def __enter__(self) -> "StopSignal":
+        self._is_requested = False
+        self._previous = {}
+        # With several processes JAX handles SIGTERM itself, and makes all of them stop at the same step.
+        signals = [number for number in SIGNALS if number != signal.SIGTERM or jax.process_count() == 1]
+        in_main_thread = threading.current_thread() is threading.main_thread()  # no other can handle signals
+        for number in signals if in_main_thread else ():
             if signal.getsignal(number) != signal.SIG_IGN:  # nohup
-                self._before[number] = signal.signal(number, self._ask)
+                self._previous[number] = signal.signal(number, self._handle)
         return self
 
-    def _ask(self, number, frame):
-        if self._asked and number == signal.SIGINT:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._is_requested and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._asked = True
+        self._is_requested = True
         if jax.process_count() > 1:
             signal.raise_signal(signal.SIGTERM)
 
-    def __exit__(self, *error):
-        for name, handler in self._before.items():
-            signal.signal(name, handler)
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def requested(self, step: int) -> bool:
-        """Whether training should stop after this step; all processes get the same answer."""
+        """True if training should stop after this step; the answer is the same on all processes."""
         if jax.process_count() == 1:
-            return self._asked
+            return self._is_requested
         from jax.experimental import multihost_utils
 
         return multihost_utils.reached_preemption_sync_point(step)

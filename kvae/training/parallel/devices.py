@@ -1,4 +1,8 @@
-"""Devices: the mesh, and how arrays lie on it. One program serves one device and many hosts."""
+"""Devices: the mesh, how arrays are placed on it, and how replicas are compiled for it.
+
+One program serves one device and many hosts. Arrays of the state have a leading axis of replicas, seeds that are
+trained in one run; batches have a second axis of examples.
+"""
 
 import contextlib
 import functools
@@ -7,6 +11,7 @@ import math
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,18 +24,26 @@ log = logging.getLogger(__name__)
 
 
 def replicas_at_once(replicas: int) -> int:
-    """How many replicas one program trains: all on TPUs; one elsewhere, where they take turns.
+    """Returns how many of a run's replicas one program trains: all of them on TPUs, one elsewhere.
 
-    XLA is slow at convolutions whose kernels have a batch axis, on CPUs and on GPUs.
+    On CPUs and GPUs, XLA is slow at convolutions whose kernels have a batch axis, so there replicas take turns.
     """
     return replicas if jax.default_backend() == "tpu" else 1
 
 
 def make_mesh(replicas: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The devices, all by default, as ("replica", "data").
+    """Arranges devices as a mesh with the axes ("replica", "data").
 
-    Replicas that are trained at once are spread over the devices as far as they divide them. Where they take turns, and
-    on several hosts, every device holds all of them.
+    Replicas that are trained at once are spread over the devices, as far as their numbers have a common divisor. If
+    replicas take turns, and on several hosts, every device holds all of them.
+
+    Args:
+      replicas: The number of replicas.
+      devices: The devices to use; all of them by default.
+
+    Example:
+      >>> dict(make_mesh(devices=jax.devices()[:1]).shape)
+      {'replica': 1, 'data': 1}
     """
     devices = np.asarray(jax.devices() if devices is None else devices)
     groups = 1 if jax.process_count() > 1 else math.gcd(replicas_at_once(replicas), len(devices))
@@ -38,57 +51,57 @@ def make_mesh(replicas: int = 1, devices: Sequence[jax.Device] | None = None) ->
 
 
 def state_sharding(mesh: Mesh) -> NamedSharding:
-    """Of arrays [replicas, ...]: split over the replica axis, the same on all devices of the data axis."""
+    """Returns the sharding of arrays [replicas, ...]: split over replicas, repeated along the data axis."""
     return NamedSharding(mesh, PartitionSpec("replica"))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Of training batches [replicas, b, ...]: each replica's examples are split over the data axis."""
+    """Returns the sharding of training batches [replicas, b, ...]: each replica's examples split over the data axis."""
     return NamedSharding(mesh, PartitionSpec("replica", "data"))
 
 
 def shared_batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Of batches [b, ...] that all replicas share, as in evaluation: the examples are split over all devices."""
+    """Returns the sharding of batches [b, ...] that all replicas share: examples split over all devices."""
     return NamedSharding(mesh, PartitionSpec(("replica", "data")))
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, micro_batches: int = 1) -> None:
-    """Raises InputError unless the batch divides evenly over the devices of the data axis and the micro-batches.
+    """Raises InputError unless a batch can be split evenly over devices and micro-batches.
 
-    And, for evaluation, over all devices: there the replicas share one batch.
+    For evaluation, where replicas share batches, it must be divisible by the number of all devices, too.
     """
-    parts = math.lcm(mesh.shape["data"] * micro_batches, mesh.size)
-    if batch_size < 1 or batch_size % parts:
-        what = f"{mesh.size} devices" + (f", {micro_batches} micro-batches" if micro_batches > 1 else "")
-        raise InputError(f"batch_size is {batch_size}; it must be a multiple of {parts} ({what})")
+    divisor = math.lcm(mesh.shape["data"] * micro_batches, mesh.size)
+    if batch_size < 1 or batch_size % divisor:
+        reason = f"{mesh.size} devices" + (f", {micro_batches} micro-batches" if micro_batches > 1 else "")
+        raise InputError(f"batch_size is {batch_size}; it must be a multiple of {divisor} ({reason})")
 
 
-def to_devices(sharding: NamedSharding, batch):
-    """A global batch on the devices, from each process's slice of it (a tree of NumPy arrays)."""
+def to_devices(sharding: NamedSharding, batch: Any) -> Any:
+    """Places a global batch on the devices, from each process's slice of it (a tree of NumPy arrays)."""
     return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, array), batch)
 
 
 RUN_ONCE_OPTIONS = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-"""For a program that runs once: on a CPU, to optimise how parameters are drawn takes as long as the rest of a start."""
+"""Compiler options for a program that runs once: on a CPU, optimising the initialisation takes half of the start-up."""
 
 
 @functools.cache
 def run_once_options() -> dict[str, int | bool] | None:
-    """`RUN_ONCE_OPTIONS`; None where this JAX does not know them, for what they change is speed alone."""
+    """Returns `RUN_ONCE_OPTIONS`; None if this JAX does not know them, since they only change speed."""
     if jax.default_backend() != "cpu":
         return None
     try:
         jax.jit(lambda: 0, compiler_options=RUN_ONCE_OPTIONS).lower().compile()
     except jax.errors.JaxRuntimeError as error:
-        log.warning("this JAX does not take %s, and starts more slowly: %s", RUN_ONCE_OPTIONS, error)
+        log.warning("this JAX does not accept %s, so start-up is slower: %s", RUN_ONCE_OPTIONS, error)
         return None
     return RUN_ONCE_OPTIONS
 
 
 def keep_compiled_programs() -> None:
-    """Keeps compiled programs under the user's cache folder, so that the next start of a config is quick.
+    """Makes JAX cache compiled programs in the user's cache folder, so that a config starts quickly the next time.
 
-    `JAX_COMPILATION_CACHE_DIR` chooses another folder, as for any JAX program.
+    As in any JAX program, `JAX_COMPILATION_CACHE_DIR` chooses another folder.
     """
     if jax.config.jax_compilation_cache_dir is None:
         cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
@@ -99,10 +112,10 @@ def keep_compiled_programs() -> None:
 
 @contextlib.contextmanager
 def wrap_memory_errors() -> Iterator[None]:
-    """Turns what JAX raises where a device has no room left into one line.
+    """Turns JAX's out-of-memory errors into one line.
 
     Raises:
-      InputError: there is no room.
+      InputError: A device is out of memory.
     """
     try:
         yield
@@ -110,21 +123,33 @@ def wrap_memory_errors() -> Iterator[None]:
         if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise InputError(
-            "the memory of the devices does not hold the run; a lower batch_size, fewer replicas, more micro_batches "
-            "or a smaller model would do"
+            "the run does not fit into the devices' memory; use a lower batch_size, fewer replicas, more micro_batches "
+            "or a smaller model"
         ) from error
 
 
 ReplicaGroups = list
-"""Trees of arrays [g, ...], one a group."""
+"""A list with a tree of arrays [g, ...] for each group of g replicas that are trained at once."""
 
 
 class Replicas:
-    """How many replicas there are, and how they lie on the devices.
+    """Compiles functions of one replica for all replicas of a run, and splits and joins their arrays.
 
     Args:
-      count: of replicas.
-      mesh: as `make_mesh` gives it.
+      count: The number of replicas.
+      mesh: The devices, from `make_mesh`.
+
+    Attributes:
+      count: As given.
+      mesh: As given.
+      size: The number of replicas in a group.
+      sharding: The sharding of a group's arrays.
+
+    Example:
+      >>> replicas = Replicas(2, make_mesh(2, jax.devices()[:1]))
+      >>> double = replicas.program(lambda x: 2 * x)
+      >>> replicas.to_host(double(replicas.split(np.array([1, 2])))).tolist()
+      [2, 4]
     """
 
     def __init__(self, count: int, mesh: Mesh):
@@ -134,92 +159,103 @@ class Replicas:
 
     def program(
         self, function: Callable, *, shared: Sequence[int] = (), donate: bool = False, run_once: bool = False
-    ) -> Callable:
-        """`function`, of one replica, compiled for all: from groups to groups.
+    ) -> Callable[..., ReplicaGroups]:
+        """Compiles a function of one replica as a function from groups to groups.
 
         Args:
-          function: of positional arguments; arrays in, arrays out.
-          shared: positions of the arguments that all replicas share; they are no groups.
-          donate: whether the result takes over the memory of the first argument.
-          run_once: whether it is not worth while to make it fast.
+          function: A function of positional arguments, from arrays to arrays.
+          shared: Positions of arguments that all replicas share; they are not groups.
+          donate: Whether the result may reuse the memory of the first argument.
+          run_once: Whether to compile quickly rather than for speed.
+
+        Returns:
+          The function; it raises InputError if a device is out of memory.
         """
         compiled = self.compiled(function, shared=shared, donate=donate, run_once=run_once)
 
-        def of_groups(*arguments):
+        def for_each_group(*arguments: Any) -> ReplicaGroups:
             results = []
             for i in range(self.count // self.size):
                 with wrap_memory_errors():
                     results.append(compiled(*(a if n in shared else a[i] for n, a in enumerate(arguments))))
                 if self.count > self.size and self.mesh.size > 1 and jax.default_backend() == "cpu":
-                    # Collectives of two programs at once can wait for each other there.
+                    # On CPUs, the collectives of two programs that run at once can deadlock.
                     jax.block_until_ready(results[-1])
             return results
 
-        return of_groups
+        return for_each_group
 
-    def compiled(self, function: Callable, *, shared: Sequence[int] = (), donate: bool = False, run_once: bool = False):
-        """`function`, of one replica, as the jitted program of one group."""
+    def compiled(
+        self, function: Callable, *, shared: Sequence[int] = (), donate: bool = False, run_once: bool = False
+    ) -> Callable:
+        """Returns the jitted program of one group; the arguments are those of `program`."""
         return jax.jit(
-            over_axis(function, self.size, shared),
+            over_replicas(function, self.size, shared),
             donate_argnums=0 if donate else None,
             out_shardings=self.sharding,
             compiler_options=run_once_options() if run_once else None,
         )
 
-    def split(self, tree) -> ReplicaGroups:
-        """Groups of a tree of arrays [count, ...]; the arrays themselves where there is one group."""
+    def split(self, tree: Any) -> ReplicaGroups:
+        """Splits a tree of arrays [count, ...] into groups; one group keeps the arrays themselves."""
         if self.count == self.size:
             return [tree]
         starts = range(0, self.count, self.size)
         return [jax.tree.map(lambda leaf, s=start: leaf[s : s + self.size], tree) for start in starts]
 
-    def joined(self, groups: ReplicaGroups):
-        """A tree of arrays [count, ...] on the devices: a copy, where there are several groups."""
+    def join(self, groups: ReplicaGroups) -> Any:
+        """Joins groups to a tree of arrays [count, ...] on the devices; several groups are copied."""
         if len(groups) == 1:
             return groups[0]
         with wrap_memory_errors():
-            return _concatenated(self.sharding)(groups)
+            return _concatenate_on(self.sharding)(groups)
 
-    def form(self, groups: ReplicaGroups):
-        """Shapes, types and shardings of what `joined` gives, without its memory."""
+    def abstract(self, groups: ReplicaGroups) -> Any:
+        """Returns the tree of ShapeDtypeStructs of what `join` returns, without allocating it."""
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct((self.count, *leaf.shape[1:]), leaf.dtype, sharding=self.sharding),
             groups[0],
         )
 
-    def on_host(self, groups: ReplicaGroups):
-        """A tree of NumPy arrays [count, ...]."""
+    def to_host(self, groups: ReplicaGroups) -> Any:
+        """Copies groups to the host, as a tree of NumPy arrays [count, ...]."""
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *jax.device_get(groups))
 
 
 @functools.cache
-def _concatenated(sharding):
-    join = lambda groups: jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *groups)  # noqa: E731
-    return jax.jit(join, out_shardings=sharding)
+def _concatenate_on(sharding: NamedSharding) -> Callable:
+    concatenate = lambda groups: jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *groups)  # noqa: E731
+    return jax.jit(concatenate, out_shardings=sharding)
 
 
-def over_axis(function: Callable, size: int, shared: Sequence[int] = ()) -> Callable:
-    """`function` for each entry of a leading axis, which the arguments that are not shared have."""
+def over_replicas(function: Callable, size: int, shared: Sequence[int] = ()) -> Callable:
+    """Maps a function of one replica over a leading axis of replicas.
+
+    Args:
+      function: A function of positional arguments, from arrays to arrays.
+      size: The length of the axis. Size 1 needs no `vmap`, which would slow convolutions down.
+      shared: Positions of arguments without this axis.
+    """
     if size > 1:
 
-        def mapped(*arguments):
+        def mapped(*arguments: Any) -> Any:
             axes = [None if position in shared else 0 for position in range(len(arguments))]
             return jax.vmap(function, in_axes=axes)(*arguments)
 
         return mapped
 
-    def alone(*arguments):
-        own = [a if n in shared else jax.tree.map(lambda leaf: leaf[0], a) for n, a in enumerate(arguments)]
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], function(*own))
+    def squeezed(*arguments: Any) -> Any:
+        of_replica = [a if n in shared else jax.tree.map(lambda leaf: leaf[0], a) for n, a in enumerate(arguments)]
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], function(*of_replica))
 
-    return alone
+    return squeezed
 
 
-def select_replica(tree, replica: int):
-    """The part of a tree of arrays [count, ...] that belongs to one replica."""
+def select_replica(tree: Any, replica: int) -> Any:
+    """Returns the part of a tree of arrays [count, ...] that belongs to one replica."""
     return jax.tree.map(lambda leaf: leaf[replica], tree)
 
 
-def scalar_or_list(values: Sequence):
-    """A value of each replica as a row holds it: a number, or a list in seed order where there are several."""
+def scalar_or_list(values: Sequence) -> Any:
+    """Formats the values of all replicas for a row: one value alone, several as a list in the order of their seeds."""
     return values[0] if len(values) == 1 else list(values)

@@ -1,185 +1,179 @@
-"""Checkpoints of a run: orbax, asynchronous, the newest and the best kept, and each leaf with a digest."""
+"""Checkpoints of a run: written by Orbax in the background, the newest and the best kept, every array checksummed."""
 
 import contextlib
 import gc
 import itertools
 import logging
-import operator
 import pathlib
-import sys
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers, handlers
 
-from kvae.core.buckets import as_path, is_bucket, reason_of, rename_folder, wrap_bucket_errors
+from kvae.core.buckets import as_path, is_bucket, rename_folder, wrap_bucket_errors
 from kvae.core.digests import digest_of_json, digests
-from kvae.core.errors import InputError, wrap_write_errors
+from kvae.core.errors import InputError, first_line, one_line, wrap_write_errors
 from kvae.training.best import best_step
 from kvae.training.parallel.cluster import wait_for_all
 from kvae.training.parallel.peers import agree
+from kvae.training.workdir.orbax_manager import CONFIG, DIGESTS, LOSS_ITEM, make_manager, silence_orbax
 
 log = logging.getLogger(__name__)
 
-LOSS, CONFIG = "loss", "config"
-
-SECONDS_OF_STRAGGLERS = 0.2
-"""How long threads that read along may still complain after the first error."""
+STRAGGLER_SECONDS = 0.2
+"""How long Orbax's other reading threads may still print errors after the first error."""
 
 
-class DamagedError(Exception):
-    """A checkpoint is not what was saved."""
-
-
-class _Manager(ocp.CheckpointManager):
-    """orbax's manager, to which a damaged loss is none: it reads the losses of all steps before anything else."""
-
-    def metrics(self, step: int) -> dict | None:
-        try:
-            found = super().metrics(step)
-            expected = self.json(step, "digests").get(LOSS) if found else None
-            return found if expected in (None, digest_of_json(found)) else None
-        except Exception as error:
-            if is_bucket(self.directory) and reason_of(error):
-                raise  # what does not answer is not damaged, and may be the best
-            return None
-
-    def json(self, step: int, item: str) -> dict:
-        """An item that is JSON; empty where the checkpoint has none."""
-        folder = self.directory / str(step) / item
-        return ocp.JsonCheckpointHandler().restore(folder) if folder.exists() else {}
+class CorruptedError(Exception):
+    """A checkpoint cannot be read, or is not what was saved."""
 
 
 class Checkpoints:
-    """The checkpoints under `<workdir>/checkpoints`.
+    """The checkpoints in `<workdir>/checkpoints`.
 
-    orbax restores a flipped bit without a word. So every leaf is saved with a digest, and compared with it.
+    Orbax restores a flipped bit without an error. So each array is saved with a digest and compared with it when it is
+    read. A corrupted checkpoint is never loaded.
 
     Args:
-      workdir: the run's folder.
-      read_only: whether nothing is ever written or cleaned up.
+      workdir: The run's folder, on a disk or in a bucket.
+      read_only: Whether nothing may be written or cleaned up.
+
+    Raises:
+      InputError: `checkpoints` is not a folder, cannot be created, or its bucket does not answer.
     """
 
     def __init__(self, workdir: str, *, read_only: bool = False):
         self.folder = as_path(workdir if is_bucket(workdir) else pathlib.Path(workdir).absolute()) / "checkpoints"
         if self.folder.exists() and not self.folder.is_dir():
-            raise InputError(f"{self.folder} is no folder; it must be one, of checkpoints, or not be there")
-        loss = operator.itemgetter(LOSS)
-        # A checkpoint without an evaluation has no loss, and is kept only while it is the newest.
-        best = checkpoint_managers.BestN(get_metric_fn=loss, reverse=True, n=1, keep_checkpoints_without_metrics=False)
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(2), best]),
-            best_fn=loss,  # without it the losses are not saved, and a run that goes on would forget its best
-            best_mode="min",
-            create=not read_only,
-            enable_async_checkpointing=True,
-        )
-        registry = handlers.DefaultCheckpointHandlerRegistry()
-        items = {"state": (ocp.PyTreeCheckpointHandler(), ocp.args.PyTreeSave, ocp.args.PyTreeRestore)}
-        for name in (CONFIG, "digests"):
-            items[name] = (ocp.JsonCheckpointHandler(), ocp.args.JsonSave, ocp.args.JsonRestore)
-        for name, (handler, *kinds) in items.items():
-            for kind in kinds:
-                registry.add(name, kind, handler)
+            raise InputError(f"{self.folder} is not a folder; delete it, or choose another --workdir")
         self._silenced = contextlib.ExitStack()
-        self._silenced.enter_context(_silence())
+        self._silenced.enter_context(silence_orbax())
         with wrap_write_errors(workdir), wrap_bucket_errors(workdir):
-            self._manager = _Manager(self.folder, options=options, handler_registry=registry)
+            self._manager = make_manager(self.folder, read_only=read_only)
 
     def steps(self) -> list[int]:
-        """The steps that have a checkpoint, ascending."""
+        """Returns the steps that have a checkpoint, in ascending order."""
         return sorted(self._manager.all_steps())
 
-    def are_still_there(self) -> bool:
-        """Whether the steps on disk are those that were found at first."""
+    def are_unchanged(self) -> bool:
+        """True if the folder still has the steps it had when it was last read; a run that trains replaces them."""
         before = self.steps()
         self._manager.reload()
         return before == self.steps()
 
     def best(self) -> int | None:
         """Returns the best of the steps that have a checkpoint, by `kvae.training.best`; None if none has a loss."""
-        found = {step: self._manager.metrics(step) for step in self.steps()}
-        return best_step({step: metrics[LOSS] for step, metrics in found.items() if metrics})
+        metrics = {step: self._manager.metrics(step) for step in self.steps()}
+        return best_step({step: of_step[LOSS_ITEM] for step, of_step in metrics.items() if of_step})
 
-    def save(self, step: int, state, config: Mapping, loss: float | None) -> None:
-        """Starts saving; training goes on meanwhile. `loss` is the validation loss, None where it was not measured."""
+    def save(self, step: int, state: Any, config: Mapping[str, Any], loss: float | None) -> None:
+        """Saves a checkpoint in the background, unless the step has one.
+
+        Args:
+          step: The number of training steps done.
+          state: A tree of arrays.
+          config: The run's config, resolved.
+          loss: The validation loss; None if it was not measured.
+
+        Raises:
+          InputError: The folder cannot be written, or was deleted.
+        """
         if step in self._manager.all_steps():
-            return  # a request to stop can come right after the step's own checkpoint
-        metrics = {LOSS: loss} if loss is not None and np.isfinite(loss) else None
+            return  # a signal to stop may come right after the step's own checkpoint
+        metrics = {LOSS_ITEM: loss} if loss is not None and np.isfinite(loss) else None
+        digest_of_loss = {LOSS_ITEM: digest_of_json(metrics)} if metrics else {}
         arguments = ocp.args.Composite(
             state=ocp.args.PyTreeSave(state),
             config=ocp.args.JsonSave(dict(config)),
-            digests=ocp.args.JsonSave(
-                digests(state) | {CONFIG: digest_of_json(config)} | ({LOSS: digest_of_json(metrics)} if metrics else {})
-            ),
+            digests=ocp.args.JsonSave(digests(state) | {CONFIG: digest_of_json(config)} | digest_of_loss),
         )
         with self._wrap_save_errors():
             self._manager.save(step, args=arguments, metrics=metrics, force=True)
 
-    def restore(self, step: int, target):
-        """The state of a step, laid out as the arrays or ShapeDtypeStructs of `target`.
+    def restore(self, step: int, target: Any) -> Any:
+        """Restores the state of a step.
+
+        Args:
+          step: One of `steps()`.
+          target: A tree of arrays or ShapeDtypeStructs: the shapes, dtypes and shardings of the result.
 
         Raises:
-          DamagedError: it cannot be read, or is not what was saved.
+          CorruptedError: It cannot be read, or is not what was saved.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
         arguments = ocp.checkpoint_utils.construct_restore_args(abstract)
         return self._restore(step, ocp.args.PyTreeRestore(abstract, restore_args=arguments))
 
-    def restore_newest(self, target) -> tuple[int, object] | None:
-        """The newest step that can be read, and its state; None where there is no checkpoint.
+    def restore_newest(self, target: Any) -> tuple[int, Any] | None:
+        """Restores the newest intact checkpoint, and renames corrupted ones so that their steps can be saved again.
 
-        A damaged checkpoint is renamed, so that its step can be saved again.
+        Args:
+          target: As for `restore`.
+
+        Returns:
+          The step and its state; None if there is no checkpoint.
 
         Raises:
-          InputError: there are checkpoints, but none can be read.
+          InputError: There are checkpoints, but all are corrupted; they are left as they are.
         """
         steps = self.steps()
         if not steps:
             return None
-        step, state = self.first_readable(reversed(steps), lambda step: self.restore(step, target))
-        agree("checkpoint", lambda: {"the newest checkpoint that can be read": step})
-        # Only now: if none can be read, they stay as they are, and the next start says so again.
-        self._set_aside([damaged for damaged in steps if damaged > step])
+        step, state = self.newest_intact(reversed(steps), lambda step: self.restore(step, target))
+        agree("checkpoint", lambda: {"the newest intact checkpoint": step})
+        self._set_aside([corrupted for corrupted in steps if corrupted > step])
         return step, state
 
-    def first_readable(self, steps: Iterable[int], restore: Callable) -> tuple[int, object]:
-        """The first step that `restore` can read, and what it gives; logs a warning for each that it cannot.
+    def newest_intact(self, steps: Iterable[int], restore: Callable[[int], Any]) -> tuple[int, Any]:
+        """Tries steps in turn, and logs a warning for each that is corrupted.
+
+        Args:
+          steps: The steps to try, the newest first.
+          restore: Restores a step, or raises CorruptedError.
+
+        Returns:
+          The first step that can be restored, and the result of `restore`.
 
         Raises:
-          InputError: none can be read.
+          InputError: All are corrupted.
         """
-        tried = []
+        corrupted = []
         for step in steps:
             try:
                 return step, restore(step)
-            except DamagedError as error:
+            except CorruptedError as error:
                 reason = str(error)
-            time.sleep(SECONDS_OF_STRAGGLERS)
+            time.sleep(STRAGGLER_SECONDS)
             with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
-                gc.collect()  # what failed beside the first error complains when it is thrown away
+                gc.collect()  # coroutines that failed after the first error warn when they are freed
             if not (self.folder / str(step)).exists():
-                continue  # a run that is training has taken it away
-            log.warning("checkpoint %d is damaged (%s); the one before is taken", step, reason)
-            tried.append(step)
-        raise InputError(f"no checkpoint in {self.folder} can be read (tried {tried}); a backup of it would help")
+                continue  # a run that is training has deleted it
+            log.warning("checkpoint %d is corrupted (%s); falling back to the previous one", step, reason)
+            corrupted.append(step)
+        raise InputError(f"no checkpoint in {self.folder} can be read (tried {corrupted}); restore one from a backup")
 
-    def variables(self, step: int) -> dict:
-        """`params` and `collections` of a step, and `step` itself: see `restore_as_saved`."""
-        # The moments of the optimiser are two thirds of a state.
+    def variables(self, step: int) -> dict[str, Any]:
+        """Restores all of a step's state but the optimiser's, two thirds of it; see `restore_as_saved`."""
         return self.restore_as_saved(step, ("params", "collections", "step"))
 
-    def restore_as_saved(self, step: int, parts: Collection[str] | None = None) -> dict:
-        """A step's state, or parts of it, as nested dicts of NumPy arrays, whatever devices saved it.
+    def restore_as_saved(self, step: int, parts: Collection[str] | None = None) -> dict[str, Any]:
+        """Restores a step's state on the host, whatever devices saved it.
+
+        Args:
+          step: One of `steps()`.
+          parts: The top-level names to restore; all by default.
+
+        Returns:
+          Nested dicts of NumPy arrays.
 
         Raises:
-          DamagedError: it cannot be read, or is not what was saved.
+          CorruptedError: It cannot be read, or is not what was saved.
         """
-        with self._told_as_damage():
+        with self._wrap_orbax_errors():
             saved = self._manager.item_metadata(step)["state"]
             device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
             tree = getattr(saved, "tree", saved)
@@ -193,47 +187,51 @@ class Checkpoints:
         arguments = ocp.args.PyTreeRestore(target, restore_args=arguments, partial_restore=True)
         return jax.device_get(self._restore(step, arguments, parts))
 
-    def _restore(self, step, arguments, parts=None):
-        with self._told_as_damage():
-            found = self._manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
-            saved = self._manager.json(step, "digests")
-            saved = {name: digest for name, digest in saved.items() if name not in (CONFIG, LOSS)}
+    def _restore(self, step: int, arguments: ocp.args.PyTreeRestore, parts: Collection[str] | None = None) -> Any:
+        with self._wrap_orbax_errors():
+            state = self._manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
+            saved = self._manager.json(step, DIGESTS)
+            saved = {path: digest for path, digest in saved.items() if path not in (CONFIG, LOSS_ITEM)}
         if parts is not None:
-            saved = {name: digest for name, digest in saved.items() if name.partition("/")[0] in parts}
-        differ = sorted(dict(digests(found).items() ^ saved.items())) if saved else []
-        if differ:
-            more = f" and {len(differ) - 1} more" if len(differ) > 1 else ""
-            raise DamagedError(f"{differ[0]}{more}: not the digest that was saved")
-        return found
+            saved = {path: digest for path, digest in saved.items() if path.partition("/")[0] in parts}
+        changed = sorted(dict(digests(state).items() ^ saved.items())) if saved else []
+        if changed:
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            raise CorruptedError(f"{changed[0]}{more}: the digest differs from the saved one")
+        return state
 
-    def config(self) -> dict | None:
-        """The config of the newest checkpoint that has one with its digest; None where there is none."""
+    def config(self) -> dict[str, Any] | None:
+        """Reads the config of the newest checkpoint whose config matches its digest; None if there is none."""
         for step in reversed(self.steps()):
-            with contextlib.suppress(DamagedError), self._told_as_damage():
-                found = self._manager.json(step, CONFIG)
-                if self._manager.json(step, "digests").get(CONFIG) == digest_of_json(found):
-                    return found
+            with contextlib.suppress(CorruptedError), self._wrap_orbax_errors():
+                config = self._manager.json(step, CONFIG)
+                if self._manager.json(step, DIGESTS).get(CONFIG) == digest_of_json(config):
+                    return config
         return None
 
-    def _set_aside(self, steps):
+    def _set_aside(self, steps: list[int]) -> None:
         if not steps:
             return
         if jax.process_index() == 0:
             for step in steps:
-                names = itertools.chain([f"damaged-{step}"], (f"damaged-{step}-{n}" for n in itertools.count(2)))
+                names = itertools.chain([f"corrupted-{step}"], (f"corrupted-{step}-{n}" for n in itertools.count(2)))
                 free = next(name for name in names if not (self.folder / name).exists())
                 rename_folder(self.folder / str(step), self.folder / free)
         wait_for_all("set aside")
         self._manager.reload()
 
     def wait(self) -> None:
-        """Waits until what was being saved is on disk."""
+        """Returns when the last checkpoint is stored.
+
+        Raises:
+          InputError: As for `save`.
+        """
         with self._wrap_save_errors():
             self._manager.wait_until_finished()
 
     @contextlib.contextmanager
-    def _wrap_save_errors(self):
-        """Tells an error of writing, and whatever orbax raises where the folder has gone, in one line."""
+    def _wrap_save_errors(self) -> Iterator[None]:
+        """Turns write errors, and whatever Orbax raises if the folder was deleted, into one line."""
         try:
             with wrap_write_errors(self.folder.parent), wrap_bucket_errors(self.folder.parent):
                 yield
@@ -242,46 +240,20 @@ class Checkpoints:
         except Exception as error:
             if (self.folder.parent / "config.json").exists():
                 raise
-            raise InputError(f"{self.folder.parent} was deleted while the run trained; it ends here") from error
+            raise InputError(f"{self.folder.parent} was deleted while the run trained; training ends") from error
 
     @contextlib.contextmanager
-    def _told_as_damage(self) -> Iterator[None]:
-        """Whatever orbax raises as it reads is `DamagedError`, in one line; but for a bucket that does not answer."""
+    def _wrap_orbax_errors(self) -> Iterator[None]:
+        """Turns whatever Orbax raises while reading into CorruptedError, unless the bucket does not answer."""
         try:
             with wrap_bucket_errors(self.folder.parent):
                 yield
         except InputError:
             raise
         except Exception as error:
-            lines = str(error).strip().splitlines()
-            reason = " ".join((lines[0] if lines else type(error).__name__).split())[:200]
-            raise DamagedError(f"it cannot be read: {reason}") from error
+            raise CorruptedError(f"it cannot be read: {one_line(first_line(error))[:200]}") from error
 
     def close(self) -> None:
-        """Waits for the last save and lets go."""
+        """Waits for the last checkpoint to be stored, and releases Orbax's threads."""
         with self._silenced, self._wrap_save_errors():
             self._manager.close()
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keeps what orbax logs, and its threads in C++ print, from the terminal: kvae says what a user should know."""
-    loggers, hook = [logging.getLogger(name) for name in ("absl", "asyncio")], sys.unraisablehook
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-
-    def of_others(unraisable):
-        # A read that is given up after another has failed complains as it is thrown away.
-        code = getattr(unraisable.object, "cr_code", None)
-        given_up = code is not None and "orbax" in code.co_filename
-        if not given_up and str(unraisable.exc_value) != "Event loop is closed":
-            hook(unraisable)
-
-    sys.unraisablehook = of_others
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-        sys.unraisablehook = hook

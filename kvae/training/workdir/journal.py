@@ -1,4 +1,4 @@
-"""What a run says as it goes: metrics.jsonl, TensorBoard events, log.txt, and lines or a bar on the terminal."""
+"""The record of a run: metrics.jsonl, TensorBoard events, log.txt, and lines or a progress bar on the terminal."""
 
 import contextlib
 import io
@@ -17,33 +17,45 @@ import numpy as np
 from kvae.core.buckets import as_path, wrap_bucket_errors
 from kvae.core.errors import InputError, wrap_write_errors
 from kvae.core.files import opened
-from kvae.training.workdir.metrics_file import LOSS_AS_JSON, ROWS, EarlyStopping, Sample, end_of_rows, lines_in, row_of
+from kvae.training.best import LOSS
+from kvae.training.workdir.metrics_file import ROWS, EarlyStopping, RowSample, read_rows
 
 log = logging.getLogger(__name__)
 
 LOG = "log.txt"
-"""The name of the file of what a run has said."""
+"""The name of the file that keeps what was logged."""
 
 
-def read_metrics(workdir: str) -> list[dict]:
-    """The rows of metrics.jsonl, in the order of their steps; lines that are damaged or cut off are left out."""
-    found = list(rows_in(workdir))
-    rows = [row for row in found if row is not None]
-    _say_damaged(workdir, len(found) - len(rows))
+def read_metrics(workdir: str) -> list[dict[str, Any]]:
+    """Reads the rows of a run's metrics.jsonl, and logs a warning about corrupted lines.
+
+    Args:
+      workdir: The run's folder, on a disk or in a bucket.
+
+    Returns:
+      The rows in file order, without corrupted or truncated lines; empty if there is no file.
+
+    Raises:
+      InputError: The file cannot be read.
+    """
+    lines = list(rows_in(workdir))
+    rows = [row for row in lines if row is not None]
+    _warn_of_corrupted_lines(workdir, len(lines) - len(rows))
     return rows
 
 
-def rows_in(workdir: str) -> Iterator[dict | None]:
-    """The rows of metrics.jsonl, one by one; None for a line that is damaged.
+def rows_in(workdir: str) -> Iterator[dict[str, Any] | None]:
+    """Yields the rows of a run's metrics.jsonl, and None for each corrupted line.
 
     Raises:
-      InputError: it cannot be read.
+      InputError: The file cannot be read.
     """
-    with _metrics_file(workdir) as file:
-        yield from map(row_of, lines_in(file))
+    with _open_rows(workdir) as file:
+        for _, row in read_rows(file):
+            yield row
 
 
-def _metrics_file(workdir) -> BinaryIO:
+def _open_rows(workdir: str) -> BinaryIO:
     path = as_path(workdir) / ROWS
     try:
         with wrap_bucket_errors(workdir):
@@ -52,59 +64,70 @@ def _metrics_file(workdir) -> BinaryIO:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _say_damaged(workdir, count):
+def _warn_of_corrupted_lines(workdir: str, count: int) -> None:
     if count:
-        log.warning("%s/%s: %d damaged line%s left out", workdir, ROWS, count, " is" if count == 1 else "s are")
+        log.warning("%s/%s: ignoring %d corrupted line%s", workdir, ROWS, count, "" if count == 1 else "s")
 
 
-def as_json(value):
-    """A value of a row as JSON has it: a number, a list of numbers, null for what is not finite."""
+def as_json(value: Any) -> float | int | list | None:
+    """Converts a metric to JSON: a number, a list of numbers, and null for values that are not finite.
+
+    Example:
+      >>> as_json(np.array([0.5, np.nan]))
+      [0.5, None]
+    """
     if isinstance(value, (list, tuple, np.ndarray)) and np.ndim(value):
         return [as_json(element) for element in value]
     number = value.item() if hasattr(value, "item") else value
     return number if math.isfinite(number) else None
 
 
-def has_settled(rows: Sequence[Mapping], patience: int) -> bool:
-    """Whether the rows of a run say that its loss falls no more; see `EarlyStopping`."""
-    early_stopping = EarlyStopping(patience)
+def is_finished(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> bool:
+    """True if a run has reached its last step, or has stopped early.
+
+    Args:
+      config: The run's config.
+      rows: The run's rows.
+    """
+    early_stopping = EarlyStopping(config.get("patience_evaluations", 0))
     for row in rows:
         early_stopping.add(row)
-    return early_stopping.is_over()
-
-
-def is_finished(config: Mapping, rows: Sequence[Mapping]) -> bool:
-    """Whether a run with these rows has reached its last step, or an early stop."""
-    return bool(rows) and (
-        rows[-1]["step"] >= config["steps"] or has_settled(rows, config.get("patience_evaluations", 0))
-    )
+    return bool(rows) and (rows[-1]["step"] >= config["steps"] or early_stopping.is_over())
 
 
 class Journal:
-    """The record of a run; on processes other than the first it writes nothing.
+    """Writes the record of a run; on processes other than the first it writes nothing.
 
-    Of the rows it keeps in memory some lines only, whatever their number.
+    Whatever the number of rows, it keeps at most a few thousand in memory.
 
     Args:
-      workdir: the run's folder.
-      first_step: rows beyond it, of a run that went on after its last checkpoint, are dropped.
-      steps: of the whole run, for the progress bar.
-      patience: evaluations without a lower loss after which the run ends; 0 is never.
-      writes: whether this process writes.
+      workdir: The local folder to write to.
+      first_step: The step of the restored checkpoint. Later rows, which a killed run may have left, are dropped.
+      steps: The last step of the run, for the progress bar.
+      patience: See `EarlyStopping`.
+      writes: Whether this process writes.
+
+    Attributes:
+      early_stopping: Whether the run should stop; a run on several processes needs it on each of them.
+
+    Raises:
+      InputError: metrics.jsonl cannot be read or written.
     """
 
     def __init__(self, workdir: str, *, first_step: int, steps: int, patience: int, writes: bool):
-        self._sample, self._evaluations, self._last = Sample(), Sample(), b"{}"
+        # Evaluations are rare, and each is a point of a curve: they are sampled separately.
+        self._sample, self._evaluations, self._last = RowSample(), RowSample(), None
         self.early_stopping, self._writes = EarlyStopping(patience), writes
-        with _metrics_file(workdir) as file:
-            end, damaged = end_of_rows(file, first_step)
-            file.seek(0)
-            for line in lines_in(file, until=end):
-                damaged += line[:1] != b"{" or (line[-2:] != b"}\n" and line[-1:] != b"}")
-                self._keep(line)
+        end, corrupted = 0, 0
+        with _open_rows(workdir) as file:
+            for line_end, row in read_rows(file):
+                corrupted += row is None
+                if row is not None and row["step"] <= first_step:
+                    end = line_end
+                    self._keep(row)
         if not writes:
             return
-        _say_damaged(workdir, damaged)
+        _warn_of_corrupted_lines(workdir, corrupted)
         # Imported here: reading a journal needs neither.
         from tensorboardX import SummaryWriter
         from tqdm import tqdm
@@ -123,45 +146,50 @@ class Journal:
         self._steps, self._done, self._first_step, self._started = steps, first_step, None, None
 
     def advance(self) -> None:
-        """One step is done."""
+        """Counts one finished training step."""
         if not self._writes:
             return
         self._bar.update()
         self._done += 1
-        if self._started is None:  # the first step is compiled first: it says nothing of how long the rest takes
+        if self._started is None:  # the first step includes compilation, so it is not timed
             self._started, self._first_step = time.monotonic(), self._done
 
-    def write(self, row: dict, summary: str) -> None:
-        """Writes a row, durably, and says `summary` on the terminal."""
+    def write(self, row: Mapping[str, Any], text: str) -> None:
+        """Writes a row to the disk, and a summary of it to the terminal.
+
+        Args:
+          row: Metrics by name, and "step".
+          text: A summary of the row, to log.
+
+        Raises:
+          InputError: The disk refuses.
+        """
         row = {name: value if name == "step" else as_json(value) for name, value in row.items()}
-        line = json.dumps(row)
-        self._keep(line.encode())
+        self._keep(row)
         if not self._writes:
             return
         with wrap_write_errors(self._workdir):
-            self._write(row, line)
+            self._write(row)
         if self._terminal:
-            self._bar.set_postfix_str(summary)
-        # Where there is a bar, it says the same.
+            self._bar.set_postfix_str(text)
+        # A progress bar shows the text already.
         level = logging.DEBUG if self._terminal else logging.INFO
         left = self._time_left(row["step"])
-        log.log(level, "step %d/%d  %s%s", row["step"], self._steps, summary, f"  {left} left" if left else "")
+        log.log(level, "step %d/%d  %s%s", row["step"], self._steps, text, f"  {left} left" if left else "")
 
-    def _keep(self, line: bytes) -> None:
-        has_loss = LOSS_AS_JSON in line
-        (self._evaluations if has_loss else self._sample).add(line)
-        self._last = line
-        if has_loss and self.early_stopping.patience and (row := row_of(line)):
-            self.early_stopping.add(row)
+    def _keep(self, row: dict[str, Any]) -> None:
+        (self._evaluations if LOSS in row else self._sample).add(row)
+        self._last = row
+        self.early_stopping.add(row)
 
     @property
-    def rows(self) -> list[dict]:
-        """Some rows, spread over the run, as many as a curve can show, and the last one."""
-        rows = filter(None, map(row_of, (*self._sample.lines, *self._evaluations.lines, self._last)))
+    def rows(self) -> list[dict[str, Any]]:
+        """The last row and a sample of the others, at most 4,001 in all, sorted by step."""
+        rows = [*self._sample.rows, *self._evaluations.rows, *([self._last] if self._last else [])]
         return sorted({row["step"]: row for row in rows}.values(), key=lambda row: row["step"])
 
-    def _write(self, row, line):
-        self._file.write(line + "\n")
+    def _write(self, row: dict[str, Any]) -> None:
+        self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
         for name, value in row.items():
@@ -169,15 +197,15 @@ class Journal:
             if name != "step" and finite:
                 self._events.add_scalar(name, sum(finite) / len(finite), row["step"])
 
-    def _time_left(self, step) -> str:
-        """Hours, minutes and seconds until the last step; nothing is known after the first one."""
+    def _time_left(self, step: int) -> str:
+        """Formats the time until the last step as h:mm:ss; empty after the first step, when it is not known yet."""
         if self._started is None or step <= self._first_step:
             return ""
         seconds = int((time.monotonic() - self._started) / (step - self._first_step) * (self._steps - step))
         return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
     def close(self) -> None:
-        """Closes the files and the bar."""
+        """Closes the files and the progress bar."""
         if self._writes:
             self._bar.close()
             self._events.close()
@@ -185,23 +213,27 @@ class Journal:
 
 
 class _Terminal(logging.Handler):
-    """Writes above the progress bar instead of through it."""
+    """Writes log lines above the progress bar instead of through it."""
 
-    def emit(self, record):
+    def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
-        with contextlib.suppress(OSError):  # a terminal that is closed
+        with contextlib.suppress(OSError):  # the terminal may be closed
             tqdm.write(self.format(record), file=sys.stderr)
 
 
 @contextlib.contextmanager
-def logged_to(workdir: str, *, first_process: bool = True):
-    """Sends what kvae logs to the terminal and, in plain dated lines, to `<workdir>/log.txt`.
+def logged_to(workdir: str, *, first_process: bool = True) -> Iterator[None]:
+    """Sends kvae's log to the terminal and, with dates, to `<workdir>/log.txt`.
 
     Processes other than the first write no file, and only warnings to the terminal.
 
+    Args:
+      workdir: A local folder; created if missing.
+      first_process: Whether this is the first process.
+
     Raises:
-      InputError: the folder cannot be made or written.
+      InputError: The folder cannot be created or written.
     """
     try:
         pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
@@ -214,13 +246,18 @@ def logged_to(workdir: str, *, first_process: bool = True):
 
 
 @contextlib.contextmanager
-def shown_on_terminal(*others: logging.Handler, first_process: bool = True):
-    """Sends what kvae logs to the terminal, and to other handlers; of processes but the first, only warnings."""
+def shown_on_terminal(*others: logging.Handler, first_process: bool = True) -> Iterator[None]:
+    """Sends kvae's log to the terminal; from processes other than the first, only warnings.
+
+    Args:
+      *others: Further handlers, which get every record and are closed afterwards.
+      first_process: Whether this is the first process.
+    """
     handlers = (_Terminal(logging.INFO if first_process else logging.WARNING), *others)
     logger = logging.getLogger("kvae")
     level, propagate = logger.level, logger.propagate
     logger.setLevel(logging.DEBUG)
-    logger.propagate = False  # absl's own handler would say everything twice
+    logger.propagate = False  # absl's own handler would print every line again
     for handler in handlers:
         logger.addHandler(handler)
     try:
@@ -234,12 +271,21 @@ def shown_on_terminal(*others: logging.Handler, first_process: bool = True):
 
 
 def summary(row: Mapping[str, Any], counts: Mapping[str, np.ndarray]) -> str:
-    """A row, and how many codes were used, in a few words for the terminal and the log."""
-    words = [f"loss {np.nanmean(row['train/loss']):.4f}"]
+    """Summarises a row in a few words for the terminal and the log.
+
+    Args:
+      row: The metrics of a step.
+      counts: How often each code was used, [..., K], by codebook.
+
+    Example:
+      >>> summary({"train/loss": 0.5, "images_per_second": 800.0}, {"codebook": np.array([[3, 0, 1]])})
+      'loss 0.5000  codebook 2/3 codes  800 images/s'
+    """
+    parts = [f"loss {np.nanmean(row['train/loss']):.4f}"]
     if "valid/loss" in row:
-        words.append(f"valid {np.nanmean(row['valid/loss']):.4f}")
+        parts.append(f"valid {np.nanmean(row['valid/loss']):.4f}")
     for name, of_codes in counts.items():
-        words.append(f"{name} {np.mean(np.count_nonzero(of_codes, axis=-1)):.0f}/{np.shape(of_codes)[-1]} codes")
+        parts.append(f"{name} {np.mean(np.count_nonzero(of_codes, axis=-1)):.0f}/{np.shape(of_codes)[-1]} codes")
     if "images_per_second" in row:
-        words.append(f"{row['images_per_second']:.0f} images/s")
-    return "  ".join(words)
+        parts.append(f"{row['images_per_second']:.0f} images/s")
+    return "  ".join(parts)

@@ -1,4 +1,7 @@
-"""A lock in a run's folder: one program at a time trains there, on whatever host that shares the disk."""
+"""The lock of a run's folder: one program at a time trains there, on whatever host shares the disk.
+
+It saves the user who starts the same command twice, or on two machines, from two programs that overwrite each other.
+"""
 
 import contextlib
 import logging
@@ -10,21 +13,35 @@ import filelock
 
 from kvae.core.errors import InputError, wrap_write_errors
 
-STALE_SECONDS, HEARTBEAT_SECONDS = 60, 2
-"""A lock whose holder has given no sign of life for so long is taken over; and how often a holder gives one."""
+log = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 5
+"""How often a program renews its lock."""
+
+STALE_SECONDS = 60
+"""A lock that has not been renewed for this long may be taken over."""
+
+
+class LostLockError(InputError):
+    """This program no longer holds the lock of its run, and must not write there."""
 
 
 class Lock(contextlib.AbstractContextManager):
-    """`<workdir>/lock`, a file that names the program that trains there, and is touched while that lives.
+    """The file `<workdir>/lock`, which names the program that trains there and is touched while that program lives.
 
-    The lock of a program that was killed on this host counts for nothing. That of one on another host is watched, until
-    it is touched or stale.
+    The lock of a process that was killed on this host is taken over at once. A lock from another host is watched until
+    it is touched, or stale.
 
     Args:
-      workdir: the run's folder, made where it does not exist.
+      workdir: The run's folder; created if missing.
 
     Raises:
-      InputError: as it is entered: another program trains there.
+      InputError: On entry, if another program trains there or the folder cannot be written.
+
+    Example:
+      >>> import tempfile
+      >>> with Lock(tempfile.mkdtemp()) as lock:
+      ...     lock.check()
     """
 
     def __init__(self, workdir: str):
@@ -36,14 +53,14 @@ class Lock(contextlib.AbstractContextManager):
             thread_local=False,
         )
 
-    def __enter__(self):
+    def __enter__(self) -> "Lock":
         with wrap_write_errors(self._workdir):
             pathlib.Path(self._workdir).mkdir(parents=True, exist_ok=True)
             self._acquire()
         return self
 
-    def _acquire(self):
-        watch = Watch(self._workdir, STALE_SECONDS, HEARTBEAT_SECONDS)
+    def _acquire(self) -> None:
+        watch = LockWatch(self._workdir)
         while True:
             touched = self._touched()
             with contextlib.suppress(filelock.Timeout):
@@ -51,7 +68,7 @@ class Lock(contextlib.AbstractContextManager):
                 return
             owner = self._lease.owner
             if watch.is_stale(touched, f"process {owner.pid} on {owner.hostname}" if owner else "another program"):
-                self._lease.force_break()  # a lock that names nobody: a power cut can leave it empty
+                self._lease.force_break()  # a lock without an owner, as a power cut can leave it
             time.sleep(HEARTBEAT_SECONDS / 4)
 
     def _touched(self) -> int | None:
@@ -60,57 +77,48 @@ class Lock(contextlib.AbstractContextManager):
         return None
 
     def check(self) -> None:
-        """Raises LostError where the folder or the lock in it is gone, or another program has taken the lock."""
-        is_there = os.path.exists(self._lease.lock_file)
-        check_held(self._workdir, is_there=is_there, is_lost=self._lease.compromise is not None)
+        """Raises LostLockError if the lock was deleted, or taken over while this machine was suspended."""
+        exists = os.path.exists(self._lease.lock_file)
+        check_held(self._workdir, exists=exists, is_lost=self._lease.compromise is not None)
 
-    def __exit__(self, *error):
-        with contextlib.suppress(OSError):  # such as of a folder that is gone
+    def __exit__(self, *error: object) -> None:
+        with contextlib.suppress(OSError):  # the folder may be gone
             self._lease.release()
 
 
-log = logging.getLogger(__name__)
-
-
-class LostError(InputError):
-    """This program holds the lock of its run no more, and may write nothing there."""
-
-
-def check_held(workdir: str, *, is_there: bool, is_lost: bool) -> None:
-    """Raises LostError where a program's lock is not there, or is another's."""
-    if not is_there:
-        raise LostError(f"{workdir}, or the lock in it, was deleted while the run trained; it ends here")
+def check_held(workdir: str, *, exists: bool, is_lost: bool) -> None:
+    """Raises LostLockError if a program's lock no longer exists or belongs to another program."""
+    if not exists:
+        raise LostLockError(f"{workdir}, or the lock in it, was deleted while the run trained; training ends")
     if is_lost:
-        raise LostError(f"{workdir} was taken over by another program while this one stood still")
+        raise LostLockError(f"{workdir} was taken over by another program while this one was suspended")
 
 
-class Watch:
-    """Watches the lock of another program.
+class LockWatch:
+    """Watches another program's lock and decides whether that program is alive or the lock is stale.
 
     Args:
-      workdir: the run's folder.
-      stale_seconds: a lock that has given no sign of life for so long may be taken over.
-      heartbeat_seconds: how often a holder gives one.
+      workdir: The run's folder, for messages.
     """
 
-    def __init__(self, workdir: str, stale_seconds: float, heartbeat_seconds: float):
-        self._workdir, self._stale, self._heartbeat = workdir, stale_seconds, heartbeat_seconds
-        self._begun, self._seen, self._said = time.monotonic(), None, False
+    def __init__(self, workdir: str):
+        self._workdir = workdir
+        self._started, self._last_sign, self._has_warned = time.monotonic(), None, False
 
     def is_stale(self, sign: object, holder: str) -> bool:
-        """Whether the lock may be taken over.
+        """True if the lock may be taken over.
 
         Args:
-          sign: changes when the holder gives a sign of life.
-          holder: whom the lock names, in words.
+          sign: A value that changes whenever the holder renews the lock.
+          holder: Who holds the lock, for messages.
 
         Raises:
-          InputError: the sign has changed: another program trains there.
+          InputError: The sign has changed, so another program trains there.
         """
-        if self._seen not in (None, sign):
-            raise InputError(f"{self._workdir} is in use: {holder} trains there; end that, or choose another --workdir")
-        self._seen, waited = sign, time.monotonic() - self._begun
-        if waited > 2 * self._heartbeat and not self._said:
-            log.warning("%s is locked by %s, which may be dead: watching it for a minute", self._workdir, holder)
-            self._said = True
-        return waited > self._stale + self._heartbeat
+        if self._last_sign not in (None, sign):
+            raise InputError(f"{self._workdir} is in use: {holder} trains there; stop it, or choose another --workdir")
+        self._last_sign, waited = sign, time.monotonic() - self._started
+        if waited > 2 * HEARTBEAT_SECONDS and not self._has_warned:
+            log.warning("%s is locked by %s, which may be dead; watching the lock for a minute", self._workdir, holder)
+            self._has_warned = True
+        return waited > STALE_SECONDS + HEARTBEAT_SECONDS

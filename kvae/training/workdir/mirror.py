@@ -1,4 +1,8 @@
-"""The small files of a run, at hand: rows, log, events and pictures, which are appended to or written bit by bit."""
+"""The small files of a run that is training: where they are written, and how they reach the run's folder.
+
+Rows, log, events and pictures are appended to, or written piece by piece. On a disk they are written in the run's
+folder itself. Objects in a bucket cannot be appended to, so there they are written in a local folder and uploaded.
+"""
 
 import concurrent.futures
 import contextlib
@@ -17,177 +21,174 @@ from kvae.core.errors import InputError
 from kvae.training.parallel import peers
 from kvae.training.workdir.bucket_lock import BucketLock
 from kvae.training.workdir.journal import LOG
-from kvae.training.workdir.lock import Lock, LostError
+from kvae.training.workdir.lock import Lock, LostLockError
 from kvae.training.workdir.metrics_file import ROWS
 
 log = logging.getLogger(__name__)
 
-SECONDS_BETWEEN = 30
-"""How long files may wait, once changed, before they go to a bucket, which takes one object once a second at most."""
+UPLOAD_SECONDS = 30
+"""The shortest time between two uploads of all files. A bucket accepts one write per object and second."""
 
 
 class Mirror:
-    """The small files of a run on a disk, which are where they belong; and the run's lock.
-
-    Attributes:
-      folder: where they are written.
-    """
-
-    def __init__(self, folder: str):
-        self.folder, self._lock = folder, None
-
-    def open(self, lock) -> None:
-        """Fetches what the run has so far. From now on the process that holds the run's lock publishes what it writes.
-
-        Args:
-          lock: the run's; None on processes other than the first.
-        """
-        self._lock = lock
-
-    def check(self) -> None:
-        """Raises LostError where this process holds the lock no more."""
-        if self._lock is not None:
-            self._lock.check()
-
-    def publish(self) -> None:
-        """Brings what has changed to where the run is: in the background, and only if the last time is long ago."""
-
-    def publish_rows(self) -> None:
-        """Returns when all rows are where the run is; the rest follows in the background.
-
-        Raises:
-          LostError: this process holds the lock no more.
-          InputError: they cannot be written there.
-        """
-        self.check()
-
-    def close(self) -> None:
-        """Returns when all files are where the run is.
-
-        Raises:
-          InputError: they cannot be written there.
-        """
-
-
-class BucketMirror(Mirror):
-    """The small files of a run in a bucket. No object can be appended to: a file that has changed goes there whole.
-
-    Nothing is written without the lock: whoever has taken the run over has files of the same names.
+    """The small files of a run, and its lock. Nothing is written to a bucket without holding the lock.
 
     Args:
-      workdir: the run's folder, in the bucket.
-      folder: on this machine, where the files are written meanwhile.
+      workdir: The run's folder, on a disk or in a bucket.
+      folder: A local folder to write to. For a run on a disk it is `workdir`.
 
     Attributes:
-      is_needed: whether the folder holds, after all, something that the bucket would not take.
+      folder: As given.
+      keep_folder: Whether the local folder holds files that the bucket did not accept.
     """
 
     def __init__(self, workdir: str, folder: str):
-        super().__init__(folder)
-        self._place, self._published = as_path(workdir), {}
-        self._one_at_a_time, self._thread = threading.Lock(), concurrent.futures.ThreadPoolExecutor(1)
-        self._job, self._begun, self.is_needed = None, time.monotonic(), False
+        self.folder, self.keep_folder = folder, False
+        self._bucket_folder = as_path(workdir) if is_bucket(workdir) else None
+        self._lock, self._uploaded = None, {}
+        self._upload_lock, self._thread = threading.Lock(), concurrent.futures.ThreadPoolExecutor(1)
+        self._job, self._last_upload = None, time.monotonic()
 
-    def open(self, lock) -> None:
-        super().open(lock)
+    def open(self, lock: "Lock | BucketLock | None") -> None:
+        """Downloads the run's existing rows and log from its bucket. From now on, files may be uploaded.
+
+        Args:
+          lock: The run's lock, which this process holds; None on processes other than the first.
+        """
+        self._lock = lock
+        if self._bucket_folder is None:
+            return
         folder = pathlib.Path(self.folder)
         folder.mkdir(parents=True, exist_ok=True)
-        with wrap_bucket_errors(self._place):
+        with wrap_bucket_errors(self._bucket_folder):
             for name in (ROWS, LOG) if lock is not None else (ROWS,):  # all read the rows, one writes the log
-                there, here = self._place / name, folder / name
-                if there.exists():
-                    # The log of this program has begun; its file is open, and what comes is appended.
-                    begun = here.read_bytes() if here.exists() else b""
-                    here.write_bytes(there.read_bytes() + begun)
+                remote, local = self._bucket_folder / name, folder / name
+                if remote.exists():
+                    # This program's log is already open for appending; the older log goes in front.
+                    new = local.read_bytes() if local.exists() else b""
+                    local.write_bytes(remote.read_bytes() + new)
 
-    def publish(self) -> None:
-        if time.monotonic() - self._begun > SECONDS_BETWEEN:
-            self._start()
-
-    def publish_rows(self) -> None:
-        super().publish_rows()
+    def check(self) -> None:
+        """Raises LostLockError if this process has lost the run's lock."""
         if self._lock is not None:
-            self._publish_file(pathlib.Path(self.folder) / ROWS)
+            self._lock.check()
+
+    def upload(self) -> None:
+        """Starts to upload changed files in the background, unless the last upload was less than half a minute ago."""
+        if time.monotonic() - self._last_upload > UPLOAD_SECONDS:
             self._start()
 
-    def _start(self):
-        if self._lock is not None and (self._job is None or self._job.done()):
-            self._job, self._begun = self._thread.submit(self._try_to_publish), time.monotonic()
+    def upload_rows(self) -> None:
+        """Uploads all rows before it returns, and then the other files in the background.
 
-    def _try_to_publish(self):
-        try:
-            self._publish_all()
-        except LostError:
-            pass  # training asks too, and ends
-        except Exception as error:
-            log.warning("%s; training goes on meanwhile", error)
+        It is called before every checkpoint, so that a checkpoint is never ahead of its rows.
 
-    def _publish_all(self):
-        for path in sorted(pathlib.Path(self.folder).rglob("*")):
-            # What has a dot before its name is being written, and is then renamed.
-            if path.is_file() and not path.name.startswith("."):
-                self._publish_file(path)
-
-    def _publish_file(self, path):
-        with self._one_at_a_time:  # so that what was read first never comes last
-            found = path.stat()
-            version = found.st_size, found.st_mtime_ns
-            if self._published.get(path) != version:
-                self.check()
-                with wrap_bucket_errors(self._place):
-                    (self._place / path.relative_to(self.folder)).write_bytes(path.read_bytes())
-                self._published[path] = version
+        Raises:
+          LostLockError: This process has lost the run's lock.
+          InputError: The bucket does not accept them.
+        """
+        self.check()
+        if self._must_upload():
+            self._upload_file(pathlib.Path(self.folder) / ROWS)
+            self._start()
 
     def close(self) -> None:
+        """Uploads all files before it returns.
+
+        Raises:
+          LostLockError: This process has lost the run's lock.
+          InputError: The bucket does not accept them. They stay in the local folder.
+        """
         self._thread.shutdown()
-        if self._lock is None:
+        if not self._must_upload():
             return
-        self.is_needed = True
         try:
             self.check()
-            self._publish_all()
-        except LostError:
-            self.is_needed = False  # the run is another program's
+            self._upload_all()
+        except LostLockError:  # the run belongs to another program
             raise
         except InputError as error:
+            self.keep_folder = True
             raise InputError(f"{error}; the last rows, log and pictures are in {self.folder}") from error
-        self.is_needed = False
+        except BaseException:
+            self.keep_folder = True
+            raise
+
+    def _must_upload(self) -> bool:
+        return self._lock is not None and self._bucket_folder is not None
+
+    def _start(self) -> None:
+        if self._must_upload() and (self._job is None or self._job.done()):
+            self._job, self._last_upload = self._thread.submit(self._try_to_upload), time.monotonic()
+
+    def _try_to_upload(self) -> None:
+        try:
+            self._upload_all()
+        except LostLockError:
+            pass  # the training loop checks, too, and ends
+        except Exception as error:
+            log.warning("%s; training continues", error)
+
+    def _upload_all(self) -> None:
+        for path in sorted(pathlib.Path(self.folder).rglob("*")):
+            # A name that begins with a dot is that of a file being written.
+            if path.is_file() and not path.name.startswith("."):
+                self._upload_file(path)
+
+    def _upload_file(self, path: pathlib.Path) -> None:
+        with self._upload_lock:  # or an older version of the file could arrive last
+            stat = path.stat()
+            version = stat.st_size, stat.st_mtime_ns
+            if self._uploaded.get(path) != version:
+                self.check()
+                with wrap_bucket_errors(self._bucket_folder):
+                    (self._bucket_folder / path.relative_to(self.folder)).write_bytes(path.read_bytes())
+                self._uploaded[path] = version
 
 
 @contextlib.contextmanager
 def mirrored(workdir: str) -> Iterator[Mirror]:
-    """The small files of a run while it trains: of one in a bucket, in a folder here.
+    """Creates the mirror of a run's folder, with a temporary local folder if the run is in a bucket.
 
-    It is removed afterwards, unless the bucket was away at the end.
+    The temporary folder is removed afterwards, unless the bucket did not accept the last files.
+
+    Args:
+      workdir: The run's folder.
+
+    Yields:
+      The mirror, not yet opened.
     """
     if not is_bucket(workdir):
-        yield Mirror(workdir)
+        yield Mirror(workdir, workdir)
         return
-    folder = tempfile.mkdtemp(prefix="kvae-")
-    # Pictures take the run's name from its folder.
-    mirror = BucketMirror(workdir, str(pathlib.Path(folder, as_path(workdir).name)))
+    temporary = tempfile.mkdtemp(prefix="kvae-")
+    # Pictures take the run's name from the folder's.
+    mirror = Mirror(workdir, str(pathlib.Path(temporary, as_path(workdir).name)))
     try:
         yield mirror
     finally:
-        if not mirror.is_needed:
-            shutil.rmtree(folder, ignore_errors=True)
+        if not mirror.keep_folder:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def opened(workdir: str, mirror: Mirror | None = None) -> Iterator[Mirror]:
-    """Locks a run's folder, which all processes must see, and opens its small files; closes and unlocks at the end.
+def locked_workdir(workdir: str, mirror: Mirror | None = None) -> Iterator[Mirror]:
+    """Locks a run's folder, checks that all processes see it, and opens its small files.
 
     Args:
-      workdir: the run's folder.
-      mirror: of the folder; one of its own by default.
+      workdir: The run's folder.
+      mirror: The folder's mirror; a new one by default.
+
+    Yields:
+      The open mirror. It is closed, and the folder unlocked, after the block.
 
     Raises:
-      InputError: another program trains there, or a process does not see it, or its bucket does not answer.
+      InputError: Another program trains there, a process does not see the folder, or its bucket does not answer.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(wrap_bucket_errors(workdir))
         lock = stack.enter_context(lock_of(workdir)) if jax.process_index() == 0 else None
-        peers.see_workdir(workdir, holds=lock is not None)
+        peers.check_shared_workdir(workdir, holds_lock=lock is not None)
         mirror = mirror or stack.enter_context(mirrored(workdir))
         mirror.open(lock)
         try:
@@ -195,12 +196,12 @@ def opened(workdir: str, mirror: Mirror | None = None) -> Iterator[Mirror]:
         except BaseException:
             try:
                 mirror.close()
-            except Exception as error:  # why training ended counts for more
-                log.warning("the last rows and pictures did not get there: %s", error)
+            except Exception as error:  # the reason why training ended is the one to raise
+                log.warning("the last rows and pictures were not uploaded: %s", error)
             raise
         mirror.close()
 
 
 def lock_of(workdir: str) -> "Lock | BucketLock":
-    """The lock of a run's folder, on a disk or in a bucket."""
+    """Returns the lock for a run's folder on a disk or in a bucket; it is acquired on entry."""
     return BucketLock(workdir) if is_bucket(workdir) else Lock(workdir)

@@ -1,0 +1,91 @@
+"""Orbax's checkpoint manager, set up for a run: what it keeps, and what it must not raise or print."""
+
+import contextlib
+import logging
+import operator
+import pathlib
+import sys
+from collections.abc import Iterator
+
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers, handlers
+
+from kvae.core.buckets import bucket_error, is_bucket
+from kvae.core.digests import digest_of_json
+
+LOSS_ITEM, CONFIG, DIGESTS = "loss", "config", "digests"
+"""Names within a checkpoint: of the loss among its metrics, and of the items next to `state`."""
+
+
+class Manager(ocp.CheckpointManager):
+    """Orbax's manager, treating an unreadable metrics file as missing.
+
+    Orbax reads the metrics of all checkpoints on start-up, and would raise. So one corrupted file does not make all
+    checkpoints unusable.
+    """
+
+    def metrics(self, step: int) -> dict | None:
+        try:
+            metrics = super().metrics(step)
+            digest = self.json(step, DIGESTS).get(LOSS_ITEM) if metrics else None
+            return metrics if digest in (None, digest_of_json(metrics)) else None
+        except Exception as error:
+            if is_bucket(self.directory) and bucket_error(error):
+                raise  # the bucket is away; this may be the best checkpoint
+            return None
+
+    def json(self, step: int, item: str) -> dict:
+        """Reads a JSON item; empty if the checkpoint has none."""
+        folder = self.directory / str(step) / item
+        return ocp.JsonCheckpointHandler().restore(folder) if folder.exists() else {}
+
+
+def make_manager(folder: pathlib.Path, *, read_only: bool) -> Manager:
+    """Creates a manager that keeps the two newest checkpoints and the best one.
+
+    Args:
+      folder: The folder of checkpoints.
+      read_only: Whether the folder must not be created.
+    """
+    loss = operator.itemgetter(LOSS_ITEM)
+    # A checkpoint without an evaluation has no loss, and is kept only while it is one of the newest.
+    best = checkpoint_managers.BestN(get_metric_fn=loss, reverse=True, n=1, keep_checkpoints_without_metrics=False)
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(2), best]),
+        best_fn=loss,  # without it Orbax does not save the losses, and a resumed run would forget its best
+        best_mode="min",
+        create=not read_only,
+        enable_async_checkpointing=True,
+    )
+    registry = handlers.DefaultCheckpointHandlerRegistry()
+    items = {"state": (ocp.PyTreeCheckpointHandler(), ocp.args.PyTreeSave, ocp.args.PyTreeRestore)}
+    for name in (CONFIG, DIGESTS):
+        items[name] = (ocp.JsonCheckpointHandler(), ocp.args.JsonSave, ocp.args.JsonRestore)
+    for name, (handler, *kinds) in items.items():
+        for kind in kinds:
+            registry.add(name, kind, handler)
+    return Manager(folder, options=options, handler_registry=registry)
+
+
+@contextlib.contextmanager
+def silence_orbax() -> Iterator[None]:
+    """Silences what Orbax logs and its threads print; kvae's own messages tell the user what they need to know."""
+    loggers, hook = [logging.getLogger(name) for name in ("absl", "asyncio")], sys.unraisablehook
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+
+    def ignore_cancelled_reads(unraisable: "sys.UnraisableHookArgs") -> None:
+        # When one read has failed, Orbax drops the others, which complain when they are freed.
+        code = getattr(unraisable.object, "cr_code", None)
+        is_cancelled_read = code is not None and "orbax" in code.co_filename
+        if not is_cancelled_read and str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    sys.unraisablehook = ignore_cancelled_reads
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        sys.unraisablehook = hook
