@@ -10,7 +10,7 @@ from kvae.core.buckets import as_path, check_address, check_reachable, wrap_buck
 from kvae.core.errors import InputError, wrap_write_errors
 from kvae.core.fields import short_repr
 from kvae.core.files import read_text, write_text
-from kvae.training.config.schema import FREE_FIELDS
+from kvae.training.config.run_fields import FREE_FIELDS
 from kvae.training.config.sections import flatten, validate_config
 from kvae.training.workdir.checkpoint import Checkpoints
 
