@@ -1,5 +1,6 @@
 """Two processes of two devices each, over loopback with real collectives, are one process of four devices."""
 
+import json
 import os
 import pathlib
 import signal
@@ -7,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import numpy as np
@@ -15,23 +17,27 @@ import pytest
 from kvae import main
 from kvae.core import program
 from kvae.core.errors import InputError
-from kvae.training.parallel import cluster
+from kvae.training.parallel import cluster, peers
 from kvae.training.workdir.journal import read_metrics
 from runs import final_state, rows, run
 
 ROOT = pathlib.Path(__file__).parents[1]
 SECONDS = 80
 
+PROGRAM = """
+import sys
+from kvae import main
+from kvae.core import program
+from kvae.training.parallel import cluster
+from kvae.training.workdir import lock
 
-PROGRAM = (
-    "import sys; from kvae import main; from kvae.core import program; from kvae.training.parallel import peers;"
-    "peers.SILENT_SECONDS, peers.SECONDS_OF_DISKS, peers.HEARTBEAT_SECONDS = 10, 3, 1;"
-    "sys.exit(program.run(main.main, sys.argv[1:]))"
-)
+cluster.HEARTBEAT_TIMEOUT_SECONDS, cluster.GOODBYE_SECONDS, lock.STALE_SECONDS = 10, 5, 5
+sys.exit(program.run(main.main, sys.argv[1:]))
+"""
 
 
 def start_two(arguments, of_second=()):
-    """Starts the training program as two processes; stderr of each can be read. The second has arguments of its own."""
+    """Starts the training program as two processes with stderr piped; the second one has additional arguments."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -48,18 +54,18 @@ def start_two(arguments, of_second=()):
 
 
 def finish(processes):
-    """What each said on stderr, and its exit status."""
+    """Waits for the processes; returns the stderr and the exit status of each."""
     try:
-        said = [process.communicate(timeout=SECONDS)[1] for process in processes]
+        stderr = [process.communicate(timeout=SECONDS)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
-    return said, [process.returncode for process in processes]
+    return stderr, [process.returncode for process in processes]
 
 
-def wait_for_row(workdir, step, processes):
+def wait_for_row_after(workdir, step, processes):
     deadline = time.monotonic() + SECONDS
-    while not any(row["step"] >= step for row in read_metrics(workdir)):
+    while not any(row["step"] > step for row in read_metrics(workdir)):
         if time.monotonic() > deadline:
             for process in processes:
                 process.kill()
@@ -74,47 +80,63 @@ def arguments(data_dir):
         f"--config.dataset.data_dir={data_dir}",
         "--config.optimizer.learning_rate=1e-4",
         "--config.optimizer.schedule=constant",  # others depend on the number of steps
-        "--config.model.quantizer.decay=0.99",  # sums over processes round otherwise, and a short memory shows it
+        "--config.model.quantizer.decay=0.99",  # sums over processes round differently, and a short memory shows it
         "--config.evaluate_every_steps=10000",
     ]
 
 
 @pytest.fixture(scope="module")
 def story(arguments, tmp_path_factory):
-    """A run of two processes, of which one gets SIGTERM, and which then goes on to its last step."""
+    """A run of two processes: each is killed once, then one gets SIGTERM, then the run goes to its last step."""
     workdir = str(tmp_path_factory.mktemp("two") / "run")
-    arguments = [*arguments, f"--workdir={workdir}"]
+    arguments, killed, step = [*arguments, f"--workdir={workdir}"], [], 0
+    for victim in range(2):
+        processes = start_two([*arguments, "--config.steps=100000"])
+        wait_for_row_after(workdir, step, processes)
+        processes[victim].kill()
+        started = time.monotonic()
+        killed.append((*finish(processes), time.monotonic() - started))
+        step = read_metrics(workdir)[-1]["step"]
     processes = start_two([*arguments, "--config.steps=100000"])
-    wait_for_row(workdir, 2, processes)
+    wait_for_row_after(workdir, step, processes)
     processes[1].send_signal(signal.SIGTERM)
     stopped = finish(processes)
     reached = int(final_state(workdir)["step"][0])
     steps = (reached // 4 + 2) * 4
     ended = finish(start_two([*arguments, f"--config.steps={steps}"]))
-    return {"workdir": workdir, "stopped": stopped, "reached": reached, "ended": ended, "steps": steps}
+    return {
+        "workdir": workdir, "killed": killed, "stopped": stopped, "reached": reached, "ended": ended, "steps": steps
+    }  # fmt: skip
 
 
-def test_sigterm_to_one_saves_everywhere_and_both_leave_with_a_message(story):
-    said, statuses = story["stopped"]
-    assert statuses == [program.STOPPED] * 2, said
-    for text in said:
+@pytest.mark.parametrize("victim", [0, 1])
+def test_death_of_one_process_ends_the_other(story, victim):
+    stderr, statuses, seconds = story["killed"][victim]
+    assert statuses[1 - victim] == -signal.SIGABRT, stderr
+    assert "This most likely indicates that another task died" in stderr[1 - victim]
+    assert seconds < 60
+
+
+def test_sigterm_to_one_process_saves_and_stops_both(story):
+    stderr, statuses = story["stopped"]
+    assert statuses == [program.STOPPED] * 2, stderr
+    for text in stderr:
         assert f"stopped at step {story['reached']}; run the same command again to continue" in text
 
 
-def test_two_processes_train_to_what_one_process_does(story, arguments, tmp_path):
-    said, statuses = story["ended"]
-    assert statuses == [0, 0], said
+def test_two_processes_train_like_one_process(story, arguments, tmp_path):
+    stderr, statuses = story["ended"]
+    assert statuses == [0, 0], stderr
     config, _ = main.parse([*arguments, f"--config.steps={story['steps']}"])
     run(config, tmp_path / "one", devices=4)
     one, two = final_state(str(tmp_path / "one")), final_state(story["workdir"])
     assert one.keys() == two.keys()
     for part in ("params", "collections"):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), one[part], two[part])
-    found = rows(tmp_path / "one"), rows(story["workdir"])
-    assert (
-        [row["step"] for row in found[0]] == [row["step"] for row in found[1]] == list(range(2, story["steps"] + 1, 2))
-    )
-    for alone, together in zip(*found, strict=True):
+    rows_of_one, rows_of_two = rows(tmp_path / "one"), rows(story["workdir"])
+    steps = list(range(2, story["steps"] + 1, 2))
+    assert [row["step"] for row in rows_of_one] == [row["step"] for row in rows_of_two] == steps
+    for alone, together in zip(rows_of_one, rows_of_two, strict=True):
         assert alone.keys() == together.keys()
         for name in alone:
             np.testing.assert_allclose(
@@ -122,7 +144,7 @@ def test_two_processes_train_to_what_one_process_does(story, arguments, tmp_path
             )
 
 
-def test_only_the_first_process_writes_and_speaks(story):
+def test_only_the_first_process_writes_and_logs(story):
     files = {path.name.partition(".tfevents")[0] for path in pathlib.Path(story["workdir"]).iterdir()}
     assert files == {"config.json", "log.txt", "metrics.jsonl", "events.out", "figures", "checkpoints"}
     log = (pathlib.Path(story["workdir"]) / "log.txt").read_text()
@@ -132,38 +154,57 @@ def test_only_the_first_process_writes_and_speaks(story):
     assert "loss" not in second
 
 
-@pytest.mark.parametrize(
-    ("field", "message"),
-    [
-        ("--config.seed=1", "the processes differ: config.seed is 0 on process 0 and 1 on process 1"),
-        ("--config.steps=8", "the processes differ: config.steps is 100000 on process 0 and 8 on process 1"),
-    ],
-)
-def test_processes_that_were_started_otherwise_say_in_what_they_differ(arguments, tmp_path, field, message):
-    started = start_two([*arguments, f"--workdir={tmp_path / 'run'}", "--config.steps=100000"], [field])
-    said, statuses = finish(started)
-    assert statuses == [2, 2], said
-    assert all(message in text and text.count("kvae: ") == 1 for text in said)
+def test_processes_with_different_configs_both_say_so(arguments, tmp_path):
+    started = start_two([*arguments, f"--workdir={tmp_path / 'run'}", "--config.steps=8"], ["--config.seed=1"])
+    stderr, statuses = finish(started)
+    assert statuses == [program.MISTAKE] * 2, stderr
+    message = "the processes differ: config.seed is 0 on process 0 and 1 on process 1"
+    assert all(message in text and text.count("kvae: ") == 1 for text in stderr)
     assert not (tmp_path / "run" / "config.json").exists()
 
 
-def test_a_folder_that_is_not_shared_is_one_line(arguments, tmp_path):
-    started = start_two([*arguments, f"--workdir={tmp_path / 'run'}"], [f"--workdir={tmp_path / 'other'}"])
-    said, statuses = finish(started)
-    assert statuses == [program.STOPPED, 2], said
-    assert f"process 1 does not see in {tmp_path / 'other'} what process 0 writes there" in said[1]
+class Store(dict):
+    """The key-value store of JAX's coordination service, in one process."""
+
+    key_value_set = dict.__setitem__
+
+    def blocking_key_value_get(self, key, milliseconds):
+        if key not in self:
+            raise jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED")
+        return self[key]
 
 
-@pytest.mark.parametrize("killed", [0, 1])
-def test_when_one_is_killed_the_other_ends_and_can_be_started_again(arguments, tmp_path, killed):
-    started = start_two([*arguments, f"--workdir={tmp_path / 'run'}", "--config.steps=100000"])
-    wait_for_row(tmp_path / "run", 2, started)
-    started[killed].kill()
-    begun = time.monotonic()
-    said, statuses = finish(started)
-    assert time.monotonic() - begun < 60
-    assert statuses[1 - killed] == program.STOPPED, said
-    assert f"kvae: process {killed} has gone" in said[1 - killed].splitlines()[-1]
+@pytest.fixture
+def store(monkeypatch):
+    """Makes this process the second of two; the first one's values can be put into the store."""
+    store = Store()
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(peers, "global_state", types.SimpleNamespace(client=store))
+    return store
+
+
+def test_agree_compares_the_facts_of_all_processes(store):
+    store["kvae-config/0"] = json.dumps({"seed": 0})
+    peers.agree("config", lambda: {"seed": 0})
+    with pytest.raises(InputError, match="the processes differ: seed is 0 on process 0 and None on process 1"):
+        peers.agree("config", dict)
+
+
+def test_agree_gives_up_on_a_silent_process(store, monkeypatch, caplog):
+    monkeypatch.setattr(peers, "LONGEST_PREPARATION_SECONDS", 0.01)
+    with pytest.raises(InputError, match="process 0 has not reported its data set for a day"):
+        peers.agree("data set", dict)
+    assert "waiting for process 0, which has not reported its data set yet" in caplog.text
+
+
+def test_workdir_must_be_shared_by_all_processes(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(peers, "SHARED_DISK_SECONDS", 0.01)
+    (tmp_path / "lock").write_text("process 7")
+    store["kvae-lock"] = "process 7"
+    peers.check_shared_workdir(str(tmp_path), holds_lock=False)
+    with pytest.raises(InputError, match=r"process 1 does not see in .*other what process 0 writes there"):
+        peers.check_shared_workdir(str(tmp_path / "other"), holds_lock=False)
 
 
 @pytest.mark.parametrize(
@@ -190,17 +231,18 @@ def test_when_one_is_killed_the_other_ends_and_can_be_started_again(arguments, t
         ),
     ],
 )
-def test_a_cluster_is_joined_only_where_there_is_one(environment, expected, monkeypatch):
+def test_cluster_is_joined_only_if_there_is_one(environment, expected, monkeypatch):
     for name in list(os.environ):
         if name.startswith(("SLURM_", "TPU_", "JAX_COORD", "JAX_NUM_PROC", "JAX_PROCESS")):
             monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     joined = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda **arguments: joined.append(arguments))
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **options: joined.append(options))
     with cluster.joined_cluster() as process_index:
         assert process_index == 0
-    assert joined == ([] if expected is None else [expected])
+    timeout = {"heartbeat_timeout_seconds": cluster.HEARTBEAT_TIMEOUT_SECONDS}
+    assert joined == ([] if expected is None else [expected | timeout])
 
 
 @pytest.mark.parametrize(
@@ -212,7 +254,7 @@ def test_a_cluster_is_joined_only_where_there_is_one(environment, expected, monk
         (("host:1", "0", "0"), "JAX_NUM_PROCESSES=0"),
     ],
 )
-def test_half_a_cluster_is_an_error(environment, message, monkeypatch):
+def test_incomplete_cluster_variables_are_an_error(environment, message, monkeypatch):
     for name, value in zip(("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID"), environment, strict=True):
         if value is not None:
             monkeypatch.setenv(f"JAX_{name}", value)
@@ -220,7 +262,7 @@ def test_half_a_cluster_is_an_error(environment, message, monkeypatch):
         pass
 
 
-def test_a_variable_of_slurm_that_is_no_number_is_named(monkeypatch):
+def test_slurm_variable_must_be_a_number(monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "many")
     with pytest.raises(InputError, match="SLURM_STEP_NUM_TASKS=many; it must be a number"), cluster.joined_cluster():
         pass

@@ -98,7 +98,7 @@ def test_encode_rejects_invalid_images(workdir, shape, dtype, message):
 
 
 def test_load_rejects_missing_runs_steps_and_replicas(workdir, tmp_path):
-    with pytest.raises(InputError, match=r"is no run: it has no config\.json"):
+    with pytest.raises(InputError, match=r"is not a run: it has no config\.json"):
         kvae.load(str(tmp_path / "none"))
     with pytest.raises(InputError, match="has no checkpoint of step 3; it has 4"):
         kvae.load(workdir, step=3)

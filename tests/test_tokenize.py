@@ -225,7 +225,7 @@ def refusals(run, images, tokens, tmp_path):
     (unfinished / "tokens.unfinished.json").write_text("{}")
     (no_run / "config.json").write_text((pathlib.Path(run.workdir) / "config.json").read_text())
     here = [run.workdir, f"--out={tmp_path / 'out'}"]
-    yield [tmp_path / "none", here[1]], "is no run: it has no config.json"
+    yield [tmp_path / "none", here[1]], "is not a run: it has no config.json"
     yield [no_run, here[1]], "has no checkpoint yet"
     yield [*here, f"--images={empty}"], "holds no images"
     yield [*here, f"--images={tmp_path / 'none'}"], "does not exist; name a folder of images"
