@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kvae.core.errors import InputError, choose
-from kvae.core.fields import Counts, short_repr, validate_attributes
+from kvae.core.errors import InputError, choose, short_repr
+from kvae.core.fields import Counts, validate_attributes
 
 LARGEST_SIZE = 2**20
 """Largest number of nodes: coordinates and neighbours are stored for each node."""

@@ -5,7 +5,7 @@ import difflib
 import errno
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
@@ -54,6 +54,25 @@ def one_line(text: str) -> str:
 def first_line(error: BaseException) -> str:
     """Returns the first line of an exception's message, or its type if the message is empty."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def short_repr(value: Any, longest: int = 60, text: Callable[[Any], str] = repr) -> str:
+    """Returns a value as one short line for messages.
+
+    Example:
+      >>> short_repr("a long text", 8)
+      "'a lo..."
+
+    Args:
+      value: anything; if `text` fails on it, the name of its type is returned.
+      longest: maximum length; longer texts end in "...".
+      text: `repr` or `str`.
+    """
+    try:
+        words = " ".join(text(value).split())
+    except Exception:
+        words = type(value).__name__
+    return words if len(words) <= longest else f"{words[: longest - 3]}..."
 
 
 @contextlib.contextmanager

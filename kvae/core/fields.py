@@ -19,7 +19,7 @@ import annotated_types
 import numpy as np
 import pydantic
 
-from kvae.core.errors import InputError, check_local, check_names, choose
+from kvae.core.errors import InputError, check_local, check_names, choose, short_repr
 
 LARGEST_COUNT = 2**31 - 1
 """The largest int32: steps, seeds and codes are int32 on the devices."""
@@ -60,11 +60,7 @@ class OneOf:
 
 @dataclasses.dataclass(frozen=True)
 class OnThisMachine:
-    """In an annotation: the value is a path on this machine, see `LocalPath` and `CachePath`.
-
-    Attributes:
-      is_cache: True if the other fields determine the files at the path, so that its value changes no result.
-    """
+    """In an annotation: the value is a path on this machine; the other fields determine the files in a cache."""
 
     is_cache: bool = False
 
@@ -239,25 +235,6 @@ def _plain(value: Any) -> Any:
 def _adapter(annotation: Any) -> pydantic.TypeAdapter:
     config = pydantic.ConfigDict(strict=True, allow_inf_nan=False)
     return pydantic.TypeAdapter(annotation, config=config)
-
-
-def short_repr(value: Any, longest: int = 60, text: Callable[[Any], str] = repr) -> str:
-    """Returns a value as one short line for messages.
-
-    Example:
-      >>> short_repr("a long text", 8)
-      "'a lo..."
-
-    Args:
-      value: anything; if `text` fails on it, the name of its type is returned.
-      longest: maximum length; longer texts end in "...".
-      text: `repr` or `str`.
-    """
-    try:
-        words = " ".join(text(value).split())
-    except Exception:
-        words = type(value).__name__
-    return words if len(words) <= longest else f"{words[: longest - 3]}..."
 
 
 def _constraints(annotation: Any) -> tuple:

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from kvae.core.errors import InputError, choose
-from kvae.core.fields import Declaration, fields_of, short_repr, validate_fields
+from kvae.core.errors import InputError, choose, short_repr
+from kvae.core.fields import Declaration, fields_of, validate_fields
 from kvae.models.autoencoders.vqvae import VQVAE
 from kvae.models.autoencoders.vqvae2 import VQVAE2
 from kvae.models.model import Model

@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from kvae.core.errors import InputError, check_names, choose
-from kvae.core.fields import short_repr
+from kvae.core.errors import InputError, check_names, choose, short_repr
 from kvae.grids import Grid
 from kvae.models.model import Model
 from kvae.quantizers.base import Quantizer

@@ -5,8 +5,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from kvae.core.errors import InputError, require_extra
-from kvae.core.fields import short_repr
+from kvae.core.errors import InputError, require_extra, short_repr
 from kvae.runs import share
 from kvae.training.workdir.metrics_file import ROWS
 

@@ -15,8 +15,7 @@ import numpy as np
 from kvae import data
 from kvae.core.buckets import as_path, wrap_bucket_errors
 from kvae.core.digests import digests
-from kvae.core.errors import InputError, first_line, require_extra, wrap_write_errors
-from kvae.core.fields import short_repr
+from kvae.core.errors import InputError, first_line, require_extra, short_repr, wrap_write_errors
 from kvae.core.files import check_target, replaced, write_text
 from kvae.models.model import Model
 from kvae.training.best import LOSS

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kvae.core.errors import InputError
-from kvae.core.fields import short_repr
+from kvae.core.errors import InputError, short_repr
 from kvae.data import ArrayExamples, Example, Examples, image_spec
 from kvae.data.images import image_folder
 from kvae.data.sets.folder import folder_examples

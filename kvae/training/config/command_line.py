@@ -15,8 +15,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from kvae.core.errors import InputError, check_names
-from kvae.core.fields import fields_of, short_repr
+from kvae.core.errors import InputError, check_names, short_repr
+from kvae.core.fields import fields_of
 from kvae.training.config.run_fields import SECTIONS, RunFields
 
 FIELD = re.compile(r"--?config\.([\w.]+)(?:=(.*))?", re.DOTALL)

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from kvae import data, models
-from kvae.core.errors import InputError, check_names
-from kvae.core.fields import Declaration, fields_of, short_repr, validate, validate_fields
+from kvae.core.errors import InputError, check_names, short_repr
+from kvae.core.fields import Declaration, fields_of, validate, validate_fields
 from kvae.training.config.run_fields import SECTIONS, ImageStatistics, RunFields
 from kvae.training.optimizer import make_optimizer
 

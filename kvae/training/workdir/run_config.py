@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import jax
 
 from kvae.core.buckets import as_path, check_address, check_reachable, wrap_bucket_errors
-from kvae.core.errors import InputError, wrap_write_errors
-from kvae.core.fields import short_repr
+from kvae.core.errors import InputError, short_repr, wrap_write_errors
 from kvae.core.files import read_text, write_text
 from kvae.training.config.run_fields import FREE_FIELDS
 from kvae.training.config.sections import flatten, validate_config
