@@ -4,8 +4,6 @@ import pathlib
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -13,6 +11,7 @@ import pytest
 
 import kvae
 from kvae import main
+from kvae.paper import sweep
 from kvae.tokenize import __main__ as tokenize
 from kvae.training.train import train
 
@@ -118,12 +117,12 @@ def test_commands_parse(page, monkeypatch, folder):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "launch/sweep.py" in (ROOT / page).read_text()])
-def test_sweeps_name_settings_that_exist(page, tmp_path):
+def test_sweeps_name_settings_that_exist(page, tmp_path, monkeypatch, capsys):
     """Each sweep of a page lists its commands."""
-    for sweep in re.findall(r"python (launch/sweep\.py --table=[^\n`]*)", (ROOT / page).read_text()):
-        command = [sys.executable, *shlex.split(sweep), "--print", f"--runs={tmp_path}"]
-        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert listed.stdout.count("kvae.main") >= 3, listed.stderr
+    monkeypatch.chdir(ROOT)
+    for arguments in re.findall(r"python launch/sweep\.py (--table=[^\n`]*)", (ROOT / page).read_text()):
+        assert sweep.main([*shlex.split(arguments), "--print", f"--runs={tmp_path}"]) == 0
+        assert capsys.readouterr().out.count("kvae.main") >= 3
 
 
 @pytest.mark.parametrize("page", PAGES)

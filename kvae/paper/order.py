@@ -39,6 +39,11 @@ def with_bit_errors(codes: np.ndarray, shape: tuple[int, ...], rate: float, rand
     The position along each axis of the grid is sent in Gray code, in which neighbouring positions differ in one bit. A
     position received beyond the border becomes the last one.
 
+    Example:
+      >>> import numpy as np
+      >>> with_bit_errors(np.array([0, 5, 511]), (16, 32), rate=0.0, random=np.random.default_rng(0))
+      array([  0,   5, 511])
+
     Args:
       codes: int [...].
       shape: of the grid; (K,) for codes without a grid.
@@ -62,6 +67,13 @@ def sub_grids(shape: tuple[int, ...]) -> Iterator[np.ndarray]:
     """Yields the codes of a grid, then of ever coarser grids: int [K], [K/2], [K/4], ...
 
     Each step leaves out every second row or column, along the longer side.
+
+    Example:
+      >>> [codes.tolist() for codes in sub_grids((2, 4))]
+      [[0, 1, 2, 3, 4, 5, 6, 7], [0, 2, 4, 6], [0, 2]]
+
+    Args:
+      shape: of the grid.
     """
     codes = np.arange(math.prod(shape)).reshape(shape)
     while codes.size > 1:
@@ -87,6 +99,12 @@ def bits_per_code(codes: np.ndarray, distances: np.ndarray, usage: np.ndarray, s
 
     p(c | left, up) is proportional to usage(c) exp(-(d(c, left) + d(c, up)) / scale); at the border the term of the
     missing code is left out. An ideal arithmetic coder spends -log2 p bits.
+
+    Example:
+      >>> import numpy as np
+      >>> codes, distances = np.zeros((1, 2, 2), int), 1.0 - np.eye(4)
+      >>> bits_per_code(codes, distances, usage=np.ones(4), scale=np.inf)
+      2.0
 
     Args:
       codes: int [n, h, w].

@@ -63,6 +63,11 @@ def setting_of(config: Mapping[str, Any], experiments: Mapping[str, Any]) -> str
 
     Fields of `BASE` that the run's quantiser does not have are ignored. Of the grid only the number of axes counts.
 
+    Example:
+      >>> from kvae.paper import experiments
+      >>> setting_of({**experiments.BASE, "model.quantizer.neighborhood": "none"}, vars(experiments))
+      'ema'
+
     Args:
       config: the run's config, flat.
       experiments: the names of `kvae.paper.experiments`.

@@ -25,7 +25,17 @@ next number if there is no map. Two values: top / bottom level."""
 
 
 def format_mean(values: list[float], decimals: int, scale: float = 1.0) -> str:
-    """Formats mean ± sample standard deviation, as in "52.1 ± 0.2"; a single value without deviation."""
+    """Formats mean ± sample standard deviation, as in "52.1 ± 0.2"; a single value without deviation.
+
+    Example:
+      >>> format_mean([0.0519, 0.0521, 0.0523], decimals=1, scale=1e3)
+      '52.1 ± 0.2'
+
+    Args:
+      values: one for each seed.
+      decimals: digits after the point.
+      scale: factor, such as 1e3 for a loss in units of 1e-3.
+    """
     mean, std = mean_and_std(values)
     text = f"{mean * scale:,.{decimals}f}"
     return text if std is None else f"{text} ± {std * scale:,.{decimals}f}"
