@@ -1,5 +1,5 @@
 "use strict";
-// The page of a codebook. Everything it shows stands in the element `data`: see kvae/report/page.py.
+// The page of codebooks. All of its data is in the element `data`, described in kvae/report/page.py.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const EXAMPLES = 10, PATCH = 72, IMAGE = 288, THUMBNAIL = 48;
@@ -10,14 +10,14 @@ const color = (name) => getComputedStyle(document.documentElement).getPropertyVa
 const ramp = (share) => `rgb(${LIGHT.map((light, i) => Math.round(light + share * (DARK[i] - light)))})`;
 const number = (value, digits = 21) => value.toLocaleString("en", { maximumSignificantDigits: digits });
 
-/** Makes an element with properties and children. */
+/** Creates an element with properties and children. */
 function element(tag, properties = {}, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
   made.append(...children);
   return made;
 }
 
-/** Gives a canvas a size in CSS pixels, sharp on any screen; returns its context. */
+/** Sets the size of a canvas in CSS pixels, at the screen's resolution; returns its context. */
 function sized(canvas, width, height) {
   const sharp = window.devicePixelRatio || 1;
   Object.assign(canvas, { width: Math.round(width * sharp), height: Math.round(height * sharp) });
@@ -28,13 +28,13 @@ function sized(canvas, width, height) {
   return context;
 }
 
-/** Draws a part of tile i of a sheet, {picture, columns, width, height}; all of it by default. */
+/** Draws tile i of a sheet {picture, columns, width, height}, or a part [x, y, width, height] of it. */
 function drawTile(context, sheet, i, x, y, width, height, part = [0, 0, sheet.width, sheet.height]) {
   const left = (i % sheet.columns) * sheet.width, top = Math.floor(i / sheet.columns) * sheet.height;
   context.drawImage(sheet.picture, left + part[0], top + part[1], part[2], part[3], x, y, width, height);
 }
 
-/** Cells in rows and columns on a canvas, of which one is pointed at and one is chosen, by pointer or arrow keys. */
+/** Cells in rows and columns on a canvas. The pointer previews one; a click or the arrow keys select one. */
 class Board {
   constructor(canvas, { point, choose }) {
     Object.assign(this, { canvas, row: 0, column: 0 });
@@ -55,7 +55,7 @@ class Board {
     choose([row, column]);
   }
 
-  /** Sets the cells, and draws each once; what is pointed at is drawn over that. */
+  /** Sets the cells and draws each once; `mark` draws outlines over them. */
   lay(rows, columns, size, hexagonal, draw) {
     Object.assign(this, { rows, columns, size, hexagonal, pitch: size * (hexagonal ? 0.866 : 1) });
     const width = (columns + (hexagonal ? 0.5 : 0)) * size, height = (rows - 1) * this.pitch + size * (hexagonal ? 1.16 : 1);
@@ -106,7 +106,7 @@ class Board {
     return path;
   }
 
-  /** Draws the cells again, and outlines over them: pairs of a cell and a width. */
+  /** Redraws the cells, then outlines given as pairs of a cell and a line width. */
   mark(outlines) {
     this.context.save();
     this.context.setTransform(1, 0, 0, 1, 0, 0);

@@ -1,13 +1,13 @@
-"""One page on runs, self-contained and offline: their tables, and maps of their codes to walk about in.
+"""Writes an offline HTML page on runs: their tables, and interactive maps of their codebooks.
 
-The page is `page.html`, filled in: style, scripts, tables, and as JSON in the element `data`
+The page is `page.html` with its style, scripts and tables filled in, and this JSON in the element `data`:
 
-    runs      [{name, step, images, codebooks}]: `images` counts in the list below
+    runs      [{name, step, images, codebooks}]: `images` is an index into the list below
     codebooks [{name, unit, event, about, size, shape, cell, context, sheet, grid, codes, views}]: `sheet` has the codes
-              in rows and columns, -1 where none stands; `codes` those of all images, one after the other, each row by
-              row of its `grid` [h', w']
-    views     [{label, tiles}] or [{label, values}], one a code
-    images    [{src, count, columns, width, height}]: a sheet of so many tiles, in rows, as a data URL; `tiles` are such
+              in rows and columns, -1 for an empty cell; `codes` has those of all images, one after the other, each row
+              by row of its `grid` [h', w']; `context` is the width of a patch in codes
+    views     [{label, tiles}] or [{label, values}]: one tile or one number per code
+    images    [{src, count, columns, width, height}]: `count` tiles in one picture, a data URL; `tiles` is the same
 """
 
 import base64
@@ -19,11 +19,11 @@ import os
 import pathlib
 import string
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from markdown_it import MarkdownIt
 
-from kvae.core.errors import InputError, wrap_write_errors
+from kvae.core.errors import InputError, require_extra, wrap_write_errors
 from kvae.core.files import write_text
 from kvae.models.codebook_views import CodebookView
 from kvae.plots import index
@@ -32,61 +32,67 @@ from kvae.runs.run import Run
 from kvae.training.config.sections import load_data
 from kvae.training.evaluate import num_pictured, samples
 
+with require_extra("share"):
+    from markdown_it import MarkdownIt
+with require_extra("train"):
+    from PIL import Image
+
 HERE = pathlib.Path(__file__).parent
 
-TILES_PIXELS = 2**20
-"""How many pixels the tiles of all codes of one view have at most, about."""
+PIXELS_PER_VIEW = 2**20
+"""Approximate largest number of pixels in the tiles of one view."""
 
 TILE_SIDE = 32
-"""How many pixels a code's tile is high and wide at most."""
+"""Largest width and height of a code's tile in pixels."""
 
 
 def write_page(path: os.PathLike | str, runs: Sequence[Run], text: str, title: str) -> None:
-    """Writes the page, in one step.
+    """Writes the page atomically.
 
     Args:
-      path: of the page.
-      runs: of which the codes are shown, two side by side; there may be none.
-      text: tables and what there is to say of them, in Markdown.
-      title: of the page.
+      path: The HTML file.
+      runs: Runs whose codebooks are shown, two side by side; may be empty.
+      text: Tables and remarks in Markdown.
+      title: Title of the page.
 
     Raises:
-      InputError: a run has no codes of images, its data set cannot be read, or the page cannot be written.
+      InputError: A run does not encode images, its data set cannot be read, or the page cannot be written.
     """
-    sets, shown = {}, []
+    samples_by_dataset, run_entries = {}, []
     for run in runs:
         key = json.dumps(run.config["dataset"], sort_keys=True)
-        if key not in sets:
+        if key not in samples_by_dataset:
             validation = load_data(run.config)[0].validation
-            sets[key] = samples(validation, num_pictured(validation))
-        found = run.model.codebook_views(run.variables, sets[key])
-        if not found:
+            samples_by_dataset[key] = samples(validation, num_pictured(validation))
+        examples = samples_by_dataset[key]
+        views = run.model.codebook_views(run.variables, examples)
+        if not views:
             model = type(run.model).__name__
             raise InputError(f"{run.workdir} is a run of {model}, which has no codes of images: leave it out")
-        codebooks = [_codebook(name, view, sets[key]["image"]) for name, view in found.items()]
-        shown.append({"name": run.workdir, "step": run.step, "images": list(sets).index(key), "codebooks": codebooks})
-    images = [_tiles(examples["image"]) for examples in sets.values()]
-    data = json.dumps({"runs": shown, "images": images}, separators=(",", ":"))
-    words = {
+        codebooks = [_codebook_entry(name, view, examples["image"]) for name, view in views.items()]
+        images = list(samples_by_dataset).index(key)
+        run_entries.append({"name": run.workdir, "step": run.step, "images": images, "codebooks": codebooks})
+    image_entries = [_tile_sheet(examples["image"]) for examples in samples_by_dataset.values()]
+    data = json.dumps({"runs": run_entries, "images": image_entries}, separators=(",", ":"))
+    parts = {
         "title": html.escape(title),
         "style": index.page_style() + (HERE / "page.css").read_text(),
-        "text": f'<section class="tables" tabindex="0" aria-label="Tables">\n{_html(text)}</section>',
+        "text": f'<section class="tables" tabindex="0" aria-label="Tables">\n{_to_html(text)}</section>',
         "data": data.replace("<", "\\u003c"),
         "script": (HERE / "board.js").read_text() + (HERE / "side.js").read_text(),
     }
     with wrap_write_errors(path):
-        write_text(path, string.Template((HERE / "page.html").read_text()).substitute(words))
+        write_text(path, string.Template((HERE / "page.html").read_text()).substitute(parts))
 
 
-def _codebook(name, view: CodebookView, images):
-    """What the page knows of a codebook."""
-    room = min(TILE_SIDE, max(2, math.isqrt(TILES_PIXELS // view.codebook_size)))
+def _codebook_entry(name: str, view: CodebookView, images: np.ndarray) -> dict[str, Any]:
+    """Returns an entry of `codebooks`."""
+    side = min(TILE_SIDE, max(2, math.isqrt(PIXELS_PER_VIEW // view.codebook_size)))
     patches = view.mean_patches(images)
-    views = [
-        {"label": "mean real patch", "tiles": _tiles(scale_images(patches.reshape(-1, *patches.shape[-3:]), room))}
-    ]
+    patches = patches.reshape(-1, *patches.shape[-3:])
+    views = [{"label": "mean image patch", "tiles": _tile_sheet(scale_images(patches, side))}]
     if view.decode_all is not None:
-        views.insert(0, {"label": "decoded alone", "tiles": _tiles(scale_images(view.decode_all(), room))})
+        views.insert(0, {"label": "decoded", "tiles": _tile_sheet(scale_images(view.decode_all(), side))})
     if (distances := view.u_matrix) is not None:
         values = [float(f"{value:.4g}") if np.isfinite(value) else None for value in distances.ravel()]
         views.append({"label": "distance to neighbours", "values": values})
@@ -94,7 +100,7 @@ def _codebook(name, view: CodebookView, images):
         "name": view.label or name,
         "unit": view.code_name,
         "event": view.usage,
-        "about": f"{view.code_name.capitalize()}s stand {view.arrangement}{view.fixed_codes_text}",
+        "about": f"{view.code_name.capitalize()}s are {view.arrangement}{view.fixed_codes_text}",
         "size": view.codebook_size,
         "shape": view.shape,
         "cell": view.cell,
@@ -106,10 +112,8 @@ def _codebook(name, view: CodebookView, images):
     }
 
 
-def _tiles(images):
-    """Images uint8 [n, h, w, 3] as a sheet of tiles: a PNG file in a data URL."""
-    from PIL import Image
-
+def _tile_sheet(images: np.ndarray) -> dict[str, Any]:
+    """Joins images uint8 [n, h, w, 3] to one PNG picture in a data URL."""
     count, height, width, _ = images.shape
     columns = math.ceil(math.sqrt(count))
     numbers = np.full(columns * math.ceil(count / columns), -1)
@@ -120,5 +124,5 @@ def _tiles(images):
     return {"src": source, "count": count, "columns": columns, "width": width, "height": height}
 
 
-def _html(text):
+def _to_html(text: str) -> str:
     return MarkdownIt("commonmark", {"html": False}).enable("table").render(text)

@@ -1,15 +1,15 @@
 "use strict";
-// One run on the page: its map, one code of it, and the images. The images that runs share are chosen for all.
+// One run on the page: its map, the selected code, and the images. Runs with the same images open the same one.
 
 const sides = [], chosenImage = new Map();
 
-/** Where codes stand: by code, the numbers of the places in all images; and by code its cell on the map. */
-function indexed(codebook) {
-  codebook.places = Array.from({ length: codebook.size }, () => []);
-  codebook.codes.forEach((code, place) => codebook.places[code].push(place));
+/** Adds to a codebook, for each code, the positions where it occurs in all images, and its cell on the map. */
+function addIndex(codebook) {
+  codebook.positions = Array.from({ length: codebook.size }, () => []);
+  codebook.codes.forEach((code, position) => codebook.positions[code].push(position));
   codebook.cells = [];
   codebook.sheet.forEach((row, i) => row.forEach((code, j) => code >= 0 && (codebook.cells[code] = [i, j])));
-  codebook.views.push({ label: `how often ${codebook.event}`, values: codebook.places.map((p) => p.length), log: true });
+  codebook.views.push({ label: `number of times ${codebook.event}`, values: codebook.positions.map((p) => p.length), log: true });
 }
 
 class Side {
@@ -19,7 +19,7 @@ class Side {
     const code = ([row, column]) => this.codebook.sheet[row][column];
     const here = ([row, column]) => this.codes[row * this.codebook.grid[1] + column];
     const image = ([row, column]) => row * this.thumbnails.columns + column;
-    const point = (found) => (cell) => this.point(cell === null ? null : found(cell));
+    const point = (codeOf) => (cell) => this.point(cell === null ? null : codeOf(cell));
     this.map = new Board(this.part("map"), { point: point(code), choose: (cell) => this.choose(code(cell)) });
     this.image = new Board(this.part("image"), { point: point(here), choose: (cell) => this.choose(here(cell)) });
     this.thumbnails = new Board(this.part("images"), { point: () => {}, choose: (cell) => this.open(image(cell)) });
@@ -47,13 +47,13 @@ class Side {
 
   showCodebook() {
     this.codebook = this.run.codebooks[this.part("codebook").value];
-    const { views, places, unit, event, about, size } = this.codebook;
+    const { views, positions, unit, event, about, size } = this.codebook;
     this.fill("view", views.map((view) => view.label));
-    const used = places.filter((of) => of.length).length;
+    const used = positions.filter((list) => list.length).length;
     this.part("about").textContent =
       `Step ${number(this.run.step)}. ${number(used)} of ${number(size)} ${unit}s ${event} in ` +
       `${number(this.images.count)} validation images. ${about}.`;
-    this.pinned = places.reduce((best, of, code) => (of.length > places[best].length ? code : best), 0);
+    this.pinned = positions.reduce((best, list, code) => (list.length > positions[best].length ? code : best), 0);
     [this.map.row, this.map.column] = this.codebook.cells[this.pinned];
     this.pointed = null;
     this.draw();
@@ -67,16 +67,16 @@ class Side {
     return chosenImage.get(this.run.images) ?? 0;
   }
 
-  /** The codes of the opened image, row by row. */
+  /** The codes of the open image, row by row. */
   get codes() {
     const [rows, columns] = this.codebook.grid;
     return this.codebook.codes.slice(this.opened * rows * columns, (this.opened + 1) * rows * columns);
   }
 
   point(code) {
-    const found = code === null || code < 0 || code === undefined ? null : code;
-    if (found === this.pointed) return;
-    this.pointed = found;
+    const pointed = code === null || code < 0 || code === undefined ? null : code;
+    if (pointed === this.pointed) return;
+    this.pointed = pointed;
     this.mark();
   }
 
@@ -100,28 +100,28 @@ class Side {
   }
 
   drawMap() {
-    const { sheet, views, places, cell, unit, event } = this.codebook, view = views[this.part("view").value];
+    const { sheet, views, positions, cell, unit, event } = this.codebook, view = views[this.part("view").value];
     const room = this.node.clientWidth - 8, columns = sheet[0].length + (cell === "hexagon" ? 0.5 : 0);
     const size = clamp(Math.floor(room / columns), 3, 48);
-    const shade = view.values && shading(view, places);
+    const shade = view.values && shading(view, positions);
     this.map.lay(sheet.length, sheet[0].length, size, cell === "hexagon", (context, row, column, x, y) => {
       const code = sheet[row][column];
       if (code < 0) return;
       const tall = cell === "hexagon" ? 0.16 * size : 0, box = [x, y - tall / 2, size - 1, size - 1 + tall];
       context.fillStyle = shade ? shade.of(code) : color("--paper");
       context.fillRect(...box);
-      context.globalAlpha = places[code].length ? 1 : 0.35;
+      context.globalAlpha = positions[code].length ? 1 : 0.35;
       if (view.tiles) drawTile(context, view.tiles, code, ...box);
-      if (places[code].length) return;
+      if (positions[code].length) return;
       Object.assign(context, { globalAlpha: 1, fillStyle: color("--never") });
       const third = size / 3, [left, top] = cell === "hexagon" ? [x + third, y + third] : [x, y];
       context.fill(new Path2D(`M${left} ${top}h${third}l${-third} ${third}z`));
     });
-    this.map.canvas.ariaLabel = `Map of ${unit}s; the arrow keys go from one to the next`;
+    this.map.canvas.ariaLabel = `Map of ${unit}s; use the arrow keys to select one`;
     const scale = shade ? [number(shade.low), element("i"), number(shade.high), view.log ? " (log scale). " : ". "] : [];
     if (shade) scale[1].style.background = `linear-gradient(to right, ${ramp(0)}, ${ramp(1)})`;
     this.part("legend").replaceChildren(
-      ...scale, `Bold: the ${unit} below. Thin: those of the opened image. Orange corner: never ${event} in these images.`);
+      ...scale, `Bold outline: selected ${unit}. Thin outlines: ${unit}s of the open image. Orange corner: not ${event} in these images.`);
   }
 
   drawImages() {
@@ -131,64 +131,65 @@ class Side {
       const part = [(column * width) / columns, (row * height) / rows, width / columns, height / rows];
       drawTile(context, this.images, this.opened, x, y, size, size, part);
     });
-    this.image.canvas.ariaLabel = "The opened image; the arrow keys go from place to place";
+    this.image.canvas.ariaLabel = "The open image; use the arrow keys to select a position";
     const across = Math.max(1, Math.floor((this.part("scroll").clientWidth - 20) / THUMBNAIL));
     this.thumbnails.lay(Math.ceil(count / across), across, THUMBNAIL, false, (context, row, column, x, y) => {
       const i = row * across + column;
       if (i < count) drawTile(context, this.images, i, x, y, THUMBNAIL - 2, THUMBNAIL - 2);
     });
-    this.thumbnails.canvas.ariaLabel = "Validation images; the arrow keys open one after the other";
+    this.thumbnails.canvas.ariaLabel = "Validation images; use the arrow keys to open one";
   }
 
-  /** Shows the code that is pointed at, or else chosen, everywhere on this side. */
+  /** Marks the code under the pointer, or else the selected one, on the map and in the images. */
   mark() {
-    const { places, cells, grid, unit } = this.codebook, found = places[this.code];
+    const { positions, cells, grid, unit } = this.codebook, occurrences = positions[this.code];
     const thin = [...new Set(this.codes)].map((code) => [cells[code], 1]);
     this.map.mark([...thin, [cells[this.code], 3]]);
-    const fires = [...this.codes.keys()].filter((i) => this.codes[i] === this.code);
-    this.image.mark(fires.map((i) => [[Math.floor(i / grid[1]), i % grid[1]], 2]));
-    const holding = new Set(found.map((place) => Math.floor(place / (grid[0] * grid[1]))));
+    const inImage = [...this.codes.keys()].filter((i) => this.codes[i] === this.code);
+    this.image.mark(inImage.map((i) => [[Math.floor(i / grid[1]), i % grid[1]], 2]));
+    const holding = new Set(occurrences.map((position) => Math.floor(position / (grid[0] * grid[1]))));
     const across = this.thumbnails.columns, at = (i) => [Math.floor(i / across), i % across];
     this.thumbnails.mark([...[...holding].map((i) => [at(i), 1]), [at(this.opened), 4]]);
-    this.part("words").textContent = this.words(found, holding.size);
-    const here = this.codes.length > 1 ? `${this.code} at ${fires.length} of its ${this.codes.length} places` : this.codes[0];
+    this.part("words").textContent = this.describe(occurrences, holding.size);
+    const here = this.codes.length > 1 ? `${this.code} at ${inImage.length} of ${this.codes.length} positions` : this.codes[0];
     this.part("which").textContent = `Image ${this.opened + 1} of ${number(this.images.count)}: ${unit} ${here}`;
-    this.showTiles(found);
+    this.showTiles(occurrences);
   }
 
-  words(found, images) {
+  describe(occurrences, images) {
     const { shape, unit, event, codes } = this.codebook, at = [];
     for (let rest = this.code, axis = shape.length - 1; axis >= 0; axis--) {
       at.unshift(rest % shape[axis]);
       rest = Math.floor(rest / shape[axis]);
     }
     const place = at.length === 1 ? "" : at.length === 2 ? ` (row ${at[0]}, column ${at[1]})` : ` at (${at.join(", ")})`;
-    const share = number((100 * found.length) / codes.length, 2);
-    const often = found.length ? `${number(found.length)} times (${share}%)` : "never";
     const name = unit[0].toUpperCase() + unit.slice(1);
-    return `${name} ${this.code}${place}: ${event} ${often}, in ${number(images)} of ${number(this.images.count)} images.`;
+    if (!occurrences.length) return `${name} ${this.code}${place}: not ${event} in these images.`;
+    const times = number(occurrences.length), share = number((100 * occurrences.length) / codes.length, 2);
+    return `${name} ${this.code}${place}: ${event} ${times} times (${share}%), in ${number(images)} of ${number(this.images.count)} images.`;
   }
 
-  showTiles(found) {
+  showTiles(occurrences) {
     const now = [this.run.name, this.codebook.name, this.code].join();
-    if (now === this.shown) return; // a patch that has just been clicked keeps the focus
+    if (now === this.shown) return; // so that a clicked patch keeps the focus
     this.shown = now;
     const shown = this.codebook.views.filter((view) => view.tiles).map((view) => {
       const canvas = element("canvas");
       drawTile(sized(canvas, PATCH, PATCH), view.tiles, this.code, 0, 0, PATCH, PATCH);
       return element("figure", {}, canvas, element("figcaption", { textContent: view.label }));
     });
-    const step = Math.max(1, found.length / EXAMPLES);
-    for (let i = 0; i < found.length && shown.length < EXAMPLES + 2; i += step) {
-      shown.push(this.patch(found[Math.floor(i)]));
+    const step = Math.max(1, occurrences.length / EXAMPLES);
+    for (let i = 0; i < occurrences.length && shown.length < EXAMPLES + 2; i += step) {
+      shown.push(this.patch(occurrences[Math.floor(i)]));
     }
     this.part("tiles").replaceChildren(...shown);
   }
 
-  /** A real patch around a place, to be opened in its image. */
-  patch(place) {
+  /** Returns the image patch around a position; a click opens its image. */
+  patch(position) {
     const { grid: [rows, columns], context: wide } = this.codebook, { width, height } = this.images;
-    const image = Math.floor(place / (rows * columns)), row = Math.floor(place / columns) % rows, column = place % columns;
+    const image = Math.floor(position / (rows * columns));
+    const row = Math.floor(position / columns) % rows, column = position % columns;
     const [w, h] = [width / columns, height / rows], canvas = element("canvas"), context = sized(canvas, PATCH, PATCH);
     const before = (wide - 1) / 2, left = (column - before) * w, top = (row - before) * h;
     const part = [Math.max(0, left), Math.max(0, top)];
@@ -204,16 +205,16 @@ class Side {
   }
 }
 
-/** How a view of numbers is coloured: its range over the codes in use, and the colour of a code. */
-function shading({ values, log }, places) {
-  const known = values.filter((value, code) => value !== null && places[code].length);
+/** Returns how to colour a view of numbers: its range over the codes in use, and a function from code to colour. */
+function shading({ values, log }, positions) {
+  const known = values.filter((value, code) => value !== null && positions[code].length);
   const low = Math.min(...known), high = Math.max(...known), scale = log ? Math.log : (value) => value;
   const share = (value) => (scale(value) - scale(low)) / (scale(high) - scale(low) || 1);
-  const of = (code) => (values[code] === null || !places[code].length ? color("--card") : ramp(clamp(share(values[code]), 0, 1)));
+  const of = (code) => (values[code] === null || !positions[code].length ? color("--card") : ramp(clamp(share(values[code]), 0, 1)));
   return { low, high, of };
 }
 
-/** Waits for the pictures of sheets of tiles. */
+/** Decodes the pictures of tile sheets. */
 function load(sheets) {
   return Promise.all(sheets.map((sheet) => {
     sheet.picture = Object.assign(new Image(), { src: sheet.src });
@@ -224,9 +225,9 @@ function load(sheets) {
 (async () => {
   const codebooks = DATA.runs.flatMap((run) => run.codebooks);
   await load([...DATA.images, ...codebooks.flatMap((codebook) => codebook.views).flatMap((view) => view.tiles ?? [])]);
-  codebooks.forEach(indexed);
+  codebooks.forEach(addIndex);
   DATA.runs.slice(0, 2).forEach((_, i) => sides.push(new Side(i)));
-  sides.forEach((side) => side.showRun()); // how wide a side is depends on whether there is another
+  sides.forEach((side) => side.showRun()); // after all were created, because they share the width
   const again = () => sides.forEach((side) => side.draw());
   window.addEventListener("resize", again);
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
