@@ -1,6 +1,8 @@
-"""URL-SOM on scikit-learn's digits: a map of 10 x 10 neurons, learned without labels; needs no download.
+"""URL-SOM on scikit-learn's digits: a map of 10 x 10 neurons, learned without labels.
 
-python -m kvae.main --config=configs/digits_urlsom.py
+    python -m kvae.main --config=configs/digits_urlsom.py
+
+Needs no download. About three minutes on two CPU cores.
 """
 
 import ml_collections

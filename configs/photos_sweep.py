@@ -1,10 +1,12 @@
-"""VQ-VAE on photographs, small enough to be trained some dozens of times: the paper's tables on a laptop.
+"""A small VQ-VAE on 32-pixel photographs, for the paper's tables on a laptop.
 
     python -m kvae.main --config=configs/photos_sweep.py
     python launch/sweep.py --table=3 --dataset=photos
 
-32 px and 512 codes as on CIFAR-10, but a network of half the width and an eighth of the batch. It is evaluated every
-50 steps, so that the steps to +10% of the lowest loss can be told apart.
+Needs no download. About a minute per run on two CPU cores.
+
+It has 512 codes as on CIFAR-10, half the width of that network and an eighth of the batch. It is evaluated every 50
+steps, so that the tables can tell the steps to +10% of the lowest loss apart.
 """
 
 import ml_collections
@@ -26,13 +28,13 @@ def get_config(variant=""):
     config.dataset = ml_collections.ConfigDict()
     config.dataset.name = "photos"
     config.dataset.size = 32
-    config.dataset.data_dir = ""  # tensorflow-datasets' own folder
+    config.dataset.data_dir = ""  # the default folder of tensorflow-datasets
     config.dataset.mean = ()  # measured over the training set
     config.dataset.std = ()
 
     config.model = ml_collections.ConfigDict()
     config.model.name = "vqvae"
-    config.model.num_downsamples = 2  # codes are a quarter as high and wide as images
+    config.model.num_downsamples = 2  # codes are a quarter of the images' height and width
     config.model.channels = 64
     config.model.residual_channels = 32
     config.model.residual_blocks = 2

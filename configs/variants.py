@@ -1,8 +1,8 @@
-"""Variants of configs: what `:smoke` and the rest change, for all configs that have them."""
+"""Variants of the configs: `--config=configs/photos_vqvae.py:smoke` applies `smoke` to that config."""
 
 
 def vary(config, variant, **variants):
-    """The config, changed in place by the function of the variant; unchanged where there is none."""
+    """Returns the config, changed in place by the function called `variant`; unchanged if `variant` is empty."""
     if variant and variant not in variants:
         raise ValueError(f"there is no variant {variant!r}; there is {', '.join(variants)}")
     if variant:
@@ -16,7 +16,7 @@ def few_steps(config):
 
 def small_vqvae(config):
     few_steps(config)
-    config.model.update(channels=16, residual_channels=8)
+    config.model.update(channels=16, residual_channels=8, residual_blocks=1)
     config.model.quantizer.grid_shape = (4, 8)
 
 
@@ -32,5 +32,5 @@ def small_urlsom(config):
         config.optimizer.warmup = ((2, 1e-4), (3, 5e-4))
 
 
-def train_on_all(config):
+def hold_out_test(config):
     config.dataset.train_split = "train"

@@ -41,7 +41,7 @@ def parse(argv: list[str]) -> tuple[dict, str]:
 
 def main(argv: list[str]) -> int:
     """Trains the run that the arguments describe; returns the exit status."""
-    if {"-h", "--help"} & {*argv} and any(argument.startswith("--config=") for argument in argv):
+    if {"-h", "--help"} & {*argv} and any(argument.partition("=")[0] == "--config" for argument in argv):
         return show_fields([argument for argument in argv if argument not in ("-h", "--help")])
     config, workdir = parse(argv)
     from kvae.training.parallel.cluster import joined_cluster

@@ -1,10 +1,10 @@
-"""The command line as a user meets it: every config trains, and every mistake is one line that costs nothing."""
+"""The command line: every config trains, and every mistake is one line."""
 
 import ast
 import contextlib
 import pathlib
-import subprocess
-import sys
+import resource
+import signal
 
 import numpy as np
 import pytest
@@ -22,13 +22,17 @@ ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*_*.py"))
 
 
+DRAWN = ("photos_vqvae", "photos_vqvae2", "digits_urlsom")
+"""A config of each model, whose smoke form draws its figures too; they take half of the time."""
+
+
 def start(*arguments):
     """Runs the program in this process; returns its exit status."""
     return program.run(main.main, list(arguments))
 
 
-def refused(capsys, *arguments):
-    """The one line that the program says on stderr as it refuses."""
+def error_line(capsys, *arguments):
+    """Returns the only line of a program that fails."""
     assert start(*arguments) == 2
     captured = capsys.readouterr()
     lines = [line for line in captured.err.splitlines() if line.startswith("kvae: ")]
@@ -38,7 +42,7 @@ def refused(capsys, *arguments):
 
 
 def make_folder(path, count=6):
-    """A user's folder: nested, of several formats and shapes."""
+    """Writes images of several formats and shapes into nested folders."""
     rng = np.random.default_rng(0)
     for i in range(count):
         image = Image.fromarray(rng.integers(0, 256, (40 + i, 50, 3), dtype=np.uint8))
@@ -49,28 +53,31 @@ def make_folder(path, count=6):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_the_smoke_of_every_config_takes_real_steps(name, tmp_path):
-    data = tmp_path / "data"
+def test_smoke_form_of_every_config_trains(name, tmp_path, data_dir, monkeypatch):
+    if name not in DRAWN:
+        monkeypatch.setattr("kvae.training.pictures.draw", lambda *of_run: None)
     arguments = [f"--config=configs/{name}.py:smoke", f"--workdir={tmp_path / 'run'}"]
+    dataset = name.partition("_")[0]
     with contextlib.ExitStack() as stack:
-        dataset = name.partition("_")[0]
         if dataset == "folder":
-            arguments.append(f"--config.dataset.path={make_folder(data, count=24)}")
+            arguments.append(f"--config.dataset.path={make_folder(tmp_path / 'data', count=24)}")
+        elif dataset == "photos":
+            arguments.append(f"--config.dataset.data_dir={data_dir}")
         elif dataset != "digits":
-            arguments.append(f"--config.dataset.data_dir={data}")
-        if dataset in ("cifar10", "svhn", "imagenet", "faces"):
-            getattr(archives, f"make_{dataset}")(data)
-            stack.enter_context(archives.recorded_checksums(data))
+            arguments.append(f"--config.dataset.data_dir={tmp_path / 'data'}")
+            getattr(archives, f"make_{dataset}")(tmp_path / "data")
+            stack.enter_context(archives.recorded_checksums(tmp_path / "data"))
         assert start(*arguments) == 0
     last = read_metrics(str(tmp_path / "run"))[-1]
-    assert last["step"] >= 2
+    assert last["step"] == 4
     assert np.isfinite(last["train/loss"])
     assert np.isfinite(last["valid/loss"])
-    assert (tmp_path / "run" / "figures" / "curves.png").stat().st_size > 1_000
+    if name in DRAWN:
+        assert (tmp_path / "run" / "figures" / "curves.png").stat().st_size > 1_000
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_configs_are_inert_and_their_full_form_fits_a_model(name):
+def test_configs_are_complete_and_build_a_model(name):
     tree = ast.parse((ROOT / "configs" / f"{name}.py").read_text())
     assert ast.get_docstring(tree).count(f"--config=configs/{name}.py") == 1
     config, workdir = main.parse([f"--config=configs/{name}.py"])
@@ -87,7 +94,7 @@ def test_configs_are_inert_and_their_full_form_fits_a_model(name):
         ("faces_vqvae2", dict(steps=30_000, batch_size=128, learning_rate=3e-4, evaluate_every_steps=1_000)),
     ],
 )
-def test_the_paper_s_hyper_parameters(name, expected):
+def test_hyper_parameters_are_those_of_the_paper(name, expected):
     config, _ = main.parse([f"--config=configs/{name}.py"])
     assert {**config, **config["optimizer"]} | expected == {**config, **config["optimizer"]}
     model = dict(embedding_dim=64, channels=128, residual_channels=32, residual_blocks=2)
@@ -141,17 +148,17 @@ def test_the_paper_s_hyper_parameters(name, expected):
         (["--config=configs/folder_vqvae.py", "--config.dataset.path=no/such/place"], "no/such/place"),
     ],
 )
-def test_a_mistake_is_one_line(arguments, message, capsys, tmp_path, data_dir):
+def test_every_mistake_is_one_line(arguments, message, capsys, tmp_path, data_dir):
     if arguments and "photos" in arguments[0]:
         arguments = [*arguments, f"--config.dataset.data_dir={data_dir}"] if "smokee" not in arguments[0] else arguments
-    assert message in refused(capsys, *arguments, f"--workdir={tmp_path / 'run'}")
+    assert message in error_line(capsys, *arguments, f"--workdir={tmp_path / 'run'}")
     assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_help_names_every_flag(capsys):
     assert start("--help") == 0
-    shown = capsys.readouterr().out
-    assert all(flag in shown for flag in ("--config=", "--workdir", "--config.FIELD", "--debug"))
+    output = capsys.readouterr().out
+    assert all(flag in output for flag in ("--config=", "--workdir", "--config.FIELD", "--debug"))
 
 
 def test_debug_shows_the_traceback(capsys):
@@ -160,40 +167,40 @@ def test_debug_shows_the_traceback(capsys):
 
 
 @pytest.mark.parametrize("name", ["cifar10_vqvae", "imagenet_vqvae2", "faces_vqvae2"])
-def test_a_missing_data_set_says_what_to_do(name, capsys, tmp_path):
-    line = refused(
+def test_a_missing_data_set_is_named_with_its_folder(name, capsys, tmp_path):
+    line = error_line(
         capsys, f"--config=configs/{name}.py", f"--workdir={tmp_path / 'run'}", f"--config.dataset.data_dir={tmp_path}"
     )
     assert str(tmp_path) in line
 
 
-def test_broken_images_are_named_or_skipped_and_counted(capsys, tmp_path):
+def test_broken_images_are_named_or_skipped(capsys, tmp_path, undrawn):
     folder = make_folder(tmp_path / "images", count=24)
     broken = folder / "album 0" / "broken.jpg"
     broken.write_bytes((folder / "album 1" / "1.jpg").read_bytes()[:300])
     arguments = [
         "--config=configs/folder_vqvae.py:smoke", f"--config.dataset.path={folder}", f"--workdir={tmp_path / 'run'}"
     ]  # fmt: skip
-    assert "broken.jpg" in refused(capsys, *arguments)
+    assert "broken.jpg" in error_line(capsys, *arguments)
     assert start(*arguments, "--config.dataset.skip_unreadable=True") == 0
     log = (tmp_path / "run" / "log.txt").read_text()
     assert "left out 1 of 25 images, which are unreadable (album 0/broken.jpg)" in log
     assert broken.exists()
 
 
-def test_a_workdir_that_is_a_file(capsys, tmp_path, data_dir):
+def test_a_file_in_place_of_the_workdir_is_kept(capsys, tmp_path, data_dir):
     path = tmp_path / "file"
     path.write_text("mine")
-    line = refused(
+    line = error_line(
         capsys, "--config=configs/photos_vqvae.py:smoke", f"--workdir={path}", f"--config.dataset.data_dir={data_dir}"
     )
     assert f"--workdir={path} cannot be written" in line
     assert path.read_text() == "mine"
 
 
-def test_a_smaller_image_than_the_model_can_halve(capsys, tmp_path):
+def test_image_size_must_fit_the_downsampling(capsys, tmp_path):
     folder = make_folder(tmp_path / "images")
-    line = refused(
+    line = error_line(
         capsys,
         "--config=configs/folder_vqvae.py:smoke",
         f"--config.dataset.path={folder}",
@@ -203,27 +210,27 @@ def test_a_smaller_image_than_the_model_can_halve(capsys, tmp_path):
     assert "images are 30 x 30; height and width must be multiples of 4" in line
 
 
-def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, data_dir):
-    """On a small file system of its own where that can be had, else by a limit on the size of any file."""
-    program = (
-        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "limit = int(sys.argv.pop(1));"
-        "from kvae import main; from kvae.core import program;"
-        "program.run(main.main, sys.argv[1:] + ['--config.steps=4']);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit));"
-        "sys.exit(program.run(main.main, sys.argv[1:] + ['--config.steps=8']))"
-    )
+@contextlib.contextmanager
+def full_disk(largest_file=20_000):
+    """Lets no file grow beyond this many bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_full_disk_is_one_line_and_the_run_resumes(capsys, tmp_path, data_dir, undrawn):
     arguments = [
         "--config=configs/photos_vqvae.py:smoke", f"--workdir={tmp_path / 'run'}",
-        f"--config.dataset.data_dir={data_dir}",
+        f"--config.dataset.data_dir={data_dir}", "--config.optimizer.schedule=constant",
     ]  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", program, "20000", *arguments],
-        capture_output=True, text=True, cwd=ROOT, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stderr.count("kvae: ") == 1
-    assert "cannot be written" in done.stderr.splitlines()[-1]
-    assert start(*arguments, "--config.steps=8") == 0  # with room again, it goes on
+    assert start(*arguments) == 0
+    with full_disk():
+        assert "cannot be written" in error_line(capsys, *arguments, "--config.steps=8")
+    assert [row["step"] for row in read_metrics(str(tmp_path / "run"))][:2] == [2, 4]
+    assert start(*arguments, "--config.steps=8") == 0
     assert [row["step"] for row in read_metrics(str(tmp_path / "run"))] == [2, 4, 6, 8]
