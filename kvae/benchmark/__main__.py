@@ -36,7 +36,7 @@ import sys
 import jax
 
 from kvae import main as training
-from kvae.benchmark.layers import time_layers, time_scaling
+from kvae.benchmark.layer_times import time_layers, time_scaling
 from kvae.benchmark.soms import time_soms
 from kvae.benchmark.timing import format_table, log_progress, transpose
 from kvae.benchmark.train_step import time_configs

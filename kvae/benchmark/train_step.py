@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from kvae.benchmark.layers import layer_seconds
+from kvae.benchmark.layer_times import layer_seconds
 from kvae.benchmark.timing import log_progress, matmul_gigaflop_per_second
 from kvae.data import ArrayExamples, pipeline
 from kvae.training import loop
