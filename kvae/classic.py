@@ -97,7 +97,7 @@ def weighted_means(
     """Returns the mean of each code's and its neighbours' members (Eqs. 19-21).
 
     Args:
-      statistics: sum and number of the members of each code; add those of parts of the data.
+      statistics: sum and number of the members of each code, added over all parts of the data.
       neighborhood: A, taken at `width`.
       width: in nodes, float32 [].
       codewords: float [K, d]; codes with a weighted count N_k of 0 keep theirs.

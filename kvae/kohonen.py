@@ -55,7 +55,7 @@ class CodebookState(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Statistics of a batch, before spreading. Add those of micro-batches to get those of the batch.
+    """Statistics of a batch, before spreading. The statistics of micro-batches add up to the batch's.
 
     Attributes:
       sums: s_k, the sum of the vectors with code k, float32 [K, d].
@@ -274,7 +274,7 @@ def unit(vectors: jax.Array) -> jax.Array:
 
 
 # Explicit mesh axes, the default of `jax.make_mesh`, make shardings part of array types, and refuse the gathers,
-# scatters and reshapes above. We run these under Auto axes: XLA chooses the shardings inside, we those of the results.
+# scatters and reshapes above. We run these under Auto axes: XLA chooses all shardings except those of the results.
 
 
 def _sharded_like(array: jax.Array, function: Callable, *arguments: Any) -> Any:

@@ -195,7 +195,7 @@ def neighborhood_preservation(codewords: jax.Array, grid: Grid, n_neighbors: int
     """Returns to what degree codes that are near in space are neighbours on the grid, from 0 to 1 (best).
 
     Also called continuity. This is `trustworthiness` with space and grid exchanged: j runs over the n nearest codes to
-    i in space and r(i, j) is its rank on the grid (Venna and Kaski, 2001). Arguments, ties and errors are as there.
+    i in space and r(i, j) is its rank on the grid (Venna and Kaski, 2001). Arguments, ties and errors are the same.
     """
     return _preservation(codewords, grid, n_neighbors)[1]
 

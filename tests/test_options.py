@@ -144,13 +144,13 @@ def test_statistics_are_summed_over_axis_name():
 
         mapped = jax.shard_map(step, mesh=mesh, in_specs=(spec, sharded), out_specs=sharded, check_vma=False)
         codebooks[name] = jax.jit(mapped)(variables, Z)["codebook"]["codewords"]
-    whole = train(layer, variables, Z)[1]["codebook"]["codewords"]
+    expected = train(layer, variables, Z)[1]["codebook"]["codewords"]
     for of_device in codebooks["data"]:
-        np.testing.assert_allclose(of_device, whole, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(of_device, expected, rtol=1e-5, atol=1e-6)
     assert np.ptp(codebooks[None], axis=0).max() > 1e-3  # without it, devices differ
 
 
-def test_a_vector_with_nan_is_left_out_of_the_update_but_not_of_the_loss():
+def test_updates_ignore_nan_and_the_loss_shows_it():
     layer = kvae.KohonenVQ((4, 4))
     variables = init(layer, jax.random.key(0), Z)
     _, expected = train(layer, variables, np.delete(Z, 5, axis=0))

@@ -105,7 +105,7 @@ def test_error_falls_with_the_number_of_codebooks():
     for _ in range(60):
         variables = step(variables)
     codes = apply(layer, variables, Z).codes
-    # The first codebooks do not depend on the later ones: cut codes are those of a shallower quantiser.
+    # The first codebooks do not depend on the later ones: truncated codes equal a shallower quantiser's.
     errors = [np.mean((apply(layer, variables, codes[:, :q], method="lookup") - Z) ** 2) for q in (1, 2, 4)]
     assert errors[0] > 1.5 * errors[1] > 2 * errors[2]
 

@@ -28,7 +28,7 @@ def test_distances_on_two_by_two():
 
 
 @pytest.mark.parametrize(
-    ("kernel", "step", "beside", "diagonal"),
+    ("kernel", "step", "adjacent", "diagonal"),
     [
         ("none", 0, 0, 0),
         ("hard", 0, 1, 1),
@@ -39,13 +39,13 @@ def test_distances_on_two_by_two():
         ("exponential", 10, np.exp(-0.2), np.exp(-np.sqrt(2) / 5)),
     ],
 )
-def test_weights_on_two_by_two(kernel, step, beside, diagonal):
+def test_weights_on_two_by_two(kernel, step, adjacent, diagonal):
     weights = matrix(Neighborhood(SQUARE, kernel, shrink_step=0.1), step)
     expected = [
-        [1, beside, beside, diagonal],
-        [beside, 1, diagonal, beside],
-        [beside, diagonal, 1, beside],
-        [diagonal, beside, beside, 1],
+        [1, adjacent, adjacent, diagonal],
+        [adjacent, 1, diagonal, adjacent],
+        [adjacent, diagonal, 1, adjacent],
+        [diagonal, adjacent, adjacent, 1],
     ]
     np.testing.assert_allclose(weights, expected, rtol=1e-6)
 

@@ -23,7 +23,7 @@ class Quantized:
       loss: float32 [], the quantiser's part of the training loss, weighted.
       perplexity: float32 [], exp(-sum p log p) of this batch's codes, from 1 to K; the mean over several codebooks.
       counts: float32 [K], or [q, K], how often this batch used each code.
-      statistics: argument of `Quantizer.update`, a tree of arrays; add those of micro-batches.
+      statistics: argument of `Quantizer.update`, a tree of arrays; the trees of micro-batches add up to the batch's.
     """
 
     quantized: jax.Array

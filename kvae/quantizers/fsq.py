@@ -32,7 +32,7 @@ class FSQ(Quantizer):
     L levels; offset is 1/2 for an even L, else 0, and shift makes f(0) = 0. There is no loss. Codes number the levels
     row by row, so the grid is a plane with the shape `levels`.
 
-    If the vectors are not of the length of `levels`, two learned linear layers in `params` project them there and back.
+    Two learned linear layers in `params` project vectors of another length than `levels` there and back.
 
     Example:
       >>> import jax, kvae

@@ -16,7 +16,7 @@ from kvae.topology import Grid
 class _Stack(Quantizer):
     """A quantiser with q codebooks: what `ResidualVQ` and `GroupedVQ` share.
 
-    Codes are int32 [..., q], counts float32 [q, K], statistics a list with those of each part.
+    Codes are int32 [..., q], counts float32 [q, K]; statistics are a list, one entry for each part.
     """
 
     quantizer: Quantizer
@@ -128,12 +128,12 @@ class ResidualVQ(_Stack):
         return jnp.where(jax.random.bernoulli(coin_key, self.dropout), depth, self.depth)
 
     def lookup(self, codes: jax.Array) -> jax.Array:
-        """Returns the sum of the codewords of codes [..., q]; fewer than q codes are those of the first codebooks."""
+        """Returns the sum of the codewords of codes [..., q]; with fewer codes, from the first codebooks only."""
         check_codes(codes, self.depth)
         return sum(part.lookup(codes[..., i]) for i, part in enumerate(self.parts[: codes.shape[-1]]))
 
     def batch_sums(self, z: jax.Array, out: Quantized, mask: jax.Array) -> dict[str, jax.Array]:
-        """Returns `Quantizer.batch_sums` [q, ...], for each codebook those of its own residuals."""
+        """Returns `Quantizer.batch_sums` [q, ...], each codebook measured on its own residuals."""
         residual, sums = masked(z, mask).astype(jnp.float32), []
         for part in self.parts:
             part_out = part.quantize(residual, mask=mask)
