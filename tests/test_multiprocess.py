@@ -31,7 +31,8 @@ from kvae.core import program
 from kvae.training.parallel import cluster
 from kvae.training.workdir import lock
 
-cluster.HEARTBEAT_TIMEOUT_SECONDS, cluster.GOODBYE_SECONDS, lock.STALE_SECONDS = 10, 5, 5
+cluster.HEARTBEAT_TIMEOUT_SECONDS, cluster.GOODBYE_SECONDS = 10, 5
+lock.STALE_SECONDS, lock.HEARTBEAT_SECONDS = 3, 0.5
 sys.exit(program.run(main.main, sys.argv[1:]))
 """
 
