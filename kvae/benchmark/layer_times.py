@@ -12,7 +12,15 @@ import numpy as np
 from kvae.benchmark.timing import log_progress, median_seconds
 from kvae.quantizers import FSQ, GradientVQ, GroupedVQ, KohonenVQ, Quantizer, ResidualVQ
 
-SIZES = [(4_096, 512), (16_384, 512), (65_536, 512), (262_144, 512), (4_096, 2_048), (4_096, 8_192), (4_096, 65_536)]
+SCALING_SIZES = [
+    (4_096, 512),
+    (16_384, 512),
+    (65_536, 512),
+    (262_144, 512),
+    (4_096, 2_048),
+    (4_096, 8_192),
+    (4_096, 65_536),
+]
 """The (N, K) of `--scaling`."""
 
 
@@ -39,7 +47,7 @@ def layer_seconds(layer: Quantizer, z: jax.Array) -> tuple[float, int]:
 def time_scaling() -> dict[str, dict]:
     """Times the map against N and K, with d = 64 and a hard neighbourhood."""
     rows = {}
-    for count, size in SIZES:
+    for count, size in SCALING_SIZES:
         log_progress(f"N = {count:,}, K = {size:,}")
         z = jnp.asarray(np.random.default_rng(0).standard_normal((count, 64), np.float32))
         side = 2 ** (int(math.log2(size)) // 2)

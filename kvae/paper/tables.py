@@ -14,7 +14,7 @@ from kvae.runs.seeds import Seed, mean_and_std, read_seeds
 from kvae.training.config.sections import build_model
 from kvae.training.workdir.run_config import read_config_json
 
-LEGEND = """\
+TABLE_LEGEND = """\
 Mean ± sample standard deviation over seeds. Loss: the lowest validation reconstruction loss of a run, on normalised
 images; in brackets, how far the mean is above the lowest mean of the table. Steps to +10% (+20%): the first evaluation,
 of one every {evaluate_every_steps:,} steps, whose loss is at most 1.1 (1.2) times that run's lowest. All other columns
@@ -112,7 +112,7 @@ def markdown_table(table: Table, experiments: Mapping[str, Any]) -> str:
                 cells.append(_published_cell(published.get(setting, ()), i, column.decimals))
         lines.append(_line(cells))
     config = next((seeds[0].config for seeds in table.seeds.values() if seeds), None)
-    lines += ["", LEGEND.format(**config) if config else "There is no finished run."]
+    lines += ["", TABLE_LEGEND.format(**config) if config else "There is no finished run."]
     if not published:
         lines += ["", f"The paper has no results on {table.dataset} for this table."]
     notes = [f"- left out: {line}" for line in table.left_out] + [f"- missing: {line}" for line in table.missing]
