@@ -1,4 +1,4 @@
-"""As much of Hugging Face's hub as pushing a model and fetching it needs, on loopback and in memory."""
+"""A stand-in for the Hugging Face Hub, on loopback and in memory: enough to upload and download a model."""
 
 import base64
 import contextlib
@@ -12,7 +12,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """Repositories of the server, by name: files by path."""
+    """Answers requests from `server.repositories`, which maps names to files by path."""
 
     protocol_version = "HTTP/1.1"
 
@@ -81,7 +81,7 @@ def etag(data):
 
 @contextlib.contextmanager
 def serving():
-    """The hub; its address is `.address`, what was pushed `.repositories`."""
+    """Runs the server; it has the attributes `address` and `repositories`."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.repositories, server.address = {}, f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)

@@ -1,4 +1,4 @@
-"""Whatever kvae is given, it does what it was asked to, or says in one line why it does not.
+"""Whatever the input, kvae accepts it or raises an InputError of one line.
 
     pytest --hypothesis-profile=nightly tests/test_attack.py
 
@@ -49,28 +49,28 @@ values = st.one_of(
 
 
 def attempt(call, *arguments, **fields):
-    """What a call returns, and None; or None, and what it says where it is refused."""
+    """Returns the result of a call and None, or None and the message of its InputError."""
     try:
         return call(*arguments, **fields), None
     except InputError as error:
         return None, str(error)
 
 
-def is_one_line(said):
-    """Whether nothing was refused, or that was said in one line that can be shown."""
-    return said is None or (said != "" and said.isprintable() and len(said) < 2_000)
+def is_one_line(message):
+    """True if there is no message or it is one printable line."""
+    return message is None or (message != "" and message.isprintable() and len(message) < 2_000)
 
 
 def paths(tree) -> list[tuple]:
-    """The places of all values in a nested dict, sections too."""
-    found = []
+    """Returns the paths of all values in a nested dict, sections included."""
+    all_paths = []
     for name, value in tree.items():
-        found += [(name,), *((name, *rest) for rest in (paths(value) if isinstance(value, dict) else []))]
-    return found
+        all_paths += [(name,), *((name, *rest) for rest in (paths(value) if isinstance(value, dict) else []))]
+    return all_paths
 
 
 def put(tree, path, value):
-    """A copy of a nested dict that holds another value."""
+    """Returns a copy of a nested dict with one value replaced."""
     tree = section = copy.deepcopy(tree)
     for name in path[:-1]:
         section = section[name]
@@ -81,8 +81,8 @@ def put(tree, path, value):
 BASES = {name: config_of(f"{ROOT}/configs/{name}.py:smoke", [])[0] for name in CONFIGS}
 
 
-def made(config):
-    """The model of a config that is to be trained, as `kvae.training.loop` makes it."""
+def make_model(config):
+    """Builds the model of a config as training does."""
     config = validate_config(config)
     json.dumps(config)
     statistics = {"mean": (1.0, 2.0, 3.0), "std": (1.0, 2.0, 3.0)}
@@ -93,19 +93,19 @@ def made(config):
 @given(st.sampled_from(CONFIGS), st.data(), values)
 def test_any_value_of_any_field(name, data, value):
     path = data.draw(st.sampled_from(paths(BASES[name])))
-    _, said = attempt(made, put(BASES[name], path, value))
-    assert is_one_line(said)
+    _, message = attempt(make_model, put(BASES[name], path, value))
+    assert is_one_line(message)
 
 
 @given(st.sampled_from(CONFIGS), st.data(), st.text(max_size=12) | plain.map(str))
 def test_any_text_after_a_field(name, data, text):
     path = ".".join(data.draw(st.sampled_from(paths(BASES[name]))))
     extra = data.draw(st.sampled_from(["", ".x", ".name", "x", "."]))
-    found, said = attempt(config_of, f"{ROOT}/configs/{name}.py:smoke", [f"--config.{path}{extra}={text}"])
-    assert is_one_line(said)
-    if found is not None:
-        _, said = attempt(made, found[0])
-        assert is_one_line(said)
+    result, message = attempt(config_of, f"{ROOT}/configs/{name}.py:smoke", [f"--config.{path}{extra}={text}"])
+    assert is_one_line(message)
+    if result is not None:
+        _, message = attempt(make_model, result[0])
+        assert is_one_line(message)
 
 
 LINES = r"""
@@ -137,25 +137,25 @@ LINES += ["\x00", "\tx"]
 def test_any_config_file(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "any_config.py"
     path.write_bytes(content)
-    config, said = attempt(read_config, str(path))
-    assert is_one_line(said)
+    config, message = attempt(read_config, str(path))
+    assert is_one_line(message)
     if config is not None:
-        found, said = attempt(config_of, str(path), [])
-        assert is_one_line(said)
-        _, said = attempt(validate_config, found[0] if found else {})
-        assert is_one_line(said)
+        result, message = attempt(config_of, str(path), [])
+        assert is_one_line(message)
+        _, message = attempt(validate_config, result[0] if result else {})
+        assert is_one_line(message)
 
 
-def damaged(content: bytes, data) -> bytes:
-    """The bytes of a file, cut, flipped, zeroed or replaced somewhere."""
+def corrupt(content: bytes, data) -> bytes:
+    """Returns the bytes of a file, cut, zeroed or replaced at some position."""
     start = data.draw(st.integers(0, len(content)))
-    there = data.draw(st.binary(max_size=8) | st.just(bytes(64)))
-    length = data.draw(st.sampled_from([0, 1, len(there), len(content)]))
-    return content[:start] + there + content[start + length :]
+    inserted = data.draw(st.binary(max_size=8) | st.just(bytes(64)))
+    length = data.draw(st.sampled_from([0, 1, len(inserted), len(content)]))
+    return content[:start] + inserted + content[start + length :]
 
 
 @given(st.sampled_from(CONFIGS), st.data(), json_values)
-def test_any_config_json_beside_a_report(tmp_path_factory, name, data, value):
+def test_any_config_json_of_a_run(tmp_path_factory, name, data, value):
     folder = tmp_path_factory.getbasetemp() / "any_run"
     folder.mkdir(exist_ok=True)
     config = validate_config(BASES[name])
@@ -164,10 +164,10 @@ def test_any_config_json_beside_a_report(tmp_path_factory, name, data, value):
     config = put(config, data.draw(st.sampled_from(paths(config))), value)
     content = json.dumps(data.draw(st.sampled_from([config, value]))).encode()
     if data.draw(st.booleans()):
-        content = damaged(content, data)
+        content = corrupt(content, data)
     (folder / "config.json").write_bytes(content)
-    _, said = attempt(lambda: comparison_table(read_seeds([str(folder)])))
-    assert is_one_line(said)
+    _, message = attempt(lambda: comparison_table(read_seeds([str(folder)])))
+    assert is_one_line(message)
 
 
 def encoded(format: str) -> bytes:
@@ -182,11 +182,11 @@ PICTURES = {format: encoded(format) for format in ("PNG", "GIF", "TIFF", "BMP", 
 @given(st.sampled_from([*PICTURES]), st.data())
 def test_any_picture(tmp_path_factory, format, data):
     path = tmp_path_factory.getbasetemp() / "any.png"
-    path.write_bytes(damaged(PICTURES[format], data))
+    path.write_bytes(corrupt(PICTURES[format], data))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        _, said = attempt(read_image, path, 8, crop=data.draw(st.booleans()))
-    assert is_one_line(said)
+        _, message = attempt(read_image, path, 8, crop=data.draw(st.booleans()))
+    assert is_one_line(message)
 
 
 LAYERS = {
@@ -227,13 +227,13 @@ def test_any_array_for_a_layer(name, z, mask, codes):
             return LAYERS[name].apply(variables, z, method="lookup")
         return LAYERS[name].apply(variables, z, mask=mask, train=True, mutable=["codebook"])
 
-    _, said = attempt(jax.eval_shape, call, VARIABLES[name])
-    assert is_one_line(said)
+    _, message = attempt(jax.eval_shape, call, VARIABLES[name])
+    assert is_one_line(message)
 
 
 @given(arrays | values, st.dictionaries(st.sampled_from(["top", "bottom", "codebook"]), arrays | values) | values)
 def test_any_array_for_a_run(images, codes):
-    model = made(BASES["photos_vqvae2"])
+    model = make_model(BASES["photos_vqvae2"])
     for call, *arguments in ((codes_module.validate_images, images), (codes_module.validate_codes, model, codes)):
-        _, said = attempt(call, *arguments)
-        assert is_one_line(said)
+        _, message = attempt(call, *arguments)
+        assert is_one_line(message)

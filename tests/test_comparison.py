@@ -1,4 +1,4 @@
-"""Runs side by side: what is joined, what is a column, and what is drawn."""
+"""Comparison of runs: which seeds are averaged, which fields are columns, and the curves."""
 
 import json
 import pathlib
@@ -18,24 +18,24 @@ def cells(text, label):
     return dict(zip(row_of(text, "run"), row_of(text, label), strict=True))
 
 
-def test_only_fields_that_differ_are_columns_and_seeds_are_joined(tmp_path):
+def test_differing_fields_are_columns_and_seeds_are_averaged(tmp_path):
     one = make_run(tmp_path / "one", [[0.5, 0.7], [0.2, 0.4]], replicas=2, last={"valid/psnr": [25.0, 27.0]})
     more = make_run(tmp_path / "more", [0.6, 0.3], seed=2, last={"valid/psnr": 26.0})
     other = make_run(tmp_path / "other", [0.4, 0.8], quantizer={"neighborhood": "none"}, last=LAST)
     text = comparison.comparison_table(read_seeds([one, more, other]))
-    found = cells(text, f"{one}, {more}")
-    assert list(found)[:4] == ["run", "seeds", "step", "quantizer.neighborhood"]
-    assert found["seeds"] == "3"
-    assert found["quantizer.neighborhood"] == "hard"
-    assert found["loss"] == "0.3000 ± 0.1000 (0.3000 ± 0.1000)"
-    assert found["PSNR (dB)"] == "26.0 ± 1.0 (26.0 ± 1.0)"
-    assert found["codes used"] == "—"
+    row = cells(text, f"{one}, {more}")
+    assert list(row)[:4] == ["run", "seeds", "step", "quantizer.neighborhood"]
+    assert row["seeds"] == "3"
+    assert row["quantizer.neighborhood"] == "hard"
+    assert row["loss"] == "0.3000 ± 0.1000 (0.3000 ± 0.1000)"
+    assert row["PSNR (dB)"] == "26.0 ± 1.0 (26.0 ± 1.0)"
+    assert row["codes used"] == "—"
     single = cells(text, other)
-    assert single["loss"] == "0.8000 (0.4000)"  # the last is not the best
+    assert single["loss"] == "0.8000 (0.4000)"  # the last and the best value
     assert single["codes used"] == "100"
 
 
-def test_fields_that_only_another_quantiser_has_are_no_columns(tmp_path):
+def test_fields_of_one_quantizer_only_are_not_columns(tmp_path):
     one = make_run(tmp_path / "one", [0.5])
     fsq = []
     for levels in ((8, 4), (8, 8)):
@@ -49,7 +49,7 @@ def test_fields_that_only_another_quantiser_has_are_no_columns(tmp_path):
     assert cells(comparison.comparison_table(read_seeds([one, *fsq])), fsq[1])["quantizer.levels"] == "(8, 8)"
 
 
-def test_a_field_that_an_older_run_lacks_differs_and_labels_tell_all_lines_apart(tmp_path):
+def test_missing_field_is_a_column_and_labels_are_unique(tmp_path):
     runs = [make_run(tmp_path / "older", [0.5], optimizer={}), make_run(tmp_path / "newer", [0.4])]
     assert cells(comparison.comparison_table(read_seeds(runs)), runs[0])["optimizer.schedule"] == "—"
     runs.append(make_run(tmp_path / "longer", [0.4, 0.3], optimizer={}))
@@ -57,15 +57,15 @@ def test_a_field_that_an_older_run_lacks_differs_and_labels_tell_all_lines_apart
     assert len(lines) == 3
 
 
-def test_a_run_that_is_not_finished_is_shown_as_far_as_it_is_and_said(tmp_path):
-    whole = make_run(tmp_path / "whole", [0.5, 0.4], steps=200)
+def test_unfinished_run_is_shown_and_named(tmp_path):
+    finished = make_run(tmp_path / "finished", [0.5, 0.4], steps=200)
     part = make_run(tmp_path / "part", [0.5], steps=400)
-    text = comparison.comparison_table(read_seeds([whole, part]))
+    text = comparison.comparison_table(read_seeds([finished, part]))
     assert cells(text, part)["step"] == "100"
     assert f"- {part}, seed 0: unfinished, at step 100 of 400" in text
 
 
-def test_a_model_of_another_kind_has_cells_of_its_own(tmp_path):
+def test_models_have_columns_for_their_own_metrics(tmp_path):
     one = make_run(tmp_path / "one", [0.5])
     two = make_run(
         tmp_path / "two", [0.4], dataset="faces", last={"valid/codes_used_top": 3, "valid/codes_used_bottom": 9}
@@ -77,7 +77,7 @@ def test_a_model_of_another_kind_has_cells_of_its_own(tmp_path):
     assert cells(text, two)["name"] == "vqvae2"
 
 
-def test_curves_are_named_by_what_differs(tmp_path):
+def test_curves_are_labelled_by_differing_fields(tmp_path):
     one = make_run(tmp_path / "one", [[0.5, 0.7], [0.2, 0.4]], replicas=2)
     other = make_run(tmp_path / "other", [0.4, 0.8], quantizer={"neighborhood": "none"})
     panels = comparison.comparison_curves(read_seeds([one, other]))
@@ -88,7 +88,7 @@ def test_curves_are_named_by_what_differs(tmp_path):
     np.testing.assert_allclose(values, [[0.5, 0.2], [0.7, 0.4]])
 
 
-def test_the_program_prints_a_table_and_draws_curves(tmp_path, capsys):
+def test_program_prints_a_table_and_draws_curves(tmp_path, capsys):
     one = make_run(tmp_path / "one", [[0.5, 0.7], [0.2, 0.4]], replicas=2)
     other = make_run(tmp_path / "other", [0.4, 0.8], quantizer={"neighborhood": "none"})
     assert program.run(report.main, [one, other, f"--curves={tmp_path / 'curves.png'}"]) == 0

@@ -1,4 +1,4 @@
-"""The tables, from synthetic runs with known answers."""
+"""Tables of the paper from synthetic runs with known results."""
 
 import json
 import pathlib
@@ -22,7 +22,7 @@ BASE = {name.removeprefix(PREFIX): value for name, value in EXPERIMENTS["BASE"].
 def make_run(
     folder, losses, *, dataset="photos", seed=0, replicas=1, steps=None, channels=64, quantizer=(), last=(), **fields
 ):
-    """A run's files: `losses` by evaluated step, and further metrics of its last row."""
+    """Writes the files of a run: `losses` by evaluated step, and more metrics `last` in its last row."""
     steps = steps or 100 * len(losses)
     config = {
         "seed": seed,
@@ -54,13 +54,13 @@ def table(*folders, name="2", dataset="photos"):
 
 
 def row_of(text, label):
-    """The cells of a table's row."""
+    """Returns the cells of a row of a table."""
     line = next(line for line in text.splitlines() if line.startswith(f"| {label} |"))
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def measured(text, label, heading):
-    """The cell of a table's row under a heading."""
+    """Returns the cell of a row under a heading."""
     return row_of(text, label)[row_of(text, "setting").index(heading)]
 
 
@@ -68,20 +68,20 @@ def measured(text, label, heading):
     ("losses", "ten", "twenty"),
     [
         ([0.8, 0.12, 0.11, 0.1], 300, 200),  # exactly 1.1 and 1.2 times the lowest count
-        ([0.8, 0.1, 0.105, 0.3], 200, 200),  # the lowest is not the last, and what comes after it does not matter
-        ([0.3, 0.2, 0.1], 300, 300),  # nothing but the lowest itself is near it
+        ([0.8, 0.1, 0.105, 0.3], 200, 200),  # steps after the lowest loss do not count
+        ([0.3, 0.2, 0.1], 300, 300),  # only the lowest loss itself is close enough
         ([0.1, 0.5, 0.5], 100, 100),
         ([0.1], 100, 100),
-        ([1.0, 1.0, 1.0], 100, 100),  # a run that learns nothing is at its best at once
+        ([1.0, 1.0, 1.0], 100, 100),  # a run that learns nothing
     ],
 )
-def test_steps_to_a_share_of_the_run_s_own_lowest_loss(tmp_path, losses, ten, twenty):
+def test_steps_until_close_to_the_lowest_loss(tmp_path, losses, ten, twenty):
     measures = settings.measures_of(read_seeds([make_run(tmp_path / "run", losses)])[0])
     assert (measures["steps_10"], measures["steps_20"]) == (ten, twenty)
     assert measures["loss"] == min(losses)
 
 
-def test_seeds_are_averaged_with_the_sample_s_deviation_whether_replicas_or_runs(tmp_path):
+def test_replicas_and_runs_are_averaged_with_sample_deviation(tmp_path):
     metrics = {"valid/perplexity": [200.0, 210.0], "valid/topographic_error_8": [0.5, 0.7]}
     two = make_run(tmp_path / "two", [[0.5, 0.6], [0.05, 0.06]], replicas=2, last=metrics)
     metrics = {"valid/perplexity": 220.0, "valid/topographic_error_8": 0.6}
@@ -94,7 +94,7 @@ def test_seeds_are_averaged_with_the_sample_s_deviation_whether_replicas_or_runs
     assert measured(text, "hard, 2D", "topographic error") == "0.60 ± 0.10"
 
 
-def test_one_seed_has_no_deviation_and_the_distance_to_the_best_is_said(tmp_path):
+def test_single_seed_has_no_deviation(tmp_path):
     make_run(tmp_path / "hard", [0.5, 0.05])
     make_run(tmp_path / "ema", [0.5, 0.055], quantizer={"neighborhood": "none"})
     text = tables.markdown_tables([str(tmp_path)], EXPERIMENTS, "2")
@@ -103,7 +103,7 @@ def test_one_seed_has_no_deviation_and_the_distance_to_the_best_is_said(tmp_path
     assert "- missing: exponential (the paper: Gaussian), 2D (exponential)" in text
 
 
-def test_the_paper_s_figures_stand_beside_ours_only_where_the_data_set_is_the_paper_s(tmp_path):
+def test_paper_s_results_are_shown_for_its_data_sets_only(tmp_path):
     make_run(tmp_path / "cifar10", [0.5, 0.0519], dataset="cifar10")
     make_run(tmp_path / "faces", [0.5, 0.00173], dataset="faces", last={
         f"valid/perplexity_{level}": value for level, value in (("top", 300.0), ("bottom", 280.0))
@@ -138,7 +138,7 @@ def test_unfinished_and_diverged_seeds_are_named_and_left_out(tmp_path):
     ]
 
 
-def test_runs_of_another_config_are_named_by_what_differs_and_left_out(tmp_path):
+def test_runs_of_other_configs_are_named_and_left_out(tmp_path):
     make_run(tmp_path / "a", [0.5, 0.05])
     make_run(tmp_path / "b", [0.5, 0.05], seed=1)
     make_run(tmp_path / "large", [0.5, 0.01], seed=2, batch_size=256, channels=128)
@@ -151,7 +151,7 @@ def test_runs_of_another_config_are_named_by_what_differs_and_left_out(tmp_path)
     assert found.left_out[1].endswith("seed 3: its config differs from the rest of the table: steps 100, elsewhere 200")
 
 
-def test_a_seed_counts_once(tmp_path):
+def test_seed_counts_once(tmp_path):
     first = make_run(tmp_path / "first", [0.5, 0.05])
     again = make_run(tmp_path / "again", [0.5, 0.06])
     found = table(first, again, first)
@@ -159,7 +159,7 @@ def test_a_seed_counts_once(tmp_path):
     assert found.left_out[0] == f"{again}, seed 0: the same as {first}, seed 0"
 
 
-def test_runs_of_no_setting_are_named(tmp_path):
+def test_runs_without_a_setting_are_named(tmp_path):
     run = make_run(tmp_path / "hard", [0.5, 0.05])
     wide = make_run(tmp_path / "wide", [0.5, 0.05], quantizer={"radius": 3.0})
     assert f"- left out: {wide}: not a setting" in tables.markdown_tables([run, wide], EXPERIMENTS, "2")
@@ -167,7 +167,7 @@ def test_runs_of_no_setting_are_named(tmp_path):
         tables.markdown_tables([wide], EXPERIMENTS, "2")
 
 
-def test_every_setting_is_told_from_the_others_and_fits_its_configs(monkeypatch):
+def test_settings_differ_and_fit_their_configs(monkeypatch):
     monkeypatch.chdir(ROOT)
     for setting, fields in EXPERIMENTS["SETTINGS"].items():
         for file in {"configs/photos_sweep.py", "configs/cifar10_vqvae.py"}:
@@ -177,7 +177,7 @@ def test_every_setting_is_told_from_the_others_and_fits_its_configs(monkeypatch)
             assert settings.setting_of(json.loads(json.dumps(flatten(config))), EXPERIMENTS) == setting
 
 
-def test_tables_speak_of_settings_that_exist():
+def test_settings_of_tables_exist():
     for name, entry in EXPERIMENTS["TABLES"].items():
         assert set(entry["rows"]) <= set(EXPERIMENTS["SETTINGS"])
         for dataset, figures in EXPERIMENTS["PUBLISHED"].get(name, {}).items():
@@ -185,7 +185,7 @@ def test_tables_speak_of_settings_that_exist():
             assert set(figures) == set(entry["rows"])
 
 
-def test_the_program_writes_a_file_or_says_what_is_wrong(tmp_path, capsys, monkeypatch):
+def test_program_writes_a_table_or_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     run = make_run(tmp_path / "hard", [0.5, 0.05])
     assert program.run(report.main, [run, "--table=2", f"--out={tmp_path / 'table.md'}"]) == 0

@@ -1,4 +1,4 @@
-"""Files that others made, or that were damaged: what comes of them is an image, or one line that names them."""
+"""Untrusted and corrupted files: each gives an image or one line that names it, and starts nothing."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def two_images(root: pathlib.Path) -> pathlib.Path:
 
 
 def refusal(call, *arguments, **fields) -> str:
-    """The line of the InputError that a call raises."""
+    """Returns the message of the InputError that a call raises."""
     with pytest.raises(InputError) as caught:
         call(*arguments, **fields)
     line = str(caught.value)
@@ -60,7 +60,7 @@ def test_no_file_starts_another_program(tmp_path, monkeypatch, name):
     assert not (tmp_path / "started").exists()
 
 
-def test_pictures_are_opened_in_one_place_by_formats_that_pillow_decodes_itself():
+def test_images_are_opened_only_in_formats_pillow_decodes_itself():
     assert not {"EPS", "IPTC", "WMF"} & {*pillow_formats()}
     openings = [line for path in (ROOT / "kvae").rglob("*.py") for line in path.read_text().splitlines()]
     openings = [line for line in openings if "Image.open(" in line]
@@ -68,7 +68,7 @@ def test_pictures_are_opened_in_one_place_by_formats_that_pillow_decodes_itself(
     assert all("formats=" in line for line in openings)
 
 
-def test_a_run_s_config_does_not_choose_where_figures_go(make_config, tmp_path, capsys):
+def test_config_of_a_run_cannot_choose_where_figures_go(make_config, tmp_path, capsys):
     run = tmp_path / "runs" / "one" / "hard"
     run.mkdir(parents=True)
     row = {"step": 12, "valid/loss": 1.0, "valid/reconstruction_loss": 1.0, "train/perplexity": 2.0}
@@ -81,7 +81,7 @@ def test_a_run_s_config_does_not_choose_where_figures_go(make_config, tmp_path, 
         assert all(path.is_relative_to(tmp_path / "out") for path in {*tmp_path.rglob("*")} - before)
 
 
-def test_pipes_devices_and_folders_named_as_images_are_said_and_never_waited_for(tmp_path):
+def test_pipes_and_devices_are_named_and_never_waited_for(tmp_path):
     images = two_images(tmp_path)
     (images / "folder.png").mkdir()
     os.mkfifo(images / "pipe.png")
@@ -94,7 +94,7 @@ def test_pipes_devices_and_folders_named_as_images_are_said_and_never_waited_for
     assert len(folder(str(images), skip_unreadable=True).train) == 1
 
 
-def test_figures_of_a_run_among_images_are_no_images(tmp_path):
+def test_figures_of_runs_among_images_are_ignored(tmp_path):
     images = two_images(tmp_path)
     run = tmp_path / "runs" / "one"
     two_images(run.parent)
@@ -105,7 +105,7 @@ def test_figures_of_a_run_among_images_are_no_images(tmp_path):
     assert len(dataset.train) + len(dataset.validation["validation"]) == 4
 
 
-def test_names_that_are_no_text_are_shown_and_their_images_are_read(tmp_path):
+def test_images_with_unprintable_names_are_read(tmp_path):
     images = two_images(tmp_path)
     odd = [os.fsencode(images) + name for name in (b"/\xff\xfe.png", b"/new\nline.png", b"/\xe2\x80\xa8.png")]
     for name in odd:
@@ -117,7 +117,7 @@ def test_names_that_are_no_text_are_shown_and_their_images_are_read(tmp_path):
     assert "new line.png" in line and "\\udcff\\udcfe.png" in line
 
 
-def test_an_error_about_such_a_name_can_be_printed(tmp_path):
+def test_error_about_an_unprintable_name_is_printed(tmp_path):
     inside = os.fsencode(tmp_path) + b"/\xff"
     os.mkdir(inside)
     command = [sys.executable, "-m", "kvae.report", inside]
@@ -127,7 +127,7 @@ def test_an_error_about_such_a_name_can_be_printed(tmp_path):
 
 
 def huge_picture(side: int) -> bytes:
-    """The head of a PNG of side x side pixels, and nothing of them."""
+    """Returns a PNG whose header claims side x side pixels."""
 
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -137,7 +137,7 @@ def huge_picture(side: int) -> bytes:
 
 
 @pytest.mark.parametrize("side", [10**5, 12_000])
-def test_a_picture_of_ten_thousand_million_pixels_is_refused_before_it_is_decoded(tmp_path, side):
+def test_huge_image_is_refused_before_it_is_decoded(tmp_path, side):
     images = two_images(tmp_path)
     (images / "huge.png").write_bytes(huge_picture(side))
     with warnings.catch_warnings():
@@ -146,7 +146,7 @@ def test_a_picture_of_ten_thousand_million_pixels_is_refused_before_it_is_decode
 
 
 def rewritten(archive: pathlib.Path, method: int, flags: int) -> None:
-    """Gives the members of a zip archive another compression method and flags, in both of their headers."""
+    """Sets compression method and flags of all members of a zip archive, in both of their headers."""
     content = bytearray(archive.read_bytes())
     for head, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         for found in re.finditer(re.escape(head), bytes(content)):
@@ -156,13 +156,13 @@ def rewritten(archive: pathlib.Path, method: int, flags: int) -> None:
 
 ZIPS = {
     "encrypted": (lambda archive: rewritten(archive, 0, 1), "encrypted"),
-    "compressed in an unknown way": (lambda archive: rewritten(archive, 99, 0), "compression"),
-    "said to be another one": (lambda archive: rewritten(archive, 8, 0), "corrupted"),
+    "with an unknown method": (lambda archive: rewritten(archive, 99, 0), "compression"),
+    "with a wrong method": (lambda archive: rewritten(archive, 8, 0), "corrupted"),
 }
 
 
 @pytest.mark.parametrize("damage", ZIPS)
-def test_members_of_a_zip_that_cannot_be_read_are_named(tmp_path, damage):
+def test_unreadable_zip_members_are_named(tmp_path, damage):
     archives.make_faces(tmp_path, images_per_class=4)
     change, message = ZIPS[damage]
     change(tmp_path / "downloads" / "manual" / "afhq.zip")
@@ -181,7 +181,7 @@ def test_members_of_a_zip_that_cannot_be_read_are_named(tmp_path, damage):
         ("../../up/train/cat/a.png", b"", "a.png: not a readable image"),
     ],
 )
-def test_odd_members_of_a_zip_are_named_and_nothing_is_unpacked(tmp_path, member, content, message):
+def test_odd_zip_members_are_named_and_not_unpacked(tmp_path, member, content, message):
     archives.make_faces(tmp_path, images_per_class=4)
     with zipfile.ZipFile(tmp_path / "downloads" / "manual" / "afhq.zip", "a") as archive:
         if content == b"twice":
@@ -194,13 +194,16 @@ def test_odd_members_of_a_zip_are_named_and_nothing_is_unpacked(tmp_path, member
     assert not [*tmp_path.rglob("up")]
 
 
-def test_imagenet_s_archive_cut_anywhere_is_refused(tmp_path):
+def test_truncated_imagenet_archive_is_refused(tmp_path):
     archives.make_imagenet(tmp_path)
     path = tmp_path / "downloads" / "manual" / "ILSVRC2012_img_train.tar"
-    whole = path.read_bytes()
+    archive = path.read_bytes()
     for share in np.linspace(0, 0.6, 5):
-        kept = whole[: int(len(whole) * share)]
-        for content in (kept, kept + bytes(len(whole) - len(kept))):  # also where a download had reserved its room
+        kept = archive[: int(len(archive) * share)]
+        for content in (
+            kept,
+            kept + bytes(len(archive) - len(kept)),
+        ):  # some download programs allocate the whole file first
             path.write_bytes(content)
             assert "ILSVRC2012_img_train.tar" in refusal(imagenet.imagenet, 32, str(tmp_path))
 

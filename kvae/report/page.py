@@ -100,7 +100,7 @@ def _codebook_entry(name: str, view: CodebookView, images: np.ndarray) -> dict[s
         "name": view.label or name,
         "unit": view.code_name,
         "event": view.usage,
-        "about": f"{view.code_name.capitalize()}s are {view.arrangement}{view.fixed_codes_text}",
+        "about": f"{view.code_name.capitalize()}s are arranged {view.arrangement}{view.fixed_codes_text}",
         "size": view.codebook_size,
         "shape": view.shape,
         "cell": view.cell,
