@@ -84,16 +84,16 @@ def test_number_arguments_are_read():
 
 
 CONFIG_FILES = {
-    "def get_config(:\n": "it is no Python: invalid syntax, line 1",
+    "def get_config(:\n": "it is not valid Python: invalid syntax, line 1",
     "import nonesuch\n": "ModuleNotFoundError, line 1: No module named 'nonesuch'",
     "def get_config():\n    raise ValueError('a\\nb')\n": "ValueError, line 2: a b",
     "def get_config(): pass\n": "get_config returns None; it must return a ConfigDict",
     "x = 1\n": "has no attribute 'get_config'",
     "raise SystemExit('bye')\n": "SystemExit, line 1: bye",
     "class E(BaseException): pass\nraise E('x')\n": "E, line 2: x",
-    "def get_config(): return {1: 2, 'a': {3.5: 4}}\n": "1 is no name of a field; it must be a string",
-    "def get_config(): return {'a': {3.5: 4}}\n": "3.5 is no name of a field; it must be a string",
-    "\x89PNG\r\n\x00": "it is no Python",
+    "def get_config(): return {1: 2, 'a': {3.5: 4}}\n": "a field is named 1; the name must be a string",
+    "def get_config(): return {'a': {3.5: 4}}\n": "a field is named 3.5; the name must be a string",
+    "\x89PNG\r\n\x00": "it is not valid Python",
 }
 
 
@@ -110,7 +110,7 @@ def test_config_file_mistake_is_one_line_with_its_place(content, tmp_path, capsy
 def test_config_file_must_be_a_file(kind, tmp_path, capsys):
     kind(tmp_path / "config.py")
     assert program.run(main.main, [f"--config={tmp_path / 'config.py'}"]) == program.MISTAKE
-    assert "it is no file" in capsys.readouterr().err
+    assert "it is not a file" in capsys.readouterr().err
 
 
 def test_missing_jax_platform_is_one_line():

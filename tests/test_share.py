@@ -130,7 +130,7 @@ def test_save_and_export_refuse_a_folder_with_other_files(run, tmp_path):
     (tmp_path / "file").write_text("mine")
     for write in (run.save_pretrained, run.export):
         for folder in (run.workdir, tmp_path / "mine"):
-            with pytest.raises(InputError, match=r"holds other files .*; choose a folder that is new or empty"):
+            with pytest.raises(InputError, match=r"holds other files .*; choose a new or empty folder"):
                 write(folder)
         with pytest.raises(InputError, match="cannot be written"):
             write(tmp_path / "file")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from kvae.core.buckets import as_path, is_bucket, wrap_bucket_errors
-from kvae.core.errors import InputError
+from kvae.core.errors import InputError, check_local
 
 
 def opened(path: os.PathLike | str) -> BinaryIO:
@@ -68,7 +68,11 @@ def replaced(path: os.PathLike | str) -> Iterator[pathlib.Path]:
     Yields:
       A temporary path to write to. It is renamed to `path` when the block succeeds. If the block fails, `path` is
       unchanged and the temporary file is removed.
+
+    Raises:
+      InputError: The path is an address, such as gs://bucket/file.
     """
+    check_local("the file", path)
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
