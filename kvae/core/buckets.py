@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
-from kvae.core.errors import InputError, check_local, first_line
+from kvae.core.errors import InputError, check_local, check_utf8, first_line
 
 if TYPE_CHECKING:
     import google.cloud.storage
@@ -52,6 +52,7 @@ def check_address(name: str, path: object) -> None:
         # pathlib merges slashes, and would create a local folder called "gs:".
         address = str(path).replace("gs:/", SCHEME, 1)
         raise InputError(f"{name} is {path}, an address changed by pathlib; pass it as a string, {address!r}")
+    check_utf8(name, path)
     if not is_bucket(path):
         check_local(name, path)
     elif not ADDRESS.match(str(path)):

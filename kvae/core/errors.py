@@ -28,21 +28,42 @@ class InputError(ValueError):
 
 STORE_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
+LONGEST_NAME = 255
+"""Bytes in the name of a file or folder, on every common file system."""
+
 
 def check_local(name: str, path: object) -> None:
-    """Raises InputError if a path is the address of a bucket or another store, such as gs://bucket/folder.
-
-    Without this check a local folder called "gs:" would be created.
+    """Raises InputError unless a value can be a path on this machine.
 
     Args:
       name: What the path is called in the message.
-      path: Anything that converts to a string.
+      path: A string or an `os.PathLike`. The address of a bucket or another store, such as gs://bucket/folder, is
+        refused: a local folder called "gs:" would be created.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(f"{name} is {short_repr(path)}; it must be a path on this machine")
+    shown = short_repr(path, 200, str)
     if STORE_ADDRESS.match(str(path)):
         raise InputError(
-            f"{name} is {path}; it must be a path: mount the bucket as a folder (gcsfuse, mount-s3), or copy its "
+            f"{name} is {shown}; it must be a path: mount the bucket as a folder (gcsfuse, mount-s3), or copy its "
             "files to a disk"
         )
+    try:
+        encoded = os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise InputError(f"{name} is {shown}; no file can have the character {error.object[error.start]!r}") from error
+    if 0 in encoded:
+        raise InputError(f"{name} is {shown}; a path cannot contain a NUL byte")
+    if max(map(len, encoded.split(b"/"))) > LONGEST_NAME:
+        raise InputError(f"{name} is {shown}; a name in a path has at most {LONGEST_NAME} bytes")
+
+
+def check_utf8(name: str, path: object) -> None:
+    """Raises InputError if a name in a path is not UTF-8, which JAX's and Orbax's file formats need."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{name} is {short_repr(path, 200, str)}; rename the folder: its name is not UTF-8") from error
 
 
 def one_line(text: str) -> str:

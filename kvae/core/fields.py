@@ -10,6 +10,7 @@ Everything that validates or describes fields uses this module, so that all erro
 import dataclasses
 import functools
 import inspect
+import os
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
@@ -210,6 +211,7 @@ def validate(name: str, value: Any, annotation: Any) -> Any:
             choose(name, value, constraint.values)
         if isinstance(constraint, OnThisMachine):
             check_local(name, value)
+            value = os.fspath(value)
     try:
         return _adapter(annotation).validate_python(_plain(value))
     except pydantic.ValidationError as error:

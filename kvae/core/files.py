@@ -9,7 +9,48 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from kvae.core.buckets import as_path, is_bucket, wrap_bucket_errors
-from kvae.core.errors import InputError, check_local
+from kvae.core.errors import InputError, check_local, check_utf8, first_line, short_repr
+
+
+def user_path(name: str, path: object) -> pathlib.Path:
+    """Returns a local path that a user gave, with `~` expanded; every program and function opens such paths with it.
+
+    Example:
+      >>> user_path("--out", "runs/one").name
+      'one'
+      >>> user_path("--out", 3)
+      Traceback (most recent call last):
+      kvae.core.errors.InputError: --out is 3; it must be a path on this machine
+
+    Args:
+      name: The field or option that holds the path, for messages.
+      path: A string or an `os.PathLike`; the file or folder need not exist.
+
+    Raises:
+      InputError: The value is not a path, or the system cannot look it up: a NUL byte, a name that is too long, an
+        unknown user after `~`, a loop of links, or a folder that denies access.
+    """
+    check_local(name, path)
+    path = pathlib.Path(path)
+    try:
+        expanded = path.expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{name} is {short_repr(path, 200, str)}; there is no user {path.parts[0][1:]!r}") from error
+    try:
+        expanded.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        why = error.strerror or first_line(error)
+        raise InputError(f"{name} is {short_repr(expanded, 200, str)}; it cannot be opened: {why}") from error
+    return expanded
+
+
+def target_path(name: str, path: object) -> pathlib.Path:
+    """Returns `user_path` for a file or folder that kvae writes. Its name must be UTF-8: some libraries need that."""
+    target = user_path(name, path)
+    check_utf8(name, target)
+    return target
 
 
 def opened(path: os.PathLike | str) -> BinaryIO:
@@ -29,10 +70,21 @@ def opened(path: os.PathLike | str) -> BinaryIO:
         with wrap_bucket_errors(path):
             return io.BytesIO(as_path(path).read_bytes())
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    try:
+        check_file(descriptor)
+    except OSError:
         os.close(descriptor)
-        raise OSError("it is a folder, a pipe or a device, not a file")
+        raise
     return os.fdopen(descriptor, "rb")
+
+
+def check_file(path: os.PathLike | str | int) -> None:
+    """Raises OSError unless a local path, or an open descriptor, is a file.
+
+    Libraries that open a path themselves need this check first: they block on a pipe until someone writes.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError("it is a folder, a pipe or a device, not a file")
 
 
 def read_text(path: os.PathLike | str) -> str:

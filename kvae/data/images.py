@@ -124,7 +124,7 @@ def image_folder(path: os.PathLike | str, where: str) -> pathlib.Path:
     Raises:
       InputError: there is no such folder.
     """
-    root = pathlib.Path(path).expanduser()
+    root = files.user_path(where, path)
     if not root.is_dir():
         problem = "is a file" if root.exists() else "does not exist"
         raise InputError(f"{where}: {root} {problem}; name a folder of images")
@@ -184,7 +184,7 @@ def read_images(source: ImageSource | Sequence[ImageSource], spec: ImageSpec) ->
       >>> read_images([Image.new("RGB", (60, 40), "red")], ImageSpec(size=32, crop=True)).shape
       (1, 32, 32, 3)
     """
-    if isinstance(source, (str, os.PathLike)) and not pathlib.Path(source).expanduser().is_file():
+    if isinstance(source, (str, os.PathLike)) and not files.user_path("images", source).is_file():
         root = image_folder(source, "images")
         source = [root / name for name in list_images(root)]
         if not source:
@@ -202,7 +202,7 @@ def read_images(source: ImageSource | Sequence[ImageSource], spec: ImageSpec) ->
                 raise InputError(f"images: a Pillow image is not readable ({error}); replace it") from error
         if not isinstance(item, (str, os.PathLike)):
             raise InputError(f"images: found a {type(item).__name__}; give a folder, files, or Pillow images")
-        return read_image(pathlib.Path(item).expanduser(), *spec, remedy="replace or remove it")
+        return read_image(files.user_path("images", item), *spec, remedy="replace or remove it")
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         return np.stack(list(pool.map(read, sources)))

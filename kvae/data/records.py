@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvae.core.errors import InputError, first_line, require_extra, wrap_read_errors
-from kvae.core.files import opened, replaced
+from kvae.core.files import opened, replaced, user_path
 from kvae.data.dataset import Example
 from kvae.data.images import open_image
 
@@ -33,7 +33,9 @@ DELETE_TO_PREPARE = "delete it to have it prepared again"
 
 def data_folder(data_dir: str) -> pathlib.Path:
     """Returns the folder `data_dir`; if empty, tfds's default: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    return pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    if data_dir:
+        return user_path("dataset.data_dir", data_dir)
+    return user_path("TFDS_DATA_DIR", os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def manual_folder(data_dir: str) -> pathlib.Path:

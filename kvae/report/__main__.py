@@ -33,7 +33,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--experiments", metavar="FILE", help="replaces kvae/paper/experiments.py for --table")
     parser.add_argument("--check", action="store_true", help="verify checkpoints, config.json and metrics.jsonl")
     options = parser.parse_args(argv)
-    check_local("--out", options.out)
+    if options.out is not None:
+        check_local("--out", options.out)
     # Heavy imports follow the arguments so that a typo is answered immediately.
     from kvae.runs.check import check
     from kvae.runs.comparison import comparison_curves, comparison_table

@@ -20,6 +20,7 @@ import sys
 from kvae.core import program
 from kvae.core.errors import InputError
 from kvae.core.fields import Count
+from kvae.core.files import target_path, user_path
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -49,6 +50,9 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--shard-size", type=count, default=10_000, help="images per file (default: %(default)s)")
     options, fields = parser.parse_known_args(argv)
+    options.out = str(target_path("--out", options.out))
+    if options.decode is not None:
+        options.decode = str(user_path("--decode", options.decode))
     for field in fields:
         if not field.startswith("--dataset.") or "=" not in field:
             raise InputError(f"{field!r} is not an option; set a field of the data set as --dataset.FIELD=VALUE")

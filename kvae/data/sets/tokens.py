@@ -12,6 +12,7 @@ from annotated_types import Gt, Lt
 
 from kvae.core.errors import InputError, choose, require_extra, wrap_read_errors
 from kvae.core.fields import LocalPath
+from kvae.core.files import user_path
 from kvae.data.dataset import ArrayExamples, Dataset, Example, Examples, fits_in_memory
 from kvae.data.token_files import FORMATS, RUN_AGAIN, RUN_ALL_AGAIN, Columns, decode_row
 
@@ -37,7 +38,7 @@ def tokens(path: LocalPath, validation_fraction: Annotated[float, Gt(0), Lt(1)] 
     """
     if not path:
         raise InputError("dataset.path is empty; name a folder of tokens with --config.dataset.path=DIR")
-    root = pathlib.Path(path).expanduser()
+    root = user_path("dataset.path", path)
     manifest = read_manifest(root)
     sets = {split: _open_split(root, manifest, split) for split in manifest["splits"]}
     if len(sets) == 1:

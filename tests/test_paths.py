@@ -1,0 +1,71 @@
+"""Paths that users give: every door opens them with `user_path`, and refuses what is not a path in one line."""
+
+import os
+
+import pytest
+
+from kvae import data
+from kvae.core import files, program
+from kvae.core.buckets import check_address
+from kvae.core.errors import InputError
+from kvae.data.images import ImageSpec, read_images
+from kvae.tokenize import __main__ as tokenize
+
+BAD = {
+    "a\0b": "a path cannot contain a NUL byte",
+    "~nouser_of_this_name/x": "there is no user 'nouser_of_this_name'",
+    "n" * 5000: "a name in a path has at most 255 bytes",
+    "{}/loop": "cannot be opened: Too many levels of symbolic links",
+    "a\ud800b": "no file can have the character '\\ud800'",
+    "gs://bucket/x": "it must be a path",
+    "/".join(["abc"] * 2000): "cannot be opened: File name too long",
+}
+NO_PATHS = [3, 2.5, None, True, b"bytes", ["a"]]
+
+
+@pytest.fixture
+def loop(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    return tmp_path
+
+
+def refusal(call, *arguments, **fields):
+    with pytest.raises(InputError) as caught:
+        call(*arguments, **fields)
+    line = str(caught.value)
+    assert line.isprintable() and len(line) < 500, line
+    return line
+
+
+@pytest.mark.parametrize("path", BAD, ids=lambda path: repr(path[:12]))
+def test_bad_paths_are_refused_at_every_door(loop, path, capsys):
+    message, path = BAD[path], path.format(loop)
+    assert message in refusal(files.user_path, "--out", path)
+    assert message in refusal(data.load, "folder", path=path)
+    assert message in refusal(data.load, "tokens", path=path)
+    assert message in refusal(data.load, "photos", data_dir=path)
+    assert message in refusal(read_images, path, ImageSpec(8, True))
+    assert message in refusal(read_images, [path], ImageSpec(8, True))
+    for option in ("--out={}", "--out=x --decode={}"):
+        assert program.run(tokenize.main, ["run", *option.replace("{}", path).split(" ")]) == program.MISTAKE
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("value", NO_PATHS, ids=repr)
+def test_values_that_are_not_paths_are_refused(value):
+    for name in ("folder", "tokens"):
+        assert "it must be a path on this machine" in refusal(data.load, name, path=value)
+    assert "it must be a path on this machine" in refusal(files.user_path, "--out", value)
+    assert "it must be a path" in refusal(check_address, "--workdir", value)
+
+
+def test_folders_to_write_need_utf8_names(tmp_path):
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    assert files.user_path("--images", name).name == "\udcff"
+    assert "its name is not UTF-8" in refusal(files.target_path, "--out", name)
+    assert "its name is not UTF-8" in refusal(check_address, "--workdir", name)
+
+
+def test_path_objects_are_paths(tmp_path):
+    assert "holds no images" in refusal(data.load, "folder", path=tmp_path)
