@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PAGES = sorted(
     page.relative_to(ROOT).as_posix()
     for page in (ROOT / "README.md", *ROOT.glob("*/**/*.md"), *(ROOT / ".github").glob("*.md"))
-    if "parity" not in page.parts
+    if not {"parity", "pytorch"} & {*page.parts}
 )
 README = (ROOT / "README.md").read_text()
 REGISTRIES = (kvae.NEIGHBORHOODS, kvae.GRIDS, kvae.QUANTIZERS, kvae.MODELS, kvae.DATASETS)

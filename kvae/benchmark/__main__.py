@@ -36,15 +36,11 @@ import sys
 import jax
 
 from kvae import main as training
-from kvae.benchmark.layer_times import time_layers, time_scaling
-from kvae.benchmark.soms import time_soms
 from kvae.benchmark.timing import format_table, log_progress, transpose
-from kvae.benchmark.train_step import time_configs
 from kvae.core import program
 from kvae.core.errors import InputError, wrap_write_errors
 from kvae.core.fields import Positive, Size
 from kvae.core.files import write_text
-from kvae.training.config.sections import validate_config
 
 
 def parse_options(argv: list[str]) -> tuple[argparse.Namespace, dict[str, dict]]:
@@ -79,19 +75,26 @@ def parse_options(argv: list[str]) -> tuple[argparse.Namespace, dict[str, dict]]
         if "=" not in options.compare:
             raise InputError(f"--compare={options.compare}; it must be a field of the model and a value, FIELD=VALUE")
         configs[options.compare] = training.parse([*rest, f"--config.model.{options.compare}"])[0]
+    from kvae.training.config.sections import validate_config
+
     return options, {name: validate_config(config) for name, config in configs.items()}
 
 
 def main(argv: list[str]) -> int:
     """Runs the program; returns its exit status."""
     options, configs = parse_options(argv)
-    if options.scaling:
-        rows = time_scaling()
-    elif options.quantizers:
-        rows = time_layers(options.seconds / 10)
+    # Each measurement imports what it needs, so that a missing extra is one line.
+    if options.scaling or options.quantizers:
+        from kvae.benchmark.layer_times import time_layers, time_scaling
+
+        rows = time_scaling() if options.scaling else time_layers(options.seconds / 10)
     elif options.soms:
+        from kvae.benchmark.soms import time_soms
+
         rows = time_soms(options.share)
     else:
+        from kvae.benchmark.train_step import time_configs
+
         rows = time_configs(configs, options.seconds, options.random_images)
     result = {"device": jax.devices()[0].device_kind, "devices": jax.device_count(), "jax": jax.__version__}
     result |= {"rows": rows}

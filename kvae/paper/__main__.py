@@ -3,7 +3,15 @@
 import sys
 
 from kvae.core import program
-from kvae.paper.figures import main
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program; returns its exit status."""
+    # Imported here, so that a missing extra is one line.
+    from kvae.paper import figures
+
+    return figures.main(argv)
+
 
 if __name__ == "__main__":
     sys.exit(program.run(main, sys.argv[1:]))

@@ -11,20 +11,18 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import safetensors
+import safetensors.numpy
 
 from kvae import data
 from kvae.core.buckets import as_path, wrap_bucket_errors
 from kvae.core.digests import digests
-from kvae.core.errors import InputError, first_line, require_extra, short_repr, wrap_write_errors
+from kvae.core.errors import InputError, first_line, short_repr, wrap_write_errors
 from kvae.core.files import check_target, replaced, write_text
 from kvae.models.model import Model
 from kvae.training.best import LOSS
 from kvae.training.workdir.metrics_file import ROWS
 from kvae.training.workdir.run_config import read_config_json
-
-with require_extra("share"):
-    import safetensors
-    import safetensors.numpy
 
 WEIGHTS = "model.safetensors"
 
