@@ -30,15 +30,15 @@ def test_read_images_resizes_as_the_data_set_does(run, files, tmp_path):
     """With the size and crop of the run: folders in the order of paths, files in their own, Pillow images."""
     size, expected = run.config["dataset"]["size"], {path.name: read_image(path, 32, crop=True) for path in files}
     assert size == 32
-    whole = run.read_images(tmp_path)
-    assert whole.shape == (3, 32, 32, 3)
-    np.testing.assert_array_equal(whole[:2], [expected["a.jpg"], expected["b.png"]])
+    images = run.read_images(tmp_path)
+    assert images.shape == (3, 32, 32, 3)
+    np.testing.assert_array_equal(images[:2], [expected["a.jpg"], expected["b.png"]])
     np.testing.assert_array_equal(run.read_images(files), [expected["b.png"], expected["a.jpg"]])
     np.testing.assert_array_equal(run.read_images(str(files[0])), [expected["b.png"]])
     np.testing.assert_array_equal(run.read_images(Image.fromarray(NOISE)), [expected["b.png"]])
     squeezed = run.read_images(files[0], size=16, crop=False)
     np.testing.assert_array_equal(squeezed[0], read_image(files[0], 16, crop=False))
-    assert run.encode(whole)["codebook"].shape == (3, 8, 8)
+    assert run.encode(images)["codebook"].shape == (3, 8, 8)
 
 
 def test_read_images_rejects_other_sources(run, files, tmp_path):
@@ -114,9 +114,9 @@ def test_between_is_on_a_shortest_path(name):
     a, b = np.random.default_rng(1).integers(0, 30, (2, 200))
     for share in (0.0, 0.25, 0.5, 1.0):
         between = grid.between(a, b, share)
-        whole, before, after = (np.asarray(grid.distance(*pair)) for pair in ((a, b), (a, between), (between, b)))
-        assert np.max(np.abs(before - share * whole)) <= 1.5
-        assert np.max(before + after - whole) <= 2.01
+        total, before, after = (np.asarray(grid.distance(*pair)) for pair in ((a, b), (a, between), (between, b)))
+        assert np.max(np.abs(before - share * total)) <= 1.5
+        assert np.max(before + after - total) <= 2.01
         if share in (0.0, 1.0):
             np.testing.assert_array_equal(between, b if share else a)
 

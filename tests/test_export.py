@@ -28,12 +28,12 @@ encode, decode = (
     for name in ("encode", "decode")
 )
 images = np.load(folder / "images.npy")
-found = {}
+outputs = {}
 for count in (1, 3):
     codes = encode.call(images[:count])
-    found |= {f"{name}_{count}": array for name, array in codes.items()}
-    found[f"images_{count}"] = decode.call(codes)
-np.savez(folder / "found.npz", **found)
+    outputs |= {f"{name}_{count}": array for name, array in codes.items()}
+    outputs[f"images_{count}"] = decode.call(codes)
+np.savez(folder / "outputs.npz", **outputs)
 assert not {"kvae", "flax", "orbax"} & {name.partition(".")[0] for name in sys.modules}
 print(*encode.platforms)
 """
@@ -53,17 +53,17 @@ def test_exported_programs_equal_the_run_without_kvae_and_flax(run, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["cpu", "cuda", "tpu"]
-    found = np.load(tmp_path / "found.npz")
+    outputs = np.load(tmp_path / "outputs.npz")
     for count in (1, 3):
         codes = run.encode(images[:count])
-        assert {f"{name}_{count}" for name in codes} <= set(found)
+        assert {f"{name}_{count}" for name in codes} <= set(outputs)
         for name, expected in codes.items():
-            assert found[f"{name}_{count}"].dtype == np.int32
+            assert outputs[f"{name}_{count}"].dtype == np.int32
             assert (
-                np.mean(found[f"{name}_{count}"] == expected) > 0.99
+                np.mean(outputs[f"{name}_{count}"] == expected) > 0.99
             )  # compiled differently: near ties may be resolved differently
-        decoded = run.decode({name: found[f"{name}_{count}"] for name in codes}).astype(int)
-        assert np.max(np.abs(found[f"images_{count}"] - decoded)) <= 1
+        decoded = run.decode({name: outputs[f"{name}_{count}"] for name in codes}).astype(int)
+        assert np.max(np.abs(outputs[f"images_{count}"] - decoded)) <= 1
 
 
 def test_description_has_the_shapes(run, tmp_path):

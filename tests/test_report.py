@@ -127,9 +127,9 @@ def test_unfinished_and_diverged_seeds_are_named_and_left_out(tmp_path):
     make_run(tmp_path / "blind", [], steps=100, seed=2)
     (tmp_path / "blind" / "metrics.jsonl").write_text('{"step": 100, "train/loss": 0.1}\n')
     make_run(tmp_path / "two", [[0.5, 0.5], [0.05, None]], seed=3, replicas=2)
-    found = table(str(tmp_path))
-    assert [seed.number for seed in found.seeds["hard"]] == [3]
-    problems = [line.replace(str(tmp_path), "") for line in found.left_out]
+    result = table(str(tmp_path))
+    assert [seed.number for seed in result.seeds["hard"]] == [3]
+    problems = [line.replace(str(tmp_path), "") for line in result.left_out]
     assert problems == [
         "/begun, seed 1: unfinished, at step 0 of 800",
         "/blind, seed 2: it was never evaluated",
@@ -144,19 +144,21 @@ def test_runs_of_other_configs_are_named_and_left_out(tmp_path):
     make_run(tmp_path / "large", [0.5, 0.01], seed=2, batch_size=256, channels=128)
     make_run(tmp_path / "short", [0.5], seed=3)
     make_run(tmp_path / "ema", [0.5, 0.05], quantizer={"neighborhood": "none"}, checkpoint_every_steps=200)
-    found = table(str(tmp_path))
-    assert [seed.number for seed in found.seeds["hard"]] == [0, 1]
-    assert len(found.seeds["ema"]) == 1
-    assert found.left_out[0].endswith("batch_size 256, elsewhere 32; model.channels 128, elsewhere 64")
-    assert found.left_out[1].endswith("seed 3: its config differs from the rest of the table: steps 100, elsewhere 200")
+    result = table(str(tmp_path))
+    assert [seed.number for seed in result.seeds["hard"]] == [0, 1]
+    assert len(result.seeds["ema"]) == 1
+    assert result.left_out[0].endswith("batch_size 256, elsewhere 32; model.channels 128, elsewhere 64")
+    assert result.left_out[1].endswith(
+        "seed 3: its config differs from the rest of the table: steps 100, elsewhere 200"
+    )
 
 
 def test_seed_counts_once(tmp_path):
     first = make_run(tmp_path / "first", [0.5, 0.05])
     again = make_run(tmp_path / "again", [0.5, 0.06])
-    found = table(first, again, first)
-    assert [seed.workdir for seed in found.seeds["hard"]] == [first]
-    assert found.left_out[0] == f"{again}, seed 0: the same as {first}, seed 0"
+    result = table(first, again, first)
+    assert [seed.workdir for seed in result.seeds["hard"]] == [first]
+    assert result.left_out[0] == f"{again}, seed 0: the same as {first}, seed 0"
 
 
 def test_runs_without_a_setting_are_named(tmp_path):

@@ -48,8 +48,8 @@ def pictures(sheet):
     """The images uint8 [n, h, w, 3] of a sheet of tiles."""
     head, _, body = sheet["src"].partition(",")
     assert head == "data:image/png;base64"
-    whole = np.asarray(Image.open(io.BytesIO(base64.b64decode(body))))
-    rows = whole.reshape(-1, sheet["height"], sheet["columns"], sheet["width"], 3)
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(body))))
+    rows = pixels.reshape(-1, sheet["height"], sheet["columns"], sheet["width"], 3)
     return rows.swapaxes(1, 2).reshape(-1, sheet["height"], sheet["width"], 3)[: sheet["count"]]
 
 

@@ -6,8 +6,6 @@ import pathlib
 import re
 import shutil
 import struct
-import subprocess
-import sys
 import warnings
 import zipfile
 import zlib
@@ -23,6 +21,7 @@ from kvae.data.images import pillow_formats
 from kvae.data.sets import faces, imagenet
 from kvae.data.sets.folder import folder
 from kvae.paper import figures as paper
+from kvae.report import __main__ as report
 from kvae.training.config.sections import validate_config
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -117,13 +116,11 @@ def test_images_with_unprintable_names_are_read(tmp_path):
     assert "new line.png" in line and "\\udcff\\udcfe.png" in line
 
 
-def test_error_about_an_unprintable_name_is_printed(tmp_path):
-    inside = os.fsencode(tmp_path) + b"/\xff"
-    os.mkdir(inside)
-    command = [sys.executable, "-m", "kvae.report", inside]
-    done = subprocess.run(command, capture_output=True, cwd=ROOT, env={**os.environ, "LC_ALL": "C"})
-    assert done.returncode == 2
-    assert done.stderr.decode().startswith("kvae: ") and done.stderr.count(b"\n") == 1
+def test_error_about_an_unprintable_name_is_printed(tmp_path, capsys):
+    folder = os.fsencode(tmp_path) + b"/\xff"
+    os.mkdir(folder)
+    assert program.run(report.main, [os.fsdecode(folder)]) == program.MISTAKE
+    assert re.fullmatch(r"kvae: .*/\\udcff has no run: .*\n", capsys.readouterr().err)
 
 
 def huge_picture(side: int) -> bytes:
@@ -149,8 +146,8 @@ def rewritten(archive: pathlib.Path, method: int, flags: int) -> None:
     """Sets compression method and flags of all members of a zip archive, in both of their headers."""
     content = bytearray(archive.read_bytes())
     for head, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-        for found in re.finditer(re.escape(head), bytes(content)):
-            struct.pack_into("<HH", content, found.start() + offset, flags, method)
+        for match in re.finditer(re.escape(head), bytes(content)):
+            struct.pack_into("<HH", content, match.start() + offset, flags, method)
     archive.write_bytes(content)
 
 
@@ -233,7 +230,7 @@ def all_pixels(data_dir):
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damaged_file_of_prepared_data_is_named_or_harmless(prepared, tmp_path, damage):
+def test_corrupted_file_of_prepared_data_is_named_or_harmless(prepared, tmp_path, damage):
     intact = all_pixels(prepared)
     shutil.copytree(prepared, tmp_path / "data")
     for path in sorted((tmp_path / "data").rglob("*/1.0.0/*")):

@@ -15,7 +15,7 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +24,15 @@ from jax import export
 from kvae.core.errors import InputError, require_extra, wrap_write_errors
 from kvae.core.files import check_target, replaced, write_text
 
+if TYPE_CHECKING:
+    from kvae.runs.run import Run
+
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 DESCRIPTION = "export.json"
 
 
-def export_run(run: Any, folder: os.PathLike | str, batch: str | int, size: int) -> None:
+def export_run(run: "Run", folder: os.PathLike | str, batch: str | int, size: int) -> None:
     """Writes `encode.jax_export`, `decode.jax_export` and, last, `export.json`; see `kvae.runs.Run.export`.
 
     Args:
@@ -74,7 +77,7 @@ def export_run(run: Any, folder: os.PathLike | str, batch: str | int, size: int)
         write_text(folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")
 
 
-def _compile(run: Any, method: str) -> Callable:
+def _compile(run: "Run", method: str) -> Callable:
     # The weights become constants of the program.
     return jax.jit(functools.partial(run.model.apply, jax.tree.map(jnp.asarray, run.variables), method=method))
 

@@ -3,11 +3,14 @@
 import contextlib
 import pathlib
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kvae.core.errors import InputError, require_extra, short_repr
 from kvae.runs import share
 from kvae.training.workdir.metrics_file import ROWS
+
+if TYPE_CHECKING:
+    from kvae.runs.run import Run
 
 with require_extra("hub"):
     from huggingface_hub import ModelHubMixin, snapshot_download
@@ -28,14 +31,14 @@ class UploadedRun(ModelHubMixin):
       name: The repository, "user/name".
     """
 
-    def __init__(self, run: Any, name: str):
+    def __init__(self, run: "Run", name: str):
         self.run, self.name = run, name
 
     def _save_pretrained(self, save_directory: pathlib.Path) -> None:
         share.save_shared(self.run, save_directory, self.name)
 
 
-def push(run: Any, name: str, **options: Any) -> str:
+def push(run: "Run", name: str, **options: Any) -> str:
     """Uploads a run.
 
     Args:

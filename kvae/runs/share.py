@@ -5,7 +5,7 @@ import json
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax
 import jax
@@ -24,10 +24,13 @@ from kvae.training.best import LOSS
 from kvae.training.workdir.metrics_file import ROWS
 from kvae.training.workdir.run_config import read_config_json
 
+if TYPE_CHECKING:
+    from kvae.runs.run import Run
+
 WEIGHTS = "model.safetensors"
 
 
-def save_shared(run: Any, folder: os.PathLike | str, name: str) -> None:
+def save_shared(run: "Run", folder: os.PathLike | str, name: str) -> None:
     """Writes a run for others: model.safetensors, config.json, metrics.jsonl, figures, and README.md as its card.
 
     Args:
@@ -172,7 +175,7 @@ decoded = run.decode(codes)  # uint8 [n, h, w, 3]
 """
 
 
-def model_card(run: Any, name: str, figures: Sequence[str]) -> str:
+def model_card(run: "Run", name: str, figures: Sequence[str]) -> str:
     """Returns the card in Markdown, with the metadata that the Hugging Face Hub reads at its top.
 
     Args:
@@ -194,7 +197,7 @@ def _is_tokeniser(model: Model) -> bool:
     return {"encode", "decode"} <= {*model.methods}
 
 
-def _summary(run: Any) -> str:
+def _summary(run: "Run") -> str:
     name = run.config["model"]["name"]
     if not _is_tokeniser(run.model):
         return f"A kvae model, `{name}`, after {run.step:,} training steps.\n"
@@ -214,7 +217,7 @@ def _summary(run: Any) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _use(run: Any, name: str) -> str:
+def _use(run: "Run", name: str) -> str:
     if not _is_tokeniser(run.model):
         return OPENING.format(name=json.dumps(name))
     shapes = []
@@ -225,7 +228,7 @@ def _use(run: Any, name: str) -> str:
     return USE.format(name=json.dumps(name), codes=f"{{{', '.join(shapes)}}}")
 
 
-def _metrics_table(run: Any) -> list[str]:
+def _metrics_table(run: "Run") -> list[str]:
     """Returns a section with the last evaluation up to the run's step; empty if there is none."""
     rows = [row for row in run.metrics if row["step"] <= run.step and LOSS in row]
     if not rows:
@@ -242,7 +245,7 @@ def _metrics_table(run: Any) -> list[str]:
     return [f"## Validation metrics at step {last['step']:,}\n", "\n".join(lines) + "\n"]
 
 
-def _training(run: Any) -> str:
+def _training(run: "Run") -> str:
     dataset = run.config["dataset"]
     hidden = {"name", *data.local_paths(dataset)}
     fields = [f"{name} {short_repr(value)}" for name, value in dataset.items() if name not in hidden]

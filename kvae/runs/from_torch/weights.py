@@ -76,11 +76,7 @@ def from_torch(
         raise InputError(f"{path} has an unknown architecture: a {architecture.model} has no {min(state)}")
     section = _model_fields(params, architecture, blocks)
     for slot, codebook in codebooks.items():
-        count = len(codebook["codewords"])
-        fields = {"grid_shape": (count,), **origin.fields, **quantizer_fields(arguments, count)}
-        known = fields_of(QUANTIZERS[origin.quantizer])
-        section[slot] = {"name": origin.quantizer, **{name: fields[name] for name in fields if name in known}}
-        section[slot] |= quantizer or {}
+        section[slot] = _quantizer_section(codebook, origin, arguments) | (quantizer or {})
     step = max(int(codebook["step"]) for codebook in codebooks.values())
     dataset = {"name": "folder", "size": size or architecture.size, "crop": origin.crop, "path": ""}
     dataset |= _statistics(path, origin, mean, std)
@@ -137,6 +133,14 @@ def _model_fields(params: State, architecture: Architecture, blocks: int) -> dic
         "residual_blocks": blocks,
         "embedding_dim": params["decoder.Conv_0.kernel"].shape[-2] // len(architecture.quantizers),
     }
+
+
+def _quantizer_section(codebook: State, origin: Origin, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the section of a quantiser, with its name."""
+    count = len(codebook["codewords"])
+    fields = {"grid_shape": (count,), **origin.fields, **quantizer_fields(arguments, count)}
+    known = fields_of(QUANTIZERS[origin.quantizer])
+    return {"name": origin.quantizer, **{name: fields[name] for name in fields if name in known}}
 
 
 def _statistics(
