@@ -22,7 +22,7 @@ from kvae.training.workdir.journal import read_metrics
 from runs import final_state, rows, run
 
 ROOT = pathlib.Path(__file__).parents[1]
-SECONDS = 80
+SECONDS = 120
 
 PROGRAM = """
 import sys
