@@ -1,4 +1,4 @@
-"""Damages the newest checkpoint of a run again and again, and asks that each damage is noticed or changes nothing.
+"""Corrupts the newest checkpoint of a run many times; each corruption must be noticed or change nothing.
 
     python tests/damage.py RUN [--flips=500] [--seed=0]
 
@@ -45,7 +45,7 @@ DAMAGES = {
 
 
 class Attack:
-    """Copies of one run, damaged.
+    """Corrupted copies of one run.
 
     Args:
       workdir: a run with two checkpoints or more.
@@ -65,12 +65,12 @@ class Attack:
         self.of_newest = [file for file in self.files if file.startswith(newest)]
 
     def of(self, file, damage):
-        """What `kvae.load` and a resumption make of it: "newest", "before", "none", or what was wrong."""
+        """Opens and resumes a copy; returns "newest", "before", "none", or what went wrong."""
         self.damage(file, damage)
         return self.outcome(self.loaded), self.outcome(self.restored)
 
     def damage(self, file, damage):
-        """A new copy with a damage; its folder."""
+        """Makes a corrupted copy and returns its folder."""
         shutil.rmtree(self.scratch / "run", ignore_errors=True)
         shutil.copytree(self.workdir, self.scratch / "run")
         damage(self.scratch / "run" / file)

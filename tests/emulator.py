@@ -1,7 +1,7 @@
-"""A bucket on this machine: gcp-storage-emulator, with what it lacks.
+"""A bucket on this machine: gcp-storage-emulator plus preconditions and generations.
 
-It does not heed preconditions (`ifGenerationMatch`), which a lock rests on, nor tell generations of what it sends; and
-it is never away.
+The emulator alone ignores preconditions (`ifGenerationMatch`), which locks need, sends no generations, and is never
+unavailable.
 
     python tests/emulator.py PORT
 """
@@ -34,9 +34,9 @@ class Emulator:
     """A bucket, `gs://bucket`, in memory, served on a port of this machine.
 
     Attributes:
-      environment: variables by which programs find it.
+      environment: variables that lead programs to it.
       requests: the lines of all requests so far.
-      refused: how many of them came while it was away.
+      refused: number of requests refused while it was unavailable.
     """
 
     def __init__(self, port: int = 0):
@@ -49,35 +49,35 @@ class Emulator:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def go_away(self, seconds: float) -> None:
-        """Answers nothing but 503 for so long."""
+        """Answers only 503 for some seconds."""
         self._away_until = time.monotonic() + seconds
 
     def is_away(self) -> bool:
-        """Whether it answers nothing but 503."""
+        """True while it answers only 503."""
         return time.monotonic() < self._away_until
 
     def at(self, words: str, act: Callable[[], None]) -> None:
-        """Calls `act` before the next request is answered that has these words in its first line."""
+        """Calls `act` before it answers the next request whose first line contains these words."""
         self._awaited = words, act
 
     def hear(self, line: str) -> None:
-        """Takes note of the first line of a request."""
+        """Records the first line of a request."""
         self.requests.append(line)
         if self._awaited is not None and self._awaited[0] in urllib.parse.unquote(line):
             (_, act), self._awaited = self._awaited, None
             act()
 
     def names(self, folder: str) -> list[str]:
-        """The names of the objects below a folder, relative to it."""
+        """Returns the names of the objects below a folder, relative to it."""
         there = self.storage.objects.get(BUCKET, {})
         return sorted(name.removeprefix(f"{folder}/") for name in there if name.startswith(f"{folder}/"))
 
     def read(self, name: str) -> bytes:
-        """What an object holds."""
+        """Returns the bytes of an object."""
         return self.storage.get_file(BUCKET, name)
 
     def write(self, name: str, content: bytes) -> None:
-        """Writes an object, as any other program may."""
+        """Writes an object, as another program would."""
         query = urllib.parse.urlencode({"uploadType": "media", "name": name})
         urllib.request.urlopen(f"{self.address}/upload/storage/v1/b/{BUCKET}/o?{query}", content).close()
 
@@ -86,14 +86,14 @@ class Emulator:
         self.storage.delete_file(BUCKET, name)
 
     def close(self) -> None:
-        """Ends it; what it held is lost."""
+        """Stops the server; its objects are lost."""
         self._server.shutdown()
         self._server.server_close()
 
 
 class _Server(http.server.HTTPServer):
     def handle_error(self, request, client_address):
-        """Says nothing: clients are killed, and tensorstore hangs up on what it need not hear."""
+        """Logs nothing: killed clients and tensorstore close connections early."""
 
 
 class _Handler(RequestHandler):
@@ -125,7 +125,7 @@ class _Handler(RequestHandler):
         return expected is None or expected == [self._generation()]
 
     def _generation(self):
-        """The generation of the object that a request is about, as text; 0 where there is none."""
+        """Returns the generation of the object of a request, as text; 0 if it does not exist."""
         url = urllib.parse.urlparse(self.path)
         name = urllib.parse.parse_qs(url.query).get("name") or re.findall(r"/o/([^/]+)$", url.path)
         name = urllib.parse.unquote(name[0]) if name else self._name_in_body()

@@ -1,4 +1,4 @@
-"""What a long journal adds to the start of a run: seconds and memory of opening metrics.jsonl with many rows.
+"""Measures the seconds and memory that a long metrics.jsonl adds to the start of a run.
 
 python tests/long_journal.py [--rows=1000000]
 """
@@ -14,7 +14,7 @@ from kvae.training.workdir.journal import Journal
 
 
 def write_rows(path, count, every=20):
-    """Rows as a run with many metrics has them, every 20th with an evaluation; about 0.8 KB a row."""
+    """Yields rows like those of a run with many metrics, every 20th with an evaluation; about 0.8 KB each."""
     metrics = {f"train/metric_{i}": 0.123456789 * i for i in range(22)}
     with path.open("w") as file:
         for step in range(1, count + 1):

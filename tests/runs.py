@@ -1,4 +1,4 @@
-"""Runs in tests: how they are trained, read and compared."""
+"""Trains, reads and compares runs in tests."""
 
 import jax
 import numpy as np
@@ -15,12 +15,12 @@ RATES = ("steps_per_second", "images_per_second")
 
 
 def run(config, workdir, devices=1):
-    """Trains on so many devices; the step that was reached."""
+    """Trains on some devices; returns the step that was reached."""
     return story.train(config, str(workdir), jax.devices()[:devices])
 
 
 def final_state(workdir, step=None):
-    """The whole state of a checkpoint, the newest by default, as nested dicts of NumPy arrays."""
+    """Returns the state of a checkpoint, by default the newest, as nested dicts of NumPy arrays."""
     checkpoints = Checkpoints(str(workdir), read_only=True)
     state = checkpoints.restore_as_saved(checkpoints.steps()[-1] if step is None else step)
     checkpoints.close()
@@ -28,18 +28,18 @@ def final_state(workdir, step=None):
 
 
 def rows(workdir):
-    """The rows of metrics.jsonl without what depends on the clock."""
+    """Returns the rows of metrics.jsonl without rates."""
     return [{k: v for k, v in row.items() if k not in RATES} for row in read_metrics(str(workdir))]
 
 
 def assert_same_run(one, other):
-    """Every leaf of the last state and every row are equal, bit for bit."""
+    """Asserts that every leaf of the last state and every row are equal, bit for bit."""
     jax.tree.map(np.testing.assert_array_equal, final_state(one), final_state(other))
     assert rows(one) == rows(other)
 
 
 def files_of(folder):
-    """The size and modification time of every file in a folder."""
+    """Returns the size and modification time of every file in a folder."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {str(path.relative_to(folder)): [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
 
@@ -50,7 +50,7 @@ def images(count, seed):
 
 
 def states_and_step(config, device_count, seeds=(0,)):
-    """First states of some seeds on so many devices, and the compiled step, which takes images [seeds, b, h, w, 3]."""
+    """Returns the first states of some seeds, and the compiled step, which takes images [seeds, b, h, w, 3]."""
     model = models.build(config["model"], mean=(120.0,) * 3, std=(60.0,) * 3)
     replicas = Replicas(len(seeds), devices.make_mesh(len(seeds), jax.devices()[:device_count]))
     init, step = story.init_and_step(config, model, {"image": np.zeros((32, 32, 3), np.uint8)}, replicas.mesh)

@@ -1,4 +1,4 @@
-"""What figures show: maps, counts, curves, bands and legends."""
+"""Figures show maps, counts, curves, bands and legends."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""How parameters learn: learning rates, and the optimisers by name."""
+"""Learning rates and optimisers, by name."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What all programs share: one line and status 2 for a mistake in arguments, config files and the environment."""
+"""Mistakes in arguments, config files and the environment are one line and status 2 in every program."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""Memory, traffic and numbers at sizes beyond a laptop's; most of it is read off the compiled program."""
+"""Memory, traffic and values at sizes beyond a laptop's, mostly read from compiled programs."""
 
 import functools
 import itertools
@@ -29,7 +29,7 @@ def quantizer_step(layer, variables, z):
 
 
 def prepare(config, count, batch_size):
-    """First state, jitted step and a batch, on so many devices; all with a replica axis of 1."""
+    """Returns a first state, a jitted step and a batch on some devices, each with a replica axis of 1."""
     model = models.build(config["model"], mean=(120.0,) * 3, std=(60.0,) * 3)
     replicas = Replicas(1, devices.make_mesh(1, jax.devices()[:count]))
     init, step = story.init_and_step(config, model, {"image": np.zeros((32, 32, 3), np.uint8)}, replicas.mesh)

@@ -1,4 +1,4 @@
-"""How the package is built: imports go down, no circle, no long file, and `import kvae` is light."""
+"""The package has no import circle, no import upwards, no long file, and a light `import kvae`."""
 
 import ast
 import graphlib

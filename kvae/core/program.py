@@ -1,4 +1,4 @@
-"""What all programs share: command-line arguments, exit statuses, and errors as one line."""
+"""Command-line arguments, exit statuses and one-line errors, for all programs."""
 
 import argparse
 import io

@@ -97,7 +97,7 @@ class Dataset:
 
 
 class ImageSpec(NamedTuple):
-    """How images are fitted to a square.
+    """Size and crop of the square that images are fitted to.
 
     Attributes:
       size: side of the square, in pixels.

@@ -84,7 +84,7 @@ class CodebookView:
 
     @property
     def arrangement(self) -> str:
-        """How the codes are arranged, as the end of a sentence: "on the map", "in numerical order ..."."""
+        """The arrangement of the codes, as the end of a sentence: "on the map", "in numerical order ..."."""
         text = "on the map" if self.is_map else "in numerical order: without a neighbourhood there is no map"
         border = self.grid.border if self.grid is not None else ""
         return f"{text} ({border})" if border else text

@@ -44,7 +44,7 @@ class LossAndMetrics:
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """How a validation metric is computed, pooled over validation sets, plotted and tabulated.
+    """Describes a validation metric: its value, and how it is pooled over sets, plotted and tabulated.
 
     Example:
       >>> accuracy = Metric(lambda sums: float(sums["correct"] / sums["examples"]), column="accuracy", better=max)
@@ -181,7 +181,7 @@ class Model(nn.Module):
 
     @property
     def metrics(self) -> dict[str, Metric]:
-        """How each metric is pooled and displayed. Metrics not listed are averaged over sets and not plotted."""
+        """Describes the metrics by name. Metrics not listed are averaged over sets and not plotted."""
         return {"loss": Metric(panel=("Loss", "loss"), better=min)}
 
     def extra_metrics(self, variables: Mapping[str, Any], samples: Mapping[str, np.ndarray]) -> dict[str, float]:

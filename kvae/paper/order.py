@@ -167,7 +167,7 @@ class EncodedImages:
 
     @property
     def usage(self) -> np.ndarray:
-        """How often training images use each code, plus one: float [K]."""
+        """Counts of each code in the training images, plus one: float [K]."""
         return 1.0 + np.bincount(self.train_codes.ravel(), minlength=len(self.codewords))
 
     def psnr(self, codes: np.ndarray) -> float:
