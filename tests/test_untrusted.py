@@ -120,7 +120,7 @@ def test_error_about_an_unprintable_name_is_printed(tmp_path, capsys):
     folder = os.fsencode(tmp_path) + b"/\xff"
     os.mkdir(folder)
     assert program.run(report.main, [os.fsdecode(folder)]) == program.MISTAKE
-    assert re.fullmatch(r"kvae: .*/\\udcff has no run: .*\n", capsys.readouterr().err)
+    assert re.fullmatch(r"kvae: .*/\\udcff; .*\n", capsys.readouterr().err)
 
 
 def huge_picture(side: int) -> bytes:
