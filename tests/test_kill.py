@@ -1,5 +1,6 @@
-"""A run that is killed ends where the uninterrupted run ends; one that is asked to stop says how to go on."""
+"""A killed run ends like the uninterrupted one; a run that is asked to stop says how to continue."""
 
+import os
 import pathlib
 import shutil
 import signal
@@ -9,24 +10,28 @@ import time
 import pytest
 
 import kill
+from kvae import main
 from kvae.core import program
+from kvae.training.parallel.cluster import StopSignal
 from kvae.training.workdir.journal import read_metrics
+from runs import run
 
 
 @pytest.fixture(autouse=True)
-def signals_are_heeded():
-    """Under nohup and in the background they are ignored, as they would be by the programs that are started here."""
-    of = {signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
-    before = {number: signal.signal(number, handler) for number, handler in of.items()}
+def default_signal_handlers():
+    """Restores the default handlers: under nohup, programs started here would inherit that signals are ignored."""
+    handlers = {signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     yield
-    for number, handler in before.items():
+    for number, handler in previous.items():
         signal.signal(number, handler)
 
 
-def test_sigkill_at_random_moments(tmp_path, data_dir):
-    subprocess.run(kill.command(tmp_path / "whole", data_dir), cwd=kill.ROOT, check=True, stderr=subprocess.DEVNULL)
-    kill.run_with_kills(kill.command(tmp_path / "killed", data_dir), tmp_path / "killed", kills=3)
-    assert kill.differences(tmp_path / "whole", tmp_path / "killed") == (0, 0)
+def test_killed_run_ends_like_the_uninterrupted_one(tmp_path, data_dir):
+    command = kill.command(tmp_path / "uninterrupted", data_dir, steps=60)
+    subprocess.run(command, cwd=kill.ROOT, check=True, stderr=subprocess.DEVNULL)
+    kill.run_with_kills(kill.command(tmp_path / "killed", data_dir, steps=60), tmp_path / "killed", kills=2)
+    assert kill.differences(tmp_path / "uninterrupted", tmp_path / "killed") == (0, 0)
 
 
 @pytest.fixture
@@ -43,46 +48,67 @@ def training(tmp_path, data_dir):
     process.kill()
 
 
-@pytest.mark.parametrize(("name", "moment"), [("SIGTERM", 0.0), ("SIGINT", 0.5), ("SIGHUP", 1.0)])
-def test_a_signal_in_the_first_seconds_ends_in_one_line(tmp_path, data_dir, name, moment):
+@pytest.mark.parametrize(
+    ("name", "delay", "status"), [("SIGTERM", 0.0, program.STOPPED), ("SIGINT", 0.5, program.INTERRUPTED)]
+)
+def test_signal_in_the_first_seconds_ends_in_one_line(tmp_path, data_dir, name, delay, status):
     arguments = kill.command(tmp_path / "run", data_dir)
     process = subprocess.Popen(arguments, cwd=kill.ROOT, stderr=subprocess.PIPE, text=True)
-    while not catches(process.pid, signal.SIGHUP):  # Python itself is still starting; of all it is heeded last
+    while not catches(process.pid, signal.SIGHUP):  # the last handler that the program installs
         assert process.poll() is None
         time.sleep(0.01)
-    time.sleep(moment)
+    time.sleep(delay)
     process.send_signal(getattr(signal, name))
-    _, said = process.communicate(timeout=60)
-    assert process.returncode in {program.STOPPED, program.INTERRUPTED if name == "SIGINT" else program.STOPPED}, said
-    # A quick machine has steps to save by then, and says that in the log.
-    assert "Traceback" not in said and (said.count("kvae: ") == 1 or "again to continue" in said)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == status, stderr
+    assert "Traceback" not in stderr and stderr.count("kvae: ") == 1
 
 
 def catches(pid, number):
-    """Whether a process has a handler for a signal."""
+    """True if a process has a handler for a signal."""
     status = pathlib.Path(f"/proc/{pid}/status").read_text()
     return int(status.split("SigCgt:")[1].split()[0], 16) >> (number - 1) & 1
 
 
-def test_a_folder_that_is_deleted_ends_its_run_in_one_line(tmp_path, training):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_stop_signal_remembers_each_signal(number):
+    with StopSignal() as stop:
+        assert not stop.requested(1)
+        os.kill(os.getpid(), number)
+        assert stop.requested(2)
+
+
+def test_second_interrupt_raises_at_once():
+    with StopSignal(), pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ignored_signal_stays_ignored():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    with StopSignal() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop.requested(1)
+
+
+def test_deleted_folder_ends_the_run_in_one_line(tmp_path, training):
     shutil.rmtree(tmp_path / "run", ignore_errors=True)
-    _, said = training[1].communicate(timeout=60)
-    assert training[1].returncode == program.MISTAKE, said
-    # As it is noticed by the next row, or by what is being saved.
-    assert "was deleted while the run trained" in said or "cannot be written" in said
-    assert said.count("kvae: ") == 1 and "Traceback" not in said
+    stderr = training[1].communicate(timeout=60)[1]
+    assert training[1].returncode == program.MISTAKE, stderr
+    # Either the next row or the checkpoint being saved notices it.
+    assert "was deleted while the run trained" in stderr or "cannot be written" in stderr
+    assert stderr.count("kvae: ") == 1 and "Traceback" not in stderr
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_a_signal_saves_and_says_how_to_go_on(tmp_path, training, name):
+def test_sigterm_saves_and_says_how_to_continue(tmp_path, training):
     arguments, process = training
-    process.send_signal(getattr(signal, name))
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == program.STOPPED, said
-    assert "run the same command again to continue" in said
-    assert "Traceback" not in said
-    at = int(said.split("stopped at step ")[1].split(";")[0])
-    assert (tmp_path / "run" / "checkpoints" / str(at)).exists()
-    again = [*arguments[:-1], f"--config.steps={at + 20}"]
-    subprocess.run(again, cwd=kill.ROOT, check=True, stderr=subprocess.DEVNULL)
-    assert read_metrics(str(tmp_path / "run"))[-1]["step"] == at + 20
+    process.send_signal(signal.SIGTERM)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == program.STOPPED, stderr
+    assert "run the same command again to continue" in stderr
+    assert "Traceback" not in stderr
+    step = int(stderr.split("stopped at step ")[1].split(";")[0])
+    assert (tmp_path / "run" / "checkpoints" / str(step)).exists()
+    config, workdir = main.parse([*arguments[3:-1], f"--config.steps={step + 4}"])
+    run(config, workdir)
+    assert read_metrics(str(tmp_path / "run"))[-1]["step"] == step + 4
