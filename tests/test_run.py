@@ -1,11 +1,10 @@
 """`kvae.load` and `kvae.train`: what a run offers, and the messages for mistakes."""
 
 import concurrent.futures
-import doctest
 import functools
-import inspect
 import json
 import pathlib
+import signal
 
 import jax
 import numpy as np
@@ -15,14 +14,12 @@ import kvae
 from kvae import main
 from kvae.core import program
 from kvae.core.errors import InputError
-from kvae.runs import Run, comparison, opening, seeds
-from kvae.runs.from_torch import from_torch, state
 from kvae.training.config.sections import load_data
 from kvae.training.evaluate import Evaluator
 from kvae.training.parallel.devices import Replicas, make_mesh
 from kvae.training.train import train
 from kvae.training.workdir.checkpoint import Checkpoints
-from kvae.training.workdir.journal import read_metrics
+from kvae.training.workdir.journal import Journal, read_metrics
 from runs import assert_same_run
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -174,12 +171,37 @@ def test_train_equals_the_command(make_config, tmp_path):
     assert_same_run(tmp_path / "command", tmp_path / "notebook")
 
 
-@pytest.mark.parametrize("owner", [Run, opening.from_pretrained, from_torch, comparison, seeds, state])
-def test_docstring_examples(owner, trained_run, tmp_path, monkeypatch):
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "smoke").symlink_to(trained_run())
-    (tmp_path / "tests").symlink_to(ROOT / "tests")
-    monkeypatch.chdir(tmp_path)
-    examples = [test for test in doctest.DocTestFinder().find(owner, globs=dict(vars(inspect.getmodule(owner))))]
-    results = [doctest.DocTestRunner().run(test) for test in examples]
-    assert sum(result.attempted for result in results) and not sum(result.failed for result in results)
+@pytest.fixture
+def signalled(monkeypatch):
+    """`signalled(number)`: the next training step receives this signal."""
+
+    def at_next_step(number):
+        def advance(journal):
+            monkeypatch.undo()
+            signal.raise_signal(number)
+            journal.advance()
+
+        monkeypatch.setattr(Journal, "advance", advance)
+
+    return at_next_step
+
+
+def test_interrupt_saves_then_ends_a_loop_of_runs(make_config, tmp_path, signalled):
+    signalled(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        for seed in range(3):
+            kvae.train(make_config(steps=4, seed=seed), str(tmp_path / str(seed)))
+    assert kvae.load(str(tmp_path / "0")).step == 1
+    assert not (tmp_path / "1").exists()
+    assert kvae.train(make_config(steps=4, seed=0), str(tmp_path / "0")).step == 4
+
+
+def test_own_handler_receives_the_signal_after_saving(make_config, tmp_path, signalled):
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(kvae.load(str(tmp_path)).step))
+    signalled(signal.SIGTERM)
+    try:
+        kvae.train(make_config(steps=4), str(tmp_path))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert received == [1]

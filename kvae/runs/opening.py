@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import signal
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import jax
 
 from kvae.core.buckets import as_path, check_address, check_reachable, wrap_bucket_errors
 from kvae.core.errors import InputError, check_local
+from kvae.core.program import STOPPED
 from kvae.runs import share
 from kvae.runs.run import Run
 from kvae.training.config.sections import build_model, validate_run
@@ -123,7 +125,8 @@ def from_pretrained(name: os.PathLike | str, **options: Any) -> Run:
 def train(config: "Mapping[str, Any] | ConfigDict", workdir: str) -> Run:
     """Trains a run as `python -m kvae.main` does, or resumes it, and opens it.
 
-    If interrupted, the run saves a checkpoint; the same call resumes it.
+    On Ctrl-C or SIGTERM the run saves a checkpoint, then the signal takes its usual course: Ctrl-C raises
+    KeyboardInterrupt, so that a loop over seeds ends too. The same call resumes the run.
 
     Args:
       config: A config such as `kvae.read_config("configs/photos_vqvae.py")`. Fields that are missing have their
@@ -132,15 +135,23 @@ def train(config: "Mapping[str, Any] | ConfigDict", workdir: str) -> Run:
 
     Raises:
       InputError: A field, the data set or the folder does not fit.
+      KeyboardInterrupt: The run was interrupted; its checkpoint is saved.
+      SystemExit: Another process of the run was asked to stop; the checkpoint is saved.
     """
     # Opening a run needs none of these.
     from kvae.training import train as story
+    from kvae.training.parallel.cluster import StopSignal
     from kvae.training.workdir.journal import logged_to
     from kvae.training.workdir.mirror import mirrored
 
     if not isinstance(config, Mapping):
         config = config.to_dict()
     check_workdir(workdir)
+    stop = StopSignal()
     with mirrored(workdir) as mirror, logged_to(mirror.folder):
-        story.train(config, workdir, mirror=mirror)
+        reached = story.train(config, workdir, mirror=mirror, stop=stop)
+    if stop.received is not None:
+        signal.raise_signal(stop.received)
+    elif reached < config["steps"]:
+        raise SystemExit(STOPPED)
     return load(workdir)

@@ -39,6 +39,7 @@ def train(
     workdir: str,
     devices_used: Sequence[jax.Device] | None = None,
     mirror: Mirror | None = None,
+    stop: StopSignal | None = None,
 ) -> int:
     """Trains a run, or resumes the run that the folder holds. Users call `kvae.train`.
 
@@ -47,6 +48,7 @@ def train(
       workdir: the run's folder; created if missing.
       devices_used: the devices to train on; all by default.
       mirror: where the small files of the run are, if its log is already written there.
+      stop: remembers a signal for the caller, who may have to pass it on.
 
     Returns:
       `config["steps"]`, also after an early stop; the step that was reached if the run was asked to stop.
@@ -66,7 +68,7 @@ def train(
     model = build_model(config)
     init, step = init_and_step(config, model, dataset.train[0], mesh)
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(StopSignal())
+        stop = stack.enter_context(stop or StopSignal())
         mirror = stack.enter_context(locked_workdir(workdir, mirror))
         checkpoints = Checkpoints(workdir)
         stack.callback(checkpoints.close)

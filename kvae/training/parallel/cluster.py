@@ -154,14 +154,19 @@ class StopSignal(contextlib.AbstractContextManager):
 
     The signals are SIGTERM, Ctrl-C, and the SIGHUP of a terminal that is closed. A second Ctrl-C interrupts at once.
 
+    Attributes:
+      received: the number of the signal, or None.
+
     Example:
       >>> with StopSignal() as stop:
       ...     stop.requested(step=1)
       False
     """
 
+    def __init__(self) -> None:
+        self.received: int | None = None
+
     def __enter__(self) -> "StopSignal":
-        self._is_requested = False
         self._previous = {}
         # With several processes JAX handles SIGTERM itself, and makes all of them stop at the same step.
         signals = [number for number in SIGNALS if number != signal.SIGTERM or jax.process_count() == 1]
@@ -172,9 +177,9 @@ class StopSignal(contextlib.AbstractContextManager):
         return self
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._is_requested and number == signal.SIGINT:
+        if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._is_requested = True
+        self.received = number
         if jax.process_count() > 1:
             signal.raise_signal(signal.SIGTERM)
 
@@ -185,7 +190,7 @@ class StopSignal(contextlib.AbstractContextManager):
     def requested(self, step: int) -> bool:
         """True if training should stop after this step; the answer is the same on all processes."""
         if jax.process_count() == 1:
-            return self._is_requested
+            return self.received is not None
         from jax.experimental import multihost_utils
 
         return multihost_utils.reached_preemption_sync_point(step)
