@@ -1,4 +1,4 @@
-"""Eight virtual devices, and small configs that train in seconds."""
+"""Fixtures: eight virtual devices, small configs, and runs trained once for all tests."""
 
 import json
 import os
@@ -6,13 +6,13 @@ import pathlib
 import shutil
 import tempfile
 
-# Many tests run the same programs. Each is compiled once, for all processes of the tests and those that they start:
-# xdist's workers inherit the folder from the process that starts them.
+# Many tests run the same programs. A shared cache compiles each of them once for all test processes and the processes
+# that they start; xdist's workers inherit the folder from their parent.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     CACHE = tempfile.TemporaryDirectory(prefix="kvae-tests-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-# Compiling takes longer than the tests themselves; without most optimisations, half as long.
+# Most of the time goes to compilation; without most optimisations it takes half as long.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 
 import filelock
@@ -50,21 +50,21 @@ def data_dir(shared_folder):
 
 @pytest.fixture
 def undrawn(request, monkeypatch):
-    """Runs leave no pictures, unless the test is marked `drawn`: they take half of the time of so small a run."""
+    """Runs draw no figures, which take half of the time of a small run, unless the test is marked `drawn`."""
     if "drawn" not in request.keywords:
         monkeypatch.setattr("kvae.training.pictures.draw", lambda *of_run: None)
 
 
 @pytest.fixture
 def in_the_project(monkeypatch):
-    """Programs start in the project's folder, as the README's commands do."""
+    """Runs the test in the project's folder, as users run the README's commands."""
     monkeypatch.chdir(ROOT)
 
 
 @pytest.fixture(scope="module")
 def bucket():
-    """The emulated bucket, to which this process and those that it starts are led."""
-    from emulator import Emulator  # only here is what it needs loaded
+    """The emulated bucket, used by this process and all processes that it starts."""
+    from emulator import Emulator  # imports the emulator only for tests that use it
 
     emulator = Emulator()
     with pytest.MonkeyPatch.context() as patch:
@@ -74,7 +74,7 @@ def bucket():
     emulator.close()
 
 
-# The paper's quantiser and training, which the equivalences are about.
+# The paper's quantiser and optimiser, for tests of equivalence.
 PAPER = {
     "model.augmentations": (), "model.quantizer.neighborhood": "hard", "model.quantizer.decay": 0.99,
     "model.quantizer.initial_width": 1.0, "model.quantizer.lowest_width": 0.0, "model.quantizer.shrink_step": 0.1,
@@ -92,12 +92,12 @@ TINY = {
 TINY["vqvae2"] = TINY["vqvae"] | {"dataset.size": 32}
 FILES = {"vqvae": "photos_vqvae", "vqvae2": "photos_vqvae2", "urlsom": "digits_urlsom"}
 EVERY = {"steps": 12, "log_every_steps": 2, "evaluate_every_steps": 6, "checkpoint_every_steps": 4}
-EVERY |= {"optimizer.schedule": "constant"}  # a run that was stopped by fewer steps goes on as if it had not been
+EVERY |= {"optimizer.schedule": "constant"}  # so that a run of fewer steps is the beginning of a longer one
 
 
 @pytest.fixture(scope="session")
 def make_config(data_dir):
-    """`make_config(model="vqvae", **fields)`: the smoke of a config, still smaller; dots name nested fields."""
+    """`make_config(model="vqvae", **fields)`: a smoke form made smaller; fields may be nested, with dots."""
 
     def make(model="vqvae", **fields):
         config, _ = config_of(f"{ROOT}/configs/{FILES[model]}.py:smoke", [])

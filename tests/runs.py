@@ -1,4 +1,7 @@
-"""Trains, reads and compares runs in tests."""
+"""Trains, reads and compares runs."""
+
+import functools
+import json
 
 import jax
 import numpy as np
@@ -6,6 +9,7 @@ import numpy as np
 from kvae import models
 from kvae.training import loop
 from kvae.training import train as story
+from kvae.training.config.sections import validate_config
 from kvae.training.parallel import devices
 from kvae.training.parallel.devices import Replicas
 from kvae.training.workdir.checkpoint import Checkpoints
@@ -15,12 +19,12 @@ RATES = ("steps_per_second", "images_per_second")
 
 
 def run(config, workdir, devices=1):
-    """Trains on some devices; returns the step that was reached."""
+    """Trains on several devices; returns the step that was reached."""
     return story.train(config, str(workdir), jax.devices()[:devices])
 
 
 def final_state(workdir, step=None):
-    """Returns the state of a checkpoint, by default the newest, as nested dicts of NumPy arrays."""
+    """Returns the state of a checkpoint, the newest by default, as nested dicts of NumPy arrays."""
     checkpoints = Checkpoints(str(workdir), read_only=True)
     state = checkpoints.restore_as_saved(checkpoints.steps()[-1] if step is None else step)
     checkpoints.close()
@@ -28,12 +32,12 @@ def final_state(workdir, step=None):
 
 
 def rows(workdir):
-    """Returns the rows of metrics.jsonl without rates."""
+    """Returns the rows of metrics.jsonl, without the rates."""
     return [{k: v for k, v in row.items() if k not in RATES} for row in read_metrics(str(workdir))]
 
 
 def assert_same_run(one, other):
-    """Asserts that every leaf of the last state and every row are equal, bit for bit."""
+    """Asserts that all leaves of the last state, and all rows, are equal bit for bit."""
     jax.tree.map(np.testing.assert_array_equal, final_state(one), final_state(other))
     assert rows(one) == rows(other)
 
@@ -45,18 +49,29 @@ def files_of(folder):
 
 
 def images(count, seed):
-    """Random images uint8 [count, 32, 32, 3]."""
+    """Returns random images, uint8 [count, 32, 32, 3]."""
     return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
 
 
-def states_and_step(config, device_count, seeds=(0,)):
-    """Returns the first states of some seeds, and the compiled step, which takes images [seeds, b, h, w, 3]."""
+def programs(config, device_count, count=1):
+    """Returns the compiled programs of `count` replicas on several devices; each config is compiled once.
+
+    Returns:
+      (replicas, init, advance): `init(seeds)` makes the first states; `advance(groups, images)` takes a step with
+      images [count, b, h, w, 3].
+    """
+    return _programs(json.dumps(config), device_count, count)
+
+
+@functools.cache
+def _programs(config, device_count, count):
+    config = validate_config(json.loads(config))
     model = models.build(config["model"], mean=(120.0,) * 3, std=(60.0,) * 3)
-    replicas = Replicas(len(seeds), devices.make_mesh(len(seeds), jax.devices()[:device_count]))
+    replicas = Replicas(count, devices.make_mesh(count, jax.devices()[:device_count]))
     init, step = story.init_and_step(config, model, {"image": np.zeros((32, 32, 3), np.uint8)}, replicas.mesh)
     init, step = replicas.program(init, run_once=True), replicas.program(step, donate=True)
 
     def advance(groups, batch):
         return step(groups, next(loop.on_devices(iter([{"image": batch}]), replicas)))
 
-    return replicas, init(replicas.split(np.asarray(seeds, np.int32))), advance
+    return replicas, lambda seeds: init(replicas.split(np.asarray(seeds, np.int32))), advance

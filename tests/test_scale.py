@@ -1,4 +1,4 @@
-"""Memory, traffic and values at sizes beyond a laptop's, mostly read from compiled programs."""
+"""Memory and traffic at large sizes, mostly read from the compiled program."""
 
 import functools
 import itertools
@@ -29,7 +29,7 @@ def quantizer_step(layer, variables, z):
 
 
 def prepare(config, count, batch_size):
-    """Returns a first state, a jitted step and a batch on some devices, each with a replica axis of 1."""
+    """Returns the first state, the jitted step and a batch on several devices, with a replica axis of 1."""
     model = models.build(config["model"], mean=(120.0,) * 3, std=(60.0,) * 3)
     replicas = Replicas(1, devices.make_mesh(1, jax.devices()[:count]))
     init, step = story.init_and_step(config, model, {"image": np.zeros((32, 32, 3), np.uint8)}, replicas.mesh)
@@ -40,7 +40,7 @@ def prepare(config, count, batch_size):
     return state, replicas.compiled(step, donate=True), batch
 
 
-def test_the_quantiser_never_holds_half_of_an_n_by_k_array():
+def test_the_quantiser_never_holds_an_n_by_k_array():
     positions, size, dimension = 524_288, 512, 64
     layer = kvae.KohonenVQ((16, 32))
     variables = jax.eval_shape(layer.init, jax.random.key(0), jnp.zeros((1, dimension)))
@@ -65,23 +65,23 @@ def test_a_map_of_65536_codes_trains(neighborhood):
 
 
 @pytest.mark.parametrize(("batch_size", "chunks"), [(8, 1), (16, 1), (1_024, 4), (2_040, 8)])
-def test_devices_exchange_codebook_sums_gradients_and_scalars_only(make_config, monkeypatch, batch_size, chunks):
+def test_devices_exchange_only_codebook_sums_gradients_and_scalars(make_config, monkeypatch, batch_size, chunks):
     monkeypatch.setitem(kohonen.SCORES_PER_CHUNK, "cpu", 2**19)
     config = make_config(**{"model.quantizer.grid_shape": (4, 8)})
     assert kohonen._number_of_chunks(batch_size * 64, 32) == chunks
     state, step, images = prepare(config, 8, batch_size)
-    found = collectives(step.lower(state, images).compile().as_text())
-    assert {name for name, _ in found} == {"all-reduce"}
+    operations = collectives(step.lower(state, images).compile().as_text())
+    assert {name for name, _ in operations} == {"all-reduce"}
     size, dimension = 32, config["model"]["embedding_dim"]
     allowed = {1, size, size * dimension} | {leaf.size for leaf in jax.tree.leaves(state.params)}
-    assert set(itertools.chain(*(sizes for _, sizes in found))) <= allowed
-    traffic = sum(sum(sizes) for _, sizes in found)
+    assert set(itertools.chain(*(sizes for _, sizes in operations))) <= allowed
+    traffic = sum(sum(sizes) for _, sizes in operations)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     assert traffic <= parameters + 2 * size * (dimension + 1) + 64
 
 
 @pytest.mark.parametrize(("positions", "size"), [(64, 2**17), (8 * 193, 2**13)])
-def test_a_sharded_lookup_moves_no_vector(positions, size):
+def test_a_sharded_lookup_needs_no_communication(positions, size):
     mesh = devices.make_mesh(1, jax.devices())
     z = jax.ShapeDtypeStruct((positions, 4), jnp.float32, sharding=devices.shared_batch_sharding(mesh))
     codewords = jax.ShapeDtypeStruct((size, 4), jnp.float32, sharding=devices.state_sharding(mesh))
@@ -97,7 +97,7 @@ def test_nothing_enters_or_leaves_the_device_between_logs(make_config):
     assert state.step == 4
 
 
-def test_a_step_takes_over_the_memory_of_the_state(make_config):
+def test_a_step_reuses_the_memory_of_the_state(make_config):
     state, step, images = prepare(make_config(), 8, 16)
     after = step(state, images)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
@@ -122,7 +122,7 @@ def test_bfloat16_follows_float32(make_config):
     assert losses["bfloat16"][-1] < 0.9 * losses["bfloat16"][0]
 
 
-def test_batches_are_made_while_a_step_runs():
+def test_batches_are_prepared_while_a_step_runs():
     made = []
     source = (made.append(i) or i for i in itertools.count())
     with pipeline.prefetch(source, 3) as batches:
@@ -131,25 +131,25 @@ def test_batches_are_made_while_a_step_runs():
             deadline = time.monotonic() + 10
             while len(made) < step + 4 and time.monotonic() < deadline:
                 time.sleep(0.001)
-            # This step's batch is taken, three more are ready, and none is made beyond them.
+            # This step's batch is taken, three more are ready, and no others have been made.
             assert len(made) == step + 4
 
 
-def test_the_benchmark_s_table(tmp_path, capsys, monkeypatch):
+def test_benchmark_table(tmp_path, capsys, monkeypatch):
     file = tmp_path / "table.json"
-    arguments = ["--config=configs/photos_vqvae.py:smoke", "--random-images=32", "--seconds=0.5", f"--json={file}"]
+    arguments = ["--config=configs/photos_vqvae.py:smoke", "--random-images=32", "--seconds=0.1", f"--json={file}"]
     monkeypatch.chdir(pathlib.Path(__file__).parents[1])
-    # A GPU tells what a program costs only when that is compiled.
-    told, cost_analysis = [], jax.stages.Lowered.cost_analysis
-    monkeypatch.setattr(jax.stages.Lowered, "cost_analysis", lambda lowered: told.append(cost_analysis(lowered)))
+    # On a GPU only compiled programs have a cost analysis.
+    costs, cost_analysis = [], jax.stages.Lowered.cost_analysis
+    monkeypatch.setattr(jax.stages.Lowered, "cost_analysis", lambda lowered: costs.append(cost_analysis(lowered)))
     assert program.run(benchmark.main, [*arguments, "--compare=quantizer.neighborhood=none"]) == 0
-    said = capsys.readouterr()
-    assert "ratio of medians, photos_vqvae_smoke / quantizer.neighborhood=none" in said.out
-    assert "compiling quantizer.neighborhood=none" in said.err
+    output = capsys.readouterr()
+    assert "ratio of medians, photos_vqvae_smoke / quantizer.neighborhood=none" in output.out
+    assert "compiling quantizer.neighborhood=none" in output.err
     rows = json.loads(file.read_text())["rows"]
     for row in rows.values():
         assert 0 < row["quantiser_share"] < 1
-        np.testing.assert_allclose(row["model_gigaflop"], told.pop(0)["flops"] / 1e9, rtol=0.4)  # fused
+        np.testing.assert_allclose(row["model_gigaflop"], costs.pop(0)["flops"] / 1e9, rtol=0.4)  # fused
         assert row["temporary_mebibytes"] <= row["peak_mebibytes"]
     assert program.run(benchmark.main, [*arguments, "--compare=quantizer.neighbourhood=none"]) == 2
     assert "did you mean 'neighborhood'?" in capsys.readouterr().err
