@@ -76,16 +76,16 @@ def test_every_path_of_own_data_sets_is_declared(name):
 @pytest.mark.parametrize(
     ("section", "spec"),
     [
-        ({"name": "cifar10"}, (32, True)),
-        ({"name": "imagenet", "size": 64}, (64, False)),
-        ({"name": "folder", "size": 48, "crop": False}, (48, False)),
-        ({"name": "photos", "size": 64}, (64, True)),
-        (SECTION, (20, False)),
+        ({"name": "cifar10"}, (32, True, 0)),
+        ({"name": "imagenet", "size": 64}, (64, False, 0)),
+        ({"name": "folder", "size": 48, "crop": False}, (48, False, 0)),
+        ({"name": "photos", "size": 64}, (64, True, 0)),
+        (SECTION, (20, False, 0)),
     ],
 )
 def test_data_set_declares_how_images_are_fitted(registered, section, spec):
     assert data.image_spec(section) == spec
-    assert data.image_spec(section, size=8, crop=True) == (8, True)
+    assert data.image_spec(section, size=8, crop=True) == (8, True, 0)
 
 
 def test_image_size_must_be_known_and_positive():

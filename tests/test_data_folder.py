@@ -112,7 +112,8 @@ def test_unreadable_images_are_named(damaged):
     with pytest.raises(InputError) as caught:
         folder(str(damaged))
     assert str(caught.value) == (
-        f"{damaged}: 3 unreadable images (empty.png, page.jpg, truncated.jpg); "
+        f"{damaged}: 3 unreadable images (empty.png, page.jpg: none of the formats that Pillow reads; truncated.jpg: "
+        "image file is truncated (111 bytes not processed)); "
         "replace or remove them, or set dataset.skip_unreadable=True"
     )
 
@@ -132,7 +133,7 @@ def test_unreadable_images_can_be_skipped(damaged, monkeypatch, caplog, memory_b
     monkeypatch.setattr("absl.logging._absl_logger.propagate", True)
     train, validation = sides(damaged, skip_unreadable=True)
     assert sorted(train + validation) == [0, 2]
-    assert "left out 3 of 5 images, which are unreadable (empty.png, page.jpg, truncated.jpg)" in caplog.text
+    assert "left out 3 of 5 images, which are unreadable (empty.png, page.jpg: none of the formats" in caplog.text
 
 
 def test_streaming_names_unreadable_image_when_reached(damaged, monkeypatch):
@@ -147,7 +148,9 @@ def test_many_unreadable_images_give_one_line(tmp_path):
     shades(tmp_path, ["a.png", "b.png"])
     for i in range(7):
         (tmp_path / f"x{i}.png").touch()
-    with pytest.raises(InputError, match=r"7 unreadable images \(x0.png, x1.png, x2.png, x3.png, x4.png, and 2 more\)"):
+    with pytest.raises(
+        InputError, match=r"7 unreadable images \(x0.png, x1.png, x2.png, x3.png, x4.png: .*; and 2 more\)"
+    ):
         folder(str(tmp_path))
 
 
@@ -157,7 +160,7 @@ def test_many_unreadable_images_give_one_line(tmp_path):
         ({"path": ""}, "dataset.path is empty; name a folder of images with --config.dataset.path=DIR"),
         ({"path": "{}/none"}, "dataset.path: {}/none does not exist; name a folder of images"),
         ({"path": "{}/a.png"}, "dataset.path: {}/a.png is a file; name a folder of images"),
-        ({"path": "{}/none_here"}, "dataset.path: {}/none_here holds no images; it needs two, "),
+        ({"path": "{}/none_here"}, "dataset.path: {}/none_here holds no images"),
         ({"path": "{}"}, "dataset.path: {} holds 1 image; it needs two, one to train and one to validate"),
         ({"path": "{}", "size": 0}, "dataset.size is 0; it must be an integer, 1 or larger"),
         (

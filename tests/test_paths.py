@@ -8,7 +8,8 @@ from kvae import data
 from kvae.core import files, program
 from kvae.core.buckets import check_address
 from kvae.core.errors import InputError
-from kvae.data.images import ImageSpec, read_images
+from kvae.data import ImageSpec
+from kvae.data.listing import read_images
 from kvae.tokenize import __main__ as tokenize
 
 BAD = {

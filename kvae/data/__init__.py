@@ -120,7 +120,7 @@ def image_spec(section: Mapping, size: int | None = None, crop: bool | None = No
 
     Example:
       >>> image_spec({"name": "cifar10"})
-      ImageSpec(size=32, crop=True)
+      ImageSpec(size=32, crop=True, white=0)
     """
     function = function_of(section["name"]) if section["name"] in DATASETS else None
     fields = {"crop": True, **getattr(function, "fixed_image_fields", {}), **section}
@@ -129,7 +129,7 @@ def image_spec(section: Mapping, size: int | None = None, crop: bool | None = No
         raise InputError(f"the data set {section['name']!r} has no field size; give the size of the images")
     if size < 1:
         raise InputError(f"size is {size}; it must be 1 or larger")
-    return ImageSpec(int(size), bool(fields["crop"] if crop is None else crop))
+    return ImageSpec(int(size), bool(fields["crop"] if crop is None else crop), fields.get("white", 0))
 
 
 def channel_statistics(examples: Examples) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -103,10 +103,13 @@ class ImageSpec(NamedTuple):
       size: side of the square, in pixels.
       crop: True resizes the shorter side to `size` and crops to the centre; False resizes both sides to `size`, which
         changes the aspect ratio. Both use antialiased bilinear interpolation.
+      white: the level that is white in grey images beyond 8 bits, such as 4095 for 12 bits; 0 means 65535 for integers,
+        and 1 or 255 for floats.
     """
 
     size: int
     crop: bool
+    white: float = 0
 
 
 Function = TypeVar("Function", bound=Callable[..., Dataset])

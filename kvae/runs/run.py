@@ -11,7 +11,7 @@ import numpy as np
 
 from kvae import data
 from kvae.core.errors import InputError
-from kvae.data.images import read_images
+from kvae.data.listing import read_images
 from kvae.models.codebook_views import by_codebook
 from kvae.models.model import Model
 from kvae.runs import codes, export, share

@@ -12,7 +12,7 @@ import numpy as np
 
 from kvae.core.errors import InputError, short_repr
 from kvae.data import ArrayExamples, Example, Examples, image_spec
-from kvae.data.images import image_folder
+from kvae.data.listing import image_folder
 from kvae.data.sets.folder import folder_examples
 from kvae.runs.run import Run
 from kvae.training.config.command_line import set_field
@@ -64,9 +64,8 @@ def folder_source(run: Run, path: str, size: int | None, skip_unreadable: bool) 
       InputError: The folder does not exist or holds no images, or their size is unknown.
     """
     root, spec = image_folder(path, "--images"), image_spec(run.config["dataset"], size)
-    examples, classes = folder_examples(root, *spec, remedy="replace or delete it, or pass --skip-unreadable")
-    if not len(examples):
-        raise InputError(f"--images: {root} holds no images")
+    remedy = "replace or delete it, or pass --skip-unreadable"
+    examples, classes = folder_examples(root, spec, "--images", remedy)
     section = {"name": "folder", "path": str(root), **spec._asdict()}
     return Source(section, {"train": examples}, (spec.size,) * 2, bool(classes), classes, skip_unreadable)
 

@@ -1,21 +1,23 @@
 """Any folder of the user's images."""
 
+import collections
 import concurrent.futures
 import dataclasses
 import hashlib
 import logging
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
 from annotated_types import Gt, Lt
 
-from kvae.core.errors import InputError, one_line, require_extra
-from kvae.core.fields import LocalPath, Size
-from kvae.data.dataset import ArrayExamples, Dataset, Example, Examples, fits_in_memory
-from kvae.data.images import REPLACE_OR_SKIP, image_folder, list_images, read_image
+from kvae.core.errors import InputError, one_line, require_extra, short_repr
+from kvae.core.fields import LocalPath, NotNegative, Size
+from kvae.data.dataset import ArrayExamples, Dataset, Example, Examples, ImageSpec, fits_in_memory
+from kvae.data.images import REPLACE_OR_SKIP, UnreadableImageError, read_image
+from kvae.data.listing import find_copies, image_folder, list_images, warn_of_depth
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +28,14 @@ def folder(
     crop: bool = True,
     validation_fraction: Annotated[float, Gt(0), Lt(1)] = 0.1,
     skip_unreadable: bool = False,
+    white: NotNegative = 0.0,
 ) -> Dataset:
     """The images below a folder, of any format and mode that Pillow reads, as size x size x 3.
 
-    Files with other suffixes and hidden files are ignored. A hash of the image's path decides whether it is for
-    training or validation, so new images do not move the others. If every image is in a subfolder of `path`, the name
-    of the first subfolder in its path is its label.
+    Files with other suffixes are counted in the log; hidden files are ignored. A hash of the image's path decides
+    whether it is for training or validation, so new images do not move the others. A file with several names, by
+    links, is one image; copies of equal bytes are all kept, and the hash of the first decides for all. If every image
+    is in a subfolder of `path`, the name of the first subfolder in its path is its label.
 
     Args:
       path: the folder; its subfolders are searched too.
@@ -43,6 +47,8 @@ def folder(
       skip_unreadable: leave out unreadable images and log their number; a folder too large for memory is then read
         once before training. Otherwise an unreadable image is an error, before training, or, in such a folder, when
         training reaches it.
+      white: the level that is white in grey images beyond 8 bits, such as 4095 for 12 bits; 0 means 65535 for integers,
+        and for floats 1, or 255 if a level exceeds 1.
 
     Raises:
       InputError: there is no such folder, it holds fewer than two images, an image cannot be read, or a field is out
@@ -50,7 +56,8 @@ def folder(
     """
     if not path:
         raise InputError("dataset.path is empty; name a folder of images with --config.dataset.path=DIR")
-    examples, classes = folder_examples(image_folder(path, "dataset.path"), size, crop)
+    root, spec = image_folder(path, "dataset.path"), ImageSpec(size, crop, white)
+    examples, classes = folder_examples(root, spec, "dataset.path")
     _require_two(examples.root, len(examples))
     is_readable = np.ones(len(examples), bool)
     images = None
@@ -60,18 +67,29 @@ def folder(
         is_readable = _read_all(examples, images, skip_unreadable)
         _require_two(examples.root, np.count_nonzero(is_readable), " readable")
     readable = np.flatnonzero(is_readable)
-    validates = _is_validation(examples.names[readable], validation_fraction)
+    validates = _is_validation(examples.root, examples.names[readable], validation_fraction)
     train, validation = (_select(examples, images, readable[part]) for part in (~validates, validates))
     return Dataset(train, {"validation": validation}, classes)
 
 
 def folder_examples(
-    root: pathlib.Path, size: int, crop: bool, remedy: str = REPLACE_OR_SKIP
+    root: pathlib.Path, spec: ImageSpec, where: str, remedy: str = REPLACE_OR_SKIP
 ) -> tuple["FolderExamples", tuple[str, ...]]:
-    """Returns all images below a folder, in the order of their paths, and the names of their classes, see `folder`."""
-    names = np.array(list_images(root), dtype=object)
+    """Returns all images below a folder, in the order of their paths, and the names of their classes, see `folder`.
+
+    Args:
+      root: the folder.
+      spec: how images are fitted to a square.
+      where: the field or option that names the folder, for messages.
+      remedy: what the user can do if an image cannot be read.
+
+    Raises:
+      InputError: there are no images, or a folder cannot be searched.
+    """
+    names = np.array(list_images(root, where), dtype=object)
+    warn_of_depth(root, names, spec.white, "dataset.white")
     labels, classes = _labels(names)
-    return FolderExamples(root, names, size, crop, labels, remedy), classes
+    return FolderExamples(root, names, spec, labels, remedy), classes
 
 
 def _labels(names: Sequence[str]) -> tuple[np.ndarray | None, tuple[str, ...]]:
@@ -90,16 +108,14 @@ class FolderExamples:
     Attributes:
       root: the folder.
       names: paths of the files, relative to the folder.
-      size: see `kvae.data.ImageSpec`.
-      crop: see `kvae.data.ImageSpec`.
+      spec: how images are fitted to a square.
       labels: labels of the files, int32 [n], or None.
       remedy: what the user can do if an image cannot be read, for messages.
     """
 
     root: pathlib.Path
     names: Sequence[str]
-    size: int
-    crop: bool
+    spec: ImageSpec
     labels: np.ndarray | None = None
     remedy: str = REPLACE_OR_SKIP
 
@@ -107,7 +123,7 @@ class FolderExamples:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Example:
-        image = {"image": read_image(self.root / self.names[index], self.size, self.crop, self.remedy)}
+        image = {"image": read_image(self.root / self.names[index], *self.spec, remedy=self.remedy)}
         return image if self.labels is None else {**image, "label": self.labels[index]}
 
 
@@ -130,10 +146,10 @@ def _read_all(examples: FolderExamples, images: np.ndarray | None, skip_unreadab
     with require_extra("train"):
         import tqdm
 
-    def read(index: int) -> InputError | None:
+    def read(index: int) -> UnreadableImageError | None:
         try:
             image = examples[index]["image"]
-        except InputError as error:
+        except UnreadableImageError as error:
             return error
         if images is not None:
             images[index] = image
@@ -149,12 +165,12 @@ def _read_all(examples: FolderExamples, images: np.ndarray | None, skip_unreadab
             disable=None,
         )
         errors = list(progress)
-    unreadable = [name for name, error in zip(examples.names, errors, strict=True) if error]
+    unreadable = {name: error for name, error in zip(examples.names, errors, strict=True) if error}
     if len(unreadable) == 1 and not skip_unreadable:
-        raise next(error for error in errors if error)
+        raise next(iter(unreadable.values()))
     if unreadable and not skip_unreadable:
         raise InputError(
-            f"{examples.root}: {len(unreadable)} unreadable images ({_first_names(unreadable)}); "
+            f"{examples.root}: {len(unreadable)} unreadable images ({_reasons(unreadable)}); "
             "replace or remove them, or set dataset.skip_unreadable=True"
         )
     if unreadable:
@@ -163,21 +179,35 @@ def _read_all(examples: FolderExamples, images: np.ndarray | None, skip_unreadab
             one_line(str(examples.root)),
             len(unreadable),
             len(examples),
-            _first_names(unreadable),
+            _reasons(unreadable),
         )
     return np.array([error is None for error in errors])
 
 
-def _first_names(names: Sequence[str], most: int = 5) -> str:
-    rest = [f"and {len(names) - most} more"] if len(names) > most else []
-    return one_line(", ".join([*names[:most], *rest]))
+def _reasons(errors: Mapping[str, UnreadableImageError], most: int = 5) -> str:
+    """Returns the first names of unreadable images, each group with its reason."""
+    by_reason = collections.defaultdict(list)
+    for name in list(errors)[:most]:
+        by_reason[short_repr(errors[name].reason, 100, str)].append(name)
+    parts = [f"{', '.join(names)}: {reason}" for reason, names in by_reason.items()]
+    rest = [f"and {len(errors) - most} more"] if len(errors) > most else []
+    return one_line("; ".join([*parts, *rest]))
 
 
-def _is_validation(names: Sequence[str], fraction: float) -> np.ndarray:
-    """Returns which images are for validation, bool [n]: those whose names hash to the lowest `fraction` of values."""
+def _is_validation(root: pathlib.Path, names: np.ndarray, fraction: float) -> np.ndarray:
+    """Returns which images are for validation, bool [n]: those whose names hash to the lowest `fraction` of values.
+
+    Copies of one image are on the side of the first of them, so that none is both trained on and validated.
+    """
+    copies = find_copies(root, names)
+    if copies:
+        log.info("%s: %d of %d images are copies of others", one_line(str(root)), len(copies), len(names))
+    if len(copies) == len(names) - 1:  # a single picture: nothing can be held out
+        copies = {}
+    names = [copies.get(name, name) for name in names]
     digests = [hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest() for name in names]
     hashes = np.array([int.from_bytes(digest, "big") / 2**64 for digest in digests])
     validates = hashes < fraction
-    validates[hashes.argmin()] = True
-    validates[hashes.argmax()] = False
+    validates[hashes == hashes.min()] = True
+    validates[hashes == hashes.max()] = False
     return validates
