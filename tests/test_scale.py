@@ -137,7 +137,8 @@ def test_batches_are_prepared_while_a_step_runs():
 
 def test_benchmark_table(tmp_path, capsys, monkeypatch):
     file = tmp_path / "table.json"
-    arguments = ["--config=configs/photos_vqvae.py:smoke", "--random-images=32", "--seconds=0.1", f"--json={file}"]
+    arguments = ["--config=configs/photos_vqvae.py:smoke", "--random-images=32", "--seconds=0.1"]
+    arguments += ["--config.optimizer.name=adam", f"--json={file}"]
     monkeypatch.chdir(pathlib.Path(__file__).parents[1])
     # On a GPU only compiled programs have a cost analysis.
     costs, cost_analysis = [], jax.stages.Lowered.cost_analysis
@@ -154,5 +155,6 @@ def test_benchmark_table(tmp_path, capsys, monkeypatch):
     assert program.run(benchmark.main, [*arguments, "--compare=quantizer.neighbourhood=none"]) == 2
     assert "did you mean 'neighborhood'?" in capsys.readouterr().err
     (tmp_path / "file").touch()
+    monkeypatch.setattr("kvae.benchmark.train_step.time_configs", lambda *_: rows)
     assert program.run(benchmark.main, [*arguments[:-1], f"--json={tmp_path}/file/table.json"]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"kvae: --json={tmp_path}/file/table.json cannot be")

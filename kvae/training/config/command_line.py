@@ -184,7 +184,7 @@ def _rename_section(section: dict[str, Any], known: set[str], *, is_quantizer: b
 
 
 def literal(text: str, before: Any) -> Any:
-    """Returns the value that a text stands for.
+    """Returns the value that a text denotes.
 
     Example:
       >>> literal("(4, 8)", None), literal("true", None), literal("3", "a string")
