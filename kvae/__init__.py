@@ -19,7 +19,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kvae import classic, data, grids, kohonen, measures, models, nnx, plots, testing, topology
+    from kvae import classic, data, grids, kohonen, measures, models, nnx, plots, quantizers, som, testing, topology
     from kvae.core.errors import InputError
     from kvae.data import DATASETS
     from kvae.grids import GRIDS
@@ -69,6 +69,8 @@ _MODULES = {
     "models": "kvae.models",
     "nnx": "kvae.nnx",
     "plots": "kvae.plots",
+    "quantizers": "kvae.quantizers",
+    "som": "kvae.som",
     "testing": "kvae.testing",
     "topology": "kvae.topology",
 }
@@ -101,7 +103,9 @@ __all__ = [
     "models",
     "nnx",
     "plots",
+    "quantizers",
     "read_config",
+    "som",
     "testing",
     "topology",
     "train",
@@ -118,7 +122,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'kvae' has no attribute {name!r}")
     from kvae.core.errors import require_extra
 
-    with require_extra("som" if name in ("SOM", "plots") else "train"):
+    with require_extra("som" if name in ("SOM", "plots", "som") else "train"):
         module = importlib.import_module(_HOMES.get(name) or _MODULES[name])
     return getattr(module, name) if name in _HOMES else module
 

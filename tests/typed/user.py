@@ -48,7 +48,7 @@ kvae.testing.check_quantizer(lambda: kvae.KohonenVQ(grid_shape=(4, 8)))
 
 kvae.NEIGHBORHOODS["tent"] = Kernel(lambda distance, width, radius: jnp.maximum(0, 1 - distance / width))
 kvae.GRIDS["line"] = lambda shape: kvae.grids.Plane(shape)
-kvae.QUANTIZERS["mine"] = kvae.FSQ
+kvae.QUANTIZERS["mine"] = kvae.quantizers.FSQ
 kvae.MODELS["bigram"] = Bigram
 kvae.DATASETS["mine"] = lambda: kvae.data.load("digits")
 
@@ -74,4 +74,5 @@ except kvae.InputError as error:
 X = np.random.default_rng(0).normal(size=(100, 4))
 som = kvae.SOM(grid_shape=(3, 4), topology="hexagonal").fit(X)
 labels: np.ndarray = som.predict(X)
+columns = kvae.som.SOM(grid_shape=(2, 2))
 kvae.plots.hits(som, X).savefig("hits.png")
