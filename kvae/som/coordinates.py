@@ -1,56 +1,164 @@
 """The coordinates in which `kvae.SOM` computes distances."""
 
 import dataclasses
+import math
+import warnings
 from collections.abc import Iterator
 
 import jax
 import numpy as np
 from sklearn.preprocessing import normalize
 
+from kvae.core.errors import InputError
 from kvae.som.blocks import Block, replicate, to_devices
 from kvae.som.rows import RowReader
+
+LARGEST_NORM = 2.0**60
+"""Largest length of a vector in these coordinates: its square, and sums of squares, are far from float32's limit."""
+
+OFFSET_STEP = 4
+"""Offsets are whole multiples of this, in these coordinates: short enough to be subtracted without rounding."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Coordinates:
     """Maps rows and centres to computing coordinates and back.
 
-    Distances are computed from squares, which lose digits far from the origin: the mean of a sample is subtracted
-    first. Under the cosine metric, rows and centres are scaled to length 1 instead.
+    Distances are computed from squares in float32, which overflow, underflow, and lose digits far from the origin.
+    Rows and centres are therefore divided by a power of two of the sample's spread, and an offset near the sample's
+    median is subtracted. Both steps are exact for numbers of few digits, such as small integers, so that rows as near
+    to one centre as to another stay so. Under the cosine metric, rows and centres are scaled to length 1 instead.
 
     Attributes:
-      offset: float [d], subtracted from rows and centres; 0 under the cosine metric.
+      offset: whole numbers, float [d], subtracted after the division; 0 under the cosine metric.
+      exponent: rows are divided by 2^exponent; 0 under the cosine metric.
+      weight_exponent: weights of rows are divided by 2^weight_exponent.
       metric: "euclidean" or "cosine".
     """
 
     offset: np.ndarray
+    exponent: int
+    weight_exponent: int
     metric: str
 
     @classmethod
     def of_sample(cls, vectors: np.ndarray, weights: np.ndarray, metric: str) -> "Coordinates":
-        """Returns coordinates with their origin at the mean of a sample [n, d] with weights [n]."""
+        """Returns the coordinates for a sample [n, d] with weights [n], not all 0."""
+        weight_exponent = _exponent(np.max(weights))
         if metric == "cosine":
-            return cls(np.zeros_like(vectors[0]), metric)
-        return cls(np.average(vectors, axis=0, weights=weights).astype(vectors.dtype), metric)
+            return cls(np.zeros_like(vectors[0]), 0, weight_exponent, metric)
+        center, spread = _center_and_spread(vectors)
+        # The sample fits with room for rows that deviate a little more.
+        lowest = float(np.abs(0.5 * vectors - 0.5 * center).max()) * (16 / _largest_value(vectors.shape[1]))
+        if spread < lowest:
+            warnings.warn(
+                f"X holds values of up to {np.abs(vectors).max():.3g}, while many rows differ by only {spread:.1g}, so "
+                "these share a node; remove fill values and outliers, or take logarithms",
+                UserWarning,
+                stacklevel=4,
+            )
+        exponent = _exponent(max(spread, lowest) or float(np.abs(center).max()) or 1.0)
+        offset = OFFSET_STEP * np.rint(np.ldexp(center, -exponent) / OFFSET_STEP)
+        return cls(offset.astype(vectors.dtype), exponent, weight_exponent, metric)
 
     def scaled(self, vectors: np.ndarray) -> np.ndarray:
-        """Returns vectors [n, d] at length 1 under the cosine metric, and unchanged otherwise."""
-        return normalize(vectors) if self.metric == "cosine" else vectors
+        """Returns vectors [n, d] in these coordinates before the offset is subtracted."""
+        return _directions(vectors) if self.metric == "cosine" else _times_power(vectors, -self.exponent)
 
-    def codewords(self, centers: np.ndarray) -> jax.Array:
-        """Returns centres [K, d] in these coordinates, on every device."""
-        return replicate(centers - self.offset)
+    def unscaled(self, vectors: np.ndarray) -> np.ndarray:
+        """Inverts `scaled`, but for the lengths under the cosine metric."""
+        return _times_power(vectors, self.exponent)
+
+    def scaled_weights(self, weights: np.ndarray) -> np.ndarray:
+        """Returns weights of rows in these coordinates."""
+        return _times_power(weights, -self.weight_exponent)
+
+    def distance(self, distance: float) -> float:
+        """Returns a distance in the units of the data."""
+        return float(_times_power(np.float64(distance), self.exponent))
+
+    def vectors(self, name: str, vectors: np.ndarray) -> np.ndarray:
+        """Returns vectors [n, d] in these coordinates, in a new array.
+
+        Args:
+          name: what they are, for the message.
+          vectors: float [n, d].
+
+        Raises:
+          InputError: their squares would overflow.
+        """
+        dtype = self.offset.dtype
+        results = self.scaled(vectors.astype(np.promote_types(vectors.dtype, dtype), copy=False)) - self.offset
+        if not max(results.max(), -results.min()) <= _largest_value(len(self.offset)):
+            value = vectors.flat[np.abs(results).argmax()]
+            raise InputError(
+                f"{name} has the value {value:.3g}, but the first sample has a spread of {self.distance(1):.1g}, so "
+                "distances overflow; remove fill values and outliers, or take logarithms"
+            )
+        return results.astype(dtype, copy=False)
+
+    def codewords(self, centers: np.ndarray, name: str = "cluster_centers_") -> jax.Array:
+        """Returns centres [K, d] in these coordinates, on every device. Raises as `vectors` does."""
+        return replicate(self.vectors(name, centers))
 
     def centers(self, codewords: jax.Array) -> np.ndarray:
         """Inverts `codewords`."""
-        return np.asarray(codewords) + self.offset
+        return self.unscaled(np.asarray(codewords) + self.offset)
 
     def blocks(self, rows: RowReader) -> Iterator[tuple[Block, int]]:
-        """Yields blocks of rows in these coordinates, each with its number of rows without padding."""
+        """Yields blocks of rows in these coordinates, each with its number of rows without padding.
+
+        Raises:
+          InputError: rows or weights are so large that sums would overflow.
+        """
         for vectors, weights in rows.read():
-            vectors = self.scaled(vectors.astype(self.offset.dtype, copy=False))
-            yield to_devices(vectors - self.offset, weights), len(vectors)
+            scaled = self.scaled_weights(weights)
+            if not scaled.max() <= LARGEST_NORM:
+                raise InputError(
+                    f"sample_weight has the value {weights.max():.3g}, but the first sample has weights of at "
+                    f"most {2.0 ** (self.weight_exponent + 1):.1g}, so sums overflow; scale the weights"
+                )
+            yield to_devices(self.vectors("X", vectors), scaled), len(vectors)
 
     def precision(self):
         """Returns a context in which sums of float64 data are float64. The lookup is always float32."""
         return jax.enable_x64(self.offset.dtype == np.float64)
+
+
+def _center_and_spread(vectors: np.ndarray) -> tuple[np.ndarray, float]:
+    """Returns a vector [d] among the bulk of a sample [n, d], and the distance of the bulk from it.
+
+    Quartiles ignore outliers and fill values, which may be most of the rows. Distances are largest differences.
+    """
+    few = np.sort(vectors[:: -(-len(vectors) // 256)], axis=0)
+    candidates = []
+    for quartile in (2, 1, 3):
+        center = few[len(few) * quartile // 4]
+        # Halves, because a difference may overflow.
+        radii = 2.0 * np.abs(0.5 * few - 0.5 * center).max(axis=1).astype(np.float64)
+        rounding = 8 * np.finfo(few.dtype).eps * float(np.abs(center).max())
+        if len(radii := np.sort(radii[radii > rounding])):
+            candidates.append((radii[len(radii) // 4], center))
+    spread, center = min(candidates, key=lambda candidate: candidate[0], default=(0.0, few[0]))
+    return center, spread
+
+
+def _exponent(value: float) -> int:
+    """Returns the largest e with 2^e <= value."""
+    return math.frexp(value)[1] - 1
+
+
+def _times_power(values: np.ndarray, exponent: int) -> np.ndarray:
+    """Returns values times 2^exponent, which is exact; too large values become infinite."""
+    with np.errstate(over="ignore", under="ignore"):
+        return np.ldexp(values, exponent)
+
+
+def _largest_value(dimension: int) -> float:
+    return LARGEST_NORM / math.sqrt(dimension)
+
+
+def _directions(vectors: np.ndarray) -> np.ndarray:
+    """Returns vectors [n, d] at length 1, whatever their length; the zero vector stays."""
+    largest = np.abs(vectors).max(axis=1, keepdims=True)
+    return normalize(_times_power(vectors, -np.frexp(largest)[1]))

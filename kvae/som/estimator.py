@@ -1,16 +1,15 @@
 """Kohonen's self-organising map as a scikit-learn estimator: `kvae.SOM`."""
 
+import warnings
 from typing import TYPE_CHECKING, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.spatial.distance import cdist
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
-from sklearn.metrics.pairwise import cosine_distances
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from tqdm import tqdm
 
 from kvae.grids import Grid
@@ -18,9 +17,10 @@ from kvae.kohonen import Statistics
 from kvae.som import blocks
 from kvae.som.clustering import ward_clusters
 from kvae.som.coordinates import Coordinates
-from kvae.som.initial import SAMPLE_ROWS, initial_codewords
+from kvae.som.distances import center_distances
+from kvae.som.initial import SAMPLE_ROWS, initial_centers
 from kvae.som.parameters import validate_parameters
-from kvae.som.rows import FLOATS, Data, RowReader, open_rows
+from kvae.som.rows import Data, RowReader, open_rows, validated_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,9 +38,9 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
     of A shrinks from epoch to epoch by a constant factor. Without a neighbourhood the algorithm is K-means.
 
     `X` may be an array [n, d], a data frame, a memory-mapped array, which is read in batches, or, except in
-    `transform`, an iterable of batches such as a list of arrays or a data loader. `fit` reads the first batches for
-    its sample, then all of them once for each epoch and once for `labels_`. The sums are exact for any split into
-    batches.
+    `transform`, an iterable of batches such as a list of arrays or a data loader. Of a batch that is a tuple, such as
+    (rows, labels), the first element counts. `fit` reads the first batches for its sample, then all of them once for
+    each epoch and once for `labels_`. The sums are exact for any split into batches.
 
     An epoch takes O(n K d) time, plus O(K^2 d) for the neighbourhood (less for "hard", and for "gaussian" on a plane
     or torus). Working memory is O(batch_size d + K d) on the devices, plus O(K^2) if the neighbourhood needs its
@@ -54,7 +54,7 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
         `kvae.NEIGHBORHOODS`. The node itself has weight 1. A Gaussian has sigma = w / sqrt(2).
       n_epochs: number of passes over the data, with one update each.
       initial_width: width in nodes in the first epoch; None for half of the grid's longest side.
-      final_width: width in nodes in the last epoch.
+      final_width: width in nodes in the last epoch; wider gives more order and a larger quantisation error.
       init: "pca" (on the plane of the first principal components of a sample), "random" (at rows of a sample), or
         an array of initial centres [K, d].
       metric: "euclidean", or "cosine", which scales rows and centres to length 1.
@@ -66,7 +66,7 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
     Attributes:
       cluster_centers_: centres, float [K, d], in the dtype of the data. Node k is at
         `np.unravel_index(k, grid_shape)`.
-      labels_: node of every row, int32 [n]; after `partial_fit`, of the rows of the last call.
+      labels_: node of every row of the last call, int32 [n]; not set if an iterable reorders its rows between passes.
       quantization_error_: mean distance of the rows from their centres.
       topographic_error_: share of the rows whose two nearest centres are not neighbours on the grid, from 0 to 1.
       history_: after `fit`, arrays [n_epochs]: "width" in nodes, and "quantization_error" before each update.
@@ -103,7 +103,7 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
         neighborhood: str = "gaussian",
         n_epochs: int = 10,
         initial_width: float | None = None,
-        final_width: float = 0.5,
+        final_width: float = 1.0,
         init: str | ArrayLike = "pca",
         metric: str = "euclidean",
         batch_size: int | None = None,
@@ -136,7 +136,7 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
           The fitted estimator.
 
         Raises:
-          InputError: a parameter is out of range, or X can be read only once.
+          InputError: a parameter or a value is out of range, or X cannot be read twice.
           ValueError: scikit-learn rejects X or the weights.
         """
         neighborhood = validate_parameters(self)
@@ -152,12 +152,13 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
                     codewords, error = self._update(sums, neighborhood, epoch, codewords)
                     errors.append(error)
                     if self.verbose:
-                        epochs.set_postfix(quantization_error=f"{error:.4g}")
+                        epochs.set_postfix(quantization_error=f"{coordinates.distance(error):.4g}")
                     self._sums = sums
             self._sums = jax.tree.map(np.asarray, self._sums)
-            self._store(codewords, self.n_epochs, cache or coordinates.blocks(rows))
+            self._store(codewords, self.n_epochs, rows, cache)
         widths = [self._width(epoch) for epoch in range(self.n_epochs)]
-        self.history_ = {"width": np.array(widths), "quantization_error": np.array(errors, float)}
+        errors = [coordinates.distance(error) for error in errors]
+        self.history_ = {"width": np.array(widths), "quantization_error": np.array(errors)}
         return self
 
     def partial_fit(self, X: Data, y: None = None, sample_weight: ArrayLike | None = None) -> Self:
@@ -187,7 +188,7 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
             sums = blocks.sum_blocks(coordinates.blocks(rows), codewords, self.metric)
             self._sums = jax.tree.map(lambda old, new: self.decay * old + np.asarray(new), self._sums, sums)
             codewords, _ = self._update(self._sums, neighborhood, self.n_iter_, codewords)
-            self._store(codewords, self.n_iter_ + 1, coordinates.blocks(rows))
+            self._store(codewords, self.n_iter_ + 1, rows)
         return self
 
     def predict(self, X: Data) -> np.ndarray:
@@ -202,7 +203,7 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
         return self._assign_rows(X)[0]
 
     def transform(self, X: ArrayLike) -> np.ndarray:
-        """Returns the distance of every row from every centre, [n, K]. Time is O(n K d), memory O(n K).
+        """Returns the distance of every row from every centre, [n, K]. Time is O(n K d), memory that of the result.
 
         Args:
           X: float [n, d], an array or a data frame.
@@ -214,9 +215,7 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
           NotFittedError: the map is not fitted. ValueError: scikit-learn rejects X.
         """
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=FLOATS, reset=False)
-        distances = {"euclidean": cdist, "cosine": cosine_distances}[self.metric](X, self.cluster_centers_)
-        return distances.astype(X.dtype, copy=False)
+        return center_distances(validated_rows(self, X), self.cluster_centers_, self._coordinates)
 
     def score(self, X: Data, y: None = None, sample_weight: ArrayLike | None = None) -> float:
         """Returns minus the quantisation error of X, so that larger is better. Time is O(n K d).
@@ -265,10 +264,9 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
         self.grid_, self.n_iter_ = grid, 0
         random = check_random_state(self.random_state)
         vectors, weights = rows.sample(max(SAMPLE_ROWS, grid.size), random)
-        self._coordinates = Coordinates.of_sample(vectors, weights, self.metric)
-        centers = initial_codewords(self.init, self._coordinates.scaled(vectors), weights, grid, random)
-        self.cluster_centers_ = self._coordinates.scaled(centers)
-        zeros = np.zeros_like(centers)
+        self._coordinates = coordinates = Coordinates.of_sample(vectors, weights, self.metric)
+        self.cluster_centers_ = initial_centers(self.init, vectors, weights, grid, random, coordinates)
+        zeros = np.zeros_like(self.cluster_centers_)
         self._sums = blocks.BlockSums(Statistics(zeros, zeros[:, 0]), zeros[0, 0])
 
     def _width(self, update: int) -> float:
@@ -280,7 +278,8 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
 
     def _assign(self, counted_blocks) -> tuple[np.ndarray, float, float]:
         codewords = self._coordinates.codewords(self.cluster_centers_)
-        return blocks.assign_blocks(counted_blocks, codewords, self.grid_, self.metric)
+        codes, error, disorder = blocks.assign_blocks(counted_blocks, codewords, self.grid_, self.metric)
+        return codes, self._coordinates.distance(error), disorder
 
     def _assign_rows(self, X, sample_weight=None) -> tuple[np.ndarray, float, float]:
         check_is_fitted(self)
@@ -288,6 +287,13 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
         with self._coordinates.precision():
             return self._assign(self._coordinates.blocks(rows))
 
-    def _store(self, codewords: jax.Array, n_iter: int, counted_blocks) -> None:
+    def _store(self, codewords: jax.Array, n_iter: int, rows: RowReader, cache: list | None = None) -> None:
         self.cluster_centers_, self.n_iter_ = self._coordinates.centers(codewords), n_iter
-        self.labels_, self.quantization_error_, self.topographic_error_ = self._assign(counted_blocks)
+        assigned = self._assign(cache or self._coordinates.blocks(rows))
+        self.labels_, self.quantization_error_, self.topographic_error_ = assigned
+        if not rows.is_ordered():
+            del self.labels_
+            message = (
+                "X gives its rows in another order in each pass, so labels_ is not set; call predict with an array"
+            )
+            warnings.warn(message, UserWarning, stacklevel=3)

@@ -7,6 +7,8 @@ from numpy.typing import ArrayLike
 from sklearn.utils import check_array
 
 from kvae.core.errors import InputError, choose
+from kvae.som.coordinates import Coordinates
+from kvae.som.rows import refuse_huge_integers
 from kvae.topology import Grid
 
 SAMPLE_ROWS = 2_000
@@ -68,28 +70,41 @@ INITIALIZERS: dict[str, Callable[[np.ndarray, np.ndarray, Grid, np.random.Random
 """Maps names to functions from a sample [n, d], its weights [n], a grid and a RandomState to codewords [K, d]."""
 
 
-def initial_codewords(
-    init: str | ArrayLike, vectors: np.ndarray, weights: np.ndarray, grid: Grid, random: np.random.RandomState
+def initial_centers(
+    init: str | ArrayLike,
+    vectors: np.ndarray,
+    weights: np.ndarray,
+    grid: Grid,
+    random: np.random.RandomState,
+    coordinates: Coordinates,
 ) -> np.ndarray:
-    """Returns initial codewords, from a sample or as given.
+    """Returns the initial centres of a map, from a sample or as given.
 
     Args:
-      init: the name, or codewords [K, d].
+      init: the name, or centres [K, d].
       vectors: sample, float [n, d].
       weights: of the sample, float [n], at least 0.
       grid: of K nodes.
       random: generator of the draw.
+      coordinates: of the map.
 
     Returns:
-      [K, d], the dtype of `vectors`.
+      [K, d], the dtype of `vectors`; of length 1 under the cosine metric.
 
     Raises:
-      InputError: an unknown name, or codewords of another shape.
+      InputError: an unknown name, or centres of another shape or out of range.
     """
     if isinstance(init, str):
-        return choose("init", init, INITIALIZERS)(vectors, weights, grid, random).astype(vectors.dtype)
-    codewords = check_array(init, dtype=vectors.dtype)
-    shape = (grid.size, vectors.shape[1])
-    if codewords.shape != shape:
-        raise InputError(f"init has the shape {codewords.shape}; this grid and these data need {shape}")
-    return codewords.astype(vectors.dtype)
+        initialize = choose("init", init, INITIALIZERS)
+        centers = initialize(coordinates.scaled(vectors), coordinates.scaled_weights(weights), grid, random)
+        centers = np.nan_to_num(coordinates.unscaled(centers.astype(vectors.dtype)))  # none is beyond the largest float
+    else:
+        shape = (grid.size, vectors.shape[1])
+        with refuse_huge_integers("init"):
+            array = np.asarray(init)
+        if array.shape != shape:
+            raise InputError(f"init has the shape {array.shape}; this grid and these data need {shape}")
+        with refuse_huge_integers("init"):
+            centers = check_array(array, dtype=vectors.dtype, copy=True, input_name="init")
+    coordinates.codewords(centers, "init")
+    return coordinates.scaled(centers) if coordinates.metric == "cosine" else centers

@@ -1,5 +1,6 @@
 """Reads the rows of everything that `kvae.SOM` takes as data, in batches and as often as needed."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 
@@ -9,14 +10,15 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from kvae.core.errors import InputError
+from kvae.som.batches import Batches, is_batches
 
 FLOATS = (np.float64, np.float32)
 
 BATCH_ELEMENTS = 2**24
 """Default number of values in a batch."""
 
-Data = ArrayLike | Iterable[ArrayLike]
-"""An array [n, d], a data frame, a memory-mapped array, or an iterable of batches [n, d]."""
+Data = ArrayLike | Iterable[ArrayLike | tuple]
+"""An array [n, d], a data frame, a memory-mapped array, or an iterable of batches [n, d] or of tuples that start so."""
 
 WeightedRows = tuple[np.ndarray, np.ndarray]
 """Vectors, float [n, d], and their weights, float [n]."""
@@ -31,11 +33,13 @@ class RowReader:
       sample: maps a number of rows and a RandomState to a sample without replacement, of fewer rows if there are
         fewer. From an iterable of batches it takes the first rows.
       nbytes: size of the rows; None if they are not in memory.
+      is_ordered: returns False if two passes so far gave the rows in different orders.
     """
 
     read: Callable[[], Iterator[WeightedRows]]
     sample: Callable[[int, np.random.RandomState], WeightedRows]
     nbytes: int | None = None
+    is_ordered: Callable[[], bool] = lambda: True
 
 
 def open_rows(
@@ -63,22 +67,21 @@ def open_rows(
       InputError: an iterable is empty, can be read only once, or comes with `sample_weight`.
     """
     if is_batches(X):
-        return _open_batches(estimator, X, sample_weight, batch_size, reset)
+        if sample_weight is not None:
+            raise InputError("sample_weight cannot be combined with an iterable of batches; pass an array as X")
+        return _open_batches(estimator, X, batch_size, reset)
     is_mapped = isinstance(X, np.memmap) and X.ndim == 2 and len(X) > 0
-
-    def validated(part, reset=False):
-        return validate_data(estimator, part, dtype=FLOATS, reset=reset)
-
     if is_mapped:
-        first = validated(X[:1], reset)
+        first = validated_rows(estimator, X[:1], reset=reset)
     else:
-        X = first = validated(X, reset)
-    weights = _check_sample_weight(sample_weight, X, dtype=first.dtype, ensure_non_negative=True)
+        X = first = validated_rows(estimator, X, reset=reset)
+    with refuse_huge_integers("sample_weight"):
+        weights = _check_sample_weight(sample_weight, X, dtype=first.dtype, ensure_non_negative=True)
     batch_size = batch_size or max(1, BATCH_ELEMENTS // first.shape[1])
     batch_size = -(-len(X) // -(-len(X) // batch_size))  # batches of about equal size
 
     def take(rows):
-        return (validated(X[rows]) if is_mapped else X[rows]), weights[rows]
+        return (validated_rows(estimator, X[rows]) if is_mapped else X[rows]), weights[rows]
 
     def sample(count, random):
         rows = np.flatnonzero(weights > 0)
@@ -92,44 +95,47 @@ def open_rows(
     )
 
 
-def is_batches(X: Data) -> bool:
-    """True if X is an iterable of batches, and not an array or a list that scikit-learn takes for one."""
-    if isinstance(X, (list, tuple)):
-        return len(X) > 0 and getattr(X[0], "ndim", 0) == 2
-    return (
-        isinstance(X, Iterable)
-        and not isinstance(X, (str, bytes))
-        and not hasattr(X, "shape")
-        and not hasattr(X, "__array__")
-    )
+def validated_rows(
+    estimator: BaseEstimator, X: ArrayLike, dtype: type | tuple[type, ...] = FLOATS, *, reset: bool = False
+) -> np.ndarray:
+    """Returns rows as a float array [n, d], validated by scikit-learn.
+
+    Raises:
+      ValueError: scikit-learn rejects them. InputError: they hold an integer that no float can hold.
+    """
+    with refuse_huge_integers("X"):
+        return validate_data(estimator, X, dtype=dtype, reset=reset)
 
 
-def _open_batches(estimator, X, sample_weight, batch_size, reset) -> RowReader:
-    if sample_weight is not None:
-        raise InputError("sample_weight cannot be combined with an iterable of batches; pass an array as X")
-    # A generator would be empty after the first epoch.
-    if iter(X) is X:
-        raise InputError("X is an iterator and can be read only once; pass a list of batches or a data loader")
-    first = next(iter(X), None)
-    if first is None:
-        raise InputError("X is an iterable without batches")
-    first = validate_data(estimator, first, dtype=FLOATS, reset=reset)
+@contextlib.contextmanager
+def refuse_huge_integers(name: str) -> Iterator[None]:
+    """Raises InputError where NumPy raises OverflowError for an integer that no float can hold."""
+    try:
+        yield
+    except OverflowError as error:
+        raise InputError(f"{name} holds an integer larger than any float; scale it, or take logarithms") from error
+
+
+def _open_batches(estimator, X, batch_size, reset) -> RowReader:
+    batches = Batches(X)
+    first = validated_rows(estimator, batches.first, reset=reset)
+    dtype, longest = first.dtype, batch_size or len(first)
 
     def read():
-        for batch in X:
-            batch = validate_data(estimator, batch, dtype=first.dtype, reset=False)
-            size = min(batch_size or len(first), max(1, BATCH_ELEMENTS // batch.shape[1]))
+        for batch in batches.read(lambda batch: validated_rows(estimator, batch, dtype)):
+            size = min(longest, max(1, BATCH_ELEMENTS // batch.shape[1]))
             for start in range(0, len(batch), size):
                 part = batch[start : start + size]
                 yield part, np.ones(len(part), part.dtype)
 
     def sample(count, random):
-        parts = []
-        for part in read():
-            parts.append(part)
-            if sum(len(vectors) for vectors, _ in parts) >= count:
+        parts, total = [], 0
+        for part, _ in read():
+            parts.append(part.copy())  # some loaders fill the same array again
+            total += len(part)
+            if total >= count:
                 break
-        vectors, weights = map(np.concatenate, zip(*parts, strict=True))
-        return vectors[:count], weights[:count]
+        vectors = np.concatenate(parts)[:count]
+        return vectors, np.ones(len(vectors), vectors.dtype)
 
-    return RowReader(read, sample)
+    return RowReader(read, sample, is_ordered=batches.is_ordered)

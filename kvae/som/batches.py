@@ -1,0 +1,118 @@
+"""Passes over an iterable of batches, such as a data loader."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from kvae.core.errors import InputError, short_repr
+
+
+def is_batches(X: Any) -> bool:
+    """True if X is an iterable of batches, and not an array or a list that scikit-learn takes for one."""
+    if isinstance(X, (list, tuple)):
+        return len(X) > 0 and getattr(_first_element(X[0]), "ndim", 0) == 2
+    return (
+        isinstance(X, Iterable)
+        and not isinstance(X, (str, bytes))
+        and not hasattr(X, "shape")
+        and not hasattr(X, "__array__")
+    )
+
+
+class Batches:
+    """An iterable of batches that is passed over several times, and watched for changes.
+
+    Args:
+      X: the iterable. A batch is an array [n, d], or a tuple or a list that starts with one.
+
+    Attributes:
+      first: the first batch.
+
+    Raises:
+      InputError: X has no batches, or is an iterator, which would be empty after the first pass.
+    """
+
+    def __init__(self, X: Iterable):
+        self._X, self._digests, self._is_ordered = X, [], True
+        self._rows: int | None = None
+        iterator = _start(X)
+        if iterator is X:
+            raise InputError("X is an iterator and can be read only once; pass a list of batches or a data loader")
+        try:
+            self.first = _as_array(next(iterator))
+        except StopIteration:
+            raise InputError("X is an iterable without batches") from None
+        self._started: Iterator | None = itertools.chain([self.first], iterator)
+
+    def read(self, validated: Callable[[Any], np.ndarray]) -> Iterator[np.ndarray]:
+        """Yields the batches of a pass, validated. An exception of the iterable passes unchanged.
+
+        Args:
+          validated: maps a batch to a float array [n, d].
+
+        Raises:
+          InputError: the pass has more or fewer rows than the one before, or a batch is not an array.
+        """
+        batches, self._started = self._started or _start(self._X), None
+        digests: list[int] = []
+        rows = 0
+        for batch in batches:
+            batch = validated(_as_array(batch))
+            rows += len(batch)
+            digests.append(_digest(batch))
+            self._compare(digests)
+            yield batch
+        if rows == 0 or self._rows not in (None, rows):
+            first = f" after {self._rows:,} in the first" if self._rows else ""
+            raise InputError(f"X gave {rows:,} rows in a pass{first}; it must give the same rows in every pass")
+        self._rows = rows
+
+    def is_ordered(self) -> bool:
+        """Returns False if two passes so far gave rows in different orders."""
+        return self._is_ordered
+
+    def _compare(self, digests: list[int]) -> None:
+        """Compares the last batch of a pass with the same batch of earlier passes."""
+        if len(digests) <= len(self._digests):
+            self._is_ordered &= digests[-1] == self._digests[len(digests) - 1]
+        else:
+            self._digests = digests
+
+
+def _start(X: Iterable) -> Iterator:
+    try:
+        return iter(X)
+    except StopIteration as error:  # would end the caller's loop
+        raise InputError(
+            "X raised StopIteration at the start of a pass; its __iter__ must return an iterator"
+        ) from error
+
+
+def _first_element(batch: Any) -> Any:
+    """Returns the rows of a batch (rows, labels, ...), as loaders of labelled data give."""
+    if isinstance(batch, (tuple, list)) and len(batch) > 0 and getattr(batch[0], "ndim", 0) == 2:
+        return batch[0]
+    return batch
+
+
+def _as_array(batch: Any) -> Any:
+    """Returns the rows of a batch.
+
+    Raises:
+      InputError: the batch cannot be an array [n, d].
+    """
+    batch = _first_element(batch)
+    if isinstance(batch, (tuple, list)):
+        batch = np.asarray(batch)
+    if getattr(batch, "ndim", 0) != 2:
+        shape = f" of the shape {tuple(batch.shape)}" if hasattr(batch, "shape") else f", {short_repr(batch)}"
+        kind = f"{type(batch).__name__}{shape}"
+        raise InputError(f"a batch of X is a {kind}; it must be an array [n, d], or a tuple that starts with one")
+    return batch
+
+
+def _digest(batch: np.ndarray) -> int:
+    """Returns a digest of a batch: of its length and up to 32 of its rows."""
+    return hash((len(batch), np.ascontiguousarray(batch[:: -(-len(batch) // 16)]).tobytes()))

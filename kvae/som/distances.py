@@ -1,0 +1,36 @@
+"""Distances of rows from the centres of a fitted map, [n, K], on the host."""
+
+import numpy as np
+from scipy.spatial.distance import cdist
+from sklearn.metrics.pairwise import cosine_distances
+
+from kvae.som.coordinates import Coordinates
+
+BLOCK_ROWS = 1024
+"""Rows of a block: float64 distances of a block stay in a processor's cache."""
+
+
+def center_distances(vectors: np.ndarray, centers: np.ndarray, coordinates: Coordinates) -> np.ndarray:
+    """Returns the distance of every row from every centre.
+
+    Distances are computed in float64 in blocks of rows, and written to the result in its dtype.
+
+    Args:
+      vectors: float [n, d].
+      centers: float [K, d].
+      coordinates: of the map.
+
+    Returns:
+      [n, K], the dtype of the vectors.
+    """
+    distances = np.empty((len(vectors), len(centers)), vectors.dtype)
+    scaled_centers = coordinates.scaled(centers.astype(np.float64))
+    for start in range(0, len(vectors), BLOCK_ROWS):
+        scaled = coordinates.scaled(vectors[start : start + BLOCK_ROWS].astype(np.float64))
+        if coordinates.metric == "cosine":
+            block = cosine_distances(scaled, scaled_centers)
+        else:
+            block = coordinates.unscaled(cdist(scaled, scaled_centers))
+        with np.errstate(over="ignore"):  # where a float32 distance is infinite
+            distances[start : start + BLOCK_ROWS] = block
+    return distances
