@@ -21,7 +21,7 @@ def digests(tree: Any) -> dict[str, str]:
 
     Example:
       >>> digests({"a": {"b": np.zeros(2, np.float32)}})
-      {'a/b': '5a08bb08f4bb6cca5b0ba6ab85ea91bd'}
+      {'a/b': '7ddca1590728b67e7eb205c423e55c08'}
     """
     by_path = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
