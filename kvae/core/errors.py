@@ -26,6 +26,10 @@ class InputError(ValueError):
         super().__init__(one_line(message))
 
 
+class UnknownNameError(InputError):
+    """A name that no entry of a dict has, such as the name of a model that a user's file adds."""
+
+
 STORE_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 LONGEST_NAME = 255
@@ -191,18 +195,18 @@ def choose(field: str, name: object, values: Mapping[str, Any]) -> Any:
       values: Entries by name.
 
     Raises:
-      InputError: There is no such entry; the message names the nearest key.
+      UnknownNameError: There is no such entry; the message names the nearest key.
 
     Example:
       >>> choose("metric", "cosin", {"cosine": 1, "euclidean": 2})
       Traceback (most recent call last):
-      kvae.core.errors.InputError: metric is 'cosin'; did you mean 'cosine'?
+      kvae.core.errors.UnknownNameError: metric is 'cosin'; did you mean 'cosine'?
     """
     if isinstance(name, str) and name in values:
         return values[name]
     nearest = difflib.get_close_matches(str(name), values, n=1)
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"it must be one of {', '.join(values)}"
-    raise InputError(f"{field} is {name!r}; {hint}")
+    raise UnknownNameError(f"{field} is {short_repr(name)}; {hint}")
 
 
 def check_names(section: str, names: Iterable[str], known: Iterable[str]) -> None:

@@ -260,6 +260,8 @@ def describe(annotation: Any, value: Any = None) -> str:
         return choices[0]
     if any(isinstance(constraint, OnThisMachine) for constraint in constraints):
         return "a path on this machine"
+    if typing.get_origin(kind) is dict:
+        return "a dict of strings"
     if typing.get_origin(kind) is tuple:
         length = tuple(c for c in constraints if isinstance(c, (annotated_types.MinLen, annotated_types.Len)))
         return _tuple(*typing.get_args(kind), length=length, value=value)

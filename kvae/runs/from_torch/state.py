@@ -4,11 +4,13 @@ import math
 import pathlib
 import pickle
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
+import annotated_types
 import numpy as np
 
-from kvae.core.errors import InputError, first_line
+from kvae.core.errors import InputError, first_line, short_repr
+from kvae.core.fields import NotNegative, OneOf, Probability, fields_of, validate_fields
 from kvae.runs.share import read_weights
 
 State = dict[str, np.ndarray]
@@ -33,15 +35,51 @@ def read_state(path: pathlib.Path) -> tuple[State, dict[str, Any]]:
     if not path.is_file():
         raise InputError(f"{path}: there is no such file")
     if path.suffix == ".safetensors":
-        return read_weights(path)[0], {}
-    loaded = _torch_load(path)
-    arguments: Mapping = {}
+        arrays = read_weights(path)[0]
+        return {
+            name: array if array.dtype.kind in "iu" else array.astype(np.float32) for name, array in arrays.items()
+        }, {}
+    return state_and_arguments(path, _torch_load(path))
+
+
+def state_and_arguments(path: pathlib.Path, loaded: Any) -> tuple[State, dict[str, Any]]:
+    """Returns the arrays and the arguments, see `read_state`, in what `torch.load` returned.
+
+    Raises:
+      InputError: It is not a state dict or a checkpoint of the authors' release.
+    """
+    arguments: Any = {}
     if isinstance(loaded, Mapping) and isinstance(loaded.get("model"), Mapping):
-        arguments, loaded = (loaded.get("run_invariants") or {}).get("args") or {}, loaded["model"]
-    if not isinstance(loaded, Mapping) or not loaded or not all(hasattr(value, "numpy") for value in loaded.values()):
+        invariants = _dict_of_names(f"{path}: run_invariants", loaded.get("run_invariants"))
+        arguments, loaded = _dict_of_names(f"{path}: run_invariants['args']", invariants.get("args")), loaded["model"]
+    is_state = isinstance(loaded, Mapping) and all(
+        isinstance(name, str) and hasattr(value, "numpy") for name, value in loaded.items()
+    )
+    if not is_state or not loaded:
         raise InputError(f"{path} does not hold a state dict; save one with torch.save(model.state_dict(), FILE)")
     # Data-parallel training adds a prefix to each name.
-    return {name.removeprefix("module."): value.float().numpy() for name, value in loaded.items()}, dict(arguments)
+    return {name.removeprefix("module."): _to_array(path, name, value) for name, value in loaded.items()}, arguments
+
+
+def _dict_of_names(where: str, value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise InputError(f"{where} is {short_repr(value)}; it must be a dict")
+    return {name: item for name, item in value.items() if isinstance(name, str)}
+
+
+def _to_array(path: pathlib.Path, name: str, tensor: Any) -> np.ndarray:
+    """Converts a tensor, which may need gradients, be sparse or quantised."""
+    try:
+        tensor = tensor.detach()
+        tensor = tensor.dequantize() if tensor.is_quantized else tensor
+        return np.asarray(tensor.to_dense().float().numpy())
+    except Exception as error:  # PyTorch raises several types; a meta tensor has no values
+        raise InputError(
+            f"{path}: {name} cannot be converted to an array ({first_line(error)[:200]}); save the weights with "
+            "torch.save(model.cpu().state_dict(), FILE)"
+        ) from error
 
 
 def _torch_load(path: pathlib.Path) -> Any:
@@ -68,26 +106,45 @@ def _torch_load(path: pathlib.Path) -> Any:
         ) from error
 
 
+def release_arguments(
+    grid_dim: Annotated[int, annotated_types.Ge(1), annotated_types.Le(16)],
+    neihborhood: Annotated[str, OneOf(NEIGHBORHOODS_OF_RELEASE)],
+    count_unit: NotNegative,
+    decay: Probability,
+    commitment_cost: NotNegative,
+    magic_counter_init: NotNegative,
+    quantizer: str,
+    som_cost: NotNegative,
+) -> None:
+    """Declares the arguments `vq_vae.<name>` of the authors' program that kvae reads; it has others too."""
+
+
 def quantizer_fields(arguments: Mapping[str, Any], codebook_size: int) -> dict[str, Any]:
     """Returns the fields of a quantiser from the arguments of the authors' program; {} if there are none.
 
     Args:
       arguments: By name, such as `vq_vae.grid_dim`.
       codebook_size: K.
+
+    Raises:
+      InputError: An argument is missing, of another type or out of range.
     """
     prefix = "vq_vae."
     values = {name.removeprefix(prefix): value for name, value in arguments.items() if name.startswith(prefix)}
     if not values:
         return {}
+    known = fields_of(release_arguments)
+    values = {name: value for name, value in values.items() if name in known}
+    values = validate_fields("run_invariants['args'] vq_vae", values, release_arguments)
     return {
         "grid_shape": grid_shape(codebook_size, values["grid_dim"]),
         "neighborhood": NEIGHBORHOODS_OF_RELEASE[values["neihborhood"]],
-        "shrink_step": float(values["count_unit"]),
-        "decay": float(values["decay"]),
-        "commitment_weight": float(values["commitment_cost"]),
-        "init_count": float(values["magic_counter_init"]),
+        "shrink_step": values["count_unit"],
+        "decay": values["decay"],
+        "commitment_weight": values["commitment_cost"],
+        "init_count": values["magic_counter_init"],
         "update_empty": values["quantizer"] != "hardsom_noupdate_zero",
-        "neighbor_weight": float(values["som_cost"]),
+        "neighbor_weight": values["som_cost"],
     }
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import flax
 import numpy as np
 
-from kvae.core.errors import InputError
-from kvae.core.fields import fields_of
+from kvae.core.errors import InputError, short_repr
+from kvae.core.fields import LARGEST_COUNT, fields_of, validate
+from kvae.core.files import user_path
 from kvae.quantizers import QUANTIZERS
 from kvae.runs.from_torch.architectures import ARCHITECTURES, ORIGINS, Architecture, Origin
 from kvae.runs.from_torch.state import State, quantizer_fields, read_state
@@ -59,7 +60,9 @@ def from_torch(
     Raises:
       InputError: The file cannot be read, has an unknown architecture, or needs `mean` and `std`.
     """
-    path = pathlib.Path(path)
+    path = user_path("the PyTorch model", path)
+    if not isinstance(quantizer, Mapping | None):
+        raise InputError(f"quantizer is {short_repr(quantizer)}; it must be a dict of fields")
     state, arguments = read_state(path)
     architecture = next((known for known in ARCHITECTURES if known.marker in state), None)
     if architecture is None:
@@ -78,7 +81,7 @@ def from_torch(
     for slot, codebook in codebooks.items():
         section[slot] = _quantizer_section(codebook, origin, arguments) | (quantizer or {})
     step = max(int(codebook["step"]) for codebook in codebooks.values())
-    dataset = {"name": "folder", "size": size or architecture.size, "crop": origin.crop, "path": ""}
+    dataset = {"name": "folder", "size": architecture.size if size is None else size, "crop": origin.crop, "path": ""}
     dataset |= _statistics(path, origin, mean, std)
     config = validate_config({"steps": max(step, 1), "batch_size": 64, "dataset": dataset, "model": section})
     model, variables = build_model(config), _variables(params, codebooks, origin)
@@ -119,7 +122,14 @@ def _take_codebook(path: pathlib.Path, state: State, quantizer: str, origin: Ori
     arrays = {name: _take(path, state, f"{quantizer}.{leaf}") for name, leaf in origin.leaves.items()}
     if origin.transposed:
         arrays = {name: np.ascontiguousarray(array.T) for name, array in arrays.items()}
-    return {**arrays, "step": np.asarray(arrays.get("step", 0), np.int32)}
+    if arrays["codewords"].ndim != 2:
+        leaf = f"{quantizer}.{origin.leaves['codewords']}"
+        raise InputError(f"{path}: {leaf} has the shape {list(arrays['codewords'].shape)}; codewords are [K, d]")
+    step = arrays.get("step", np.int32(0))
+    if step.size != 1 or not 0 <= step.item() <= LARGEST_COUNT:
+        leaf = f"{quantizer}.{origin.leaves['step']}"
+        raise InputError(f"{path}: {leaf} is {short_repr(step.tolist())}; it must be a number of steps")
+    return {**arrays, "step": step.reshape(()).astype(np.int32)}
 
 
 def _model_fields(params: State, architecture: Architecture, blocks: int) -> dict[str, Any]:
@@ -153,7 +163,9 @@ def _statistics(
             raise InputError(
                 f"{path} does not contain the {name} of its images; pass {name}=(r, g, b), see help(kvae.from_torch)"
             )
-        statistics[name] = (default,) * 3 if values is None else tuple(map(float, values))
+        if isinstance(values, Iterable) and not isinstance(values, str) and getattr(values, "ndim", 1):
+            values = tuple(value.item() if hasattr(value, "item") else value for value in values)
+        statistics[name] = (default,) * 3 if values is None else validate(name, values, tuple[float, float, float])
     return statistics
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kvae import data, models
-from kvae.core.errors import InputError, check_names, short_repr
+from kvae.core.errors import InputError, UnknownNameError, check_names, short_repr
 from kvae.core.fields import Declaration, fields_of, validate, validate_fields
 from kvae.training.config.run_fields import SECTIONS, ImageStatistics, RunFields
 from kvae.training.optimizer import make_optimizer
@@ -82,7 +82,7 @@ def validate_run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
         }
     except InputError as error:
         hint = "; import your file that adds it first, or pass --import=FILE to the program"
-        raise InputError(f"{workdir}/config.json: {error}{hint * ('must be one of' in str(error))}") from error
+        raise InputError(f"{workdir}/config.json: {error}{hint * isinstance(error, UnknownNameError)}") from error
 
 
 def _section(config: Mapping[str, Any], name: str, default: Any) -> Mapping[str, Any]:

@@ -19,6 +19,10 @@ REQUIRED_FIELDS = {"seed": int, "replicas": int, "steps": int, "dataset": dict, 
 """Fields that the config of every run has, and their types."""
 
 
+DEEPEST_NESTING = 32
+"""Sections within sections; a config that nests more would exceed Python's limit of recursion."""
+
+
 def check_workdir(workdir: str) -> None:
     """Raises InputError if `--workdir` is neither a local path nor a folder in a bucket that can be reached."""
     check_address("--workdir", workdir)
@@ -104,9 +108,19 @@ def read_config_json(workdir: str) -> dict:
         raise InputError(f"{path} is not the config of a run: it is not JSON ({error})") from error
     if not isinstance(config, dict):
         raise InputError(f"{path} is not the config of a run: it holds {short_repr(config)}")
+    _check_depth(path, config)
     for name, kind in REQUIRED_FIELDS.items():
         if name not in config:
             raise InputError(f"{path} is not the config of a run: it has no {name}")
         if type(config[name]) is not kind:
             raise InputError(f"{path} is not the config of a run: {name} is {short_repr(config[name])}")
     return config
+
+
+def _check_depth(path: object, config: dict) -> None:
+    level = [config]
+    for _ in range(DEEPEST_NESTING):
+        inner = [value.values() if isinstance(value, dict) else value for value in level]
+        level = [value for values in inner for value in values if isinstance(value, (dict, list))]
+    if level:
+        raise InputError(f"{path} is not the config of a run: it has more than {DEEPEST_NESTING} levels")

@@ -1,0 +1,132 @@
+"""Writes the card of a shared run: README.md, with the metadata that the Hugging Face Hub reads at its top."""
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from kvae import data
+from kvae.core.errors import short_repr
+from kvae.models.model import Model
+from kvae.training.best import LOSS
+
+if TYPE_CHECKING:
+    from kvae.runs.run import Run
+
+HUB_METADATA = """---
+library_name: kvae
+tags:
+- vq-vae
+- image-tokenizer
+- kohonen
+- self-organizing-map
+---
+"""
+
+PAPER = "[Topological Neural Discrete Representation Learning à la Kohonen](https://arxiv.org/abs/2302.07950)"
+
+INSTALL = """Install kvae, a library for JAX, from a clone of its repository:
+
+```bash
+pip install -e '.[train]'
+```
+"""
+
+OPENING = """```python
+import kvae
+
+run = kvae.from_pretrained({name})
+```
+"""
+
+USE = """```python
+import kvae
+
+run = kvae.from_pretrained({name})
+images = run.read_images("a_folder")  # or a list of files: uint8 [n, h, w, 3]
+codes = run.encode(images)  # {codes}
+decoded = run.decode(codes)  # uint8 [n, h, w, 3]
+```
+"""
+
+
+def model_card(run: "Run", name: str, figures: Sequence[str]) -> str:
+    """Returns the card in Markdown, with the metadata that the Hugging Face Hub reads at its top.
+
+    Args:
+      run: A `kvae.runs.Run`.
+      name: What readers pass to `kvae.from_pretrained`.
+      figures: PNG files, relative to the card.
+    """
+    title = name.rstrip("/").rpartition("/")[2]
+    parts = [HUB_METADATA, f"# {title}\n", _summary(run), "## Use\n", INSTALL, _use(run, name)]
+    parts += _metrics_table(run)
+    if figures:
+        parts.append("## Figures\n")
+        parts += [f"![{_caption(file)}]({file})\n\n*{_caption(file)}*\n" for file in figures]
+    parts += ["## Training\n", _training(run)]
+    return "\n".join(parts)
+
+
+def is_tokeniser(model: Model) -> bool:
+    """Returns True if a model encodes images and decodes codes."""
+    return {"encode", "decode"} <= {*model.methods}
+
+
+def _summary(run: "Run") -> str:
+    name = run.config["model"]["name"]
+    if not is_tokeniser(run.model):
+        return f"A kvae model, `{name}`, after {run.step:,} training steps.\n"
+    is_map = any(layer.is_map for layer in run.model.quantizers.values())
+    order = " The codebook is a self-organising map: neighbouring codes decode to similar patches." if is_map else ""
+    lines = [
+        f"An image tokeniser in JAX (kvae's `{name}`, after {run.step:,} training steps). It turns images into "
+        f"discrete codes and codes into images.{order} Method: {PAPER}.\n",
+        "| codebook | codes | grid | image area per position |",
+        "|---|---|---|---|",
+    ]
+    for codebook, layer in run.model.quantizers.items():
+        grid = " x ".join(map(str, layer.grid.shape)) if layer.grid is not None else "none"
+        stride, count = run.model.code_strides[codebook], layer.n_codebooks
+        per_position = "" if count is None else f", {count} codes each"
+        lines.append(f"| {codebook} | {layer.codebook_size:,} | {grid} | {stride} x {stride} px{per_position} |")
+    return "\n".join(lines) + "\n"
+
+
+def _use(run: "Run", name: str) -> str:
+    if not is_tokeniser(run.model):
+        return OPENING.format(name=json.dumps(name))
+    shapes = []
+    for codebook, layer in run.model.quantizers.items():
+        stride = run.model.code_strides[codebook]
+        last = "" if layer.n_codebooks is None else f", {layer.n_codebooks}"
+        shapes.append(f'"{codebook}": int32 [n, h/{stride}, w/{stride}{last}]')
+    return USE.format(name=json.dumps(name), codes=f"{{{', '.join(shapes)}}}")
+
+
+def _metrics_table(run: "Run") -> list[str]:
+    """Returns a section with the last evaluation up to the run's step; empty if there is none."""
+    rows = [row for row in run.metrics if row["step"] <= run.step and LOSS in row]
+    if not rows:
+        return []
+    last, lines = rows[-1], ["| | |", "|---|---|"]
+    for name, metric in run.model.metrics.items():
+        value = last.get(f"valid/{name}")
+        value = value[run.replica] if isinstance(value, list) else value
+        if value is None or not (metric.column or metric.panel):
+            continue
+        heading = metric.column or name.replace("_", " ")
+        heading += f" ({metric.label})" if metric.column and metric.label else ""
+        lines.append(f"| {heading} | {value:.{metric.decimals if metric.column else 4}f} |")
+    return [f"## Validation metrics at step {last['step']:,}\n", "\n".join(lines) + "\n"]
+
+
+def _training(run: "Run") -> str:
+    dataset = run.config["dataset"]
+    hidden = {"name", *data.local_paths(dataset)}
+    fields = [f"{name} {short_repr(value)}" for name, value in dataset.items() if name not in hidden]
+    details = f" ({', '.join(fields)})" if fields else ""
+    return f"Trained on the data set `{dataset['name']}`{details}. `config.json` has every field.\n"
+
+
+def _caption(file: str) -> str:
+    return file.rpartition("/")[2].removesuffix(".png").replace("_", " ").capitalize().replace("U matrix", "U-matrix")
