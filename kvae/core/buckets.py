@@ -19,13 +19,13 @@ SCHEME = "gs://"
 ADDRESS = re.compile(r"gs://[^/]+/+[^/]")
 
 CONNECT_SECONDS = 30
-"""How long a bucket may take to answer when a program starts."""
+"""Time that a bucket has to answer when a program starts."""
 
 CLIENTS = ("aiohttp", "gcsfs", "google", "requests", "urllib3")
 """Packages whose exceptions come from the network or from the bucket."""
 
 REFUSALS = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "PERMISSION_DENIED", "UNAUTHENTICATED")
-"""How tensorstore's ValueErrors begin when a bucket does not answer or denies access.
+"""Beginnings of tensorstore's ValueErrors when a bucket does not answer or denies access.
 
 JAX's errors begin the same way when another process has died or a GPU is full, but they are RuntimeErrors.
 """
@@ -150,7 +150,7 @@ def check_reachable(path: object) -> None:
 def bucket_error(error: BaseException | None) -> str | None:
     """Returns the message of the first exception in a chain that came from a bucket or the network; None if none did.
 
-    It saves the user of a bucket that is briefly away from being told that their files are corrupted.
+    It saves the user of a bucket that is briefly away from the false message that their files are corrupted.
     """
     while error is not None and not isinstance(error, InputError):
         text = first_line(error)

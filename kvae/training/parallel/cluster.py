@@ -19,16 +19,16 @@ from kvae.core.errors import InputError
 from kvae.core.program import FAILED, MISTAKE, SIGNALS
 
 METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/worker-network-endpoints"
-"""Where a Cloud TPU VM finds the other workers of its slice."""
+"""Address that tells a Cloud TPU VM the other workers of its slice."""
 
 HEARTBEAT_TIMEOUT_SECONDS = 60
 """JAX aborts all processes of a cluster when one has been silent for this long."""
 
 GOODBYE_SECONDS = 10
-"""How long a process that found a mistake waits for the others to find it, too."""
+"""Time that a process with a mistake gives the others to find it, too."""
 
 LONGEST_PREPARATION_SECONDS = 24 * 3600
-"""How long processes wait for one that prepares a data set."""
+"""Time that processes wait for the one that prepares a data set: a day."""
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from kvae.training.parallel.cluster import LONGEST_PREPARATION_SECONDS
 log = logging.getLogger(__name__)
 
 SHARED_DISK_SECONDS = 30
-"""How long a file may take to appear on another host."""
+"""Time that a file may take to appear on another host."""
 
 
 def agree(topic: str, read_facts: Callable[[], Mapping[str, object]]) -> None:

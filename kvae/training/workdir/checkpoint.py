@@ -25,7 +25,7 @@ from kvae.training.workdir.orbax_manager import CONFIG, DIGESTS, LOSS_ITEM, make
 log = logging.getLogger(__name__)
 
 STRAGGLER_SECONDS = 0.2
-"""How long Orbax's other reading threads may still print errors after the first error."""
+"""Time in which Orbax's other reading threads may still print errors after the first one."""
 
 
 class CorruptedError(Exception):

@@ -16,10 +16,10 @@ from kvae.core.errors import InputError, wrap_write_errors
 log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 5
-"""How often a program renews its lock."""
+"""Time between two renewals of a lock by its holder."""
 
 STALE_SECONDS = 60
-"""A lock that has not been renewed for this long may be taken over."""
+"""Time without renewal after which a lock may be taken over."""
 
 
 class LostLockError(InputError):
