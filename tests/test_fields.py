@@ -39,6 +39,9 @@ def test_values_are_converted_to_the_declared_type(annotation, value, expected):
     assert type(converted) is type(expected)
 
 
+NAMES = tuple[Annotated[str, OneOf({"hard": 0, "none": 1})], ...]
+
+
 @pytest.mark.parametrize(
     ("annotation", "value", "message"),
     [
@@ -56,10 +59,12 @@ def test_values_are_converted_to_the_declared_type(annotation, value, expected):
         (Counts, 4, "x is 4; it must be a tuple of one or more integers"),
         (Count, 2**31, "x is 2147483648; it must be an integer, 1 or larger and at most 2147483647"),
         (tuple[int, int], (1,), r"x is \(1,\); it must be \(an integer; an integer\)"),
-        (Positive | None, 0.0, "x is 0.0; it must be a number, larger than 0 or None"),
+        (Positive | None, 0.0, "x is 0.0; it must be None or a number, larger than 0"),
         (Annotated[int, Ge(1), Le(8)], 9, "x is 9; it must be an integer, 1 or larger and at most 8"),
         (Annotated[str, OneOf({"hard": 0, "none": 1})], "hrad", "x is 'hrad'; did you mean 'hard'?"),
         (Annotated[str, OneOf({"hard": 0, "none": 1})], 7, "x is 7; it must be one of hard, none"),
+        (NAMES, ("hrad",), "x is 'hrad'; did you mean 'hard'?"),
+        (NAMES, "hard", "x is 'hard'; it must be a tuple of names, each one of hard, none"),
         (int, "a\n" * 200, r"x is 'a\\na\\n.*\.\.\.; it must be an integer$"),
     ],
 )

@@ -1,10 +1,6 @@
 """Fields: the type, range and default of what a section of a config, a layer or a data set can be given.
 
-A dataclass, such as a Flax module, or a function declares fields by its annotations:
-
-    shrink_step: Annotated[float, Ge(0)] = 0.1
-
-Everything that validates or describes fields uses this module, so that all error messages have one form.
+A dataclass, such as a Flax module, or a function declares fields by annotations such as Annotated[float, Ge(0)].
 """
 
 import dataclasses
@@ -47,11 +43,7 @@ Widths = Annotated[tuple[Width, ...], annotated_types.Len(1, 16)]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OneOf:
-    """Constraint of an annotation: the value must be a key of this dict.
-
-    Attributes:
-      values: the dict; keys added later are accepted too.
-    """
+    """Constraint of an annotation: the value must be a key of the dict `values`, which may still grow."""
 
     values: Mapping[str, Any]
 
@@ -98,12 +90,7 @@ NOT_CONFIGURED = ("parent", "name")
 
 
 class Declaration(typing.NamedTuple):
-    """Declares the fields of a section of a config.
-
-    Attributes:
-      owner: a dataclass or a function.
-      without: fields of the owner that the section does not have.
-    """
+    """Declares the fields of a section: those of `owner`, a dataclass or function, `without` some of them."""
 
     owner: Callable
     without: Collection[str] = ()
@@ -206,6 +193,9 @@ def validate(name: str, value: Any, annotation: Any) -> Any:
     """
     if not _is_plain(annotation):
         return value
+    if isinstance(value, (list, tuple)) and (names := _names_in_tuple(annotation)):
+        for element in value:
+            choose(name, element, names.values)
     for constraint in _constraints(annotation):
         if isinstance(constraint, OneOf):
             choose(name, value, constraint.values)
@@ -243,6 +233,12 @@ def _constraints(annotation: Any) -> tuple:
     return annotation.__metadata__ if typing.get_origin(annotation) is Annotated else ()
 
 
+def _names_in_tuple(annotation: Any) -> OneOf | None:
+    """Returns the constraint on the elements of a tuple of names; None for other annotations."""
+    element = typing.get_args(annotation)[0] if typing.get_origin(annotation) is tuple else None
+    return next((constraint for constraint in _constraints(element) if isinstance(constraint, OneOf)), None)
+
+
 def describe(annotation: Any, value: Any = None) -> str:
     """Returns what a value must be, in words.
 
@@ -266,7 +262,8 @@ def describe(annotation: Any, value: Any = None) -> str:
         length = tuple(c for c in constraints if isinstance(c, (annotated_types.MinLen, annotated_types.Len)))
         return _tuple(*typing.get_args(kind), length=length, value=value)
     if _is_union(kind):
-        return " or ".join(describe(part) for part in typing.get_args(kind))
+        parts = typing.get_args(kind)
+        return " or ".join(describe(part) for part in sorted(parts, key=lambda part: part is not types.NoneType))
     ranges = " and ".join(text for constraint in constraints if (text := _range(constraint, value)))
     return ", ".join(filter(None, (KINDS.get(kind, getattr(kind, "__name__", str(kind))), ranges)))
 
@@ -283,6 +280,8 @@ def _tuple(*elements: Any, length: tuple, value: Any) -> str:
         head = f"a tuple of one to {most}"
     if element.startswith("("):
         return f"{head} {element}"
+    if element.startswith("one of "):
+        return f"{head} names, each {element}"
     kind, _, ranges = element.partition(", ")
     return f"{head} {kind.split(' ')[-1]}s{f', each {ranges}' if ranges else ''}"
 
