@@ -17,6 +17,6 @@
 set -euo pipefail
 # source /path/to/venv/bin/activate
 
-# Status 75 means: stopped before the last step. After a preemption Slurm requeues the job itself.
+# Status 75 means: stopped before the last step. After a preemption or a node failure Slurm requeues the job itself.
 trap 'if [ "$?" -eq 75 ]; then scontrol requeue "$SLURM_JOB_ID"; fi' EXIT
 srun --kill-on-bad-exit=1 python -m kvae.main "$@"
