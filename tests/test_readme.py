@@ -16,11 +16,8 @@ from kvae.tokenize import __main__ as tokenize
 from kvae.training.train import train
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = sorted(
-    page.relative_to(ROOT).as_posix()
-    for page in (ROOT / "README.md", *ROOT.glob("*/**/*.md"), *(ROOT / ".github").glob("*.md"))
-    if not {"parity", "pytorch"} & {*page.parts}
-)
+FOLDERS = ("kvae", "configs", "launch", ".github")
+PAGES = ["README.md", *sorted(p.relative_to(ROOT).as_posix() for f in FOLDERS for p in (ROOT / f).rglob("*.md"))]
 README = (ROOT / "README.md").read_text()
 REGISTRIES = (kvae.NEIGHBORHOODS, kvae.GRIDS, kvae.QUANTIZERS, kvae.MODELS, kvae.DATASETS)
 
