@@ -88,6 +88,15 @@ def test_curves_are_labelled_by_differing_fields(tmp_path):
     np.testing.assert_allclose(values, [[0.5, 0.2], [0.7, 0.4]])
 
 
+def test_curves_name_sections_where_fields_alone_are_unclear(tmp_path):
+    one = make_run(tmp_path / "one", [0.5], optimizer={"name": "muon", "decay": 0.1}, quantizer={"decay": 0.8})
+    other = make_run(tmp_path / "other", [0.4], optimizer={"name": "adam", "decay": 0.2}, quantizer={"decay": 0.9})
+    for lines in comparison.comparison_curves(read_seeds([one, other])).values():
+        first, second = (set(label.split(", ")) for label in lines)
+        assert first == {"optimizer muon", "optimizer.decay 0.1", "quantizer.decay 0.8"}
+        assert second == {"optimizer adam", "optimizer.decay 0.2", "quantizer.decay 0.9"}
+
+
 def test_program_prints_a_table_and_draws_curves(tmp_path, capsys):
     one = make_run(tmp_path / "one", [[0.5, 0.7], [0.2, 0.4]], replicas=2)
     other = make_run(tmp_path / "other", [0.4, 0.8], quantizer={"neighborhood": "none"})

@@ -64,3 +64,61 @@ def test_trajectory_wraps_around_torus():
     first, last = som.cluster_centers_[[0, 3]]  # the ends of the first row, which are neighbours
     path = plots.trajectory(som, np.stack([first, last])).axes[0].collections[1]
     np.testing.assert_allclose([line[:, 0] for line in path.get_segments()], [[0, -1], [4, 3]])
+
+
+def test_color_bar_spans_values_of_its_plane():
+    for offset, scale, dtype in (
+        (-122, 0.1, np.float32),
+        (122, 0.1, np.float64),
+        (0, 1e-20, np.float64),
+        (0, 1e200, float),
+    ):
+        X = (offset + scale * DATA.astype(np.float64)).astype(dtype)
+        som = kvae.SOM((3, 4), n_epochs=1).fit(X)
+        values = som.cluster_centers_[:, 2]
+        norm = plots.component(som, 2).axes[0].collections[0].norm
+        np.testing.assert_allclose([norm.vmin, norm.vmax], [values.min(), values.max()])
+    for constant in (-122.0, 0.0, 1e20):
+        som = kvae.SOM((3, 4), n_epochs=0, init=np.full((12, 5), constant)).fit(DATA.astype(float) + constant)
+        ax = plots.component(som, 0).axes[0]
+        low, high = ax.child_axes[0].get_ylim()
+        assert low == pytest.approx(constant) and high - low <= max(1, 2e-6 * abs(constant))
+
+
+@pytest.mark.parametrize(("offset", "exponent"), [(0, -90), (0, 900), (1e7, 0)])
+def test_u_matrix_does_not_depend_on_origin_and_unit(offset, exponent):
+    som = kvae.SOM((3, 4), n_epochs=1).fit(DATA.astype(float))
+    other = kvae.SOM((3, 4), n_epochs=1).fit(np.ldexp(DATA.astype(float) + offset, exponent))
+    one, two = (np.asarray(plots.u_matrix(som).axes[0].collections[0].get_array()) for som in (som, other))
+    np.testing.assert_allclose(two, np.ldexp(one, exponent), rtol=1e-4)
+    np.testing.assert_array_equal(other.clusters(3), som.clusters(3))
+    other.plot(np.ldexp(DATA.astype(float) + offset, exponent))
+
+
+def test_maps_of_three_axes_are_refused_in_one_line():
+    som = kvae.SOM((2, 2, 3), n_epochs=0, init=START).fit(DATA)
+    for draw in (
+        lambda: som.plot(DATA),
+        lambda: plots.u_matrix(som),
+        lambda: plots.hits(som, DATA),
+        lambda: plots.component(som, 0),
+        lambda: plots.components(som),
+        lambda: plots.classes(som, DATA, DATA[:, 0] > 0),
+        lambda: plots.clusters(som, 2),
+        lambda: plots.trajectory(som, DATA),
+    ):
+        with pytest.raises(InputError, match=r"^grid_shape is \(2, 2, 3\); only maps of one or two axes can be drawn$"):
+            draw()
+    for features in ([], 3, "x1"):
+        with pytest.raises(InputError, match=r"features is .*; it must be a list of numbers or names of columns"):
+            plots.components(kvae.SOM((3, 4), n_epochs=0, init=START).fit(DATA), features)
+
+
+def test_color_bars_are_equally_far_from_their_maps():
+    som = kvae.SOM((3, 4), n_epochs=0, init=START).fit(DATA)
+    figure = som.plot(DATA, np.where(DATA[:, 0] > 0, "a class of a very long name", "another"))
+    figure.draw_without_rendering()
+    maps = [ax for ax in figure.axes if ax.child_axes]
+    gaps = [ax.child_axes[0].get_window_extent().x0 - ax.get_window_extent().x1 for ax in maps]
+    assert len(gaps) == 7
+    np.testing.assert_allclose(gaps, gaps[0], atol=1)

@@ -13,7 +13,7 @@ from sklearn.base import clone
 from sklearn.cluster import KMeans
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
@@ -182,6 +182,32 @@ def test_map_works_in_pipeline_search_and_pickle():
     som = search.best_estimator_
     assert not hasattr(clone(som), "cluster_centers_")
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(som)).predict(frame), som.predict(frame))
+
+
+@pytest.mark.parametrize("topology", ["plane", "torus"])
+def test_order_score_is_distance_plus_way_to_second_node(topology):
+    som = kvae.SOM((1, 5), topology=topology, n_epochs=0, init=[[0], [10], [1], [3], [20]])
+    som.fit(np.array([[0], [20.0]]))
+    # Nearest and second nearest: nodes 0 and 2, two steps apart (10 + 9).
+    assert kvae.som.order_scorer(som, [[0.25]]) == -(0.25 + 19)
+    # Nodes 3 and 2 are neighbours.
+    assert kvae.som.order_scorer(som, np.array([[2.5]])) == -(0.5 + 2)
+    assert kvae.som.order_scorer(som, [[0.25], [2.5]]) == -(19.25 + 2.5) / 2
+    assert kvae.som.order_scorer(kvae.SOM((1,), n_epochs=0, init=[[1]]).fit([[0.0]]), [[3.0]]) == -2
+    scaled = kvae.SOM((1, 5), n_epochs=0, init=np.ldexp([[0.0], [10], [1], [3], [20]], 900))
+    assert kvae.som.order_scorer(scaled.fit(np.ldexp([[0], [20.0]], 900)), [[2.5 * 2.0**900]]) == -2.5 * 2.0**900
+
+
+def test_grid_search_by_order_prefers_ordered_map():
+    X, widths = RNG.random((300, 2)), {"som__final_width": [0.1, 1.0]}
+    for metric in ("euclidean", "cosine"):
+        pipeline = Pipeline([("scale", StandardScaler()), ("som", kvae.SOM((8, 8), n_epochs=3, metric=metric))])
+        search = GridSearchCV(pipeline, widths, scoring=kvae.som.order_scorer, cv=2).fit(X)
+        assert search.best_params_ == {"som__final_width": 1.0}
+    with pytest.raises(InputError, match=r"the map is a KMeans; it must be a kvae.SOM or a pipeline that ends in one"):
+        kvae.som.order_scorer(KMeans(), X)
+    with pytest.raises(NotFittedError):
+        kvae.som.order_scorer(kvae.SOM(), X)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from kvae.core.errors import InputError
 from kvae.core.files import replaced
 
@@ -91,6 +93,20 @@ def png_figure(
         figure.text(MARGIN / width, top, "\n".join(notes), size=7.5, color=QUIET, **text_style)
         yield figure
         _write(figure, path, {"Title": title, "Description": f"{note} {reading}".strip()})
+
+
+def color_limits(values: np.ndarray, lowest: float | None = None) -> tuple[float, float]:
+    """Returns the ends of a colour scale: the lowest and the highest value, or a little more if these are equal.
+
+    Args:
+      values: finite, int or float [n]; without values the scale runs to 1.
+      lowest: the lower end; None for the lowest value.
+    """
+    if values.size == 0:
+        return (lowest or 0.0), (lowest or 0.0) + 1.0
+    lowest = float(values.min()) if lowest is None else lowest
+    highest = float(values.max())
+    return lowest, highest if highest > lowest else lowest + (1e-6 * abs(lowest) or 1.0)
 
 
 def _wrap_evenly(text: str, limit: int) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kvae.plots.canvas import DPI, PALETTE, add_axes, png_figure
+from kvae.plots.canvas import DPI, PALETTE, add_axes, color_limits, png_figure
 from kvae.plots.curves import format_log_axis
 from kvae.plots.tiles import (
     GridLayout,
@@ -129,8 +129,7 @@ def draw_u_matrix(
     distances = np.asarray(distances, np.float64)
     layout = lay_out_grid(distances.shape)
     finite = distances[np.isfinite(distances)]
-    low, high = (finite.min(), finite.max()) if finite.size else (0, 1)
-    norm, colors = Normalize(low, max(high, low + 1e-12)), _color_range("bone_r", 0.03, 0.95)
+    norm, colors = Normalize(*color_limits(finite)), _color_range("bone_r", 0.03, 0.95)
     colors = colors.with_extremes(bad="#B0B0B0")
     side = _tile_side(layout)
     tiles = np.empty((distances.size, side, side, 3), np.uint8)

@@ -9,7 +9,7 @@ import numpy as np
 
 import kvae
 from kvae.core.errors import InputError
-from kvae.plots.canvas import DPI, FAINT, PALETTE, QUIET, STYLE
+from kvae.plots.canvas import DPI, FAINT, PALETTE, QUIET, STYLE, color_limits
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def check_map(som: "kvae.SOM") -> None:
-    """Raises an error that saves users who pass a pipeline, or a map that is not fitted.
+    """Raises an error that saves users who pass a pipeline, a map that is not fitted, or one of three axes.
 
     Raises:
-      InputError: `som` is not a `kvae.SOM`. NotFittedError: it is not fitted.
+      InputError: `som` is not a `kvae.SOM`, or its grid has more than two axes. NotFittedError: it is not fitted.
     """
     if not hasattr(som, "clusters"):  # kvae.SOM imports this module
         message = f"the map is a {type(som).__name__}; it must be a kvae.SOM"
@@ -31,6 +31,8 @@ def check_map(som: "kvae.SOM") -> None:
     from sklearn.utils.validation import check_is_fitted
 
     check_is_fitted(som)
+    if len(som.grid_.shape) > 2:
+        raise InputError(f"grid_shape is {som.grid_.shape}; only maps of one or two axes can be drawn")
 
 
 @contextlib.contextmanager
@@ -48,13 +50,7 @@ def map_page(som: "kvae.SOM", rows: int, columns: int) -> Iterator["Figure"]:
 
 @contextlib.contextmanager
 def map_axes(som: "kvae.SOM", ax: "Axes | None") -> Iterator["Axes"]:
-    """Yields `ax`, or new axes, laid out for the map with row 0 at the top.
-
-    Raises:
-      InputError: the grid has more than two axes.
-    """
-    if len(som.grid_.shape) > 2:
-        raise InputError(f"grid_shape is {som.grid_.shape}; only maps of one or two axes can be drawn")
+    """Yields `ax`, or new axes, laid out for the map with row 0 at the top."""
     if ax is None:
         with map_page(som, 1, 1) as figure, map_axes(som, figure.add_subplot()) as ax:
             yield ax
@@ -117,9 +113,7 @@ def draw_values(
     from matplotlib.ticker import MaxNLocator
 
     values = np.ma.masked_invalid(values)
-    lowest = values.min() if lowest is None else lowest
-    highest = max(values.max(), lowest + 1e-12) if values.count() else lowest + 1
-    nodes = draw_nodes(som, ax, array=values, cmap=colormap, norm=Normalize(lowest, highest))
+    nodes = draw_nodes(som, ax, array=values, cmap=colormap, norm=Normalize(*color_limits(values.compressed(), lowest)))
     # Inset axes keep the same distance from the map on every panel of a page.
     ticks = MaxNLocator(5, steps=(1, 2, 2.5, 5, 10), integer=np.issubdtype(values.dtype, np.integer))
     bar = ax.figure.colorbar(nodes, cax=ax.inset_axes((1.03, 0.05, 0.035, 0.9)), label=label, ticks=ticks)

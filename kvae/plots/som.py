@@ -53,8 +53,9 @@ def u_matrix(som: "kvae.SOM", ax: "Axes | None" = None) -> "Figure":
     """
     check_map(som)
     with map_axes(som, ax) as ax:
-        distances = np.asarray(measures.u_matrix(som.cluster_centers_.astype(np.float32), som.grid_)).ravel()
-        draw_values(som, ax, distances, "bone_r", "mean distance to neighbours")
+        codewords = _codewords(som).astype(np.float32)
+        distances = np.asarray(measures.u_matrix(codewords, som.grid_), np.float64).ravel()
+        draw_values(som, ax, distances * som._coordinates.distance(1.0), "bone_r", "mean distance to neighbours")
         ax.set_title("U-matrix")
     return ax.figure
 
@@ -133,6 +134,8 @@ def components(som: "kvae.SOM", features: Sequence[int | str] | None = None) -> 
     """
     check_map(som)
     features = range(min(64, som.n_features_in_)) if features is None else features
+    if isinstance(features, (str, int, np.integer)) or len(features) == 0:
+        raise InputError(f"features is {features!r}; it must be a list of numbers or names of columns")
     columns = math.ceil(math.sqrt(1.5 * len(features)))
     rows = math.ceil(len(features) / columns)
     with map_page(som, rows, columns) as figure:
@@ -270,13 +273,18 @@ def page(som: "kvae.SOM", X: Data | None = None, y: ArrayLike | None = None) -> 
     if X is not None and y is not None:
         panels.append(lambda ax: classes(som, X, y, ax))
     columns = max(3, len(panels))
-    features = np.sort(np.argsort(-np.var(som.cluster_centers_, axis=0), kind="stable")[:MOST_PLANES])
+    features = np.sort(np.argsort(-np.var(_codewords(som), axis=0), kind="stable")[:MOST_PLANES])
     panels += [lambda ax, feature=feature: component(som, int(feature), ax) for feature in features]
     rows = math.ceil(len(panels) / columns)
     with map_page(som, rows, columns) as figure:
         for panel, draw in enumerate(panels, 1):
             draw(figure.add_subplot(rows, columns, panel))
     return figure
+
+
+def _codewords(som: "kvae.SOM") -> np.ndarray:
+    """Returns the centres in the map's own coordinates, where their squares do not overflow: float [K, d]."""
+    return som._coordinates.vectors("cluster_centers_", som.cluster_centers_)
 
 
 def _feature_names(som: "kvae.SOM") -> list[str]:

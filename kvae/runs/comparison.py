@@ -157,8 +157,18 @@ def _short_labels(groups: list[SeedGroup]) -> list[str]:
     """Returns one label per group: the fields that differ if they are few, otherwise the folders."""
     fields = differing_fields(groups)
     labels = [
-        ", ".join(f"{name.rpartition('.')[2]} {_format_field(group.fields.get(name))}" for name in fields)
+        ", ".join(f"{_short_name(name, fields)} {_format_field(group.fields.get(name))}" for name in fields)
         for group in groups
     ]
     are_clear = len(fields) <= 3 and len(set(labels)) == len(groups) > 1
     return labels if are_clear else [group.label for group in groups]
+
+
+def _short_name(name: str, fields: list[str]) -> str:
+    """Returns the last part of a field's name, with its section if several end so; `optimizer` for `optimizer.name`."""
+    section, _, last = name.rpartition(".")
+    section = section.rpartition(".")[2]
+    if last == "name" and section:
+        return section
+    are_equal = sum(field.rpartition(".")[2] == last for field in fields) > 1
+    return f"{section}.{last}" if are_equal and section else last

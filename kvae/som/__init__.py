@@ -1,5 +1,6 @@
-"""Kohonen's self-organising map as a scikit-learn estimator: `kvae.SOM`."""
+"""Kohonen's self-organising map as a scikit-learn estimator, `kvae.SOM`, and a scorer of its order."""
 
 from kvae.som.estimator import SOM
+from kvae.som.scoring import order_scorer
 
-__all__ = ["SOM"]
+__all__ = ["SOM", "order_scorer"]

@@ -25,12 +25,15 @@ def center_distances(vectors: np.ndarray, centers: np.ndarray, coordinates: Coor
     """
     distances = np.empty((len(vectors), len(centers)), vectors.dtype)
     scaled_centers = coordinates.scaled(centers.astype(np.float64))
+    block = np.empty((min(BLOCK_ROWS, len(vectors)), len(centers)))
+    unit = coordinates.distance(1.0)
     for start in range(0, len(vectors), BLOCK_ROWS):
         scaled = coordinates.scaled(vectors[start : start + BLOCK_ROWS].astype(np.float64))
         if coordinates.metric == "cosine":
             block = cosine_distances(scaled, scaled_centers)
         else:
-            block = coordinates.unscaled(cdist(scaled, scaled_centers))
-        with np.errstate(over="ignore"):  # where a float32 distance is infinite
-            distances[start : start + BLOCK_ROWS] = block
+            cdist(scaled, scaled_centers, out=block[: len(scaled)])
+        with np.errstate(over="ignore", under="ignore"):  # a distance beyond the dtype is infinite
+            results = distances[start : start + BLOCK_ROWS]
+            np.multiply(block[: len(scaled)], unit, out=results, casting="same_kind")
     return distances

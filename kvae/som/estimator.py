@@ -243,7 +243,7 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
           NotFittedError: the map is not fitted. ValueError: scikit-learn rejects `n_clusters`.
         """
         check_is_fitted(self)
-        return ward_clusters(self.cluster_centers_, self.grid_, n_clusters)
+        return ward_clusters(self._coordinates.scaled(self.cluster_centers_), self.grid_, n_clusters)
 
     def plot(self, X: Data | None = None, y: ArrayLike | None = None) -> "Figure":
         """Draws U-matrix, hits of X, classes of y and component planes on one page; see `kvae.plots.page`."""
