@@ -1,5 +1,6 @@
 """Exported programs: they run without kvae and Flax, for any batch size."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 import kvae
 from kvae.core.errors import InputError
+from kvae.runs import export
 
 ALONE = """
 import json, pathlib, sys
@@ -73,7 +75,8 @@ def test_description_has_the_shapes(run, tmp_path):
         "file": "encode.jax_export",
         "inputs": {"images": {"dtype": "uint8", "shape": [4, 64, 64, 3]}},
         "outputs": {
-            "bottom": {"dtype": "int32", "shape": [4, 16, 16]}, "top": {"dtype": "int32", "shape": [4, 8, 8]}
+            "bottom": {"dtype": "int32", "shape": [4, 16, 16], "range": [0, 31]},
+            "top": {"dtype": "int32", "shape": [4, 8, 8], "range": [0, 31]},
         },
     }  # fmt: skip
     assert description["programs"]["decode"]["outputs"] == description["programs"]["encode"]["inputs"]
@@ -83,6 +86,12 @@ def test_description_has_the_shapes(run, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"batch": "mod"}, "batch is 'mod'; it must be a letter"),
+        ({"batch": True}, "batch is True; it must be a letter"),
+        ({"batch": 10**12}, "batch is 1000000000000; it must be a letter"),
+        ({"size": -4}, "size is -4; it must be an integer, 1 or larger"),
+        ({"size": 10**12}, "size is 1000000000000; it must be an integer, 1 or larger and at most 4096"),
+        ({"size": "32"}, "size is '32'; it must be an integer"),
         ({"batch": 0}, "batch is 0; it must be a letter such as 'b' for any size, or a size such as 64"),
         ({"batch": "2b"}, "batch is '2b'; it must be a letter"),
         ({"size": 30}, "images are 30 x 30; height and width must be multiples of 8"),
@@ -92,3 +101,17 @@ def test_export_rejects_invalid_options(run, tmp_path, options, message):
     with pytest.raises(InputError, match=message):
         run.export(tmp_path, **options)
     assert not any(tmp_path.iterdir())
+
+
+def test_export_after_a_full_disk_succeeds(run, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "write_text", full_disk)
+        with pytest.raises(InputError, match="cannot be written: No space left on device"):
+            run.export(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"encode.jax_export", "decode.jax_export"}
+    run.export(tmp_path)
+    assert (tmp_path / "export.json").exists()
+
+
+def full_disk(*arguments):
+    raise OSError(errno.ENOSPC, "No space left on device")

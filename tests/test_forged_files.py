@@ -10,7 +10,9 @@ import safetensors.numpy
 
 import kvae
 from kvae.core.errors import InputError
+from kvae.runs.comparison import comparison_table
 from kvae.runs.from_torch.state import quantizer_fields, state_and_arguments
+from kvae.runs.seeds import read_seeds
 
 MODELS = pathlib.Path(__file__).parent / "pytorch"
 RELEASE = dict(mean=(100, 100, 100), std=(60, 60, 60))
@@ -236,3 +238,27 @@ def test_forged_arrays_of_pytorch_are_one_line(tmp_path, case):
 )
 def test_from_torch_refuses_invalid_arguments(field, value, message):
     assert message in refusal(kvae.from_torch, MODELS / "release_vqvae.safetensors", **{**RELEASE, field: value})
+
+
+LOSSES = {"step": 4, "valid/loss": [1.0, 2.0], "valid/reconstruction_loss": [1.0, 2.0], "train/perplexity": 3.0}
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [1.0, 2.0, 3.0], [[1.0, 2.0], [3.0]], [[], []]], ids=repr)
+def test_rows_with_lists_of_other_lengths_are_ignored(trained_run, tmp_path, values, caplog):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    shutil.copy(trained_run(replicas=2) / "config.json", workdir)
+    rows = [LOSSES, LOSSES | {"step": 6, "valid/loss": values, "valid/psnr": values}]
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    seeds = read_seeds([str(workdir)])
+    assert [[row["valid/loss"] for row in seed.rows] for seed in seeds] == [[1.0], [2.0]]
+    assert "metrics.jsonl: ignoring 1 corrupted line" in caplog.text
+    assert "| 2 | 4 |" in comparison_table(seeds)
+
+
+@pytest.mark.parametrize("replicas", [2**31 - 1, 10**6, 0])
+def test_huge_number_of_replicas_is_refused_by_reports(trained_run, tmp_path, replicas):
+    config = json.loads((trained_run(replicas=2) / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"replicas": replicas}))
+    line = refusal(read_seeds, [str(tmp_path)])
+    assert f"config.replicas is {replicas}; it must be an integer, 1 or larger and at most 4096" in line

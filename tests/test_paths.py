@@ -4,12 +4,16 @@ import os
 
 import pytest
 
+import kvae
 from kvae import data
 from kvae.core import files, program
 from kvae.core.buckets import check_address
 from kvae.core.errors import InputError
 from kvae.data import ImageSpec
 from kvae.data.listing import read_images
+from kvae.report import __main__ as report
+from kvae.runs.export import export_run
+from kvae.runs.run import Run
 from kvae.tokenize import __main__ as tokenize
 
 BAD = {
@@ -70,3 +74,39 @@ def test_folders_to_write_need_utf8_names(tmp_path):
 
 def test_path_objects_are_paths(tmp_path):
     assert "holds no images" in refusal(data.load, "folder", path=tmp_path)
+
+
+@pytest.mark.parametrize("path", BAD, ids=lambda path: repr(path[:12]))
+def test_bad_paths_of_runs_are_refused(loop, path, capsys):
+    message, path = BAD[path], path.format(loop)
+    run = Run("a run", {}, 0, None, {})
+    for call in (
+        kvae.from_pretrained,
+        kvae.from_torch,
+        run.save_pretrained,
+        lambda path: export_run(run, path, "b", 8),
+    ):
+        assert message in refusal(call, path)
+    if not path.startswith("gs://"):
+        line = refusal(kvae.load, path)
+        assert message in line or "its name is not UTF-8" in line
+    options = ["--out={}", "--curves={}", "--table=3 --experiments={}", "--import={}"]
+    for option in options if path.startswith("gs://") else [*options, "{}", "--check {}"]:
+        arguments = option.replace("{}", path).split(" ")
+        assert program.run(report.main, [*arguments, "runs"] if "=" in option else arguments) == program.MISTAKE
+        error = capsys.readouterr().err
+        assert message in error or "its name is not UTF-8" in error
+        assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("value", NO_PATHS, ids=repr)
+def test_values_that_are_not_paths_of_runs_are_refused(value):
+    run = Run("a run", {}, 0, None, {})
+    for call in (
+        kvae.from_pretrained,
+        kvae.from_torch,
+        run.save_pretrained,
+        lambda path: export_run(run, path, "b", 8),
+    ):
+        assert "it must be a path" in refusal(call, value)
+    assert "it must be a path" in refusal(kvae.load, value)

@@ -17,7 +17,7 @@ from kvae.core.errors import InputError, one_line, require_extra
 from kvae.core.fields import Count, Positive
 from kvae.core.files import replaced
 from kvae.data import ArrayExamples
-from kvae.paper import figures, sweep
+from kvae.paper import figures, pixel_map, sweep
 from kvae.report import __main__ as report
 from kvae.tokenize import __main__ as tokenize
 
@@ -37,6 +37,7 @@ SMOKE = "--config=configs/photos_vqvae.py:smoke"
         (sweep.main, ["--table=3", "--dataset=photos", "--seeds=0"], "'0'; it must be an integer, 1 or larger"),
         (sweep.main, ["--table=", "--dataset=photos", "--print"], "--table is ''; it must be one of"),
         (benchmark.main, ["--scaling", "--seconds=nan"], "'nan'; it must be a number, larger than 0"),
+        (pixel_map.main, ["--config=configs/photos_vqvae.py"], "'vqvae', which has no grid_shape"),
         (benchmark.main, [SMOKE, "--random-images=-3"], "'-3'; it must be an integer, 1 or larger"),
     ],
 )
@@ -169,7 +170,7 @@ def test_import_reports_a_failing_or_missing_file(tmp_path, capsys):
     mine.write_text("import nonesuch\n")
     for arguments, message in [
         ([f"--import={mine}"], "ModuleNotFoundError: No module named 'nonesuch'"),
-        ([f"--import={mine}x"], "FileNotFoundError"),
+        ([f"--import={mine}x"], "there is no such file"),
         (["--import"], "--import needs a file"),
     ]:
         assert program.run(lambda argv: 0, arguments) == program.MISTAKE
@@ -180,3 +181,43 @@ def test_model_of_images_refuses_a_data_set_without_images():
     tokens = ArrayExamples({"codebook": np.zeros((2, 4, 4), np.int32), "label": np.zeros(2, np.int32)})
     with pytest.raises(InputError, match="the examples of this data set have codebook, label; choose another"):
         data.channel_statistics(tokens)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("TABLES = {", "SyntaxError: "),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("raise SystemExit('no')", "SystemExit: no"),
+        ("import nonesuch", "ModuleNotFoundError: No module named 'nonesuch'"),
+        ("\0", ": source code string cannot contain null bytes"),
+        ("BASE, SETTINGS = {}, {}", "has no dict TABLES; write a file like kvae/paper/experiments.py"),
+        ("BASE, SETTINGS, TABLES = {}, {}, []", "has no dict TABLES"),
+    ],
+)
+def test_files_of_experiments_that_fail_are_one_line(tmp_path, capsys, text, message):
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    for program_main, arguments in (
+        (report.main, ["--table=3", str(tmp_path)]),
+        (sweep.main, ["--table=3", "--dataset=photos", "--print"]),
+        (figures.main, ["--figure=6", str(tmp_path)]),
+    ):
+        assert program.run(program_main, [*arguments, f"--experiments={file}"]) == program.MISTAKE
+        error = capsys.readouterr().err
+        assert f"--experiments={file}" in error and message in error and error.count("\n") == 1
+    with pytest.raises(InputError, match=": it is not a file"):
+        program.run_file("--import", str(tmp_path))
+
+
+def test_missing_platform_of_jax_is_one_line(monkeypatch, capsys):
+    def assert_plugin(argv):
+        exec("assert False", {"__name__": "jax._src.xla_bridge"})
+
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    assert program.run(assert_plugin, []) == program.MISTAKE
+    error = capsys.readouterr().err
+    assert "kvae: JAX does not start with the environment {" in error and "'JAX_PLATFORMS': 'cuda'" in error
+    assert error.endswith("this platform is not available\n")
+    with pytest.raises(AssertionError):
+        program.run(lambda argv: exec("assert False", {"__name__": "kvae.nonesuch"}), [])

@@ -69,8 +69,11 @@ def test_encode_and_decode_equal_the_model_s_methods(workdir, images):
 @pytest.mark.parametrize(
     ("codes", "message"),
     [
-        ({"top": [[[32]]], "bottom": [[[0]]]}, "codes of 'top' run from 32 to 32; they must be in 0 to 31"),
-        ({"top": [[[-1]]], "bottom": [[[0]]]}, "codes of 'top' run from -1 to -1"),
+        (
+            {"top": [[[32]]], "bottom": [[[0]]]},
+            "codes of 'top' have 32 at .0, 0, 0., the first of 1 codes outside 0 to 31",
+        ),
+        ({"top": [[[-1]]], "bottom": [[[0]]]}, "codes of 'top' have -1 at .0, 0, 0."),
         ({"top": [[[0]]]}, "codes lack the codebook 'bottom'"),
         ({"tpo": [[[0]]]}, "codes has no field 'tpo'; did you mean 'top'"),
     ],

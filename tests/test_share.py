@@ -172,5 +172,25 @@ def test_missing_hub_client_is_named_with_its_extra(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     forget_hub(monkeypatch)
     for call in (lambda: run.push_to_hub("a/b"), lambda: kvae.from_pretrained("a/b")):
-        with pytest.raises(InputError, match=r"^huggingface_hub is not installed: pip install -e '\.\[hub\]'"):
+        with pytest.raises(InputError, match=r"huggingface_hub is not installed: pip install -e '\.\[hub\]'"):
             call()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("/nonexistent/model", "/nonexistent/model does not exist; pass a folder, or user/name for a run on the"),
+        ("./a/b", "a/b does not exist; pass a folder"),
+        ("shared", "shared does not exist; pass a folder"),
+        (pathlib.Path("a/b"), "a/b does not exist; pass a folder"),
+        (__file__, "test_share.py, a file; pass the folder with model.safetensors"),
+        ("https://huggingface.co/somebody/tokens", "pass its name, 'somebody/tokens'"),
+        ("https://huggingface.co/somebody/tokens/tree/main", "pass its name, 'somebody/tokens'"),
+        ("hf://somebody/tokens", "pass its name, 'somebody/tokens'"),
+    ],
+)
+def test_missing_shared_runs_are_named(name, message):
+    with pytest.raises(InputError) as error:
+        kvae.from_pretrained(name)
+    assert message in str(error.value)
+    assert "huggingface_hub" not in str(error.value) and "mount" not in str(error.value)

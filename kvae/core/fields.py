@@ -28,6 +28,9 @@ Positive = Annotated[float, annotated_types.Gt(0)]
 Depth = Annotated[int, annotated_types.Ge(1), annotated_types.Le(256)]
 """Repetitions of a part of a program; each of them is compiled."""
 
+Replicas = Annotated[int, annotated_types.Ge(1), annotated_types.Le(4096)]
+"""Seeds trained at once."""
+
 Width = Annotated[int, annotated_types.Ge(1), annotated_types.Le(2**20)]
 """Dimension of a vector, or number of channels inside a network."""
 

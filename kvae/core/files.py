@@ -5,10 +5,10 @@ import io
 import os
 import pathlib
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import BinaryIO
 
-from kvae.core.buckets import as_path, is_bucket, wrap_bucket_errors
+from kvae.core.buckets import as_path, check_address, is_bucket, wrap_bucket_errors
 from kvae.core.errors import InputError, check_local, check_utf8, first_line, short_repr
 
 
@@ -51,6 +51,12 @@ def target_path(name: str, path: object) -> pathlib.Path:
     target = user_path(name, path)
     check_utf8(name, target)
     return target
+
+
+def user_address(name: str, path: object) -> str:
+    """Returns the address of a run's folder that a user gave: `user_path`, or an address in a bucket."""
+    check_address(name, path)
+    return str(path) if is_bucket(path) else str(user_path(name, path))
 
 
 def opened(path: os.PathLike | str) -> BinaryIO:
@@ -98,15 +104,16 @@ def read_text(path: os.PathLike | str) -> str:
         return file.read().decode()
 
 
-def check_target(folder: pathlib.Path, mark: str) -> None:
+def check_target(folder: pathlib.Path, mark: str, unfinished: Collection[str] = ()) -> None:
     """Raises InputError if writing into a folder would mix kvae's files with the user's.
 
     Args:
       folder: Where files are to be written.
       mark: A file that every folder written by kvae holds. A folder with other files must have it.
+      unfinished: Files that kvae writes before the mark; an earlier call that was interrupted may have left them.
     """
     others = sorted(path.name for path in folder.glob("*") if not path.name.startswith("."))
-    if others and mark not in others:
+    if mark not in others and (others := [name for name in others if name not in unfinished]):
         raise InputError(f"{folder} holds other files ({others[0]}); choose a new or empty folder")
 
 

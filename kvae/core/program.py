@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from kvae.core.errors import InputError, require_extra
 from kvae.core.fields import describe, validate
+from kvae.core.files import user_path
 
 FAILED, MISTAKE, STOPPED, INTERRUPTED = 1, 2, 75, 130
 """Exit statuses: a part failed; an error that the user can fix; stopped before the end (EX_TEMPFAIL); Ctrl-C."""
@@ -104,11 +105,27 @@ def import_files(argv: list[str]) -> list[str]:
         path = path if has_value else next(arguments, "")
         if not path:
             raise InputError("--import needs a file; for example --import=mine.py")
-        try:
-            runpy.run_path(path)
-        except Exception as error:
-            raise InputError(f"--import={path}: {type(error).__name__}: {error}") from error
+        run_file("--import", path)
     return rest
+
+
+def run_file(option: str, path: str) -> dict[str, Any]:
+    """Runs a Python file of a user's and returns its names.
+
+    Args:
+      option: The option that names it, for messages.
+      path: The file.
+
+    Raises:
+      InputError: The file is missing or raises an exception.
+    """
+    file = user_path(option, path)
+    if not file.is_file():
+        raise InputError(f"{option}={path}: {'it is not a file' if file.exists() else 'there is no such file'}")
+    try:
+        return runpy.run_path(str(file))
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{option}={path}: {type(error).__name__}: {error}") from error
 
 
 def run(program: Callable[[list[str]], int], argv: list[str]) -> int:
@@ -140,11 +157,19 @@ def run(program: Callable[[list[str]], int], argv: list[str]) -> int:
         # Python flushes stdout once more on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (RuntimeError, ValueError) as error:
-        if not any(part in str(error) for part in JAX_START_ERRORS):
+    except (AssertionError, RuntimeError, ValueError) as error:
+        if not _is_start_error(error):
             raise
         variables = {name: value for name, value in os.environ.items() if name.startswith("JAX_")}
-        return _report_mistake(InputError(f"JAX does not start with the environment {variables}: {error}"), argv)
+        reason = str(error) or "this platform is not available"
+        return _report_mistake(InputError(f"JAX does not start with the environment {variables}: {reason}"), argv)
+
+
+def _is_start_error(error: Exception) -> bool:
+    """Returns True for an exception of JAX that an environment variable caused."""
+    if isinstance(error, AssertionError):  # JAX_PLATFORMS names a platform without a plugin: an assertion without text
+        return [*traceback.walk_tb(error.__traceback__)][-1][0].f_globals["__name__"] == "jax._src.xla_bridge"
+    return any(part in str(error) for part in JAX_START_ERRORS)
 
 
 def _report_mistake(error: InputError, argv: list[str]) -> int:

@@ -35,7 +35,7 @@ def pixels_and_labels(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
       InputError: the examples have no labels.
     """
     examples = [examples[i] for i in range(len(examples))]
-    if "label" not in examples[0]:
+    if not examples or "label" not in examples[0]:
         raise InputError("the data set has no labels, so neural selectivity is not defined")
     pixels = np.stack([example["image"].ravel() for example in examples]).astype(np.float32) / 255
     return pixels, np.stack([example["label"] for example in examples])
@@ -66,7 +66,7 @@ def batch_map(dataset: data.Dataset, grid_shape: tuple[int, ...], seed: int) -> 
     """
     pixels, labels = pixels_and_labels(dataset.train)
     som = SOM(grid_shape, n_epochs=MAP_EPOCHS, **MAP_WIDTHS, init="random", random_state=seed).fit(pixels)
-    shape = som.grid_.size, len(dataset.label_names)
+    shape = som.grid_.size, max(len(dataset.label_names), int(labels.max()) + 1)
     table = win_table(som.labels_, labels, *shape)
     others, other_labels = map(np.concatenate, zip(*map(pixels_and_labels, dataset.validation.values()), strict=True))
     held_out = win_table(som.predict(others), other_labels, *shape)
@@ -80,6 +80,10 @@ def batch_map(dataset: data.Dataset, grid_shape: tuple[int, ...], seed: int) -> 
 def main(argv: list[str]) -> int:
     """Prints each measure: its mean and standard deviation over seeds, and all values. Returns the exit status."""
     config = validate_config(training.parse(argv)[0])
+    if "grid_shape" not in config["model"]:
+        raise InputError(
+            f"model.name is {config['model']['name']!r}, which has no grid_shape; name a config of a urlsom"
+        )
     dataset, _ = load_data(config)
     rows = [batch_map(dataset, config["model"]["grid_shape"], seed) for seed in SEEDS]
     for name in rows[0]:

@@ -6,12 +6,11 @@ A run is recognised by its config, whatever its folder is called: it belongs to 
 import collections
 import json
 import math
-import pathlib
-import runpy
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from kvae.core.errors import InputError
+from kvae.core.program import run_file
 from kvae.paper import experiments as paper_experiments
 from kvae.runs.opening import load
 from kvae.runs.run import Run
@@ -49,13 +48,15 @@ def load_experiments(path: str | None) -> dict[str, Any]:
       path: a Python file; None for kvae's own.
 
     Raises:
-      InputError: there is no such file.
+      InputError: there is no such file, it raises an exception, or it lacks BASE, SETTINGS or TABLES.
     """
     if path is None:
         return vars(paper_experiments)
-    if not pathlib.Path(path).is_file():
-        raise InputError(f"--experiments={path}: there is no such file; write one like kvae/paper/experiments.py")
-    return runpy.run_path(path)
+    experiments = run_file("--experiments", path)
+    for name in ("BASE", "SETTINGS", "TABLES"):
+        if not isinstance(experiments.get(name), Mapping):
+            raise InputError(f"--experiments={path} has no dict {name}; write a file like kvae/paper/experiments.py")
+    return experiments
 
 
 def setting_of(config: Mapping[str, Any], experiments: Mapping[str, Any]) -> str | None:

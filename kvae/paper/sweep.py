@@ -66,7 +66,7 @@ def training_arguments(
 def is_trained(arguments: list[str]) -> bool:
     """True if the run of these arguments of `kvae.main` has reached its end."""
     config, workdir = training.parse(arguments)
-    return journal.is_finished(config, journal.read_metrics(workdir))
+    return journal.is_finished(config, journal.read_metrics(workdir, config["replicas"]))
 
 
 def train_setting(arguments: list[str]) -> bool:

@@ -16,8 +16,8 @@ import pathlib
 import sys
 
 from kvae.core import program
-from kvae.core.errors import InputError, check_local, choose, wrap_write_errors
-from kvae.core.files import write_text
+from kvae.core.errors import InputError, choose, wrap_write_errors
+from kvae.core.files import target_path, user_address, write_text
 
 PAGE = "report.html"
 
@@ -33,8 +33,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--experiments", metavar="FILE", help="replaces kvae/paper/experiments.py for --table")
     parser.add_argument("--check", action="store_true", help="verify checkpoints, config.json and metrics.jsonl")
     options = parser.parse_args(argv)
-    if options.out is not None:
-        check_local("--out", options.out)
+    for option in ("out", "curves"):
+        if getattr(options, option) is not None:
+            setattr(options, option, str(target_path(f"--{option}", getattr(options, option))))
     # Heavy imports follow the arguments so that a typo is answered immediately.
     from kvae.runs.check import check
     from kvae.runs.comparison import comparison_curves, comparison_table
@@ -80,7 +81,6 @@ def _write_page(path: str, folders: list[str], text: str) -> str:
       InputError: A run that was named cannot be opened. A run found below a folder is left out instead, and the page
         says why.
     """
-    from kvae.core.buckets import as_path
     from kvae.report.page import write_page
     from kvae.runs.opening import load
     from kvae.runs.seeds import run_folders
@@ -90,7 +90,7 @@ def _write_page(path: str, folders: list[str], text: str) -> str:
         try:
             runs.append(load(workdir))
         except InputError as error:
-            if workdir in map(str, map(as_path, folders)):
+            if workdir in (user_address("the run", folder) for folder in folders):
                 raise
             left_out.append(f"- left out: {error}")
     write_page(path, runs, "\n".join([text, *left_out]), f"Codebooks of {', '.join(folders)}")

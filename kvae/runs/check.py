@@ -25,7 +25,7 @@ def findings(workdir: str) -> Iterator[tuple[str, str]]:
             yield f"checkpoint {step}", problem
         saved = checkpoints.config()
     yield "config.json", _config_problem(workdir, saved)
-    yield ROWS, _rows_problem(workdir)
+    yield ROWS, _rows_problem(workdir, saved)
 
 
 def _config_problem(workdir: str, saved: dict | None) -> str:
@@ -38,10 +38,10 @@ def _config_problem(workdir: str, saved: dict | None) -> str:
     return f"differs from the checkpoints: {'; '.join(changes)}" if changes else ""
 
 
-def _rows_problem(workdir: str) -> str:
+def _rows_problem(workdir: str, saved: dict | None) -> str:
     """Counts the lines of metrics.jsonl that cannot be read or are out of order."""
     last_step, corrupted, misplaced = -1, 0, 0
-    for row in rows_in(workdir):
+    for row in rows_in(workdir, saved and saved.get("replicas")):
         if row is None:
             corrupted += 1
             continue

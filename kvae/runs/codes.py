@@ -69,9 +69,11 @@ def _validate_codebook(name: str, layer: Quantizer, codes: Any) -> np.ndarray:
         expected = f"int [b, h, w{''.join(f', {q}' for q in last)}]"
         hint = "; for a single image pass codes[None]" if array.ndim == 2 + len(last) else ""
         raise InputError(f"codes of {name!r} are {array.dtype}{list(array.shape)}; they must be {expected}{hint}")
-    if array.min() < 0 or array.max() >= layer.codebook_size:
-        limits = f"they must be in 0 to {layer.codebook_size - 1}"
-        raise InputError(f"codes of {name!r} run from {array.min()} to {array.max()}; {limits}")
+    outside = (array < 0) | (array >= layer.codebook_size)
+    if outside.any():
+        place = np.unravel_index(outside.argmax(), array.shape)
+        first = f"the first of {outside.sum():,} codes outside 0 to {layer.codebook_size - 1}"
+        raise InputError(f"codes of {name!r} have {array[place]} at {list(map(int, place))}, {first}")
     return array.astype(np.int32)
 
 

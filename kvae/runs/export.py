@@ -4,7 +4,10 @@
     codes = encode.call(images)
 
 To run them you need only JAX and flatbuffers. One file works on CPU, CUDA and TPU. Images are uint8 [b, h, w, 3]; the
-programs normalise them. `export.json` lists the inputs and outputs with their shapes.
+programs normalise them. `export.json` lists the inputs and outputs with their shapes, and the range of codes.
+
+The exported decoder cannot check codes: one outside 0 to K - 1 decodes as another code, by default the nearest end of
+the range. Check codes from elsewhere against the `range` in `export.json` first.
 
 Exported programs expire: JAX promises to read them for six months after the version that wrote them. Export the run
 again with a current JAX to renew them.
@@ -13,7 +16,6 @@ again with a current JAX to renew them.
 import functools
 import json
 import os
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +23,17 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from kvae.core.errors import InputError, require_extra, wrap_write_errors
-from kvae.core.files import check_target, replaced, write_text
+from kvae.core.errors import InputError, require_extra, short_repr, wrap_write_errors
+from kvae.core.fields import Count, Size, validate
+from kvae.core.files import check_target, replaced, target_path, write_text
+from kvae.models.model import Model
 
 if TYPE_CHECKING:
     from kvae.runs.run import Run
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
-DESCRIPTION = "export.json"
+DESCRIPTION, SUFFIX = "export.json", ".jax_export"
 
 
 def export_run(run: "Run", folder: os.PathLike | str, batch: str | int, size: int) -> None:
@@ -46,11 +50,9 @@ def export_run(run: "Run", folder: os.PathLike | str, batch: str | int, size: in
     """
     with require_extra("share"):
         import flatbuffers  # noqa: F401  # JAX serialises with it without declaring it
-    if not (isinstance(batch, int) and batch > 0) and not (isinstance(batch, str) and batch.isidentifier()):
-        raise InputError(f"batch is {batch!r}; it must be a letter such as 'b' for any size, or a size such as 64")
-    folder = pathlib.Path(folder)
-    check_target(folder, DESCRIPTION)
-    (count,) = export.symbolic_shape(batch) if isinstance(batch, str) else (batch,)
+    count, size = _batch_count(batch), validate("size", size, Size)
+    folder = target_path("the folder", folder)
+    check_target(folder, DESCRIPTION, unfinished=tuple(f"{name}{SUFFIX}" for name in ("encode", "decode")))
     images = jax.ShapeDtypeStruct((count, size, size, 3), jnp.uint8)
     encode, decode = (_compile(run, method) for method in ("encode", "decode"))
     codes = jax.eval_shape(encode, images)
@@ -66,13 +68,13 @@ def export_run(run: "Run", folder: os.PathLike | str, batch: str | int, size: in
         "platforms": list(PLATFORMS),
         **{name: list(getattr(run.model, name)) for name in ("mean", "std")},
         "programs": {
-            name: {"file": f"{name}.jax_export"} | {side: _as_json(specs) for side, specs in sides.items()}
+            name: {"file": f"{name}{SUFFIX}"} | {side: _as_json(specs, run.model) for side, specs in sides.items()}
             for name, sides in shapes.items()
         },
     }
     with wrap_write_errors(folder):
         for name, artefact in artefacts.items():
-            with replaced(folder / f"{name}.jax_export") as incomplete:
+            with replaced(folder / f"{name}{SUFFIX}") as incomplete:
                 incomplete.write_bytes(artefact)
         write_text(folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")
 
@@ -86,8 +88,22 @@ def _serialise(program: Callable, argument: Any) -> bytes:
     return bytes(export.export(program, platforms=PLATFORMS)(argument).serialize())
 
 
-def _as_json(specs: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
-    return {
-        name: {"dtype": str(spec.dtype), "shape": [n if isinstance(n, int) else str(n) for n in spec.shape]}
-        for name, spec in specs.items()
-    }
+def _as_json(specs: Mapping[str, jax.ShapeDtypeStruct], model: Model) -> dict[str, Any]:
+    entries = {}
+    for name, spec in specs.items():
+        entries[name] = {"dtype": str(spec.dtype), "shape": [n if isinstance(n, int) else str(n) for n in spec.shape]}
+        if name in model.quantizers:
+            entries[name]["range"] = [0, model.quantizers[name].codebook_size - 1]
+    return entries
+
+
+def _batch_count(batch: object) -> Any:
+    """Returns the size of the batch axis: an integer, or a symbol of `jax.export`."""
+    try:
+        if isinstance(batch, str) and batch.isidentifier():
+            return export.symbolic_shape(batch)[0]
+        return validate("batch", batch, Count)
+    except ValueError as error:  # InputError is one; JAX reserves "mod", "max" and other words
+        raise InputError(
+            f"batch is {short_repr(batch)}; it must be a letter such as 'b' for any size, or a size such as 64"
+        ) from error

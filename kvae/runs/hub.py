@@ -52,6 +52,8 @@ def push(run: "Run", name: str, **options: Any) -> str:
     Raises:
       InputError: The Hub cannot be reached or refuses.
     """
+    if not isinstance(name, str):
+        raise InputError(f"name is {short_repr(name)}; it must be a repository, 'user/name'")
     with _wrap_hub_errors(
         f"{name} was not uploaded: the Hub refuses or does not answer; `hf auth login` saves a token"
     ):

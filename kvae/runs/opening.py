@@ -3,14 +3,16 @@
 import contextlib
 import os
 import pathlib
+import re
 import signal
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
 
-from kvae.core.buckets import as_path, check_address, check_reachable, wrap_bucket_errors
-from kvae.core.errors import InputError, check_local
+from kvae.core.buckets import as_path, check_reachable, wrap_bucket_errors
+from kvae.core.errors import InputError, short_repr
+from kvae.core.files import user_address, user_path
 from kvae.core.program import STOPPED
 from kvae.runs import share
 from kvae.runs.run import Run
@@ -20,6 +22,12 @@ from kvae.training.workdir.run_config import check_workdir, config_of_checkpoint
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
+
+HUB_NAME = re.compile(r"(?!\.)[\w.-]+/[\w.-]+")
+"""A repository on the Hugging Face Hub."""
+
+HUB_PAGE = re.compile(r"(?:https?://(?:www\.)?(?:huggingface\.co|hf\.co)|hf:/)/(?:models/)?([\w.-]+/[\w.-]+)")
+"""The address of a repository's page, or of the repository in fsspec."""
 
 ATTEMPTS = 10
 """How many times to read a run that deletes, while it trains, the checkpoint being read."""
@@ -38,7 +46,6 @@ def read_run(workdir: str, step: int | str | None) -> tuple[dict[str, Any], int,
     Raises:
       InputError: There is no run or no such checkpoint, or the bucket does not answer.
     """
-    check_address("the run", workdir)
     check_reachable(workdir)
     with wrap_bucket_errors(workdir):
         for attempts_left in reversed(range(ATTEMPTS)):
@@ -86,12 +93,13 @@ def load(workdir: str, step: int | str | None = None, replica: int = 0) -> Run:
     Raises:
       InputError: The run, the checkpoint or the replica does not exist.
     """
+    workdir = user_address("the run", workdir)
     config, step, state = read_run(workdir, step)
     if not 0 <= replica < config["replicas"]:
         raise InputError(f"replica is {replica}; {workdir} has {config['replicas']}, numbered from 0")
     variables = {"params": state["params"], **state["collections"]}
     variables = jax.tree.map(lambda leaf: leaf[replica], variables)
-    return Run(str(workdir), config, step, build_model(config), variables, replica)
+    return Run(workdir, config, step, build_model(config), variables, replica)
 
 
 def from_pretrained(name: os.PathLike | str, **options: Any) -> Run:
@@ -110,16 +118,27 @@ def from_pretrained(name: os.PathLike | str, **options: Any) -> Run:
     Raises:
       InputError: There is no such folder or repository, or its weights are corrupted or belong to another model.
     """
-    check_local("the shared run", name)
-    folder = pathlib.Path(name).expanduser()
+    if isinstance(name, str) and (page := HUB_PAGE.match(name)):
+        raise InputError(f"the shared run is {short_repr(name, 200)}; pass its name, {page[1]!r}")
+    folder = user_path("the shared run", name)
     if not folder.is_dir():
-        from kvae.runs import hub
-
-        folder = hub.fetch(str(name), **options)
+        folder = _fetched(name, folder, options)
     config, step, replica, variables = share.read_shared(folder)
     model = build_model(config)
     share.check_variables(model, variables, str(folder / share.WEIGHTS))
     return Run(str(folder), config, step, model, variables, replica)
+
+
+def _fetched(name: os.PathLike | str, folder: pathlib.Path, options: Mapping[str, Any]) -> pathlib.Path:
+    if folder.exists():
+        raise InputError(f"the shared run is {folder}, a file; pass the folder with {share.WEIGHTS}")
+    if not isinstance(name, str) or not HUB_NAME.fullmatch(name):
+        raise InputError(f"{folder} does not exist; pass a folder, or user/name for a run on the Hugging Face Hub")
+    try:
+        from kvae.runs import hub
+    except InputError as error:
+        raise InputError(f"there is no folder {name}; to look for it on the Hugging Face Hub: {error}") from error
+    return hub.fetch(name, **options)
 
 
 def train(config: "Mapping[str, Any] | ConfigDict", workdir: str) -> Run:

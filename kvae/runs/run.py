@@ -2,7 +2,6 @@
 
 import functools
 import os
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from kvae import data
 from kvae.core.errors import InputError
+from kvae.core.files import target_path
 from kvae.data.listing import read_images
 from kvae.models.codebook_views import by_codebook
 from kvae.models.model import Model
@@ -57,7 +57,7 @@ class Run:
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """Returns the rows of metrics.jsonl, one dict each: step, train/loss, valid/loss and so on."""
-        return read_metrics(self.workdir)
+        return read_metrics(self.workdir, self.config["replicas"])
 
     @property
     def codebooks(self) -> dict[str, np.ndarray]:
@@ -211,7 +211,7 @@ class Run:
         Raises:
           InputError: The folder holds other files or cannot be written.
         """
-        share.save_shared(self, folder, pathlib.Path(folder).name)
+        share.save_shared(self, folder, target_path("the folder", folder).resolve().name)
 
     def push_to_hub(self, name: str, **options: Any) -> str:
         """Uploads what `save_pretrained` writes to a repository on the Hugging Face Hub.

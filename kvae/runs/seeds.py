@@ -1,14 +1,15 @@
 """Reads the seeds of runs: the metrics of each, and whether it is finished."""
 
 import statistics
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from kvae import data
-from kvae.core.buckets import as_path, check_address, check_reachable, folders_with, wrap_bucket_errors
+from kvae.core.buckets import as_path, check_reachable, folders_with, wrap_bucket_errors
 from kvae.core.errors import InputError
+from kvae.core.files import user_address
 from kvae.training.best import LOSS
 from kvae.training.config.sections import flatten, validate_run
 from kvae.training.workdir.journal import is_finished, read_metrics
@@ -74,7 +75,7 @@ def run_folders(folders: Iterable[str]) -> list[str]:
     """
     runs: dict[str, None] = {}
     for folder in folders:
-        check_address("the folder of runs", folder)
+        folder = user_address("the folder of runs", folder)
         check_reachable(folder)
         with wrap_bucket_errors(folder):
             paths = folders_with(PARTS, as_path(folder))
@@ -88,20 +89,27 @@ def _seeds_of(run: str) -> Iterator[Seed]:
     sections = validate_run(read_config_json(run), run)
     caches = {f"dataset.{name}" for name in data.cache_paths(sections["dataset"])}
     config = {name: value for name, value in flatten(sections).items() if name not in caches}
-    rows = read_metrics(run)
+    rows = read_metrics(run, config["replicas"])
+    unfinished = ""
+    if not is_finished(config, rows):
+        unfinished = f"unfinished, at step {rows[-1]['step'] if rows else 0} of {config['steps']}"
     for replica in range(config["replicas"]):
-        of_replica = [{k: v[replica] if isinstance(v, list) else v for k, v in row.items()} for row in rows]
-        yield Seed(run, config["seed"] + replica, config, of_replica, _problem(config, rows, of_replica))
+        of_replica = [_of_replica(row, replica) for row in rows]
+        yield Seed(run, config["seed"] + replica, config, of_replica, _problem(of_replica, unfinished))
 
 
-def _problem(config: Mapping[str, Any], rows: list[dict[str, Any]], of_replica: list[dict[str, Any]]) -> str:
+def _of_replica(row: dict[str, Any], replica: int) -> dict[str, Any]:
+    if not any(isinstance(value, list) for value in row.values()):
+        return row
+    return {name: value[replica] if isinstance(value, list) else value for name, value in row.items()}
+
+
+def _problem(of_replica: list[dict[str, Any]], unfinished: str) -> str:
     """Returns why a replica must not be averaged with others; empty if nothing is wrong."""
     lost = [row["step"] for row in of_replica if row.get(LOSS, 0) is None]
     if lost:
         return f"its loss is not finite at step {lost[0]}"
-    if not is_finished(config, rows):
-        return f"unfinished, at step {rows[-1]['step'] if rows else 0} of {config['steps']}"
-    return "" if any(LOSS in row for row in of_replica) else "it was never evaluated"
+    return unfinished or ("" if any(LOSS in row for row in of_replica) else "it was never evaluated")
 
 
 def mean_and_std(values: list[float]) -> tuple[float, float | None]:

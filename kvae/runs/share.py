@@ -19,7 +19,7 @@ from kvae.core.buckets import as_path, wrap_bucket_errors
 from kvae.core.digests import digests
 from kvae.core.errors import InputError, first_line, short_repr, wrap_write_errors
 from kvae.core.fields import Natural, validate_fields
-from kvae.core.files import check_file, check_target, replaced, write_text
+from kvae.core.files import check_file, check_target, replaced, target_path, write_text
 from kvae.models.model import Model
 from kvae.runs import card
 from kvae.training.config.sections import validate_run
@@ -54,7 +54,7 @@ def save_shared(run: "Run", folder: os.PathLike | str, name: str) -> None:
     Raises:
       InputError: The folder holds other files or cannot be written.
     """
-    folder = pathlib.Path(folder)
+    folder = target_path("the folder", folder)
     check_target(folder, WEIGHTS)
     arrays = {
         path: np.asarray(leaf, order="C")

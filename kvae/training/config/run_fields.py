@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from kvae.core.fields import Count, Depth, Natural, Positive
+from kvae.core.fields import Count, Depth, Natural, Positive, Replicas
 
 SECTIONS = ("dataset", "model", "optimizer")
 """The sections of a config."""
@@ -30,7 +30,7 @@ class RunFields:
     steps: Count
     batch_size: Count
     seed: Natural = 0
-    replicas: Count = 1
+    replicas: Replicas = 1
     micro_batches: Depth = 1
     log_every_steps: Count = 50
     evaluate_every_steps: Count = 1_000

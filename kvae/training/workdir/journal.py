@@ -26,11 +26,12 @@ LOG = "log.txt"
 """The name of the file that keeps what was logged."""
 
 
-def read_metrics(workdir: str) -> list[dict[str, Any]]:
+def read_metrics(workdir: str, replicas: int | None = None) -> list[dict[str, Any]]:
     """Reads the rows of a run's metrics.jsonl, and logs a warning about corrupted lines.
 
     Args:
       workdir: The run's folder, on a disk or in a bucket.
+      replicas: The run's number of replicas, if known; rows with lists of another length are corrupted.
 
     Returns:
       The rows in file order, without corrupted or truncated lines; empty if there is no file.
@@ -38,20 +39,20 @@ def read_metrics(workdir: str) -> list[dict[str, Any]]:
     Raises:
       InputError: The file cannot be read.
     """
-    lines = list(rows_in(workdir))
+    lines = list(rows_in(workdir, replicas))
     rows = [row for row in lines if row is not None]
     _warn_of_corrupted_lines(workdir, len(lines) - len(rows))
     return rows
 
 
-def rows_in(workdir: str) -> Iterator[dict[str, Any] | None]:
-    """Yields the rows of a run's metrics.jsonl, and None for each corrupted line.
+def rows_in(workdir: str, replicas: int | None = None) -> Iterator[dict[str, Any] | None]:
+    """Yields the rows of a run's metrics.jsonl, and None for each corrupted line; see `read_metrics`.
 
     Raises:
       InputError: The file cannot be read.
     """
     with _open_rows(workdir) as file:
-        for _, row in read_rows(file):
+        for _, row in read_rows(file, replicas):
             yield row
 
 

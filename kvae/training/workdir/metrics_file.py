@@ -20,12 +20,16 @@ KEPT_ROWS = 1_000
 """About as many rows as a curve can show."""
 
 
-def parse_row(line: bytes) -> dict[str, Any] | None:
+def parse_row(line: bytes, replicas: int | None = None) -> dict[str, Any] | None:
     """Parses a line of metrics.jsonl.
+
+    Args:
+      line: The line.
+      replicas: The run's number of replicas, if known.
 
     Returns:
       The row; None if the line is corrupted: it is not a JSON object with an integer step, or a value is not a
-      number, a list of numbers, or null.
+      number, null, or a list of these with one element per replica.
 
     Example:
       >>> parse_row(b'{"step": 2, "train/loss": 0.5}')
@@ -35,21 +39,26 @@ def parse_row(line: bytes) -> dict[str, Any] | None:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    is_row = isinstance(row, dict) and type(row.get("step")) is int and all(map(_is_value, row.values()))
-    return row if is_row else None
+    is_row = isinstance(row, dict) and type(row.get("step")) is int
+    return row if is_row and all(_is_value(value, replicas) for value in row.values()) else None
 
 
-def _is_value(value: object) -> bool:
+def _is_value(value: object, replicas: int | None) -> bool:
     if isinstance(value, list):
-        return all(map(_is_value, value))
+        return len(value) == (replicas or len(value)) and all(map(_is_number, value))
+    return _is_number(value)
+
+
+def _is_number(value: object) -> bool:
     return value is None or (type(value) in (int, float) and not abs(value) >= 2**63)
 
 
-def read_rows(file: BinaryIO) -> Iterator[tuple[int, dict[str, Any] | None]]:
+def read_rows(file: BinaryIO, replicas: int | None = None) -> Iterator[tuple[int, dict[str, Any] | None]]:
     """Reads a file of rows from its current position.
 
     Args:
       file: metrics.jsonl, opened for reading.
+      replicas: The run's number of replicas, if known.
 
     Yields:
       For each line that is not empty, the offset in bytes at which its content ends, and its row; None if the line is
@@ -58,7 +67,7 @@ def read_rows(file: BinaryIO) -> Iterator[tuple[int, dict[str, Any] | None]]:
     end = 0
     for line in iter(functools.partial(file.readline, LONGEST_LINE_BYTES), b""):
         if line != b"\n":
-            yield end + len(line.rstrip(b"\n")), parse_row(line)
+            yield end + len(line.rstrip(b"\n")), parse_row(line, replicas)
         end += len(line)
 
 
