@@ -129,7 +129,7 @@ def test_programs_read_runs_in_a_bucket(story, tmp_path, capsys):
     PIL.Image.fromarray(few[0]).save(tmp_path / "images" / "one.png")
     command = [PLACE, f"--images={tmp_path / 'images'}", f"--out={tmp_path / 'tokens'}"]
     assert program.run(tokenize.main, command) == 0
-    assert (tmp_path / "tokens" / "tokens.json").exists()
+    assert (tmp_path / "tokens" / "_tokens.json").exists()
 
 
 def refuse(*_, **__):

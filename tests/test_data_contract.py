@@ -10,7 +10,7 @@ import pytest
 from kvae import data
 from kvae.core.errors import InputError
 from kvae.core.fields import CachePath, LocalPath
-from kvae.runs import share
+from kvae.runs import card
 
 
 @data.declare_images(size=20, crop=False)
@@ -117,5 +117,5 @@ def test_missing_package_names_extra(monkeypatch):
 
 def test_card_shows_no_declared_path(registered):
     run = type("Run", (), {"config": {"dataset": SECTION}})()
-    text = share._training(run)
+    text = card._training(run)
     assert "bold" in text and "ada" not in text

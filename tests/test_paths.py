@@ -14,6 +14,7 @@ from kvae.data.listing import read_images
 from kvae.report import __main__ as report
 from kvae.runs.export import export_run
 from kvae.runs.run import Run
+from kvae.runs.share import read_weights
 from kvae.tokenize import __main__ as tokenize
 
 BAD = {
@@ -63,6 +64,12 @@ def test_values_that_are_not_paths_are_refused(value):
         assert "it must be a path on this machine" in refusal(data.load, name, path=value)
     assert "it must be a path on this machine" in refusal(files.user_path, "--out", value)
     assert "it must be a path" in refusal(check_address, "--workdir", value)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
+def test_weights_that_are_not_a_file_are_refused(tmp_path, make):
+    make(tmp_path / "model.safetensors")
+    assert "it is a folder, a pipe or a device" in refusal(read_weights, tmp_path / "model.safetensors")
 
 
 def test_folders_to_write_need_utf8_names(tmp_path):

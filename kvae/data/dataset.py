@@ -6,6 +6,7 @@ A data set is a function, registered by name in `kvae.DATASETS`. Its parameters 
 - the annotation of a parameter gives its type and range: `fraction: Annotated[float, Gt(0), Lt(1)] = 0.1`
 - `LocalPath` and `CachePath` of `kvae.core.fields` mark paths on this machine, which are never shared with a run
 - the docstring's `Args:` describe each field; `python -m kvae.main --config=FILE --help` prints them
+- `Examples` says what is read, and that several threads read it
 - `size` and `crop` say how an image was fitted to the square that the model is trained on. A data set that leaves its
   users no choice has no such parameter, and declares the fixed value with `declare_images`
 
@@ -23,6 +24,7 @@ Example:
 """
 
 import dataclasses
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -43,6 +45,9 @@ def fits_in_memory(num_bytes: int) -> bool:
 
 class Examples(Protocol):
     """Random access to decoded examples, all of one shape.
+
+    Several threads call `__getitem__` at the same time. Examples that share state between calls, such as the position
+    in an open file, must open the file in each call or thread, or be wrapped in `LockedExamples`.
 
     Examples that have names, such as files, list them in an attribute `names`.
     """
@@ -79,6 +84,29 @@ class ArrayExamples:
     def __getitem__(self, index: int | np.ndarray) -> Example:
         """Returns one example for an integer, and a batch for an array of indices."""
         return {name: array[index] for name, array in self.arrays.items()}
+
+
+class LockedExamples:
+    """Examples that are read by one thread at a time, for examples that threads cannot share.
+
+    Args:
+      examples: the examples.
+
+    Example:
+      >>> LockedExamples(["first", "second"])[1]
+      'second'
+    """
+
+    def __init__(self, examples: Examples):
+        self._examples, self._lock = examples, threading.Lock()
+        self.names = getattr(examples, "names", ())
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> Example:
+        with self._lock:
+            return self._examples[index]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,18 +7,19 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from kvae.core.errors import require_extra, wrap_read_errors
+from kvae.core.errors import InputError, require_extra, wrap_read_errors
+from kvae.core.files import check_file
 
 RUN_AGAIN = "delete it and run kvae.tokenize again"
 """What a user can do about a corrupted shard."""
 
 RUN_ALL_AGAIN = "delete its folder and run kvae.tokenize again"
-"""What a user can do about a corrupted tokens.json."""
+"""What a user can do about a corrupted _tokens.json."""
 
 TokenRows = dict[str, Any]
 """Columns by name: `index` int64 [n], `name` a list of strings, `label` int32 [n], and codes [n, ...] by codebook."""
@@ -31,6 +32,7 @@ class Columns:
     Attributes:
       shapes: shape of the codes of one image, by codebook.
       dtypes: dtype of these codes, by codebook: "int16" or "int32".
+      sizes: number of codes, by codebook.
       names: True if rows have a `name`.
       labels: True if rows have a `label`.
       label_names: names of the classes; empty if they have none.
@@ -38,6 +40,7 @@ class Columns:
 
     shapes: Mapping[str, tuple[int, ...]]
     dtypes: Mapping[str, str]
+    sizes: Mapping[str, int]
     names: bool
     labels: bool
     label_names: tuple[str, ...] = ()
@@ -50,14 +53,15 @@ class Format(NamedTuple):
       file_name: maps the split, the number of a shard and the number of shards to a file name.
       write: writes rows to a path.
       read: returns the rows of a file; raises InputError if it is corrupted.
-      count: returns the number of rows in a file; raises InputError if it is corrupted.
+      peek: returns the number of rows in a file, and the index of the first (None if it has no rows); raises
+        InputError if it is corrupted.
       finish: writes the metadata that other programs expect in a folder, from the number of rows by split and file.
     """
 
     file_name: Callable[[str, int, int], str]
     write: Callable[[pathlib.Path, TokenRows, Columns], None]
     read: Callable[[pathlib.Path, Columns], TokenRows]
-    count: Callable[[pathlib.Path], int]
+    peek: Callable[[pathlib.Path, Columns], tuple[int, int | None]]
     finish: Callable[[pathlib.Path, Mapping[str, Mapping[str, int]], Columns], None]
 
 
@@ -102,6 +106,24 @@ def decode_row(record: bytes, columns: Columns) -> dict[str, Any]:
     return row
 
 
+def check_codes(name: str, codes: np.ndarray, size: int, index: Sequence[int] | np.ndarray) -> None:
+    """Raises InputError with the first place of a code that is not in 0..`size` - 1.
+
+    Args:
+      name: what the codes are, for the message.
+      codes: integers [n, ...].
+      size: number of codes of the codebook.
+      index: the number of each row, [n].
+    """
+    if not codes.size or (codes.min() >= 0 and codes.max() < size):
+        return
+    row, *place = np.argwhere((codes < 0) | (codes >= size))[0].tolist()
+    raise InputError(
+        f"{name} has the code {codes[(row, *place)]} at {place} of row {index[row]}; codes must be in 0 to {size - 1}; "
+        f"{RUN_AGAIN}"
+    )
+
+
 def _write_array_record(path: pathlib.Path, rows: TokenRows, columns: Columns) -> None:
     with require_extra("train"):
         from array_record.python.array_record_module import ArrayRecordWriter
@@ -120,6 +142,7 @@ def _array_record_reader(path: pathlib.Path) -> Iterator[Any]:
         from array_record.python.array_record_module import ArrayRecordReader
 
     with wrap_read_errors(path, RUN_AGAIN):
+        check_file(path)
         reader = ArrayRecordReader(os.fspath(path))
         try:
             yield reader
@@ -140,9 +163,10 @@ def _read_array_record(path: pathlib.Path, columns: Columns) -> TokenRows:
     }
 
 
-def _count_array_record(path: pathlib.Path) -> int:
+def _peek_array_record(path: pathlib.Path, columns: Columns) -> tuple[int, int | None]:
     with _array_record_reader(path) as reader:
-        return reader.num_records()
+        count = reader.num_records()
+        return count, decode_row(reader.read([0])[0], columns)["index"] if count else None
 
 
 def _finish_array_record(folder: pathlib.Path, files: Mapping[str, Mapping[str, int]], columns: Columns) -> None:
@@ -171,7 +195,7 @@ def _finish_array_record(folder: pathlib.Path, files: Mapping[str, Mapping[str, 
         features=tfds.features.FeaturesDict(features),
         split_infos=splits,
         version="1.0.0",
-        description="Codes of images, written by kvae; see tokens.json.",
+        description="Codes of images, written by kvae; see _tokens.json.",
         check_data=False,  # the check needs TensorFlow
     )
 
@@ -194,23 +218,32 @@ def _read_parquet(path: pathlib.Path, columns: Columns) -> TokenRows:
     with require_extra("share"):
         from pyarrow import parquet
 
+    kinds = {"index": "int64", "name": "string", "label": "int32", **columns.dtypes}
+    names = ["index", *["name"] * columns.names, *["label"] * columns.labels, *columns.shapes]
     with wrap_read_errors(path, RUN_AGAIN):
+        check_file(path)
         table = parquet.read_table(path, partitioning=None, page_checksum_verification=True)
         rows: TokenRows = {}
-        for name in table.column_names:
+        for name in names:
+            if name not in table.column_names:
+                raise ValueError(f"it has no column {name}; it has {', '.join(table.column_names)}")
             array, shape = table[name].combine_chunks(), columns.shapes.get(name, ())
             for _ in shape:
                 array = array.flatten()
-            rows[name] = array.to_pylist() if name == "name" else array.to_numpy().reshape(-1, *shape)
+            if str(array.type) != kinds[name] or array.null_count:
+                raise ValueError(f"the column {name} has {array.null_count} nulls and the type {array.type}")
+            rows[name] = array.to_pylist() if name == "name" else array.to_numpy().reshape(table.num_rows, *shape)
     return rows
 
 
-def _count_parquet(path: pathlib.Path) -> int:
+def _peek_parquet(path: pathlib.Path, columns: Columns) -> tuple[int, int | None]:
     with require_extra("share"):
         from pyarrow import parquet
 
     with wrap_read_errors(path, RUN_AGAIN):
-        return parquet.read_metadata(path).num_rows
+        check_file(path)
+        index = parquet.read_table(path, partitioning=None, columns=["index"])["index"]
+        return len(index), int(index[0].as_py()) if len(index) else None
 
 
 FORMATS: dict[str, Format] = {
@@ -219,14 +252,14 @@ FORMATS: dict[str, Format] = {
         lambda split, number, count: f"tokens-{split}.array_record-{number:05}-of-{count:05}",
         _write_array_record,
         _read_array_record,
-        _count_array_record,
+        _peek_array_record,
         _finish_array_record,
     ),
     "parquet": Format(
         lambda split, number, count: f"{split}-{number:05}-of-{count:05}.parquet",
         _write_parquet,
         _read_parquet,
-        _count_parquet,
+        _peek_parquet,
         lambda folder, files, columns: None,
     ),
 }

@@ -9,7 +9,7 @@
 
 RUNS are folders of runs, local or in a bucket (gs://bucket/run), or folders with runs anywhere below them. The page of
 --html works offline; it holds the table and the codebook maps of the runs. --check reads every checkpoint, config.json
-and metrics.jsonl, prints what is corrupted, and then exits with status 1.
+and metrics.jsonl, and the files of a folder of tokens, prints what is corrupted, and then exits with status 1.
 """
 
 import pathlib
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", metavar="FILE", help="write the table to a file instead of printing it")
     parser.add_argument("--curves", metavar="PNG", help="draw the validation curves of the runs to a file")
     parser.add_argument("--experiments", metavar="FILE", help="replaces kvae/paper/experiments.py for --table")
-    parser.add_argument("--check", action="store_true", help="verify checkpoints, config.json and metrics.jsonl")
+    parser.add_argument("--check", action="store_true", help="verify the files of runs, or of folders of tokens")
     options = parser.parse_args(argv)
     for option in ("out", "curves"):
         if getattr(options, option) is not None:
@@ -39,10 +39,10 @@ def main(argv: list[str]) -> int:
     # Heavy imports follow the arguments so that a typo is answered immediately.
     from kvae.runs.check import check
     from kvae.runs.comparison import comparison_curves, comparison_table
-    from kvae.runs.seeds import read_seeds, run_folders
+    from kvae.runs.seeds import read_seeds
 
     if options.check:
-        return 0 if all([check(run) for run in run_folders(options.runs)]) else program.FAILED
+        return 0 if check(options.runs) else program.FAILED
     if options.table is None:
         text = comparison_table(read_seeds(options.runs))
     else:

@@ -1,10 +1,13 @@
-"""Verifies the files of a run that is not training: every checkpoint, config.json and metrics.jsonl."""
+"""Verifies the files of runs that are not training (checkpoints, config.json, metrics.jsonl) and of tokens."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from kvae.core.buckets import wrap_bucket_errors
+from kvae.core.buckets import as_path, is_bucket, wrap_bucket_errors
 from kvae.core.errors import InputError
+from kvae.data.token_manifest import MANIFEST, find_manifest
+from kvae.data.token_manifest import findings as token_findings
+from kvae.runs.seeds import run_folders
 from kvae.training.workdir.checkpoint import Checkpoints, CorruptedError
 from kvae.training.workdir.journal import rows_in
 from kvae.training.workdir.metrics_file import ROWS
@@ -51,18 +54,22 @@ def _rows_problem(workdir: str, saved: dict | None) -> str:
     return ", ".join(problems)
 
 
-def check(workdir: str) -> bool:
-    """Prints one line for each part of a run.
+def check(folders: Iterable[str]) -> bool:
+    """Prints one line for each part of runs, and of folders of tokens.
 
     Args:
-      workdir: The run's folder, local or in a bucket.
+      folders: Folders of tokens, of runs, or above runs; local or in a bucket.
 
     Returns:
       True if every part is intact.
     """
+    tokens = [folder for folder in folders if not is_bucket(folder) and find_manifest(as_path(folder), MANIFEST)]
+    above = [folder for folder in folders if folder not in tokens]
+    runs = run_folders(above) if above else []
     is_intact = True
-    with wrap_bucket_errors(workdir):
-        for part, problem in findings(workdir):
-            print(f"{workdir}: {part}: {problem or 'intact'}")
-            is_intact = is_intact and not problem
+    for folder in [*tokens, *runs]:
+        with wrap_bucket_errors(folder):
+            for part, problem in token_findings(folder) if folder in tokens else findings(folder):
+                print(f"{folder}: {part}: {problem or 'intact'}")
+                is_intact = is_intact and not problem
     return is_intact

@@ -10,17 +10,22 @@ RUN is the folder of a run, local or in a bucket (gs://bucket/run), or a folder 
 
 Each image becomes one row, in order: its index, its name and label if it has them, and the codes of each codebook. Rows
 are stored in shards of ArrayRecord (read by config.dataset.name "tokens", grain and TFDS) or Parquet (read by pyarrow,
-pandas and Hugging Face's datasets); tokens.json describes them. If interrupted, the same command resumes and produces
+pandas and Hugging Face's datasets); _tokens.json describes them. If interrupted, the same command resumes and produces
 identical files. Several processes share the shards among themselves.
 """
 
 import argparse
 import sys
+from typing import Annotated
+
+from annotated_types import Ge, Le
 
 from kvae.core import program
 from kvae.core.errors import InputError
-from kvae.core.fields import Count
+from kvae.core.fields import Count, Size
 from kvae.core.files import target_path, user_path
+
+BatchSize = Annotated[int, Ge(1), Le(2**16)]
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -41,12 +46,15 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     source.add_argument("--dataset", metavar="NAME", help="encode a data set by name instead of the run's own")
     source.add_argument("--decode", metavar="TOKENS", help="decode a folder of tokens to PNG files")
     parser.add_argument("--format", default="array_record", help="array_record or parquet (default: %(default)s)")
-    parser.add_argument("--size", type=count, help="edge of the --images in pixels (default: the run's)")
+    parser.add_argument("--size", type=program.number(Size), help="edge of the --images in pixels (default: the run's)")
     parser.add_argument("--skip-unreadable", action="store_true", help="skip corrupted --images and count them")
     parser.add_argument("--step", type=int, help="step of the checkpoint (default: the newest)")
     parser.add_argument("--replica", type=int, default=0, help="replica, if the run has several (default: %(default)s)")
     parser.add_argument(
-        "--batch-size", type=count, default=64, help="images per batch and process (default: %(default)s)"
+        "--batch-size",
+        type=program.number(BatchSize),
+        default=64,
+        help="images per batch and process (default: %(default)s)",
     )
     parser.add_argument("--shard-size", type=count, default=10_000, help="images per file (default: %(default)s)")
     options, fields = parser.parse_known_args(argv)

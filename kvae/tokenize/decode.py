@@ -10,10 +10,9 @@ import jax
 import numpy as np
 
 from kvae.core.digests import digests
-from kvae.core.errors import InputError, choose, require_extra, wrap_write_errors
+from kvae.core.errors import InputError, require_extra, wrap_write_errors
 from kvae.core.files import replaced
-from kvae.data.sets.tokens import columns_of, read_manifest
-from kvae.data.token_files import FORMATS
+from kvae.data.token_manifest import columns_of, read_manifest, read_shard
 from kvae.runs.run import Run
 
 with require_extra("train"):
@@ -42,13 +41,13 @@ def write_images(run: Run, tokens: str, out: str, batch_size: int) -> None:
         )
     if pathlib.Path(out).resolve() == pathlib.Path(tokens).resolve():
         raise InputError(f"--out={out} is the folder of the codes; choose another one")
-    file_format, columns = choose("format", manifest["format"], FORMATS), columns_of(manifest)
+    columns = columns_of(manifest)
     total = sum(split["rows"] for split in manifest["splits"].values())
     bar = tqdm.tqdm(total=total, desc=out, unit=" images", disable=None)
     shards = [(name, file) for name, split in manifest["splits"].items() for file in split["files"]]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool, wrap_write_errors(out), bar:
         for split, shard in shards[jax.process_index() :: jax.process_count()]:
-            rows = file_format.read(pathlib.Path(tokens) / shard, columns)
+            rows = read_shard(pathlib.Path(tokens), manifest, split, shard)
             files = [_file(pathlib.Path(out) / split, rows, i) for i in range(len(rows["index"]))]
             missing = [i for i, file in enumerate(files) if not file.exists()]
             for first in range(0, len(missing), batch_size):

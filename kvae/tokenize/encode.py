@@ -1,11 +1,15 @@
 """Encodes images to files of codes. Each shard is written atomically, so a kill costs at most the open shard."""
 
+import concurrent.futures
+import contextlib
+import fcntl
 import functools
 import hashlib
 import itertools
 import json
 import logging
 import math
+import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,16 +21,26 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from kvae.core.digests import digests
-from kvae.core.errors import InputError, choose, require_extra, wrap_read_errors, wrap_write_errors
+from kvae.core.errors import InputError, choose, require_extra, wrap_write_errors
 from kvae.core.files import replaced, write_text
 from kvae.data.pipeline import prefetch
-from kvae.data.sets.tokens import MANIFEST, UNFINISHED, columns_of
-from kvae.data.token_files import FORMATS, RUN_ALL_AGAIN, Columns, Format, TokenRows
+from kvae.data.token_files import FORMATS, Columns, Format, TokenRows
+from kvae.data.token_manifest import (
+    EARLIER,
+    MANIFEST,
+    UNFINISHED,
+    columns_of,
+    digest_of_file,
+    find_manifest,
+    read_json,
+    read_manifest,
+)
 from kvae.runs.run import Run
 from kvae.tokenize.source import Batch, Source, batches
 from kvae.training.config.sections import flatten
 from kvae.training.parallel import devices
 from kvae.training.parallel.cluster import first_process_first, wait_for_all
+from kvae.training.parallel.memory import BYTES_PER_PIXEL_VALUE, available_memory
 
 with require_extra("train"):
     import tqdm
@@ -61,8 +75,10 @@ def write_tokens(run: Run, source: Source, out: str, file_format: str, batch_siz
         for split, examples in source.splits.items()
     }
     folder, columns = pathlib.Path(out), columns_of(manifest)
-    with wrap_write_errors(folder):
+    with contextlib.ExitStack() as stack, wrap_write_errors(folder):
         with first_process_first():
+            if jax.process_index() == 0:
+                stack.enter_context(locked(folder))
             if is_complete(folder, json.loads(json.dumps(manifest))):
                 log.info("%s is already complete", folder)
                 return
@@ -71,6 +87,30 @@ def write_tokens(run: Run, source: Source, out: str, file_format: str, batch_siz
         wait_for_all("tokens")
         if jax.process_index() == 0:
             _finish(folder, columns, manifest)
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path) -> Iterator[None]:
+    """Creates and locks a folder. It saves a user who starts the same command twice from two writers of one file.
+
+    The system releases the lock of a process that ends, however it ends. Some file systems have no locks.
+
+    Raises:
+      InputError: Another process has locked the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            wait = "wait until it ends, or choose another --out"
+            raise InputError(f"another kvae.tokenize writes to --out={folder}; {wait}") from error
+        except OSError:
+            log.info("%s is not locked: its file system has no locks", folder)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def make_encoder(
@@ -93,6 +133,12 @@ def make_encoder(
         raise InputError(f"{run.workdir} is a run of {type(run.model).__name__}, which does not encode images")
     mesh = devices.make_mesh(devices=jax.local_devices())
     devices.check_batch_size(batch_size, mesh)
+    needed, (available, owner) = BYTES_PER_PIXEL_VALUE * batch_size * math.prod(shape) * 3, available_memory()
+    if needed > available:
+        raise InputError(
+            f"a batch of {batch_size} images of {shape[0]} x {shape[1]} needs at least {needed / 2**30:,.0f} GiB, and "
+            f"{owner} has {available / 2**30:,.0f} GiB; use a lower --batch-size or --size"
+        )
     variables = jax.device_put(run.variables, NamedSharding(mesh, PartitionSpec()))
     encode = functools.partial(run.model.apply, method="encode")
     codes = jax.eval_shape(encode, variables, jax.ShapeDtypeStruct((batch_size, *shape, 3), jnp.uint8))
@@ -102,7 +148,7 @@ def make_encoder(
 
 
 def make_manifest(run: Run, source: Source, codes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
-    """Returns the contents of tokens.json that are known before anything is encoded.
+    """Returns the contents of _tokens.json that are known before anything is encoded.
 
     Args:
       run: The run that encodes.
@@ -146,10 +192,10 @@ def is_complete(folder: pathlib.Path, manifest: Mapping[str, Any]) -> bool:
       InputError: The folder holds anything else.
     """
     for name in (MANIFEST, UNFINISHED):
-        if not (path := folder / name).exists():
+        path = find_manifest(folder, name)
+        if path is None:
             continue
-        with wrap_read_errors(path, RUN_ALL_AGAIN):
-            earlier = json.loads(path.read_text())
+        earlier = read_json(path)
         before, now = flatten(earlier), flatten(manifest)
         # A finished manifest has additional fields, which are not compared.
         changes = [
@@ -161,7 +207,8 @@ def is_complete(folder: pathlib.Path, manifest: Mapping[str, Any]) -> bool:
             )
         for partial in folder.glob(".*.*[0-9]") if jax.process_index() == 0 else ():  # left behind by a killed process
             partial.unlink()
-        files = [file for split in earlier["splits"].values() for file in split.get("files", ())]
+        splits = read_manifest(folder)["splits"].values() if name == MANIFEST else ()
+        files = [file for split in splits for file in split["files"]]
         return name == MANIFEST and all((folder / file).exists() for file in files)
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"--out={folder} holds other files; choose an empty or a new folder")
@@ -230,17 +277,24 @@ def _join_rows(names: Sequence[str], columns: Columns, parts: list[tuple[Batch, 
 
 
 def _finish(folder: pathlib.Path, columns: Columns, manifest: dict[str, Any]) -> None:
-    """Counts the rows of each file and writes tokens.json, which marks the folder as complete."""
+    """Counts the rows of each file and writes _tokens.json, which marks the folder as complete."""
     files, file_format = {}, FORMATS[manifest["format"]]
     for name, split in manifest["splits"].items():
         shards = _file_names(file_format, name, split["images"], manifest["shard_size"])
-        files[name] = {shard: file_format.count(folder / shard) for shard in shards}
+        files[name] = {shard: file_format.peek(folder / shard, columns)[0] for shard in shards}
         rows = sum(files[name].values())
-        manifest["splits"][name] = {**split, "rows": rows, "files": files[name]}
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            digests_of_files = pool.map(digest_of_file, [folder / shard for shard in shards])
+        described = {
+            shard: {"rows": count, "digest": digest}
+            for (shard, count), digest in zip(files[name].items(), digests_of_files, strict=True)
+        }
+        manifest["splits"][name] = {**split, "rows": rows, "files": described}
         if not rows:
             raise InputError(f"none of the {split['images']} images of {name} can be read: {folder} holds no codes")
         skipped = f"; {split['images'] - rows} images skipped" if rows < split["images"] else ""
         log.info("%s: %d rows in %d files%s", name, rows, len(shards), skipped)
     file_format.finish(folder, files, columns)
     write_text(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
-    (folder / UNFINISHED).unlink(missing_ok=True)
+    for name in (UNFINISHED, *EARLIER.values()):
+        (folder / name).unlink(missing_ok=True)

@@ -1,8 +1,7 @@
 """Codes of images, written by `python -m kvae.tokenize`, for a second-stage model."""
 
 import dataclasses
-import json
-import os
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -10,17 +9,12 @@ from typing import Annotated, Any
 import numpy as np
 from annotated_types import Gt, Lt
 
-from kvae.core.errors import InputError, choose, require_extra, wrap_read_errors
+from kvae.core.errors import InputError, require_extra, wrap_read_errors
 from kvae.core.fields import LocalPath
 from kvae.core.files import user_path
 from kvae.data.dataset import ArrayExamples, Dataset, Example, Examples, fits_in_memory
-from kvae.data.token_files import FORMATS, RUN_AGAIN, RUN_ALL_AGAIN, Columns, decode_row
-
-MANIFEST = "tokens.json"
-"""The file that describes the others in a folder of tokens; written last."""
-
-UNFINISHED = "tokens.unfinished.json"
-"""The name of that file until the folder is complete."""
+from kvae.data.token_files import RUN_AGAIN, Columns, check_codes, decode_row
+from kvae.data.token_manifest import check_shard, columns_of, read_manifest, read_shard
 
 
 def tokens(path: LocalPath, validation_fraction: Annotated[float, Gt(0), Lt(1)] = 0.1) -> Dataset:
@@ -29,12 +23,16 @@ def tokens(path: LocalPath, validation_fraction: Annotated[float, Gt(0), Lt(1)] 
     An example has the codes of each codebook under its name, int32 [h', w'] ([h', w', q] for a quantiser with q
     codebooks), and `label` if the images have labels.
 
+    Each file is compared with the digest in `_tokens.json`. A folder too large for memory is read during training: then
+    only the number of rows and the first row of each file are compared; `python -m kvae.report --check` reads it all.
+
     Args:
       path: the folder.
       validation_fraction: fraction of the rows for validation, evenly spaced; used only if the folder has one split.
 
     Raises:
-      InputError: there is no such folder, it is not complete, it has fewer than two rows, or a file is corrupted.
+      InputError: there is no such folder, it is not complete, it has fewer than two rows, or a file is corrupted
+        or has codes out of range.
     """
     if not path:
         raise InputError("dataset.path is empty; name a folder of tokens with --config.dataset.path=DIR")
@@ -55,35 +53,6 @@ def tokens(path: LocalPath, validation_fraction: Annotated[float, Gt(0), Lt(1)] 
     return Dataset(train, sets, tuple(manifest["label_names"]))
 
 
-def read_manifest(root: os.PathLike | str) -> dict[str, Any]:
-    """Reads the tokens.json of a folder.
-
-    Raises:
-      InputError: there is none, or it is corrupted.
-    """
-    path = pathlib.Path(root) / MANIFEST
-    if not path.exists():
-        if path.with_name(UNFINISHED).exists():
-            raise InputError(f"{root} is not complete; run the same command of kvae.tokenize again to resume it")
-        raise InputError(f"{root} holds no tokens: it has no {MANIFEST}; python -m kvae.tokenize writes such folders")
-    with wrap_read_errors(path, RUN_ALL_AGAIN):
-        manifest = json.loads(path.read_text())
-        columns_of(manifest)
-        return manifest
-
-
-def columns_of(manifest: Mapping[str, Any]) -> Columns:
-    """Returns the columns of the rows that a manifest describes."""
-    codebooks = manifest["codebooks"]
-    return Columns(
-        shapes={name: tuple(codebook["shape"]) for name, codebook in codebooks.items()},
-        dtypes={name: codebook["dtype"] for name, codebook in codebooks.items()},
-        names=manifest["names"],
-        labels=manifest["labels"],
-        label_names=tuple(manifest["label_names"]),
-    )
-
-
 @dataclasses.dataclass(frozen=True)
 class TokenExamples:
     """Rows of ArrayRecord files, read on access. Threads may share it.
@@ -92,38 +61,44 @@ class TokenExamples:
       records: serialised rows, such as grain's `ArrayRecordDataSource`.
       columns: the columns of a row.
       rows: indices of the records, int [n].
+      folder: the folder, for messages.
     """
 
     records: Sequence[bytes]
     columns: Columns
     rows: np.ndarray
+    folder: str
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Example:
-        row = decode_row(self.records[int(self.rows[index])], self.columns)
+        with wrap_read_errors(self.folder, RUN_AGAIN):
+            row = decode_row(self.records[int(self.rows[index])], self.columns)
+            for name, size in self.columns.sizes.items():
+                check_codes(f"{self.folder}: {name}", row[name][None], size, [row["index"]])
         label = {"label": np.int32(row["label"])} if self.columns.labels else {}
         return {**{name: row[name].astype(np.int32) for name in self.columns.shapes}, **label}
 
 
 def _open_split(root: pathlib.Path, manifest: Mapping[str, Any], split: str) -> Examples:
-    columns, files = columns_of(manifest), manifest["splits"][split]["files"]
-    file_format = choose(f"{root / MANIFEST}: format", manifest["format"], FORMATS)
-    count, size = sum(files.values()), sum(4 * int(np.prod(shape)) for shape in columns.shapes.values())
+    columns, shards = columns_of(manifest), manifest["splits"][split]["files"]
+    count, size = manifest["splits"][split]["rows"], sum(4 * math.prod(shape) for shape in columns.shapes.values())
     if not fits_in_memory(count * size):
         if manifest["format"] != "array_record":
             raise InputError(
                 f"dataset.path: {root} holds {count * size / 2**30:.0f} GiB of codes as {manifest['format']}, which "
                 "has no random access; write them with --format=array_record"
             )
+        for number in range(len(shards)):
+            check_shard(root, manifest, split, number)
         with require_extra("train"):
             import grain
 
         with wrap_read_errors(root, RUN_AGAIN):
-            records = grain.sources.ArrayRecordDataSource([str(root / name) for name in files])
-        return TokenExamples(records, columns, np.arange(count))
-    parts = [file_format.read(root / name, columns) for name in files]
+            records = grain.sources.ArrayRecordDataSource([str(root / name) for name in shards])
+        return TokenExamples(records, columns, np.arange(count), str(root))
+    parts = [read_shard(root, manifest, split, name) for name in shards]
     names = [*columns.shapes, *["label"] * columns.labels]
     return ArrayExamples({name: np.concatenate([part[name] for part in parts]).astype(np.int32) for name in names})
 

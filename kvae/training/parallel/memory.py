@@ -51,7 +51,7 @@ def check_memory(config: Mapping[str, Any], init: Any, example: Mapping[str, Any
         "images": replicas * images * BYTES_PER_PIXEL_VALUE * sum(np.size(value) for value in example.values()),
         "the largest activation": at_once * 2 * images // config["micro_batches"] * activation,
     }
-    needed, (available, owner) = sum(parts.values()), _memory()
+    needed, (available, owner) = sum(parts.values()), available_memory()
     if needed > available:
         listed = ", ".join(f"{name} {_gibibytes(part)}" for name, part in parts.items())
         raise InputError(
@@ -83,7 +83,7 @@ def _gibibytes(number: int) -> str:
     return f"{number / 2**30:,.1f} GiB"
 
 
-def _memory() -> tuple[int, str]:
+def available_memory() -> tuple[int, str]:
     """Returns the bytes of memory, and the name of what has them."""
     device = jax.local_devices()[0]
     if limit := (device.memory_stats() or {}).get("bytes_limit"):
