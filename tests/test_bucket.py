@@ -137,7 +137,9 @@ def refuse(*_, **__):
     raise OSError("Forbidden: access was withdrawn")
 
 
-@pytest.mark.parametrize("read", [read_metrics, read_config_json, check, lambda place: run_folders([place])])
+@pytest.mark.parametrize(
+    "read", [read_metrics, read_config_json, lambda place: check([place]), lambda place: run_folders([place])]
+)
 def test_bucket_that_denies_reading_is_one_line(bucket, read, monkeypatch):
     monkeypatch.setattr(type(buckets.as_path(PLACE)), "exists", refuse)
     monkeypatch.setattr(fsspec.core, "url_to_fs", refuse)
