@@ -54,18 +54,30 @@ class CodebookState(NamedTuple):
     step: jax.Array
 
 
+class Samples(NamedTuple):
+    """A vector drawn for each code, times a weight: see `kvae.quantizers.restarts`.
+
+    Attributes:
+      sums: weight times vector, float32 [K, d].
+      counts: the weight, float32 [K]; 0 without a vector.
+    """
+
+    sums: jax.Array
+    counts: jax.Array
+
+
 class Statistics(NamedTuple):
     """Statistics of a batch, before spreading. The statistics of micro-batches add up to the batch's.
 
     Attributes:
       sums: s_k, the sum of the vectors with code k, float32 [K, d].
       counts: c_k, the number of vectors with code k, float32 [K].
-      samples: a vector drawn for each code, at which `restart` places unused codes; None without restarts.
+      samples: the vectors at which unused codes restart; None without restarts.
     """
 
     sums: jax.Array
     counts: jax.Array
-    samples: "Statistics | None" = None
+    samples: Samples | None = None
 
 
 def initial_codebook(key: jax.Array, size: int, dimension: int, init_count: float) -> CodebookState:
@@ -177,7 +189,7 @@ def batch_statistics(z: jax.Array, codes: jax.Array, size: int, mask: jax.Array 
     """
     z = jax.lax.stop_gradient(z)
     mask = jnp.ones_like(codes, bool) if mask is None else mask
-    return _replicated(functools.partial(_batch_statistics, size), z, codes, mask)
+    return replicated(functools.partial(_batch_statistics, size), z, codes, mask)
 
 
 def _batch_statistics(size, z, codes, mask):
@@ -188,20 +200,6 @@ def _batch_statistics(size, z, codes, mask):
     weighted = z if mask.dtype == bool else z * weights[:, None]
     sums = jax.ops.segment_sum(weighted, codes, num_segments=size)
     return Statistics(sums, jax.ops.segment_sum(weights, codes, num_segments=size))
-
-
-def draw_samples(z: jax.Array, size: int, step: jax.Array, mask: jax.Array | None = None) -> Statistics:
-    """Draws a vector of the batch for each code, with the seed `step`: its count is 0 if it is masked or not finite."""
-    if z.shape[0] == 0:
-        return Statistics(jnp.zeros((size, z.shape[-1])), jnp.zeros(size))
-
-    def draw(z, mask, step):
-        z, mask = z.reshape(-1, z.shape[-1]), mask.reshape(-1)
-        drawn = jax.random.randint(jax.random.fold_in(jax.random.key(0), step), (size,), 0, jnp.maximum(len(z), 1))
-        return _batch_statistics(size, z[drawn], jnp.arange(size), mask[drawn])
-
-    mask = jnp.ones(z.shape[:-1], bool) if mask is None else mask
-    return _replicated(draw, jax.lax.stop_gradient(z), mask, step)
 
 
 def codewords_of(codes: jax.Array, codewords: jax.Array) -> jax.Array:
@@ -254,20 +252,6 @@ def update_codebook(
     return CodebookState(codewords, sums, counts, codebook.step + 1)
 
 
-def restart(codebook: CodebookState, samples: Statistics, lowest_count: float) -> CodebookState:
-    """Moves codes whose averaged count is below `lowest_count` to vectors of the batch, and gives them this count.
-
-    These are the restarts of Dhariwal et al., "Jukebox" (2020), Section 3.1. Codes without a sample stay.
-    """
-    starts = (codebook.counts < lowest_count) & (samples.counts > 0)
-    placed = samples.sums / jnp.maximum(samples.counts, 1)[:, None]
-    return codebook._replace(
-        codewords=jnp.where(starts[:, None], placed, codebook.codewords),
-        sums=jnp.where(starts[:, None], placed * lowest_count, codebook.sums),
-        counts=jnp.where(starts, lowest_count, codebook.counts),
-    )
-
-
 def unit(vectors: jax.Array) -> jax.Array:
     """Scales vectors, float [..., d], to length 1; vectors near 0 stay near 0."""
     return vectors / jnp.sqrt(jnp.sum(jnp.square(vectors), axis=-1, keepdims=True) + EPSILON**2)
@@ -284,7 +268,7 @@ def _sharded_like(array: jax.Array, function: Callable, *arguments: Any) -> Any:
     return _under_auto_axes(function, arguments, spec[:-1])
 
 
-def _replicated(function: Callable, *arguments: Any) -> Any:
+def replicated(function: Callable, *arguments: Any) -> Any:
     """Returns `function(*arguments)`; its results are the same on every device."""
     return _under_auto_axes(function, arguments, ())
 

@@ -62,6 +62,39 @@ def test_vectors_of_another_length_are_projected():
     np.testing.assert_allclose(out.quantized, projected @ params["back_kernel"] + params["back_bias"], atol=1e-5)
 
 
+@pytest.mark.parametrize("levels", [(1002,), (65536,), (2, 1001, 4)])
+def test_far_vectors_get_the_outermost_levels(levels):
+    far = np.array([[-9.0] * len(levels), [9.0] * len(levels)], np.float32)
+    layer = kvae.FSQ(levels)
+    out = apply(layer, {}, far)
+    np.testing.assert_array_equal(out.codes, [0, layer.codebook_size - 1])
+    np.testing.assert_allclose(layer.apply({}, out.codes, method="lookup"), out.quantized)
+
+
+@pytest.mark.parametrize("levels", [(16,) * 5 + (2,), (2,) * 17])
+def test_levels_beyond_a_grid_are_quantised(levels):
+    layer, z = kvae.FSQ(levels), RNG.standard_normal((9, len(levels))).astype(np.float32)
+    out = apply(layer, {}, z)
+    assert (layer.grid, layer.is_map, out.counts.shape) == (None, False, (np.prod(levels),))
+    np.testing.assert_array_equal(out.codes, reference(z.astype(np.float64), levels)[1])
+    np.testing.assert_allclose(layer.apply({}, out.codes, method="lookup"), out.quantized)
+    sums = layer.apply({}, z, out, np.ones(9, bool), method="batch_sums")
+    assert sums.keys() == {"counts", "quantization_error"}
+
+
+def test_more_codes_than_int32_holds_are_refused():
+    for levels in ((16,) * 8, (2**24 + 1,)):
+        with pytest.raises(InputError, match=r"levels is .* at most [\d,]+"):
+            kvae.FSQ(levels)
+
+
+def test_variables_of_other_levels_are_refused():
+    z = RNG.standard_normal((9, 16)).astype(np.float32)
+    variables = init(kvae.FSQ((5, 4)), jax.random.key(0), z)
+    with pytest.raises(InputError, match="variables are of 2 levels, and levels is"):
+        kvae.FSQ((5, 4, 3)).apply(variables, z)
+
+
 def test_impossible_levels_are_rejected():
     for levels in ((), (1,), (4, 0), 4):
         with pytest.raises(InputError, match="levels is"):

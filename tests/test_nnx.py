@@ -180,6 +180,87 @@ def test_model_train_and_eval_switch_learning():
     assert steps(model.quantizer) == 2
 
 
+def both():
+    """A quantiser and a BatchNorm, which learn from every call unless they are switched off."""
+    norm = nnx.BatchNorm(16, rngs=nnx.Rngs(0))
+    return nnx.Dict(map=make(), norm=norm, stack=nnx.clone(_stack()), grouped=nnx.clone(_grouped()))
+
+
+@functools.cache
+def _stack():
+    return kvae.nnx.ResidualVQ(16, quantizer=MAP, depth=1, rngs=nnx.Rngs(0))
+
+
+@functools.cache
+def _grouped():
+    return kvae.nnx.GroupedVQ(16, quantizer=MAP, groups=1, rngs=nnx.Rngs(0))
+
+
+def switched(method, *arguments, **options):
+    def switch(model):
+        getattr(model, method)(*arguments, **options)
+        return model
+
+    return switch
+
+
+SWITCHES = {
+    "nothing": (lambda model: model, True),
+    "eval": (switched("eval"), False),
+    "eval, train": (lambda model: switched("train")(switched("eval")(model)), True),
+    "attribute": (switched("set_attributes", use_running_average=True), False),
+    "view": (lambda model: nnx.view(model, use_running_average=True), False),
+    "view of a view": (lambda m: nnx.view(nnx.view(m, use_running_average=True), use_running_average=False), True),
+    "view of eval": (lambda m: nnx.view(switched("eval")(m), use_running_average=False), True),
+    "view of dropout": (lambda m: nnx.view(m, deterministic=True, raise_if_not_found=False), True),
+    "view of BatchNorm only": (lambda m: nnx.view(m, only=nnx.BatchNorm, use_running_average=True), True),
+}
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_layers_obey_what_batch_norm_obeys(name):
+    switch, learns = SWITCHES[name]
+    model = both()
+    switched_model = switch(model)
+    assert switched_model.norm.use_running_average is (not learns or "only" in name)
+    for layer in ("map", "stack", "grouped"):
+        call(switched_model[layer], Z)
+        leaves = jax.tree.leaves(nnx.state(model[layer], kvae.nnx.Codebook))
+        assert max(int(leaf) for leaf in leaves if leaf.shape == ()) == int(learns)
+
+
+@pytest.mark.parametrize("kind", ["map", "norm"])
+def test_layer_without_a_mode_is_refused_as_batch_norm_is(kind):
+    layer = both()[kind]
+    layer.use_running_average = None
+    with pytest.raises(ValueError, match="use_running_average"):
+        layer(Z)
+
+
+STACK = {"quantizer": MAP, "depth": 2}
+
+
+@pytest.mark.parametrize(
+    ("make_layer", "message"),
+    [
+        (lambda: kvae.nnx.KohonenVQ(16, grid_shape=(4, 8), rngs=0), "rngs is 0; it must be random streams"),
+        (lambda: kvae.nnx.FSQ(16, rngs=None), "rngs is None; it must be random streams"),
+        (lambda: kvae.nnx.GradientVQ(16, grid_shape=(4, 8), rngs=jax.random.key(0)), "it must be random streams"),
+        (lambda: kvae.nnx.FSQ(16, rngs=nnx.Rngs(dropout=0)), "rngs has no stream 'params'"),
+        (lambda: kvae.nnx.ResidualVQ(16, **STACK, dropout=0.5, rngs=nnx.Rngs(params=0)), "no stream 'dropout'"),
+        (
+            lambda: kvae.nnx.GroupedVQ(16, quantizer=kvae.ResidualVQ(MAP, dropout=0.5), rngs=nnx.Rngs(params=0)),
+            "no stream 'dropout'",
+        ),
+        (lambda: kvae.nnx.ResidualVQ(16, quantizer=make(), rngs=nnx.Rngs(0)), "it must be the linen layer, kvae.Koho"),
+        (lambda: kvae.nnx.GroupedVQ(16, quantizer=make(), rngs=nnx.Rngs(0)), "it must be the linen layer, kvae.Koho"),
+    ],
+)
+def test_wrong_arguments_are_one_line(make_layer, message):
+    with pytest.raises(InputError, match=message):
+        make_layer()
+
+
 def test_codebook_variables_survive_a_checkpoint(tmp_path):
     layer = make()
     call(layer, Z)

@@ -11,9 +11,9 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 import kvae
-from kvae import kohonen
 from kvae.core.errors import InputError
-from kvae.kohonen import CodebookState, Statistics
+from kvae.kohonen import CodebookState, Samples
+from kvae.quantizers import restarts
 from kvae.quantizers.base import rotation
 from modules import apply, init
 
@@ -75,9 +75,9 @@ def test_rotation_trick_rotates_and_scales_gradients():
 
 def test_rarely_used_codes_restart_at_their_samples():
     codebook = CodebookState(jnp.eye(3), jnp.eye(3), jnp.array([0.1, 5.0, 0.2]), jnp.int32(1))
-    samples = Statistics(jnp.array([[2.0, 0, 0], [9, 9, 9], [0, 0, 0]]), jnp.array([2.0, 1, 0]))
-    after = kohonen.restart(codebook, samples, 0.5)
-    # The first restarts at the mean of its two samples; the last has no sample.
+    samples = Samples(jnp.array([[1.0, 0, 0], [9, 9, 9], [0, 0, 0]]), jnp.array([1.0, 1, 0]))
+    after = restarts.restart(codebook, samples, 0.5)
+    # The second is in use; the last has no sample.
     np.testing.assert_allclose(after.codewords, [[1, 0, 0], [0, 1, 0], [0, 0, 1]])
     np.testing.assert_allclose(after.counts, [0.5, 5, 0.2])
     np.testing.assert_allclose(after.sums, [[0.5, 0, 0], [0, 1, 0], [0, 0, 1]])
@@ -98,11 +98,12 @@ def test_restarts_revive_a_collapsed_codebook():
 
 
 def test_samples_are_unmasked_finite_vectors_of_the_batch():
-    draw = jax.jit(kohonen.draw_samples, static_argnums=1)
+    draw = jax.jit(restarts.draw_samples, static_argnums=1)
     mask = np.arange(64) < 60
     z = np.where(np.arange(64)[:, None] == 3, np.nan, Z)
     samples = draw(jnp.asarray(z, jnp.float32), 200, jnp.int32(5), jnp.asarray(mask))
-    drawn = np.asarray(samples.sums)[np.asarray(samples.counts) == 1]
+    is_drawn = np.asarray(samples.counts) > 0
+    drawn = np.asarray(samples.sums)[is_drawn] / np.asarray(samples.counts)[is_drawn, None]
     rows = [np.flatnonzero(np.all(row == Z, axis=1)) for row in drawn]
     assert {int(row[0]) for row in rows} <= set(range(60)) - {3}
     assert 0 < np.sum(samples.counts == 0) < 40

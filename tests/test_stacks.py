@@ -15,6 +15,11 @@ Z = np.random.default_rng(0).standard_normal((40, 8)).astype(np.float32)
 MAP = kvae.KohonenVQ((3, 4))
 
 
+def perplexity(counts):
+    shares = counts[counts > 0] / counts.sum()
+    return np.exp(-np.sum(shares * np.log(shares)))
+
+
 def start(layer, z=Z):
     return init(layer, {"params": jax.random.key(0), "dropout": jax.random.key(1)}, z)
 
@@ -72,6 +77,18 @@ def test_each_part_quantises_its_group():
     assert apply(layer, variables, method="codewords").shape == (2, 12, 4)
 
 
+def test_groups_may_be_residual_quantisers():
+    layer = kvae.GroupedVQ(kvae.ResidualVQ(MAP, depth=3), groups=2)
+    variables = start(layer)
+    out = apply(layer, variables, Z)
+    assert layer.n_codebooks == 6
+    assert (out.codes.shape, out.counts.shape) == ((40, 6), (6, 12))
+    assert apply(layer, variables, method="codewords").shape == (6, 12, 4)
+    np.testing.assert_allclose(layer.apply(variables, out.codes, method="lookup"), out.quantized, rtol=1e-5, atol=1e-6)
+    with pytest.raises(InputError, match=r"integer array \[\.\.\., 6\]"):
+        layer.apply(variables, out.codes[:, :5], method="lookup")
+
+
 @pytest.mark.parametrize("layer", [kvae.ResidualVQ(MAP, depth=2), kvae.GroupedVQ(MAP, groups=2)])
 def test_gradients_pass_straight_through(layer):
     variables = start(layer)
@@ -87,6 +104,11 @@ def test_dropout_uses_and_trains_only_the_first_codebooks():
         rngs = {"dropout": jax.random.key(seed)}
         out, updated = apply(layer, variables, Z, train=True, mutable=["codebook"], rngs=rngs)
         depth = int(np.count_nonzero(out.counts.sum(axis=1)))
+        assert np.all(out.codes[:, :depth] >= 0)
+        assert np.all(out.codes[:, depth:] == -1)
+        looked_up = apply(layer, variables, out.codes, method="lookup")
+        np.testing.assert_allclose(out.quantized, looked_up, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(out.perplexity, np.mean([perplexity(n) for n in out.counts[:depth]]), rtol=1e-5)
         assert np.all(out.counts[:depth].sum(axis=1) == len(Z))
         cut = apply(layer, variables, out.codes[:, :depth], method="lookup")
         np.testing.assert_allclose(out.quantized, cut, rtol=1e-5, atol=1e-6)
@@ -114,7 +136,8 @@ def test_error_falls_with_the_number_of_codebooks():
     ("make", "message"),
     [
         (lambda: kvae.ResidualVQ(kvae.FSQ((3, 3))), "quantizer is an FSQ"),
-        (lambda: kvae.GroupedVQ(kvae.ResidualVQ(MAP)), "ResidualVQ; it must be a layer with one codebook"),
+        (lambda: kvae.ResidualVQ(kvae.GroupedVQ(MAP)), "GroupedVQ; it must be a layer with one codebook"),
+        (lambda: kvae.ResidualVQ(3), "int; it must be a layer, such as kvae.KohonenVQ"),
         (lambda: kvae.ResidualVQ(MAP, depth=0), "depth is 0"),
         (lambda: kvae.ResidualVQ(MAP, dropout=1.5), "dropout is 1.5"),
         (lambda: start(kvae.GroupedVQ(MAP, groups=3)), "8-dimensional vectors; they must split into 3 equal groups"),

@@ -21,7 +21,7 @@ ABOVE = {
     "classic": {"core", "kohonen", "topology"},
     "measures": {"core", "kohonen", "topology"},
     "plots": {"core", "measures"},
-    "quantizers": {"core", "kohonen", "measures", "topology"},
+    "quantizers": {"core", "grids", "kohonen", "measures", "topology"},
     "models": {"core", "measures", "plots", "quantizers", "topology"},
     "som": {"classic", "core", "grids", "kohonen", "measures", "plots", "topology"},
     "testing": {"quantizers"},

@@ -23,8 +23,8 @@ LARGEST_COUNT = 2**31 - 1
 
 Count = Annotated[int, annotated_types.Ge(1), annotated_types.Le(LARGEST_COUNT)]
 Natural = Annotated[int, annotated_types.Ge(0), annotated_types.Le(LARGEST_COUNT)]
-NotNegative = Annotated[float, annotated_types.Ge(0)]
-Positive = Annotated[float, annotated_types.Gt(0)]
+NotNegative = Annotated[float, annotated_types.Ge(0), annotated_types.Le(1e30)]  # float32 holds 1e30 times K or steps
+Positive = Annotated[float, annotated_types.Gt(0), annotated_types.Le(1e30)]
 Depth = Annotated[int, annotated_types.Ge(1), annotated_types.Le(256)]
 """Repetitions of a part of a program; each of them is compiled."""
 
@@ -265,8 +265,8 @@ def describe(annotation: Any, value: Any = None) -> str:
         length = tuple(c for c in constraints if isinstance(c, (annotated_types.MinLen, annotated_types.Len)))
         return _tuple(*typing.get_args(kind), length=length, value=value)
     if _is_union(kind):
-        parts = typing.get_args(kind)
-        return " or ".join(describe(part) for part in sorted(parts, key=lambda part: part is not types.NoneType))
+        parts = sorted(typing.get_args(kind), key=lambda part: part is not types.NoneType)
+        return " or ".join(describe(part, value) for part in parts)
     ranges = " and ".join(text for constraint in constraints if (text := _range(constraint, value)))
     return ", ".join(filter(None, (KINDS.get(kind, getattr(kind, "__name__", str(kind))), ranges)))
 
@@ -296,7 +296,7 @@ def _range(constraint: Any, value: Any) -> str:
         case annotated_types.Gt(gt=limit):
             return f"larger than {limit}"
         case annotated_types.Le(le=limit):
-            is_beyond = isinstance(value, int) and value > limit
+            is_beyond = isinstance(value, (int, float)) and value > limit
             return f"at most {limit}" if limit < LARGEST_COUNT or is_beyond else ""
         case annotated_types.Lt(lt=limit):
             return f"below {limit}"

@@ -9,15 +9,20 @@ from kvae.models.autoencoders.vqvae import VQVAE
 from kvae.models.autoencoders.vqvae2 import VQVAE2
 from kvae.models.model import Model
 from kvae.models.urlsom.model import URLSOM
-from kvae.quantizers import QUANTIZERS
+from kvae.quantizers import FSQ, QUANTIZERS, GradientVQ, GroupedVQ, KohonenVQ, ResidualVQ
 
 __all__ = [
+    "FSQ",
     "MODELS",
     "QUANTIZERS",
     "URLSOM",
     "VQVAE",
     "VQVAE2",
+    "GradientVQ",
+    "GroupedVQ",
+    "KohonenVQ",
     "Model",
+    "ResidualVQ",
     "build",
     "declaration",
     "quantizer_field_names",

@@ -1,10 +1,12 @@
 """The contract of a quantiser: what models, the training program and `kvae.testing` need from it."""
 
+import math
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from kvae import kohonen, measures
@@ -73,24 +75,33 @@ class Quantizer(nn.Module):
 
         Args:
           z: vectors, float [..., d].
-          train: True updates the codebook; None takes the attribute `train`, or False if that is None too.
+          train: True updates the codebook; None takes the attribute `train`. If that is None too, the layer does not
+            learn, and raises if its codebook is mutable.
           mask: optional bool [...]; where False, the position does not count in loss, statistics and perplexity.
 
         Returns:
           The output of `quantize`.
 
         Raises:
-          InputError: `z` or `mask` has the wrong shape or dtype, or the codebook is to be updated and its collection is
-            not mutable.
+          InputError: `z` or `mask` has the wrong shape or dtype; the codebook is to be updated and its collection is
+            not mutable; or it is mutable, and neither the argument nor the attribute `train` is set.
         """
-        train = bool(self.train) if train is None else train
-        out = self.quantize(z, mask=mask, train=train)
-        if train and not self.is_initializing():
-            if not self.is_mutable_collection("codebook"):
-                raise InputError(
-                    "train=True updates the codebook, and its collection is not mutable: call "
-                    'apply(..., mutable=["codebook"]), or train=False'
-                )
+        train = self.train if train is None else train
+        has_state = bool(self.variables.get("codebook")) and not self.is_initializing()
+        is_mutable = self.is_mutable_collection("codebook")
+        if train is None and has_state and is_mutable:
+            kind = type(self).__name__
+            raise InputError(
+                f"train is not set for {kind}, whose codebook is mutable: pass train=True or train=False to the call, "
+                f"or set the attribute, {kind}(..., train=True), since nn.vmap and nn.scan drop arguments given by name"
+            )
+        if train and has_state and not is_mutable:
+            raise InputError(
+                "train=True updates the codebook, and its collection is not mutable: call "
+                'apply(..., mutable=["codebook"]), or train=False'
+            )
+        out = self.quantize(z, mask=mask, train=bool(train))
+        if train and has_state:
             self.update(out.statistics)
         return out
 
@@ -107,7 +118,11 @@ class Quantizer(nn.Module):
         raise NotImplementedError
 
     def lookup(self, codes: jax.Array) -> jax.Array:
-        """Returns the vectors [..., d] of codes, int [...] or [..., q]; raises InputError for other dtypes."""
+        """Returns the vectors [..., d] of codes, int [...] or [..., q]; raises InputError for other dtypes.
+
+        A code outside 0 to K - 1 is an InputError too. Inside a compiled program, where values are unknown, it gives an
+        arbitrary vector instead: check the codes before.
+        """
         raise NotImplementedError
 
     def update(self, statistics: Any) -> None:
@@ -225,22 +240,50 @@ def check_vectors(z: jax.Array, mask: jax.Array | None) -> None:
         raise InputError(f"mask is {_array_type(mask)}; for this z it must be bool{list(shape[:-1])}")
 
 
-def check_codes(codes: jax.Array, n_codebooks: int | None = None) -> None:
-    """Raises InputError unless codes are int [...], or [..., q], where q may be cut to the first codebooks.
+def check_codes(
+    codes: jax.Array, size: int, n_codebooks: int | None = None, *, fewest: int | None = None, lowest: int = 0
+) -> None:
+    """Raises InputError unless codes are int [...], or [..., q], from 0 to `size` - 1.
 
-    Their range, 0 to K - 1, is not checked: values are unknown while a program is traced.
+    The range is not checked while a program is traced, when values are unknown, nor for arrays on other hosts.
+
+    Args:
+      codes: the codes.
+      size: K.
+      n_codebooks: q; None for codes without such an axis.
+      fewest: fewest codebooks whose codes suffice; q by default.
+      lowest: lowest code, -1 if that means a codebook that was dropped.
     """
     shape, dtype = getattr(codes, "shape", None), getattr(codes, "dtype", None)
-    is_fitting = shape is not None and (n_codebooks is None or (shape and 1 <= shape[-1] <= n_codebooks))
+    fewest = n_codebooks if fewest is None else fewest
+    is_fitting = shape is not None and (n_codebooks is None or (shape and fewest <= shape[-1] <= n_codebooks))
     if not is_fitting or not jnp.issubdtype(dtype, jnp.integer):
         wanted = "[...]" if n_codebooks is None else f"[..., {n_codebooks}]"
         raise InputError(f"codes are {_array_type(codes)}; they must be an integer array {wanted}")
+    if isinstance(codes, jax.core.Tracer) or not getattr(codes, "is_fully_addressable", True):
+        return
+    values = np.asarray(codes)
+    is_outside = (values < lowest) | (values >= size)
+    if is_outside.any():
+        place = np.unravel_index(np.argmax(is_outside), values.shape)
+        index = f"[{', '.join(map(str, place))}]" if place else ""
+        dropped = ", or -1 for a codebook that was dropped" if lowest < 0 else ""
+        raise InputError(f"codes{index} is {values[place]}; codes must be from 0 to {size - 1}{dropped}")
 
 
 def check_dimension(z: jax.Array, codewords: jax.Array) -> None:
     """Raises InputError unless vectors [..., d] and codewords [K, d] have the same d."""
     if z.shape[-1] != codewords.shape[-1]:
         raise InputError(f"z has {z.shape[-1]}-dimensional vectors; the codebook has {codewords.shape[-1]} dimensions")
+
+
+def check_size(codewords: jax.Array, field: str, shape: tuple[int, ...]) -> None:
+    """Raises InputError unless a restored codebook [K, d] has as many codewords as the layer's `field` has nodes."""
+    if len(codewords) != math.prod(shape):
+        raise InputError(
+            f"the variables are of a grid with {len(codewords)} nodes, and {field} is {shape}, with "
+            f"{math.prod(shape)} nodes; make the layer with the {field} of the variables, or initialise it again"
+        )
 
 
 def _array_type(value: Any) -> str:

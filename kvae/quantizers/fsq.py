@@ -1,5 +1,6 @@
 """Finite scalar quantisation: a fixed grid instead of a learned codebook."""
 
+import math
 from typing import Annotated
 
 import flax.linen as nn
@@ -9,6 +10,9 @@ import numpy as np
 from annotated_types import Ge, MinLen
 
 from kvae import kohonen, measures
+from kvae.core.errors import InputError, short_repr
+from kvae.core.fields import LARGEST_COUNT
+from kvae.grids import LARGEST_SIZE
 from kvae.quantizers.base import (
     Quantized,
     Quantizer,
@@ -24,13 +28,16 @@ from kvae.topology import Grid, Plane
 MARGIN = 1e-3
 """How far the bound exceeds the outermost levels, so that they can be reached."""
 
+MOST_LEVELS = 2**24
+"""Most levels of an element: float32 tells no more apart."""
+
 
 class FSQ(Quantizer):
     """Finite scalar quantiser (Mentzer, Minnen, Agustsson and Tschannen, "Finite Scalar Quantization", 2023).
 
     Each element of a vector is bounded by f(z) = (L - 1)(1 + margin) / 2 tanh(z + shift) - offset and rounded to one of
     L levels; offset is 1/2 for an even L, else 0, and shift makes f(0) = 0. There is no loss. Codes number the levels
-    row by row, so the grid is a plane with the shape `levels`.
+    row by row, so the grid is a plane with the shape `levels`; there is no grid beyond 2^20 codes or 16 levels.
 
     Two learned linear layers in `params` project vectors of another length than `levels` there and back.
 
@@ -52,12 +59,28 @@ class FSQ(Quantizer):
     levels: Annotated[tuple[Annotated[int, Ge(2)], ...], MinLen(1)] = (8, 5, 5, 5)
     train: bool | None = None
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.codebook_size > LARGEST_COUNT:
+            raise InputError(
+                f"levels is {short_repr(self.levels)}, which has {self.codebook_size:,} codes; codes are int32: at "
+                f"most {LARGEST_COUNT:,}"
+            )
+        if max(self.levels) > MOST_LEVELS:
+            raise InputError(f"levels is {short_repr(self.levels)}; each may be at most {MOST_LEVELS:,}")
+
     @nn.compact
     def quantize(self, z: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> Quantized:
         """See `Quantizer.quantize`; `train` changes nothing."""
         check_vectors(z, mask)
         if self.has_variable("params", "back_kernel"):
-            check_dimension(z, self.get_variable("params", "back_kernel"))
+            kernel = self.get_variable("params", "back_kernel")
+            if len(kernel) != len(self.levels):
+                raise InputError(
+                    f"the variables are of {len(kernel)} levels, and levels is {self.levels}; make the layer with the "
+                    "levels of the variables, or initialise it again"
+                )
+            check_dimension(z, kernel)
         if z.shape[-1] != len(self.levels):
             for name, shape in (
                 ("to_levels", (z.shape[-1], len(self.levels))),
@@ -66,9 +89,12 @@ class FSQ(Quantizer):
                 self.param(f"{name}_kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
                 self.param(f"{name}_bias", nn.initializers.zeros, shape[1:], jnp.float32)
         bounded = self.bounded(masked(z, mask))
-        nearest = jnp.round(jax.lax.stop_gradient(bounded))
+        # The margin is more than half a level from 1,002 levels on.
+        half_widths, levels = self._half_widths, np.array(self.levels)
+        nearest = jnp.clip(jnp.round(jax.lax.stop_gradient(bounded)), -half_widths, levels - 1 - half_widths)
         codes = self._codes(nearest)
-        counts = kohonen.batch_statistics(bounded, codes, self.codebook_size, mask).counts
+        total = jnp.sum(bounded, axis=-1, keepdims=True)  # not finite if an element is not
+        counts = kohonen.batch_statistics(total, codes, self.codebook_size, mask).counts
         quantized = self._back(straight_through(bounded, nearest)).astype(z.dtype)
         return Quantized(quantized, codes, jnp.zeros((), jnp.float32), measures.perplexity(counts), counts, {})
 
@@ -81,39 +107,49 @@ class FSQ(Quantizer):
 
     def lookup(self, codes: jax.Array) -> jax.Array:
         """Returns the vectors [..., d] of codes, int [...]."""
-        check_codes(codes)
-        indices = jnp.stack(jnp.unravel_index(codes, self.levels), axis=-1)
-        return self._back(indices - self._half_widths.astype(np.float32))
+        check_codes(codes, self.codebook_size)
+        return self._back(self._levels_of(codes))
 
     def batch_sums(self, z: jax.Array, out: Quantized, mask: jax.Array) -> dict[str, jax.Array]:
         """Returns `Quantizer.batch_sums` of the bounded vectors, in units of a level."""
-        levels = jnp.asarray(self.grid.coordinates - self._half_widths, jnp.float32)
-        bounded = self.bounded(masked(z, mask))
-        return codebook_sums(bounded, out, mask, levels[out.codes], levels, self.grid)
+        grid, bounded = self.grid, self.bounded(masked(z, mask))
+        levels = self._levels_of(jnp.arange(grid.size)) if grid else None
+        return codebook_sums(bounded, out, mask, self._levels_of(out.codes), levels, grid)
 
     @property
     def codebook_size(self) -> int:
         """K, the product of the levels."""
-        return self.grid.size
+        return math.prod(self.levels)
 
     @property
-    def grid(self) -> Grid:
-        """A plane with the shape `levels`."""
-        return Plane(self.levels)
+    def grid(self) -> Grid | None:
+        """A plane with the shape `levels`; None for more than 2^20 codes or 16 levels."""
+        has_grid = self.codebook_size <= LARGEST_SIZE and len(self.levels) <= 16
+        return Plane(self.levels) if has_grid else None
 
     @property
     def is_map(self) -> bool:
-        """True: codes that are near on the grid are similar by construction."""
-        return True
+        """True if there is a grid: codes that are near on it are similar by construction."""
+        return self.grid is not None
 
     @property
     def _half_widths(self) -> np.ndarray:
         return np.array(self.levels) // 2
 
+    @property
+    def _weights(self) -> np.ndarray:
+        """Number of codes between two levels of each element, int32."""
+        return np.cumprod([1, *self.levels[:0:-1]])[::-1].astype(np.int32)
+
     def _codes(self, nearest: jax.Array) -> jax.Array:
-        indices = (nearest + self._half_widths).astype(jnp.int32)
-        weights = np.cumprod([1, *self.levels[:0:-1]])[::-1]
-        return jnp.sum(indices * weights.astype(np.int32), axis=-1, dtype=jnp.int32)
+        indices = jnp.clip((nearest + self._half_widths).astype(jnp.int32), 0)  # a NaN is any integer
+        return jnp.sum(indices * self._weights, axis=-1, dtype=jnp.int32)
+
+    def _levels_of(self, codes: jax.Array) -> jax.Array:
+        """Returns the levels of codes, 0 in the middle: int [...] -> float32 [..., number of levels]."""
+        weights = self._weights
+        indices = jnp.asarray(codes, jnp.int32)[..., None] // weights % np.array(self.levels, np.int32)
+        return indices.astype(jnp.float32) - self._half_widths.astype(np.float32)
 
     def _back(self, nearest: jax.Array) -> jax.Array:
         return self._projected("back", nearest / self._half_widths)

@@ -10,12 +10,14 @@ import jax.numpy as jnp
 from kvae import kohonen
 from kvae.core.fields import Counts, NotNegative, OneOf, Positive, Share
 from kvae.kohonen import CodebookState, Statistics
+from kvae.quantizers import restarts
 from kvae.quantizers.base import (
     GRADIENTS,
     Quantized,
     Quantizer,
     check_codes,
     check_dimension,
+    check_size,
     check_vectors,
     masked,
     masked_mean,
@@ -79,8 +81,10 @@ class _MapVQ(Quantizer):
 
     def lookup(self, codes: jax.Array) -> jax.Array:
         """Returns the codewords [..., d] of codes, int [...]."""
-        check_codes(codes)
-        return kohonen.codewords_of(codes, self.codewords())
+        check_codes(codes, self.codebook_size)
+        codewords = self.codewords()
+        check_size(codewords, "grid_shape", self.grid_shape)
+        return kohonen.codewords_of(jnp.asarray(codes), codewords)
 
 
 @functools.lru_cache
@@ -159,14 +163,18 @@ class KohonenVQ(_MapVQ):
         for leaf in CodebookState._fields:
             self.variable("codebook", leaf, lambda leaf=leaf: getattr(initial, leaf))
         codewords = self.codewords()
+        check_size(codewords, "grid_shape", self.grid_shape)
         check_dimension(z, codewords)
         z32 = scaled(masked(z, mask).astype(jnp.float32))
         codes = kohonen.nearest_code(jax.lax.stop_gradient(z32), codewords)
         statistics = kohonen.batch_statistics(z32, codes, len(codewords), mask)
+        is_mapped = self.axis_name is not None and train and not self.is_initializing()
         if self.restart_below:
             step = self.get_variable("codebook", "step")
-            statistics = statistics._replace(samples=kohonen.draw_samples(z32, len(codewords), step, mask))
-        if self.axis_name is not None and train and not self.is_initializing():
+            part = jax.lax.axis_index(self.axis_name) if is_mapped else 0
+            samples = restarts.draw_samples(z32, len(codewords), step, mask, part)
+            statistics = statistics._replace(samples=samples)
+        if is_mapped:
             statistics = jax.lax.psum(statistics, self.axis_name)
         nearest = kohonen.codewords_of(codes, codewords)
         loss = self.commitment_weight * masked_mean(jnp.square(nearest - z32), mask)
@@ -192,7 +200,7 @@ class KohonenVQ(_MapVQ):
         )
         updated = updated._replace(codewords=DISTANCE_METRICS[self.metric](updated.codewords))
         if self.restart_below:
-            updated = kohonen.restart(updated, statistics.samples, self.restart_below)
+            updated = restarts.restart(updated, statistics.samples, self.restart_below)
         for leaf, value in updated._asdict().items():
             self.put_variable("codebook", leaf, value)
 
@@ -241,6 +249,7 @@ class GradientVQ(_MapVQ):
         check_vectors(z, mask)
         self.variable("codebook", "step", lambda: jnp.zeros((), jnp.int32))
         if self.has_variable("params", "codewords"):
+            check_size(self.codewords(), "grid_shape", self.grid_shape)
             check_dimension(z, self.codewords())
         codewords = self.param("codewords", nn.initializers.normal(1.0), (self.codebook_size, z.shape[-1]), jnp.float32)
         stop = jax.lax.stop_gradient

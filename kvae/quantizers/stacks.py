@@ -24,12 +24,18 @@ class _Stack(Quantizer):
 
     def __post_init__(self):
         super().__post_init__()
-        if not isinstance(self.quantizer, Quantizer) or self.quantizer.n_codebooks is not None:
-            kind = type(self.quantizer).__name__
-            raise InputError(f"quantizer is a {kind}; it must be a layer with one codebook, such as a KohonenVQ")
+        if not isinstance(self.quantizer, Quantizer):
+            kind, linen = type(self.quantizer).__name__, getattr(self.quantizer, "linen", None)
+            remedy = f"the linen layer, kvae.{kind}" if linen else "a layer, such as kvae.KohonenVQ((4, 8))"
+            raise InputError(f"quantizer is a {type(self.quantizer).__module__}.{kind}; it must be {remedy}")
 
     def setup(self) -> None:
-        self.parts = [self.quantizer.clone(name=None, parent=None) for _ in range(self.n_codebooks)]
+        self.parts = [self.quantizer.clone(name=None, parent=None) for _ in range(self.n_parts)]
+
+    @property
+    def n_parts(self) -> int:
+        """Number of parts, each a copy of `quantizer`."""
+        raise NotImplementedError
 
     def update(self, statistics: list[Any]) -> None:
         """Updates each codebook with the statistics of its part."""
@@ -38,7 +44,7 @@ class _Stack(Quantizer):
 
     def codewords(self) -> jax.Array:
         """Returns the codewords of each codebook, float32 [q, K, length of a codeword]."""
-        return jnp.stack([part.codewords() for part in self.parts])
+        return self._join([part.codewords() for part in self.parts])
 
     @property
     def codebook_size(self) -> int:
@@ -55,19 +61,23 @@ class _Stack(Quantizer):
         """True if the codebooks are maps."""
         return self.quantizer.is_map
 
-    def _joined(self, quantized: jax.Array, outs: list[Quantized]) -> Quantized:
+    def _join(self, arrays: list[jax.Array], axis: int = 0) -> jax.Array:
+        """Joins arrays of the parts along an axis of codebooks, which they have if a part has several."""
+        join = jnp.stack if self.quantizer.n_codebooks is None else jnp.concatenate
+        return join(arrays, axis=axis)
+
+    def _joined(self, quantized: jax.Array, outs: list[Quantized], perplexity: jax.Array) -> Quantized:
         return Quantized(
             quantized,
-            jnp.stack([out.codes for out in outs], axis=-1),
+            self._join([out.codes for out in outs], axis=-1),
             sum(out.loss for out in outs),
-            sum(out.perplexity for out in outs) / len(outs),
-            jnp.stack([out.counts for out in outs]),
+            perplexity,
+            self._join([out.counts for out in outs]),
             [out.statistics for out in outs],
         )
 
-
-def _stacked(sums: list[dict[str, jax.Array]]) -> dict[str, jax.Array]:
-    return jax.tree.map(lambda *parts: jnp.stack(parts), *sums)
+    def _joined_sums(self, sums: list[dict[str, jax.Array]]) -> dict[str, jax.Array]:
+        return jax.tree.map(lambda *parts: self._join(parts), *sums)
 
 
 class ResidualVQ(_Stack):
@@ -90,7 +100,8 @@ class ResidualVQ(_Stack):
       train: default for the argument `train` of a call.
       depth: q, the number of codebooks.
       dropout: probability that a training batch uses only a random number of the first codebooks, so that codes can be
-        truncated later (quantiser dropout). Needs the random stream "dropout".
+        truncated later (quantiser dropout). Codes of the others are -1; counts and perplexity leave them out. Needs the
+        random stream "dropout".
     """
 
     depth: Depth = 4
@@ -98,6 +109,9 @@ class ResidualVQ(_Stack):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.quantizer.n_codebooks is not None:
+            kind = type(self.quantizer).__name__
+            raise InputError(f"quantizer is a {kind}; it must be a layer with one codebook, such as a KohonenVQ")
         if isinstance(self.quantizer, FSQ):
             raise InputError("quantizer is an FSQ, whose fixed levels do not fit residuals; use a learned codebook")
 
@@ -106,8 +120,13 @@ class ResidualVQ(_Stack):
         """q, the depth."""
         return self.depth
 
+    @property
+    def n_parts(self) -> int:
+        """q, the depth."""
+        return self.depth
+
     def quantize(self, z: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> Quantized:
-        """See `Quantizer.quantize`."""
+        """See `Quantizer.quantize`. The codes of codebooks that dropout leaves out are -1."""
         check_vectors(z, mask)
         kept = self._kept() if train and self.dropout else self.depth
         residual, total, outs = masked(z, mask).astype(jnp.float32), 0.0, []
@@ -118,8 +137,10 @@ class ResidualVQ(_Stack):
             out = part.quantize(residual, mask=counted, train=train)
             nearest = jnp.where(level < kept, jax.lax.stop_gradient(out.quantized), 0)
             residual, total = residual - nearest, total + nearest
-            outs.append(out)
-        return self._joined(straight_through(masked(z, mask).astype(jnp.float32), total).astype(z.dtype), outs)
+            outs.append(out.replace(codes=jnp.where(level < kept, out.codes, -1)))
+        perplexity = sum(jnp.where(level < kept, out.perplexity, 0) for level, out in enumerate(outs)) / kept
+        quantized = straight_through(masked(z, mask).astype(jnp.float32), total).astype(z.dtype)
+        return self._joined(quantized, outs, perplexity)
 
     def _kept(self) -> jax.Array:
         """Draws the number of codebooks that a training batch uses."""
@@ -128,9 +149,14 @@ class ResidualVQ(_Stack):
         return jnp.where(jax.random.bernoulli(coin_key, self.dropout), depth, self.depth)
 
     def lookup(self, codes: jax.Array) -> jax.Array:
-        """Returns the sum of the codewords of codes [..., q]; with fewer codes, from the first codebooks only."""
-        check_codes(codes, self.depth)
-        return sum(part.lookup(codes[..., i]) for i, part in enumerate(self.parts[: codes.shape[-1]]))
+        """Returns the sum of the codewords of codes [..., q]; with fewer codes, from the first codebooks only.
+
+        The code -1 is a codebook that dropout left out: its codeword is 0.
+        """
+        check_codes(codes, self.codebook_size, self.depth, fewest=1, lowest=-1)
+        levels = jnp.moveaxis(jnp.asarray(codes), -1, 0)
+        words = [part.lookup(jnp.maximum(level, 0)) for part, level in zip(self.parts, levels, strict=False)]
+        return sum(jnp.where(level[..., None] < 0, 0, word) for level, word in zip(levels, words, strict=True))
 
     def batch_sums(self, z: jax.Array, out: Quantized, mask: jax.Array) -> dict[str, jax.Array]:
         """Returns `Quantizer.batch_sums` [q, ...], each codebook measured on its own residuals."""
@@ -139,13 +165,13 @@ class ResidualVQ(_Stack):
             part_out = part.quantize(residual, mask=mask)
             sums.append(part.batch_sums(residual, part_out, mask))
             residual = residual - part.lookup(part_out.codes)
-        return _stacked(sums)
+        return self._joined_sums(sums)
 
 
 class GroupedVQ(_Stack):
     """Product quantiser (Jégou et al., 2011): splits vectors into equal groups of elements, with a codebook for each.
 
-    Codes are int32 [..., q].
+    Codes are int32 [..., q]. Groups may be residual quantisers; their codebooks then follow each other along q.
 
     Example:
       >>> import jax, kvae
@@ -159,14 +185,19 @@ class GroupedVQ(_Stack):
     Attributes:
       quantizer: layer that each part copies, with a codebook of its own; its fields hold for each part.
       train: default for the argument `train` of a call.
-      groups: q, the number of codebooks, which must divide the length of the vectors.
+      groups: number of groups, which must divide the length of the vectors.
     """
 
     groups: Depth = 4
 
     @property
     def n_codebooks(self) -> int:
-        """q, the number of groups."""
+        """q, the number of groups, times the codebooks of a part that has several."""
+        return self.groups * (self.quantizer.n_codebooks or 1)
+
+    @property
+    def n_parts(self) -> int:
+        """The number of groups."""
         return self.groups
 
     def quantize(self, z: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> Quantized:
@@ -177,17 +208,24 @@ class GroupedVQ(_Stack):
                 f"z has {z.shape[-1]}-dimensional vectors; they must split into {self.groups} equal groups"
             )
         outs = [part.quantize(z, mask=mask, train=train) for part, z in self._pairs(z)]
-        return self._joined(jnp.concatenate([out.quantized for out in outs], axis=-1), outs)
+        perplexity = sum(out.perplexity for out in outs) / len(outs)
+        return self._joined(jnp.concatenate([out.quantized for out in outs], axis=-1), outs, perplexity)
 
     def lookup(self, codes: jax.Array) -> jax.Array:
         """Returns the concatenated codewords of codes [..., q]."""
-        check_codes(codes, self.groups)
-        return jnp.concatenate([part.lookup(codes[..., i]) for i, part in enumerate(self.parts)], axis=-1)
+        several = self.quantizer.n_codebooks
+        check_codes(codes, self.codebook_size, self.n_codebooks, lowest=0 if several is None else -1)
+        groups = jnp.split(jnp.asarray(codes), self.groups, axis=-1)
+        words = [
+            part.lookup(group if several else group[..., 0]) for part, group in zip(self.parts, groups, strict=True)
+        ]
+        return jnp.concatenate(words, axis=-1)
 
     def batch_sums(self, z: jax.Array, out: Quantized, mask: jax.Array) -> dict[str, jax.Array]:
         """Returns `Quantizer.batch_sums` [q, ...]."""
         pairs = self._pairs(z)
-        return _stacked([part.batch_sums(group, part.quantize(group, mask=mask), mask) for part, group in pairs])
+        sums = [part.batch_sums(group, part.quantize(group, mask=mask), mask) for part, group in pairs]
+        return self._joined_sums(sums)
 
     def _pairs(self, z: jax.Array) -> Iterator[tuple[Quantizer, jax.Array]]:
         return zip(self.parts, jnp.split(z, self.groups, axis=-1), strict=True)

@@ -1,111 +1,17 @@
-"""A conformance kit for quantisers in JAX: call `check_quantizer` in a test of your own quantiser.
+"""The laws of quantisers, each a function that fails by an AssertionError."""
 
-Example:
-  >>> import kvae
-  >>> def test_my_quantizer():
-  ...     kvae.testing.check_quantizer(lambda: kvae.FSQ(levels=(5, 3)))
-  >>> test_my_quantizer()
-"""
-
-import dataclasses
 import functools
-from collections.abc import Callable, Collection
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from kvae.quantizers.base import Quantizer
-
-POSITIONS = (16, 6)
-"""Leading shape of the vectors in most checks."""
-
-
-class Output(NamedTuple):
-    """The output that is checked: quantised vectors [..., d], codes int [...] or [..., q], and the loss []."""
-
-    quantized: jax.Array
-    codes: jax.Array
-    loss: jax.Array
-
-
-class Subject(Protocol):
-    """A quantiser as pure functions. Write one for a quantiser that is not called like the layers of kvae."""
-
-    def init(self, key: jax.Array, z: jax.Array) -> Any:
-        """Returns the state before training, any tree of arrays, for vectors float [..., d]."""
-
-    def apply(self, state: Any, z: jax.Array, train: bool, mask: jax.Array | None) -> tuple[Output, Any]:
-        """Returns the output and the new state, for vectors float [..., d] and an optional mask bool [...]."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Linen:
-    layer: nn.Module
-
-    def init(self, key: jax.Array, z: jax.Array) -> Any:
-        return jax.jit(self.layer.init)({"params": key, "dropout": key}, z)
-
-    def apply(self, state: Any, z: jax.Array, train: bool, mask: jax.Array | None) -> tuple[Output, Any]:
-        rngs = {"dropout": jax.random.key(0)}
-        out, updated = self.layer.apply(state, z, train=train, mask=mask, rngs=rngs, mutable=["codebook"])
-        return Output(out.quantized, out.codes, out.loss), {**state, **updated}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Nnx:
-    module: Any
-
-    def init(self, key: jax.Array, z: jax.Array) -> Any:
-        return nnx.to_pure_dict(nnx.state(self.module))
-
-    def apply(self, state: Any, z: jax.Array, train: bool, mask: jax.Array | None) -> tuple[Output, Any]:
-        graph, old = nnx.split(self.module)
-        old = jax.tree.map(lambda leaf: leaf, old)
-        nnx.replace_by_pure_dict(old, state)
-        module = nnx.merge(graph, old, copy=True)
-        out = module(z, train=train, mask=mask)
-        return Output(out.quantized, out.codes, out.loss), nnx.to_pure_dict(nnx.state(module))
-
-
-def _as_subject(layer: Any) -> Subject:
-    if isinstance(layer, nn.Module):
-        return _Linen(layer)
-    return layer if hasattr(layer, "apply") else _Nnx(layer)
-
-
-class Trial:
-    """The argument of each check: a quantiser, its state after three updates, and vectors z, float32 [16, 6, d]."""
-
-    def __init__(self, subject: Subject, dimension: int):
-        self.subject, self.dimension = subject, dimension
-        self.z = self.vectors(0)
-        self.state = subject.init(jax.random.key(0), self.z)
-        for seed in range(1, 4):
-            _, self.state = self.apply(self.state, self.vectors(seed), train=True)
-
-    @property
-    def layer(self) -> Quantizer | None:
-        """The quantiser if it is a linen layer of kvae, else None."""
-        layer = getattr(self.subject, "layer", None)
-        return layer if isinstance(layer, Quantizer) else None
-
-    def vectors(self, seed: int, *leading: int) -> jax.Array:
-        """Draws random vectors, float32 [16, 6, d] or [*leading, d]."""
-        return jax.random.normal(jax.random.key(seed), (*(leading or POSITIONS), self.dimension))
-
-    def apply(self, state: Any, z: jax.Array, train: bool = False, mask: jax.Array | None = None) -> tuple[Output, Any]:
-        """Calls the compiled quantiser: see `Subject.apply`."""
-        return _compiled(self.subject.apply, train)(state, z, mask)
-
-
-@functools.lru_cache(maxsize=256)
-def _compiled(apply, train):
-    return jax.jit(lambda state, z, mask: apply(state, z, train, mask))
+from kvae.quantizers import DISTANCE_METRICS
+from kvae.testing.subjects import POSITIONS, Output, Trial
 
 
 def evaluation_is_training_without_learning(trial: Trial) -> None:
@@ -232,6 +138,77 @@ def any_leading_shape(trial: Trial) -> None:
     np.testing.assert_array_equal(flat.reshape(out.codes.shape), out.codes, "codes of flattened vectors differ")
 
 
+def codes_give_back_their_vectors(trial: Trial) -> None:
+    """`lookup` of the codes returns the quantised vectors, in training and evaluation, of near and of far vectors."""
+    layer = trial.layer
+    if layer is None:
+        return
+    for z in (trial.z, 1e4 * trial.z, jnp.full_like(trial.z, 9), jnp.full_like(trial.z, -9)):
+        for train in (True, False):
+            out, _ = trial.apply(trial.state, z, train=train)
+            codes = np.asarray(out.codes)
+            assert codes.max() < layer.codebook_size, f"a code is {codes.max()}, and K is {layer.codebook_size}"
+            vectors = layer.apply(trial.state, codes, method="lookup")
+            _assert_close(vectors, out.quantized, f"lookup does not return the quantised vectors, train={train}")
+
+
+def lookup_refuses_codes_out_of_range(trial: Trial) -> None:
+    """`lookup` raises a ValueError for codes outside 0 to K - 1, where it knows them."""
+    layer = trial.layer
+    if layer is None:
+        return
+    for code in (-2, layer.codebook_size, 2**31 - 1):
+        codes = np.full(() if layer.n_codebooks is None else (layer.n_codebooks,), code, np.int32)
+        try:
+            layer.apply(trial.state, codes, method="lookup")
+        except ValueError:
+            continue
+        raise AssertionError(f"lookup accepts the code {code}, and K is {layer.codebook_size}")
+
+
+def views_stop_learning(trial: Trial) -> None:
+    """An NNX layer does not learn in `nnx.view(layer, use_running_average=True)`, nor after `eval()`."""
+    module = getattr(trial.subject, "module", None)
+    if module is None:
+        return
+    quiet = nnx.clone(module)
+    quiet.eval()
+    for switched in (nnx.view(nnx.clone(module), use_running_average=True), quiet):
+        before = jax.device_get(nnx.to_pure_dict(nnx.state(switched)))
+        nnx.jit(lambda layer, z: layer(z).codes)(switched, trial.z)
+        _assert_equal(nnx.to_pure_dict(nnx.state(switched)), before, "the layer learns in evaluation")
+
+
+def restarts_take_vectors_of_the_batch(trial: Trial) -> None:
+    """With `restart_below`, codes restart at vectors, not at means, in 8 micro-batches and on all devices."""
+    layer = trial.layer
+    if not getattr(layer, "restart_below", 0):
+        return
+    layer = layer.clone(restart_below=1e6)  # every code is due
+    z = trial.z.reshape(8, -1, trial.dimension) + 10 * jnp.arange(8)[:, None, None]
+
+    @jax.jit
+    def in_parts(state, z):
+        parts = [layer.apply(state, part, train=True, method="quantize").statistics for part in z]
+        total = functools.reduce(lambda one, other: jax.tree.map(jnp.add, one, other), parts)
+        return layer.apply(state, total, method="update", mutable=["codebook"])[1]["codebook"]
+
+    def on_a_device(state, z):
+        mapped = layer.clone(axis_name="data")
+        return mapped.apply(state, z, train=True, mutable=["codebook"])[1]["codebook"]
+
+    n_devices = next(n for n in (8, 4, 2, 1) if n <= jax.device_count())
+    mesh = Mesh(np.array(jax.devices()[:n_devices]), "data")
+    specs = dict(in_specs=(PartitionSpec(), PartitionSpec("data")), out_specs=PartitionSpec())
+    on_devices = jax.jit(jax.shard_map(on_a_device, mesh=mesh, **specs))  # refuses state that differs over devices
+    rows = np.asarray(DISTANCE_METRICS[layer.metric](z)).reshape(-1, 1, trial.dimension)
+    for codebook in (in_parts(trial.state, z), on_devices(trial.state, z)):
+        restarted = np.asarray(codebook["codewords"])[np.asarray(codebook["counts"]) == 1e6]
+        assert len(restarted), "no code restarts"
+        distance = np.abs(rows - restarted).max(axis=-1).min(axis=0).max()
+        assert distance < 1e-5, f"a code restarts at a mean of several vectors, {distance} away from each"
+
+
 CHECKS: dict[str, Callable[[Trial], None]] = {
     check.__name__: check
     for check in (
@@ -247,37 +224,13 @@ CHECKS: dict[str, Callable[[Trial], None]] = {
         compiled_is_eager,
         any_leading_shape,
         statistics_of_halves_add_up,
+        codes_give_back_their_vectors,
+        lookup_refuses_codes_out_of_range,
+        views_stop_learning,
+        restarts_take_vectors_of_the_batch,
     )
 }
 """Maps names to the checks of the kit."""
-
-
-def failures(make_layer: Callable[[], Any], dimension: int = 16, without: Collection[str] = ()) -> dict[str, str]:
-    """Returns the reasons of all checks that fail, by the names of the checks.
-
-    Args:
-      make_layer: function that returns the quantiser: a linen or NNX layer called like those of kvae, or a `Subject`.
-      dimension: d, the length of the vectors.
-      without: names of checks to leave out.
-    """
-    trial, reasons = Trial(_as_subject(make_layer()), dimension), {}
-    for name, check in CHECKS.items():
-        if name not in without:
-            try:
-                check(trial)
-            except Exception as error:  # a foreign layer may fail in any way
-                reasons[name] = " ".join(str(error).split())[:300] or type(error).__name__
-    return reasons
-
-
-def check_quantizer(make_layer: Callable[[], Any], dimension: int = 16, without: Collection[str] = ()) -> None:
-    """Raises AssertionError, naming every check that fails, unless a quantiser passes the kit.
-
-    Args:
-      make_layer, dimension, without: see `failures`.
-    """
-    reasons = failures(make_layer, dimension, without)
-    assert not reasons, "\n".join(f"{name} ({CHECKS[name].__doc__}): {reason}" for name, reason in reasons.items())
 
 
 def _numbers(tree: Any) -> list[np.ndarray]:

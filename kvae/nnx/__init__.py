@@ -5,91 +5,15 @@ own, `Codebook`, and is updated in place, as `flax.nnx.BatchNorm` updates its st
 `nnx.Param` only, as everywhere in NNX: `nnx.grad(loss, argnums=nnx.DiffState(0, nnx.Param))`.
 """
 
-import inspect
-from typing import Any
-
-import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from kvae import quantizers
-from kvae.core.fields import Count, validate
-from kvae.quantizers.base import Quantized
+from kvae.nnx.wrapper import Codebook, NnxQuantizer
 
 __all__ = ["FSQ", "Codebook", "GradientVQ", "GroupedVQ", "KohonenVQ", "ResidualVQ"]
 
 
-class Codebook(nnx.Variable):
-    """Variable type of what a quantiser learns without gradients: codewords, moving averages, number of updates.
-
-    Example:
-      >>> from flax import nnx
-      >>> import kvae
-      >>> layer = kvae.nnx.KohonenVQ(16, grid_shape=(4, 8), rngs=nnx.Rngs(0))
-      >>> sorted(nnx.state(layer, kvae.nnx.Codebook)["codebook"])
-      ['codewords', 'counts', 'step', 'sums']
-    """
-
-
-class _Quantizer(nnx.Module):
-    """A quantiser layer: what the classes below share.
-
-    Attributes:
-      linen: the linen layer.
-      codebook: variables nested as the collection `codebook` of the linen layer.
-      params: parameters nested as the collection `params` of the linen layer; empty for most layers.
-      use_running_average: True leaves the codebook alone; `model.train()` and `model.eval()` set it.
-    """
-
-    def __init_subclass__(cls, **options: Any):
-        super().__init_subclass__(**options)
-        # The metaclass of `nnx.Module` hides the arguments from `help`, which would show (*args, **kwargs).
-        _, *parameters = inspect.signature(cls.__init__).parameters.values()
-        cls.__signature__ = inspect.Signature(parameters)
-
-    def __init__(self, linen: quantizers.Quantizer, features: int, rngs: nnx.Rngs, use_running_average: bool):
-        self.linen = linen
-        features = validate("features", features, Count)
-        self.use_running_average = use_running_average
-        variables = self.linen.init(rngs.params(), jnp.zeros((1, features)))
-        self.codebook = _as_variables(variables.get("codebook", {}), Codebook)
-        self.params = _as_variables(variables.get("params", {}), nnx.Param)
-        self.rngs = rngs.fork() if getattr(self.linen, "dropout", 0) else None
-
-    def __call__(self, z: jax.Array, *, train: bool | None = None, mask: jax.Array | None = None) -> Quantized:
-        """Quantises vectors and, in training, updates the codebook afterwards.
-
-        Args:
-          z: vectors, float [..., d].
-          train: True updates the codebook; None means `not use_running_average`.
-          mask: optional bool [...]; where False, the position does not count in loss, statistics and perplexity.
-
-        Raises:
-          InputError: `z` or `mask` has the wrong shape or dtype.
-        """
-        train = not self.use_running_average if train is None else train
-        rngs = {"dropout": self.rngs.dropout()} if train and self.rngs is not None else None
-        out, updated = self.linen.apply(
-            self.variables, z, train=train, mask=mask, rngs=rngs, mutable=["codebook"] if train else []
-        )
-        _set(self.codebook, updated.get("codebook", {}))
-        return out
-
-    def lookup(self, codes: jax.Array) -> jax.Array:
-        """Returns the vectors [..., d] of codes, int [...], or [..., q] for q codebooks."""
-        return self.linen.apply(self.variables, codes, method="lookup")
-
-    def codewords(self) -> jax.Array:
-        """Returns the vector of each code, float32 [K, d], or [q, K, d] for q codebooks."""
-        return self.linen.apply(self.variables, method="codewords")
-
-    @property
-    def variables(self) -> dict[str, Any]:
-        """Variables of the linen layer, by collection."""
-        return {"codebook": _values(self.codebook), "params": _values(self.params)}
-
-
-class KohonenVQ(_Quantizer):
+class KohonenVQ(NnxQuantizer):
     """Vector quantiser whose codebook is learned by Kohonen's self-organising map: `kvae.KohonenVQ` for NNX.
 
     Example:
@@ -143,7 +67,7 @@ class KohonenVQ(_Quantizer):
         super().__init__(linen, features, rngs, use_running_average)
 
 
-class GradientVQ(_Quantizer):
+class GradientVQ(NnxQuantizer):
     """Vector quantiser whose codebook is learned by gradient descent: `kvae.GradientVQ` for NNX.
 
     Example:
@@ -186,7 +110,7 @@ class GradientVQ(_Quantizer):
         super().__init__(linen, features, rngs, use_running_average)
 
 
-class FSQ(_Quantizer):
+class FSQ(NnxQuantizer):
     """Finite scalar quantiser: `kvae.FSQ` for NNX.
 
     Example:
@@ -214,7 +138,7 @@ class FSQ(_Quantizer):
         super().__init__(quantizers.FSQ(levels=levels), features, rngs, use_running_average)
 
 
-class ResidualVQ(_Quantizer):
+class ResidualVQ(NnxQuantizer):
     """Residual quantiser: `kvae.ResidualVQ` for NNX.
 
     Example:
@@ -245,7 +169,7 @@ class ResidualVQ(_Quantizer):
         super().__init__(linen, features, rngs, use_running_average)
 
 
-class GroupedVQ(_Quantizer):
+class GroupedVQ(NnxQuantizer):
     """Product quantiser: `kvae.GroupedVQ` for NNX.
 
     Example:
@@ -272,19 +196,3 @@ class GroupedVQ(_Quantizer):
         use_running_average: bool = False,
     ):
         super().__init__(quantizers.GroupedVQ(quantizer=quantizer, groups=groups), features, rngs, use_running_average)
-
-
-def _as_variables(tree: dict[str, Any], kind: type[nnx.Variable]) -> nnx.Dict:
-    return nnx.Dict({k: _as_variables(v, kind) if isinstance(v, dict) else kind(v) for k, v in tree.items()})
-
-
-def _values(variables: nnx.Dict) -> dict[str, Any]:
-    return {k: _values(v) if isinstance(v, nnx.Dict) else v.get_value() for k, v in variables.items()}
-
-
-def _set(variables: nnx.Dict, values: dict[str, Any]) -> None:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            _set(variables[name], value)
-        else:
-            variables[name].set_value(value)

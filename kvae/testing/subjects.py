@@ -1,0 +1,98 @@
+"""The quantiser that a check is given: linen layer, NNX layer or pure functions."""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple, Protocol
+
+import flax.linen as nn
+import jax
+from flax import nnx
+
+from kvae.quantizers.base import Quantizer
+
+POSITIONS = (16, 6)
+"""Leading shape of the vectors in most checks."""
+
+
+class Output(NamedTuple):
+    """The output that is checked: quantised vectors [..., d], codes int [...] or [..., q], and the loss []."""
+
+    quantized: jax.Array
+    codes: jax.Array
+    loss: jax.Array
+
+
+class Subject(Protocol):
+    """A quantiser as pure functions. Write one for a quantiser that is not called like the layers of kvae."""
+
+    def init(self, key: jax.Array, z: jax.Array) -> Any:
+        """Returns the state before training, any tree of arrays, for vectors float [..., d]."""
+
+    def apply(self, state: Any, z: jax.Array, train: bool, mask: jax.Array | None) -> tuple[Output, Any]:
+        """Returns the output and the new state, for vectors float [..., d] and an optional mask bool [...]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Linen:
+    layer: nn.Module
+
+    def init(self, key: jax.Array, z: jax.Array) -> Any:
+        return jax.jit(self.layer.init)({"params": key, "dropout": key}, z)
+
+    def apply(self, state: Any, z: jax.Array, train: bool, mask: jax.Array | None) -> tuple[Output, Any]:
+        rngs = {"dropout": jax.random.key(0)}
+        out, updated = self.layer.apply(state, z, train=train, mask=mask, rngs=rngs, mutable=["codebook"])
+        return Output(out.quantized, out.codes, out.loss), {**state, **updated}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Nnx:
+    module: Any
+
+    def init(self, key: jax.Array, z: jax.Array) -> Any:
+        return nnx.to_pure_dict(nnx.state(self.module))
+
+    def apply(self, state: Any, z: jax.Array, train: bool, mask: jax.Array | None) -> tuple[Output, Any]:
+        graph, old = nnx.split(self.module)
+        old = jax.tree.map(lambda leaf: leaf, old)
+        nnx.replace_by_pure_dict(old, state)
+        module = nnx.merge(graph, old, copy=True)
+        out = module(z, train=train, mask=mask)
+        return Output(out.quantized, out.codes, out.loss), nnx.to_pure_dict(nnx.state(module))
+
+
+def as_subject(layer: Any) -> Subject:
+    """Returns a linen layer, an NNX layer or an object with `apply` as a subject."""
+    if isinstance(layer, nn.Module):
+        return _Linen(layer)
+    return layer if hasattr(layer, "apply") else _Nnx(layer)
+
+
+class Trial:
+    """The argument of each check: a quantiser, its state after three updates, and vectors z, float32 [16, 6, d]."""
+
+    def __init__(self, subject: Subject, dimension: int):
+        self.subject, self.dimension = subject, dimension
+        self.z = self.vectors(0)
+        self.state = subject.init(jax.random.key(0), self.z)
+        for seed in range(1, 4):
+            _, self.state = self.apply(self.state, self.vectors(seed), train=True)
+
+    @property
+    def layer(self) -> Quantizer | None:
+        """The quantiser if it is a linen layer of kvae, else None."""
+        layer = getattr(self.subject, "layer", None)
+        return layer if isinstance(layer, Quantizer) else None
+
+    def vectors(self, seed: int, *leading: int) -> jax.Array:
+        """Draws random vectors, float32 [16, 6, d] or [*leading, d]."""
+        return jax.random.normal(jax.random.key(seed), (*(leading or POSITIONS), self.dimension))
+
+    def apply(self, state: Any, z: jax.Array, train: bool = False, mask: jax.Array | None = None) -> tuple[Output, Any]:
+        """Calls the compiled quantiser: see `Subject.apply`."""
+        return _compiled(self.subject.apply, train)(state, z, mask)
+
+
+@functools.lru_cache(maxsize=256)
+def _compiled(apply, train):
+    return jax.jit(lambda state, z, mask: apply(state, z, train, mask))
