@@ -19,6 +19,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import kvae
 from kvae import classic, measures
+from kvae.benchmark import som_widths
 from kvae.core.errors import InputError
 from kvae.topology import Neighborhood, Plane, matrix
 from vectors import DATA, RNG, START
@@ -208,6 +209,14 @@ def test_grid_search_by_order_prefers_ordered_map():
         kvae.som.order_scorer(KMeans(), X)
     with pytest.raises(NotFittedError):
         kvae.som.order_scorer(kvae.SOM(), X)
+
+
+def test_widths_are_compared_on_held_out_rows(monkeypatch):
+    monkeypatch.setattr(som_widths, "SETS", {"square": lambda: RNG.random((300, 2))})
+    monkeypatch.setattr(som_widths, "WIDTHS", (0.2, 1.0))
+    row = som_widths.compare_widths()["square"]
+    assert row["0.2 error"] == 1 < row["1.0 error"]
+    assert row["0.2 disorder"] > row["1.0 disorder"]
 
 
 @pytest.mark.parametrize(

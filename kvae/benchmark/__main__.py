@@ -5,6 +5,7 @@
     python -m kvae.benchmark --scaling
     python -m kvae.benchmark --quantizers
     python -m kvae.benchmark --soms [--share=0.1]
+    python -m kvae.benchmark --som-widths
 
 With --config it times the step of that run, compiled as in training; the quantiser (lookup, statistics, update) alone;
 the share of time spent waiting for data; and a large matrix product, for the rate that the device reaches. --compare
@@ -25,7 +26,7 @@ affects both.
 
 --quantizers times one training step of every quantiser, in turns with vector-quantize-pytorch if it is installed.
 --soms times kvae.SOM against MiniSom, fastersom and somoclu, those that are installed. MiniSom's times are of its NumPy
-form. fastersom 0.6 needs Python 3.12 or newer.
+form. fastersom 0.6 needs Python 3.12 or newer. --som-widths compares final widths of kvae.SOM on six real data sets.
 """
 
 import argparse
@@ -61,13 +62,14 @@ def parse_options(argv: list[str]) -> tuple[argparse.Namespace, dict[str, dict]]
     parser.add_argument("--scaling", action="store_true", help="time the map alone against N and K; no config")
     parser.add_argument("--quantizers", action="store_true", help="time every quantiser alone; no config")
     parser.add_argument("--soms", action="store_true", help="time kvae.SOM against other libraries; no config")
+    parser.add_argument("--som-widths", action="store_true", help="compare final widths of kvae.SOM; no config")
     parser.add_argument(
         "--share", type=float, default=1, help="with --soms: share of the rows, for a quick look (%(default)s)"
     )
     options, rest = parser.parse_known_args(argv)
     if not 0 < options.share <= 1:
         raise InputError(f"--share={options.share}; it must be above 0 and at most 1")
-    if options.scaling or options.quantizers or options.soms:
+    if options.scaling or options.quantizers or options.soms or options.som_widths:
         return options, {}
     config, workdir = training.parse(rest)
     configs = {pathlib.Path(workdir).name: config}
@@ -92,6 +94,10 @@ def main(argv: list[str]) -> int:
         from kvae.benchmark.soms import time_soms
 
         rows = time_soms(options.share)
+    elif options.som_widths:
+        from kvae.benchmark.som_widths import compare_widths
+
+        rows = compare_widths()
     else:
         from kvae.benchmark.train_step import time_configs
 
