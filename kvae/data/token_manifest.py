@@ -84,7 +84,7 @@ SECTIONS = ("dataset", "digests", "codebooks", "splits")
 def find_manifest(root: pathlib.Path, name: str) -> pathlib.Path | None:
     """Returns the path of `MANIFEST` or `UNFINISHED` in a folder, or of the earlier name; None if there is neither."""
     paths = (root / name, root / EARLIER[name])
-    return next((path for path in paths if path.exists()), None)
+    return next((path for path in paths if os.path.exists(path)), None)  # False if the path cannot be looked up
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
