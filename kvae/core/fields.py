@@ -25,9 +25,7 @@ Count = Annotated[int, annotated_types.Ge(1), annotated_types.Le(LARGEST_COUNT)]
 Natural = Annotated[int, annotated_types.Ge(0), annotated_types.Le(LARGEST_COUNT)]
 NotNegative = Annotated[float, annotated_types.Ge(0), annotated_types.Le(1e30)]  # float32 holds 1e30 times K or steps
 Positive = Annotated[float, annotated_types.Gt(0), annotated_types.Le(1e30)]
-# Repetitions of a part of a program; each of them is compiled
-Depth = Annotated[int, annotated_types.Ge(1), annotated_types.Le(256)]
-
+Depth = Annotated[int, annotated_types.Ge(1), annotated_types.Le(256)]  # repetitions of a part that is compiled
 Replicas = Annotated[int, annotated_types.Ge(1), annotated_types.Le(4096)]  # seeds trained at once
 
 Width = Annotated[int, annotated_types.Ge(1), annotated_types.Le(2**20)]
