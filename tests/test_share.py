@@ -78,14 +78,33 @@ def test_card_has_metrics_and_code_that_runs(run, shared, tmp_path):
     assert names["decoded"].shape == (1, 32, 32, 3)
 
 
-def test_figures_are_shared(copy_of_run, tmp_path):
-    workdir = copy_of_run(replicas=2)
+def test_figures_with_images_are_shared_only_if_asked(copy_of_run, tmp_path):
+    workdir, shared = copy_of_run(replicas=2), tmp_path / "shared"
     (workdir / "figures").mkdir()
-    Image.new("RGB", (8, 8)).save(workdir / "figures" / "curves.png")
-    kvae.load(str(workdir)).save_pretrained(tmp_path / "shared")
-    assert "![Curves](figures/curves.png)" in (tmp_path / "shared" / "README.md").read_text()
-    copied = tmp_path / "shared" / "figures" / "curves.png"
-    assert copied.read_bytes() == (workdir / "figures" / "curves.png").read_bytes()
+    safe, private = ["curves", "hit_map_top", "u_matrix"], ["codebook_map", "mean_images", "mine", "reconstructions"]
+    for name in safe + private:
+        Image.new("RGB", (8, 8)).save(workdir / "figures" / f"{name}.png")
+    run = kvae.load(str(workdir))
+    for images, names in ((True, sorted(safe + private)), (False, safe)):
+        run.save_pretrained(shared, images=images)
+        assert sorted(path.stem for path in shared.glob("figures/*")) == names
+        card = (shared / "README.md").read_text()
+        assert all((f"figures/{name}.png" in card) == (name in names) for name in safe + private)
+        assert card.index("codebook_map.png" if images else "u_matrix.png") < card.index("## Use")
+    assert "![Curves](figures/curves.png)" in card
+    assert (shared / "figures" / "curves.png").read_bytes() == (workdir / "figures" / "curves.png").read_bytes()
+
+
+def test_card_has_licence_parameters_images_and_limits(run, tmp_path):
+    run.save_pretrained(tmp_path / "a", license="cc-by-4.0")
+    card, batch = (tmp_path / "a" / "README.md").read_text(), run.config["batch_size"]
+    assert card.startswith("---\nlibrary_name: kvae\nlicense: cc-by-4.0\ntags:")
+    count = sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"]))
+    assert f"4 steps of {batch} images, {4 * batch} in all, repetitions included. {count:,} trained parameters." in card
+    assert "multiples of 4 pixels" in card and "## Licence\n\n`cc-by-4.0`" in card
+    for license in ("a\nb: c", "", 3):
+        with pytest.raises(InputError, match="it must be an identifier such as"):
+            run.save_pretrained(tmp_path / "a", license=license)
 
 
 def test_from_pretrained_rejects_corrupted_and_foreign_files(run, shared, tmp_path):
@@ -155,7 +174,7 @@ def test_run_is_uploaded_and_downloaded(run, tmp_path, monkeypatch):
             "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
         }.items():  # fmt: skip
             monkeypatch.setenv(name, value)
-        url = run.push_to_hub("somebody/tokens", private=True)
+        url = run.push_to_hub("somebody/tokens", private=True, license="mit")
         downloaded = kvae.from_pretrained("somebody/tokens", cache_dir=tmp_path / "cache")
         with pytest.raises(InputError, match=r"^forbidden/tokens was not uploaded: the Hub refuses or does not answer"):
             run.push_to_hub("forbidden/tokens")

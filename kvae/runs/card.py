@@ -4,6 +4,8 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import jax
+
 from kvae import data
 from kvae.core.errors import short_repr
 from kvae.models.model import Model
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from kvae.runs.run import Run
 
 HUB_METADATA = """---
-library_name: kvae
+library_name: kvae{license}
 tags:
 - vq-vae
 - image-tokenizer
@@ -49,21 +51,33 @@ decoded = run.decode(codes)  # uint8 [n, h, w, 3]
 """
 
 
-def model_card(run: "Run", name: str, figures: Sequence[str]) -> str:
+LIMITS = """- Trained on images of the data set above only; on other images the reconstructions may be worse.
+- Height and width of the images must be multiples of {stride} pixels.
+- It encodes and decodes images; generating new ones needs a model of the codes, which is not included.
+- Codes are lossy: details smaller than the area of a position, such as small text, may change.
+"""
+
+
+def model_card(run: "Run", name: str, figures: Sequence[str], license: str | None = None) -> str:
     """Returns the card in Markdown, with the metadata that the Hugging Face Hub reads at its top.
 
     Args:
       run: A `kvae.runs.Run`.
       name: What readers pass to `kvae.from_pretrained`.
-      figures: PNG files, relative to the card.
+      figures: PNG files, relative to the card; the first is shown at the top.
+      license: An identifier of the Hub, such as "apache-2.0".
     """
     title = name.rstrip("/").rpartition("/")[2]
-    parts = [HUB_METADATA, f"# {title}\n", _summary(run), "## Use\n", INSTALL, _use(run, name)]
+    metadata = HUB_METADATA.format(license=f"\nlicense: {license}" if license else "")
+    pictures = [f"![{_caption(file)}]({file})\n\n*{_caption(file)}*\n" for file in figures]
+    parts = [metadata, f"# {title}\n", _summary(run), *pictures[:1], "## Use\n", INSTALL, _use(run, name)]
     parts += _metrics_table(run)
-    if figures:
-        parts.append("## Figures\n")
-        parts += [f"![{_caption(file)}]({file})\n\n*{_caption(file)}*\n" for file in figures]
+    if pictures[1:]:
+        parts += ["## Figures\n", *pictures[1:]]
     parts += ["## Training\n", _training(run)]
+    if is_tokeniser(run.model):
+        parts += ["## Limits\n", LIMITS.format(stride=max(run.model.code_strides.values()))]
+    parts += ["## Licence\n", f"`{license}`\n" if license else "The author of this run has not stated a licence.\n"]
     return "\n".join(parts)
 
 
@@ -125,7 +139,13 @@ def _training(run: "Run") -> str:
     hidden = {"name", *data.local_paths(dataset)}
     fields = [f"{name} {short_repr(value)}" for name, value in dataset.items() if name not in hidden]
     details = f" ({', '.join(fields)})" if fields else ""
-    return f"Trained on the data set `{dataset['name']}`{details}. `config.json` has every field.\n"
+    count = sum(leaf.size for leaf in jax.tree.leaves(run.variables.get("params", {})))
+    lines = [f"Trained on the data set `{dataset['name']}`{details}."]
+    if run.metrics:  # a converted PyTorch model has none, and an unknown batch size
+        batch = run.config["batch_size"]
+        lines.append(f"{run.step:,} steps of {batch:,} images, {run.step * batch:,} in all, repetitions included.")
+    lines.append(f"{count:,} trained parameters. `config.json` has every field.\n")
+    return " ".join(lines)
 
 
 def _caption(file: str) -> str:

@@ -29,21 +29,24 @@ class UploadedRun(ModelHubMixin):
     Args:
       run: A `kvae.runs.Run`.
       name: The repository, "user/name".
+      **sharing: `images` and `license` for `share.save_shared`.
     """
 
-    def __init__(self, run: "Run", name: str):
-        self.run, self.name = run, name
+    def __init__(self, run: "Run", name: str, **sharing: Any):
+        self.run, self.name, self.sharing = run, name, sharing
 
     def _save_pretrained(self, save_directory: pathlib.Path) -> None:
-        share.save_shared(self.run, save_directory, self.name)
+        share.save_shared(self.run, save_directory, self.name, **self.sharing)
 
 
-def push(run: "Run", name: str, **options: Any) -> str:
+def push(run: "Run", name: str, *, images: bool = False, license: str | None = None, **options: Any) -> str:
     """Uploads a run.
 
     Args:
       run: A `kvae.runs.Run`.
       name: The repository, "user/name". It is created if it does not exist.
+      images: See `kvae.runs.Run.save_pretrained`.
+      license: The same.
       **options: For `ModelHubMixin.push_to_hub`.
 
     Returns:
@@ -57,7 +60,7 @@ def push(run: "Run", name: str, **options: Any) -> str:
     with _wrap_hub_errors(
         f"{name} was not uploaded: the Hub refuses or does not answer; `hf auth login` saves a token"
     ):
-        return str(UploadedRun(run, name).push_to_hub(name, **options))
+        return str(UploadedRun(run, name, images=images, license=license).push_to_hub(name, **options))
 
 
 def fetch(name: str, **options: Any) -> pathlib.Path:

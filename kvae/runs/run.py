@@ -199,7 +199,7 @@ class Run:
         """
         return self.apply("map", codes.validate_images(images))
 
-    def save_pretrained(self, folder: os.PathLike | str) -> None:
+    def save_pretrained(self, folder: os.PathLike | str, *, images: bool = False, license: str | None = None) -> None:
         """Writes the run for others: model.safetensors, config.json, metrics.jsonl, figures, and README.md as its card.
 
         `kvae.from_pretrained(folder)` opens it, with weights that are equal bit for bit. Paths of this machine are
@@ -207,19 +207,25 @@ class Run:
 
         Args:
           folder: New, empty, or written by an earlier call.
+          images: True also shares the figures that show images of the data set, such as reconstructions; by default
+            only figures of curves and maps are shared, because the images may be private.
+          license: An identifier of the Hub for the card, such as "apache-2.0".
 
         Raises:
           InputError: The folder holds other files or cannot be written.
         """
-        share.save_shared(self, folder, target_path("the folder", folder).resolve().name)
+        name = target_path("the folder", folder).resolve().name
+        share.save_shared(self, folder, name, images=images, license=license)
 
-    def push_to_hub(self, name: str, **options: Any) -> str:
+    def push_to_hub(self, name: str, *, images: bool = False, license: str | None = None, **options: Any) -> str:
         """Uploads what `save_pretrained` writes to a repository on the Hugging Face Hub.
 
         Needs `pip install -e '.[hub]'` and a token, which `hf auth login` stores.
 
         Args:
           name: The repository, "user/name". It is created if it does not exist.
+          images: See `save_pretrained`; False uploads no figure that shows images of the data set.
+          license: See `save_pretrained`.
           **options: For `huggingface_hub.ModelHubMixin.push_to_hub`, such as private=True, branch and token.
 
         Returns:
@@ -230,7 +236,7 @@ class Run:
         """
         from kvae.runs import hub
 
-        return hub.push(self, name, **options)
+        return hub.push(self, name, images=images, license=license, **options)
 
     def export(self, folder: os.PathLike | str, batch: str | int = "b", size: int | None = None) -> None:
         """Writes the encoder and decoder as JAX programs that need neither kvae nor Flax; see `kvae.export`.

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -43,19 +44,31 @@ def metadata(step: Natural = 0, replica: Natural = 0, digests: dict[str, str] = 
     return {"step": step, "replica": replica, "digests": dict(digests)}
 
 
-def save_shared(run: "Run", folder: os.PathLike | str, name: str) -> None:
+FIGURES_WITHOUT_IMAGES = ("u_matrix", "curves", "hit_map", "train_hit_map", "winners", "train_winners")
+"""Figures that show no images of the data set; several codebooks add a suffix to the name."""
+
+LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
+
+
+def save_shared(
+    run: "Run", folder: os.PathLike | str, name: str, *, images: bool = False, license: str | None = None
+) -> None:
     """Writes a run for others: model.safetensors, config.json, metrics.jsonl, figures, and README.md as its card.
 
     Args:
       run: A `kvae.runs.Run`.
       folder: New, empty, or written by an earlier call.
       name: What readers of the card pass to `kvae.from_pretrained`.
+      images: See `kvae.runs.Run.save_pretrained`.
+      license: The same.
 
     Raises:
       InputError: The folder holds other files or cannot be written.
     """
     folder = target_path("the folder", folder)
     check_target(folder, WEIGHTS)
+    if license is not None and not (isinstance(license, str) and LICENSE.fullmatch(license)):
+        raise InputError(f"license is {short_repr(license)}; it must be an identifier such as 'apache-2.0'")
     arrays = {
         path: np.asarray(leaf, order="C")
         for path, leaf in flax.traverse_util.flatten_dict(run.variables, sep=".").items()
@@ -69,14 +82,27 @@ def save_shared(run: "Run", folder: os.PathLike | str, name: str) -> None:
             # Files that safetensors itself writes are readable by their owner only.
             incomplete.write_bytes(safetensors.numpy.save(arrays, metadata=header))
         write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
-        figures = []
-        # The figures in a run's folder show its first replica.
-        for file in sorted((as_path(run.workdir) / "figures").glob("*.png")) if run.replica == 0 else ():
-            _copy(file, folder / "figures" / file.name)
-            figures.append(f"figures/{file.name}")
+        files = _figures(run, images)
+        for file in (as_path(run.workdir) / "figures").glob("*.png"):  # an earlier call may have shared images
+            if f"figures/{file.name}" not in files:
+                (folder / "figures" / file.name).unlink(missing_ok=True)
+        for file, content in files.items():
+            with replaced(folder / file) as incomplete:
+                incomplete.write_bytes(content)
         if (metrics := as_path(run.workdir) / ROWS).exists():
             _copy(metrics, folder / metrics.name)
-        write_text(folder / "README.md", card.model_card(run, name, figures))
+        write_text(folder / "README.md", card.model_card(run, name, list(files), license))
+
+
+def _figures(run: "Run", images: bool) -> dict[str, bytes]:
+    """Returns the figures to share by file; the first is shown at the top of the card."""
+    if run.replica:
+        return {}  # the figures in a run's folder show its first replica
+    files = sorted((as_path(run.workdir) / "figures").glob("*.png"))
+    allowed = re.compile("|".join(f"{name}(_.*)?" for name in FIGURES_WITHOUT_IMAGES))
+    files = [file for file in files if images or allowed.fullmatch(file.stem)]
+    files.sort(key=lambda file: not file.stem.startswith("codebook_map" if images else "u_matrix"))
+    return {f"figures/{file.name}": file.read_bytes() for file in files}
 
 
 def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
