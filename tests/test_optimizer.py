@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from kvae.core.errors import InputError
 from kvae.training.optimizer import SCHEDULES, make_optimizer
 from kvae.training.parallel.devices import Replicas, make_mesh
 
@@ -86,3 +87,17 @@ def test_muon_is_deterministic():
     first = update(*arguments)
     for _ in range(4):
         jax.tree.map(np.testing.assert_array_equal, update(*arguments), first)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": "adm"}, "optimizer.name is 'adm'; did you mean 'adam'"),
+        ({"name": "lion"}, "optimizer.name is 'lion'; it must be one of adam, muon"),
+        ({"schedule": "cosin"}, "optimizer.schedule is 'cosin'; did you mean 'cosine'"),
+        ({"name": None}, "optimizer.name is None; it must be one of"),
+    ],
+)
+def test_unknown_names_are_refused_in_one_line(fields, message):
+    with pytest.raises(InputError, match=message):
+        make_optimizer(10, **fields)

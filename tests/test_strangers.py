@@ -288,6 +288,7 @@ def test_registry_entries_of_the_wrong_type_are_rejected(registry, entry, use, m
 
 def test_loss_of_the_wrong_type_is_rejected():
     with pytest.raises(
-        kvae.InputError, match=r"loss_and_metrics of Forgetful returns a tuple; it must return kvae.LossAndMetrics"
+        kvae.InputError,
+        match=r"loss_and_metrics of Forgetful returns an object of type tuple; it must return kvae.LossAndMetrics",
     ):
         initial_state(Forgetful(), optax.identity(), {"tokens": jnp.zeros((1, 9), jnp.int32)}, 0)

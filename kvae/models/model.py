@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from kvae.core.errors import InputError
+from kvae.core.errors import InputError, first_line, short_repr
 from kvae.core.fields import validate_attributes
 from kvae.models.codebook_views import CodebookView
 
@@ -52,8 +52,9 @@ class Metric:
       0.75
 
     Attributes:
-      compute: computes the metric from sums, NumPy arrays by name; None if `Model.compute_metrics` or
-        `Model.extra_metrics` does it otherwise.
+      compute: computes the metric from the sums of `Model.batch_sums`, NumPy arrays by name; it returns a number, or
+        None if these sums do not have what it needs. None if `Model.compute_metrics` or `Model.extra_metrics` computes
+        the metric otherwise.
       pooled: with several validation sets, True computes the metric from their added sums, False averages it over sets.
       panel: title of the panel that plots the metric over time, and unit of its axis; None does not plot it.
       label: legend of its line, in a panel of several metrics.
@@ -69,6 +70,9 @@ class Metric:
     column: str | None = None
     decimals: int = 2
     better: Callable | None = None
+
+    def __post_init__(self):
+        validate_attributes(self)
 
 
 class Model(nn.Module):
@@ -174,10 +178,28 @@ class Model(nn.Module):
             `train_<name>` if `needs_train_sums`.
 
         Returns:
-          Numbers by name, `loss` among them: runs keep the checkpoint with the lowest. By default each sum divided by
-          `examples`.
+          Numbers by name, `loss` among them: runs keep the checkpoint with the lowest. By default each sum that is a
+          number, divided by `examples`, and `declared_metrics`.
         """
-        return {name: float(total / sums["examples"]) for name, total in sums.items() if name != "examples"}
+        numbers = {name: total for name, total in sums.items() if isinstance(total, (float, np.number, np.ndarray))}
+        means = {name: float(total / sums["examples"]) for name, total in numbers.items() if np.ndim(total) == 0}
+        means.pop("examples", None)
+        return means | self.declared_metrics(sums)
+
+    def declared_metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
+        """Returns each of `metrics` that has a `compute`, unless it returns None; `sums` as in `compute_metrics`.
+
+        An evaluation adds those that `compute_metrics` leaves out.
+
+        Raises:
+          InputError: a `compute` fails or does not return a number, or `metrics` does not hold a `Metric`.
+        """
+        for name, metric in self.metrics.items():
+            if not isinstance(metric, Metric):
+                kind = type(self).__name__
+                raise InputError(f"metrics of {kind}: {name!r} is {short_repr(metric)}; it must be a kvae.Metric")
+        values = {name: _computed(name, metric, sums) for name, metric in self.metrics.items() if metric.compute}
+        return {name: value for name, value in values.items() if value is not None}
 
     @property
     def metrics(self) -> dict[str, Metric]:
@@ -223,6 +245,20 @@ class Model(nn.Module):
           By file name without suffix, a function that writes a PNG file to the path it is given.
         """
         return {}
+
+
+def _computed(name: str, metric: Metric, sums: Mapping[str, Any]) -> float | None:
+    """Returns a metric from sums, as a Python number; None if its `compute` returns None."""
+    try:
+        value = metric.compute(sums)
+        number = value.item() if hasattr(value, "item") and np.ndim(value) == 0 else value
+    except Exception as error:  # a function of the user's own
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        has = f"; the sums are {', '.join(sums)}" if isinstance(error, KeyError) else ""
+        raise InputError(f"metrics[{name!r}].compute fails: {reason}{has}") from error
+    if number is not None and not isinstance(number, (int, float)):
+        raise InputError(f"metrics[{name!r}].compute returns {short_repr(value)}; it must return a number or None")
+    return number
 
 
 DTYPES = {"float32": "as everywhere else", "bfloat16": "faster on accelerators"}

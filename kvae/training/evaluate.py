@@ -1,17 +1,22 @@
 """Validation: metrics over the validation sets, metrics over the training set, and metrics of the model itself."""
 
+import dataclasses
 import functools
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from kvae.core.errors import InputError, short_repr
 from kvae.data import pipeline
-from kvae.data.dataset import Dataset, Examples
+from kvae.data.dataset import ArrayExamples, Dataset, Example, Examples
 from kvae.models.model import Metric, Model
 from kvae.training.parallel import devices
 from kvae.training.parallel.devices import ReplicaGroups, Replicas, scalar_or_list, select_replica
+
+log = logging.getLogger(__name__)
 
 SAMPLES = 32
 """Number of validation examples for a model's `extra_metrics`, and the least number in its figures."""
@@ -52,7 +57,7 @@ class Evaluator:
         self.model, self.replicas, self.dataset = model, replicas, dataset
         self.samples = samples(dataset.validation, SAMPLES)
         self.pictured = samples(dataset.validation, num_pictured(dataset.validation))
-        self._batch_size = batch_size
+        self._batch_size, self._has_warned = batch_size, False
 
     def evaluate(self, groups: ReplicaGroups, finite: np.ndarray) -> Evaluation:
         """Measures all replicas.
@@ -61,23 +66,60 @@ class Evaluator:
           groups: variables of the model.
           finite: bool [replicas], at least one True; the metrics of the others are NaN.
         """
-        sums_by_set = {name: self.sums(groups, examples) for name, examples in self.dataset.validation.items()}
-        train = self.sums(groups, self.dataset.train, "train_sums") if self.model.needs_train_sums else {}
-        train = {f"train_{name}": total for name, total in train.items()}
+        sums_by_set, train = self._all_sums(groups, self.dataset)
         pooled = jax.tree.map(lambda *parts: sum(parts), *sums_by_set.values()) | train
         variables = self.replicas.to_host(groups)
         rows = {}
         for replica in np.flatnonzero(finite).tolist():
             metrics_by_set = {
-                name: self.model.compute_metrics(select_replica(sums | train, replica))
+                name: all_metrics(self.model, select_replica(sums | train, replica))
                 for name, sums in sums_by_set.items()
             }
-            metrics = self.model.compute_metrics(select_replica(pooled, replica))
+            metrics = all_metrics(self.model, select_replica(pooled, replica))
             rows[replica] = joined_metrics(self.model, metrics, metrics_by_set)
             rows[replica] |= self.extra_metrics(select_replica(variables, replica))
+        self._warn_of_metrics_without_values(next(iter(rows.values())))
         failed = dict.fromkeys(next(iter(rows.values())), float("nan"))
         rows = [rows.get(replica, failed) for replica in range(len(finite))]
         return Evaluation({name: scalar_or_list([row[name] for row in rows]) for name in failed}, pooled, variables)
+
+    def check(self, groups: ReplicaGroups) -> None:
+        """Measures one batch of each set, so that a mistake in a metric ends a run before its first step.
+
+        Args:
+          groups: variables of the model.
+
+        Raises:
+          InputError: a metric cannot be computed.
+        """
+        sets = {name: first_examples(examples, self._batch_size) for name, examples in self.dataset.validation.items()}
+        part = Dataset(first_examples(self.dataset.train, self._batch_size), sets)
+        sums_by_set, train = self._all_sums(groups, part)
+        try:
+            for sums in sums_by_set.values():
+                all_metrics(self.model, select_replica(sums | train, 0))
+        except InputError:
+            # One batch may lack what a metric needs, such as examples of each class; only all examples can tell.
+            self.evaluate(groups, np.ones(self.replicas.count, bool))
+
+    def _all_sums(self, groups: ReplicaGroups, dataset: Dataset) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+        """Returns the sums of each validation set, and those of the training set, if the model needs them."""
+        sums_by_set = {name: self.sums(groups, examples) for name, examples in dataset.validation.items()}
+        train = self.sums(groups, dataset.train, "train_sums") if self.model.needs_train_sums else {}
+        return sums_by_set, {f"train_{name}": total for name, total in train.items()}
+
+    def _warn_of_metrics_without_values(self, row: Mapping[str, Any]) -> None:
+        """Warns once about metrics that are declared without a `compute` and computed nowhere else."""
+        declared = [name for name, metric in self.model.metrics.items() if not metric.compute]
+        missing = [name for name in declared if f"valid/{name}" not in row]
+        if missing and jax.process_index() == 0 and not self._has_warned:
+            log.warning(
+                "%s declares the metrics %s and never computes them: give each a compute, or return it from "
+                "compute_metrics or extra_metrics",
+                type(self.model).__name__,
+                ", ".join(missing),
+            )
+        self._has_warned = True
 
     def sums(self, groups: ReplicaGroups, examples: Examples, method: str = "batch_sums") -> dict[str, Any]:
         """Returns the results of a model's method for each batch, summed over a set: float64 [replicas, ...]."""
@@ -110,6 +152,27 @@ class Evaluator:
         return {f"valid/{name}": value for name, value in self.model.extra_metrics(on_device, self.samples).items()}
 
 
+def all_metrics(model: Model, sums: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the model's `compute_metrics`, and the metrics with a `compute` that it leaves out.
+
+    Raises:
+      InputError: a `compute` fails, or `compute_metrics` does not return numbers by name, `loss` among them.
+    """
+    metrics = model.compute_metrics(sums)
+    if not isinstance(metrics, Mapping) or "loss" not in metrics:
+        raise InputError(
+            f"compute_metrics of {type(model).__name__} returns {short_repr(metrics)}; it must return numbers by name, "
+            "'loss' among them"
+        )
+    left_out = model.declared_metrics(sums) if {*_computable(model)} - metrics.keys() else {}
+    return {**left_out, **metrics}
+
+
+def _computable(model: Model) -> list[str]:
+    """Returns the names of the metrics with a `compute`."""
+    return [name for name, metric in model.metrics.items() if metric.compute]
+
+
 def joined_metrics(
     model: Model, pooled: Mapping[str, float], by_set: Mapping[str, Mapping[str, float]]
 ) -> dict[str, float]:
@@ -128,6 +191,27 @@ def joined_metrics(
     if len(by_set) > 1:
         row |= {f"valid/{set_name}/{name}": value for set_name, each in by_set.items() for name, value in each.items()}
     return row
+
+
+def first_examples(examples: Examples, count: int) -> Examples:
+    """Returns the first `count` examples, or all if there are fewer."""
+    if isinstance(examples, ArrayExamples):
+        return ArrayExamples({name: array[:count] for name, array in examples.arrays.items()})
+    return _First(examples, min(count, len(examples)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _First:
+    """The first examples of a set that is read from disk."""
+
+    examples: Examples
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Example:
+        return self.examples[index]
 
 
 def num_pictured(sets: Mapping[str, Examples]) -> int:

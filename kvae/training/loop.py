@@ -1,5 +1,6 @@
 """The training loop: steps, logs, evaluations, checkpoints and figures."""
 
+import contextlib
 import dataclasses
 import logging
 import pathlib
@@ -32,6 +33,9 @@ DYING_SHARE = 0.05
 
 DYING_STEPS = 500
 """Steps, or one epoch if that is shorter, before the use of codes is checked."""
+
+LEAST_STEPS = 50
+"""Steps before the use of codes is checked, even if an epoch is shorter."""
 
 BATCHES_AHEAD = 4
 """Batches that are prepared in the background while the devices train."""
@@ -125,11 +129,14 @@ class Loop:
         if first_step >= steps or self.early_stopping.is_over():
             log.info("the run is complete; nothing is left to train")
             return steps
-        batches = training_batches(self.config, self.evaluator.dataset.train, first_step)
         log.info("compiling the training step ...")
+        self.evaluator.check([group.variables for group in groups])
+        batches = training_batches(self.config, self.evaluator.dataset.train, first_step)
         with pipeline.prefetch(on_devices(batches, self.replicas), BATCHES_AHEAD) as batches:
             for done in range(first_step + 1, steps + 1):
-                groups = self.step(groups, next(batches))
+                with self.saved_if_it_fails(groups, done - 1):
+                    batch = next(batches)
+                groups = self.step(groups, batch)
                 if done == first_step + 1:
                     jax.block_until_ready(groups)
                     started, logged_step = time.monotonic(), done
@@ -151,6 +158,18 @@ class Loop:
         if (self.files.figures / "index.html").exists():
             log.info("all figures are in %s", as_path(self.files.workdir) / "figures" / "index.html")
         return steps
+
+    @contextlib.contextmanager
+    def saved_if_it_fails(self, groups: ReplicaGroups, done: int) -> Iterator[None]:
+        """Saves the state of the step `done` if the block fails, for example because an image has been deleted."""
+        try:
+            yield
+        except Exception:
+            if done and jax.process_count() == 1:  # other processes would not know of the failure
+                self.save(groups, done, None)
+                self.files.checkpoints.wait()
+                log.warning("saved step %d, because the next one failed", done)
+            raise
 
     def is_due(self, field: str, done: int) -> bool:
         """Returns True for every step that is a multiple of config[field], and for the last step."""
@@ -182,7 +201,7 @@ class Loop:
         self.warn_if_dying(metric_sums.counts, finite, done)
         row, evaluation = {"step": done, **training_means(metric_sums, finite), **rates}, None
         if self.is_due("evaluate_every_steps", done):
-            evaluation = self.evaluator.evaluate([group.variables for group in groups], finite)
+            evaluation = self.evaluate(groups, finite, row, metric_sums)
             row |= evaluation.row
         self.files.journal.write(row, summary(row, metric_sums.counts))
         self.files.mirror.upload()
@@ -194,6 +213,19 @@ class Loop:
             rows = self.files.journal.rows
             pictures.draw(self.evaluator.model, evaluation, self.evaluator.pictured, rows, self.files.figures)
         wait_for_all("drawn")  # collectives on a CPU time out after half a minute
+
+    def evaluate(
+        self, groups: ReplicaGroups, finite: np.ndarray, row: Mapping[str, Any], metric_sums: MetricSums
+    ) -> Evaluation:
+        """Evaluates the state; if that fails before the last step, writes the row without an evaluation, and saves."""
+        try:
+            return self.evaluator.evaluate([group.variables for group in groups], finite)
+        except Exception:
+            if row["step"] < self.config["steps"]:  # a run that is complete is not evaluated again
+                with self.saved_if_it_fails(groups, row["step"]):
+                    self.files.journal.write(row, summary(row, metric_sums.counts))
+                    raise
+            raise
 
     def save(self, groups: ReplicaGroups, done: int, evaluation: Evaluation | None) -> None:
         """Starts saving a checkpoint in the background, after all rows have been published."""
@@ -237,7 +269,7 @@ class Loop:
           done: the step.
         """
         epoch = len(self.evaluator.dataset.train) // self.config["batch_size"]
-        if self.has_warned or done < min(DYING_STEPS, max(epoch, 1)):
+        if self.has_warned or done < min(DYING_STEPS, max(epoch, LEAST_STEPS)):
             return
         for name, code_counts in counts.items():
             size = np.shape(code_counts)[-1]
@@ -247,10 +279,11 @@ class Loop:
             if np.any(used < DYING_SHARE * np.minimum(size, np.sum(code_counts, axis=-1))):
                 self.has_warned = True
                 log.warning(
-                    "the %s is dying: %d of %d codes were used since the last log; %s",
+                    "the %s is dying: %d of %d codes were used by %d vectors since the last log; %s",
                     name if name in ("codebook", "map") else f"{name} codebook",
                     np.min(used),
                     size,
+                    np.sum(code_counts, axis=-1).flat[np.argmin(used)],
                     self.evaluator.model.collapse_hint,
                 )
 

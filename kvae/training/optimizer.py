@@ -7,7 +7,7 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
-from kvae.core.errors import InputError
+from kvae.core.errors import InputError, choose
 from kvae.core.fields import Count, NotNegative, OneOf
 
 
@@ -92,7 +92,7 @@ def make_optimizer(
       clip_norm: largest global norm of the gradients; 0 turns clipping off.
 
     Raises:
-      InputError: the steps of the warm-up do not ascend.
+      InputError: no optimiser or schedule has that name, or the steps of the warm-up do not ascend.
 
     Example:
       >>> import jax.numpy as jnp
@@ -102,10 +102,11 @@ def make_optimizer(
       >>> updates["bias"].round(3).tolist()
       [-0.5, -0.5, -0.5]
     """
+    optimize, decline = choose("optimizer.name", name, OPTIMIZERS), choose("optimizer.schedule", schedule, SCHEDULES)
     ends, rates = [step for step, _ in warmup], [rate for _, rate in warmup]
     if ends != sorted(set(ends)):
         raise InputError(f"optimizer.warmup is {warmup}; its steps must ascend")
-    last = SCHEDULES[schedule](learning_rate, steps - max(ends, default=0))
+    last = decline(learning_rate, steps - max(ends, default=0))
     rate = optax.join_schedules([*(optax.constant_schedule(rate) for rate in rates), last], ends)
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
-    return optax.chain(clip, OPTIMIZERS[name](rate, weight_decay))
+    return optax.chain(clip, optimize(rate, weight_decay))

@@ -83,7 +83,7 @@ def initial_state(model: Model, optimizer: optax.GradientTransformation, batch: 
     )
     if not (isinstance(outcome, LossAndMetrics) and isinstance(outcome.metrics, Mapping) and "loss" in outcome.metrics):
         raise InputError(
-            f"loss_and_metrics of {type(model).__name__} returns a {type(outcome).__name__}; it must return "
+            f"loss_and_metrics of {type(model).__name__} returns {_result(outcome)}; it must return "
             'kvae.LossAndMetrics(loss, {"loss": loss, ...})'
         )
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (outcome.metrics, outcome.counts))
@@ -96,6 +96,13 @@ def initial_state(model: Model, optimizer: optax.GradientTransformation, batch: 
         optimizer=optimizer.init(params),
         metric_sums=MetricSums(jnp.zeros((), jnp.int32), *map(dict, zeros)),
     )
+
+
+def _result(outcome: Any) -> str:
+    """Returns what a method of the user's own returned, in words."""
+    if isinstance(outcome, LossAndMetrics):
+        return "a LossAndMetrics without the metric 'loss'"
+    return "None" if outcome is None else f"an object of type {type(outcome).__name__}"
 
 
 def _with_mask(batch: Batch) -> Batch:

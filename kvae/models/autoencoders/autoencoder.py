@@ -13,7 +13,7 @@ from flax import struct
 
 from kvae import measures
 from kvae.core.errors import InputError
-from kvae.core.fields import OneOf, Positive, Width
+from kvae.core.fields import OneOf, Positive, Width, fields_of
 from kvae.models.autoencoders import inspection
 from kvae.models.autoencoders.augmentations import AUGMENTATIONS, augment
 from kvae.models.codebook_views import CodebookView, codebook_label, codebook_names, metric_suffix, sums_by_codebook
@@ -79,6 +79,27 @@ CODEBOOK_METRICS = {
 """Metrics of each codebook, from the sums of `Quantizer.batch_sums`."""
 
 
+REVIVING = {"neighborhood": "hard", "init_count": 1.0, "update_empty": True}
+"""Fields of a quantiser that bring unused codes back to life."""
+
+
+def _collapse_hint(path: str, layer: Quantizer) -> str:
+    """Returns the fields, of the layer or of the layer inside it, that would revive its codes; empty if none would."""
+    fields = fields_of(type(layer))
+    if inner := [name for name, field in fields.items() if field.section]:
+        return _collapse_hint(f"{path}.{inner[0]}", getattr(layer, inner[0]))
+    has = {name: value for name, value in REVIVING.items() if name in fields}
+    if "neighborhood" not in has or all(getattr(layer, name) == value for name, value in has.items()):
+        return ""
+    first, *rest = [f"{name}={value!r}" for name, value in has.items()]
+    return f"{path}.{first}{' with ' if rest else ''}{' and '.join(rest)} revives it"
+
+
+def _of_codebook(codebook: str, compute: Callable) -> Callable[[Mapping[str, Any]], float]:
+    """Returns the function that computes a metric of one codebook from the sums of the whole model."""
+    return lambda sums: compute(sums_by_codebook(sums["codebooks"])[codebook])
+
+
 def codebook_metrics(layer: Quantizer) -> dict[str, Metric]:
     """Returns `CODEBOOK_METRICS` and, with a grid, a topographic error for each of its adjacencies."""
     metrics = dict(CODEBOOK_METRICS)
@@ -117,8 +138,12 @@ class Autoencoder(Model):
     augmentations: tuple[Annotated[str, OneOf(AUGMENTATIONS)], ...] = ()
     dtype: Annotated[str, OneOf(DTYPES)] = "float32"
 
-    collapse_hint: ClassVar = "model.quantizer.neighborhood='hard' with init_count=1.0 and update_empty=True revives it"
     methods: ClassVar = ("encode", "decode", "reconstruct")
+
+    @property
+    def collapse_hint(self) -> str:
+        """Advice by the fields that the quantiser has: a neighbourhood, restarts, or only the learning rate."""
+        return _collapse_hint("model.quantizer", next(iter(self.quantizers.values()))) or Model.collapse_hint
 
     @property
     def quantizers(self) -> dict[str, Quantizer]:
@@ -219,12 +244,7 @@ class Autoencoder(Model):
 
     def compute_metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """Returns the metrics of an evaluation from its sums (NumPy)."""
-        metrics = {name: metric.compute(sums) for name, metric in RECONSTRUCTION_METRICS.items() if metric.compute}
-        for quantizer, layer in self.quantizers.items():
-            for codebook, codebook_sums in sums_by_codebook({quantizer: sums["codebooks"][quantizer]}).items():
-                for name, metric in codebook_metrics(layer).items():
-                    metrics[name + metric_suffix(codebook)] = metric.compute(codebook_sums)
-        return metrics
+        return self.declared_metrics(sums)
 
     @property
     def metrics(self) -> dict[str, Metric]:
@@ -234,7 +254,7 @@ class Autoencoder(Model):
             for codebook in codebook_names(quantizer, layer.n_codebooks):
                 for name, metric in codebook_metrics(layer).items():
                     metrics[name + metric_suffix(codebook)] = dataclasses.replace(
-                        metric, label=codebook_label(codebook)
+                        metric, compute=_of_codebook(codebook, metric.compute), label=codebook_label(codebook)
                     )
         return metrics
 

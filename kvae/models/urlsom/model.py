@@ -212,9 +212,8 @@ class URLSOM(Model):
 
     def compute_metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """Returns the metrics that can be computed: some need labels, some the sums of the training set."""
-        values = {name: metric.compute(sums) for name, metric in self.metrics.items() if metric.compute}
-        metrics = {"loss": self.loss(values), **values}
-        return {name: value for name, value in metrics.items() if value is not None}
+        values = self.declared_metrics(sums)
+        return {"loss": self.loss(values), **values}
 
     @property
     def metrics(self) -> dict[str, Metric]:

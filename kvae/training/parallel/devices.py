@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kvae.core.errors import InputError
+from kvae.training.parallel.compile_cache import remove_unreadable
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +109,7 @@ def keep_compiled_programs() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache / "kvae" / "xla"))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+    remove_unreadable(pathlib.Path(jax.config.jax_compilation_cache_dir))
 
 
 @contextlib.contextmanager

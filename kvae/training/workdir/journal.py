@@ -276,17 +276,19 @@ def summary(row: Mapping[str, Any], counts: Mapping[str, np.ndarray]) -> str:
 
     Args:
       row: The metrics of a step.
-      counts: How often each code was used, [..., K], by codebook.
+      counts: How often each code was used, [..., K], by codebook. Their sum, N, is the number of vectors that were
+        quantised: fewer vectors than codes cannot use all codes.
 
     Example:
       >>> summary({"train/loss": 0.5, "images_per_second": 800.0}, {"codebook": np.array([[3, 0, 1]])})
-      'loss 0.5000  codebook 2/3 codes  800 images/s'
+      'loss 0.5000  codebook 2/3 codes (N = 4)  800 images/s'
     """
     parts = [f"loss {np.nanmean(row['train/loss']):.4f}"]
     if "valid/loss" in row:
         parts.append(f"valid {np.nanmean(row['valid/loss']):.4f}")
     for name, of_codes in counts.items():
-        parts.append(f"{name} {np.mean(np.count_nonzero(of_codes, axis=-1)):.0f}/{np.shape(of_codes)[-1]} codes")
+        used, vectors = np.mean(np.count_nonzero(of_codes, axis=-1)), np.mean(np.sum(of_codes, axis=-1))
+        parts.append(f"{name} {used:.0f}/{np.shape(of_codes)[-1]} codes (N = {vectors:.0f})")
     if "images_per_second" in row:
         parts.append(f"{row['images_per_second']:.0f} images/s")
     return "  ".join(parts)

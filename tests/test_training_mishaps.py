@@ -1,0 +1,72 @@
+"""What training says and saves if codes die, images disappear, or the compile cache is corrupted."""
+
+import logging
+import types
+
+import numpy as np
+import pytest
+from jax._src import compilation_cache
+
+import kvae
+from kvae import models
+from kvae.core.errors import InputError
+from kvae.training import loop
+from kvae.training.parallel.compile_cache import remove_unreadable
+
+MAP = kvae.KohonenVQ((2, 2), neighborhood="none")
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "hint"),
+    [
+        (MAP, "model.quantizer.neighborhood='hard' with init_count=1.0 and update_empty=True revives it"),
+        (kvae.ResidualVQ(quantizer=MAP, depth=2), "model.quantizer.quantizer.neighborhood='hard' with init_count"),
+        (kvae.KohonenVQ((2, 2)), "a lower optimizer.learning_rate may help"),
+        (kvae.FSQ((3, 3)), "a lower optimizer.learning_rate may help"),
+    ],
+)
+def test_collapse_hint_names_fields_that_the_quantizer_has(quantizer, hint):
+    assert models.VQVAE(quantizer=quantizer).collapse_hint.startswith(hint)
+
+
+def test_no_codebook_is_dying_after_one_large_batch(make_config, caplog):
+    evaluator = types.SimpleNamespace(
+        model=models.VQVAE(quantizer=MAP), replicas=None, dataset=types.SimpleNamespace(train=range(5))
+    )
+    files = types.SimpleNamespace(journal=types.SimpleNamespace(early_stopping=None))
+    of_run = loop.Loop(make_config(), None, evaluator, files, None)
+    counts = np.eye(1, 1024) * 1000
+    of_run.warn_if_dying({"codebook": counts}, np.ones(1, bool), 1)
+    assert not caplog.text
+    of_run.warn_if_dying({"codebook": counts}, np.ones(1, bool), loop.LEAST_STEPS)
+    assert "1 of 1024 codes were used by 1000 vectors since the last log" in caplog.text
+
+
+def test_unreadable_compiled_programs_are_removed_once(tmp_path, caplog):
+    (tmp_path / "jit_intact-cache").write_bytes(compilation_cache.compress_executable(bytes(1000)))
+    (tmp_path / "jit_empty-cache").write_bytes(b"")
+    (tmp_path / "jit_cut-cache").write_bytes(compilation_cache.compress_executable(bytes(range(256)) * 9)[:-9])
+    (tmp_path / "notes").write_bytes(b"")
+    with caplog.at_level(logging.WARNING, "kvae"):
+        assert [remove_unreadable(tmp_path) for _ in range(2)] == [2, 0]
+    assert caplog.text.count("removed 2 compiled programs from") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"jit_intact-cache", "notes", "kvae-checked"}
+    (tmp_path / "jit_later-cache").write_bytes(b"")
+    assert remove_unreadable(tmp_path) == 1
+    assert remove_unreadable(tmp_path / "nowhere") == 0
+
+
+@pytest.mark.parametrize("field", ["init_count", "shrink_step", "commitment_weight", "radius", "initial_width"])
+def test_numbers_that_overflow_float32_are_refused(field):
+    with pytest.raises(InputError, match=rf"{field} is 1e\+39; it must be a number.* and at most 1e\+30"):
+        kvae.KohonenVQ((2, 2), **{field: 1e39})
+
+
+@pytest.mark.parametrize(("done", "saved"), [(3, [3]), (0, [])])
+def test_steps_are_saved_if_an_image_disappears(done, saved):
+    of_run, steps = object.__new__(loop.Loop), []
+    of_run.save = lambda groups, step, evaluation: steps.append(step)
+    of_run.files = types.SimpleNamespace(checkpoints=types.SimpleNamespace(wait=lambda: None))
+    with pytest.raises(InputError, match="gone"), of_run.saved_if_it_fails([], done):
+        raise InputError("gone cannot be read")
+    assert steps == saved
