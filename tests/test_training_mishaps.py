@@ -1,5 +1,7 @@
 """What training says and saves if codes die, images disappear, or the compile cache is corrupted."""
 
+import contextlib
+import json
 import logging
 import types
 
@@ -11,7 +13,9 @@ import kvae
 from kvae import models
 from kvae.core.errors import InputError
 from kvae.training import loop
+from kvae.training import train as story
 from kvae.training.parallel.compile_cache import remove_unreadable
+from kvae.training.workdir.journal import Journal
 
 MAP = kvae.KohonenVQ((2, 2), neighborhood="none")
 
@@ -58,7 +62,7 @@ def test_unreadable_compiled_programs_are_removed_once(tmp_path, caplog):
 
 @pytest.mark.parametrize("field", ["init_count", "shrink_step", "commitment_weight", "radius", "initial_width"])
 def test_numbers_that_overflow_float32_are_refused(field):
-    with pytest.raises(InputError, match=rf"{field} is 1e\+39; it must be a number.* and at most 1e\+30"):
+    with pytest.raises(InputError, match=rf"{field} is 1e\+39; it must be .*a number.* and at most 1e\+30"):
         kvae.KohonenVQ((2, 2), **{field: 1e39})
 
 
@@ -70,3 +74,22 @@ def test_steps_are_saved_if_an_image_disappears(done, saved):
     with pytest.raises(InputError, match="gone"), of_run.saved_if_it_fails([], done):
         raise InputError("gone cannot be read")
     assert steps == saved
+
+
+def test_log_names_the_sizes_that_make_compilation_slow(caplog):
+    quantizer = {"name": "residual", "depth": 256, "quantizer": {"name": "kohonen", "grid_shape": (1000, 1000)}}
+    with caplog.at_level(logging.INFO, "kvae"):
+        story.log_compilation({"model": {"name": "vqvae", "channels": 8, "quantizer": quantizer}})
+    assert "model vqvae, quantizer.depth 256, quantizer.quantizer.grid_shape (1000, 1000)" in caplog.text
+    assert "minutes" in caplog.text
+
+
+def test_resume_leaves_out_rows_of_another_number_of_replicas(tmp_path, caplog):
+    losses = {1: [3.0, 3.0], 2: [2.0], 3: [2.0, 2.0], 4: [], 5: [2.5, [2.5]], 6: [2.1, 2.2]}
+    lines = [json.dumps({"step": step, "valid/loss": loss}) for step, loss in losses.items()]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    arguments = {"first_step": 6, "steps": 9, "patience": 1, "writes": True, "replicas": 2}
+    with contextlib.closing(Journal(str(tmp_path), **arguments)) as journal:
+        assert [row["step"] for row in journal.rows] == [1, 3, 6]
+        assert journal.early_stopping.is_over()
+    assert "ignoring 3 corrupted lines" in caplog.text

@@ -33,6 +33,9 @@ from kvae.training.workdir.run_config import open_workdir
 
 log = logging.getLogger(__name__)
 
+SIZE_FIELDS = ("grid_shape", "depth", "levels", "groups")
+"""Fields of models and quantisers whose size decides how long compilation takes."""
+
 
 def train(
     config: Mapping[str, Any],
@@ -66,6 +69,7 @@ def train(
     log_sizes(config, dataset)
     peers.agree("data set", lambda: facts_of_data(config, dataset))
     model = build_model(config)
+    log_compilation(config)
     init, step = init_and_step(config, model, dataset.train[0], mesh)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(stop or StopSignal())
@@ -85,6 +89,7 @@ def train(
             steps=config["steps"],
             patience=config["patience_evaluations"],
             writes=jax.process_index() == 0,
+            replicas=config["replicas"],
         )
         stack.callback(journal.close)
         evaluator = Evaluator(model, replicas, dataset, config["batch_size"])
@@ -152,6 +157,13 @@ def log_sizes(config: Mapping[str, Any], dataset: Dataset) -> None:
     """Logs the sizes of the training and validation sets."""
     sizes = ", ".join(f"{name} {len(examples):,}" for name, examples in dataset.validation.items())
     log.info("%s: %s training examples; held out: %s", config["dataset"]["name"], f"{len(dataset.train):,}", sizes)
+
+
+def log_compilation(config: Mapping[str, Any]) -> None:
+    """Logs the model that is being compiled, with the fields that make this slow."""
+    fields = flatten(config["model"])
+    sizes = "".join(f", {name} {value}" for name, value in fields.items() if name.split(".")[-1] in SIZE_FIELDS)
+    log.info("building and compiling model %s%s; large sizes may take minutes", fields["name"], sizes)
 
 
 def log_parameters(params: Any) -> None:

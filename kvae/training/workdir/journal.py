@@ -107,6 +107,7 @@ class Journal:
       steps: The last step of the run, for the progress bar.
       patience: See `EarlyStopping`.
       writes: Whether this process writes.
+      replicas: The run's number of replicas, if known; rows with lists of another length are corrupted.
 
     Attributes:
       early_stopping: Whether the run should stop; a run on several processes needs it on each of them.
@@ -115,13 +116,15 @@ class Journal:
       InputError: metrics.jsonl cannot be read or written.
     """
 
-    def __init__(self, workdir: str, *, first_step: int, steps: int, patience: int, writes: bool):
+    def __init__(
+        self, workdir: str, *, first_step: int, steps: int, patience: int, writes: bool, replicas: int | None = None
+    ):
         # Evaluations are rare, and each is a point of a curve: they are sampled separately.
         self._sample, self._evaluations, self._last = RowSample(), RowSample(), None
         self.early_stopping, self._writes = EarlyStopping(patience), writes
         end, corrupted = 0, 0
         with _open_rows(workdir) as file:
-            for line_end, row in read_rows(file):
+            for line_end, row in read_rows(file, replicas):
                 corrupted += row is None
                 if row is not None and row["step"] <= first_step:
                     end = line_end
