@@ -72,8 +72,7 @@ def from_torch(
         )
     origin = _find_origin(path, state, architecture)
     blocks = sum(bool(re.fullmatch(architecture.blocks, name)) for name in state)
-    # Each of these takes its arrays out of `state`.
-    params = _take_layers(path, state, architecture.layers(blocks))
+    params = _take_layers(path, state, architecture.layers(blocks))  # takes its arrays out of `state`, as the next does
     codebooks = {slot: _take_codebook(path, state, name, origin) for slot, name in architecture.quantizers.items()}
     if state:
         raise InputError(f"{path} has an unknown architecture: a {architecture.model} has no {min(state)}")
