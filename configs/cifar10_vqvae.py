@@ -2,10 +2,11 @@
 
     python -m kvae.main --config=configs/cifar10_vqvae.py
 
-Reproduces Table 2, "Hard": a lowest validation reconstruction loss of 52.1e-3 +- 0.2e-3 (EMA-VQ 51.9e-3 +- 0.2e-3),
-and +10% of it after 5,200 +- 600 steps. About three hours on two CPU cores (0.33 seconds per step).
+The paper reports (not reproduced here) in Table 2, "Hard": a lowest validation reconstruction loss of 52.1e-3 +- 0.2e-3
+(EMA-VQ 51.9e-3 +- 0.2e-3), within 10% of it after 5,200 +- 600 steps. About three hours on two CPU cores (0.33 seconds
+per step).
 
-Training uses train[:80%] and validation train[80%:]; mean and std are those of the training part. The authors' release
+Training uses train[:80%] and validation train[80%:]; mean and std come from the training part. The authors' release
 draws a random fifth for validation, and takes mean and std over all 50,000 images.
 """
 

@@ -2,11 +2,11 @@
 
     python -m kvae.main --config=configs/faces_vqvae2.py
 
-Reproduces Table 2, "Hard": a lowest validation reconstruction loss of 17.3e-4 +- 0.1e-4 (EMA-VQ 18.6e-4 +- 1.0e-4), the
-mean of the two sets' losses, and +10% of it after 17,000 +- 1,600 steps. For a GPU or TPU: on two CPU cores it would
-take about five days (estimated from 0.43 seconds per step at batch size 4).
+The paper reports (not reproduced here) in Table 2, "Hard": a lowest validation reconstruction loss of 17.3e-4 +- 0.1e-4
+(EMA-VQ 18.6e-4 +- 1.0e-4), the mean of the two sets' losses, within 10% of it after 17,000 +- 1,600 steps. For a GPU or
+TPU: on two CPU cores it would take about five days (estimated from 0.43 seconds per step at batch size 4).
 
-The two sets are concatenated, not weighted. Training uses all of each train folder, the authors' release 95% of it.
+The two sets are concatenated, not weighted. Training uses all of each train folder; the authors' release uses 95%.
 
 AFHQ's images are resized and stored as JPEG at quality 95. Compared with the resized image, JPEG adds an error of about
 1e-3 on the scale of the loss, as large as the loss itself, in training and validation; the release resizes in memory.

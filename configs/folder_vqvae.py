@@ -4,7 +4,7 @@
 
 Reads every format and mode that Pillow reads, in nested folders too. About a quarter of an hour on two CPU cores.
 
-The recipe is the one of configs/photos_vqvae.py, without the augmentation "rot90".
+The recipe is that of configs/photos_vqvae.py, without the augmentation "rot90".
 """
 
 import ml_collections

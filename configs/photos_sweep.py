@@ -6,7 +6,7 @@
 Needs no download. About a minute per run on two CPU cores.
 
 It has 512 codes as on CIFAR-10, half the width of that network and an eighth of the batch. It is evaluated every 50
-steps, so that the tables can tell the steps to +10% of the lowest loss apart.
+steps, so that the tables resolve the steps to within 10% of the lowest loss.
 """
 
 import ml_collections

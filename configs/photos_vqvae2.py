@@ -4,7 +4,7 @@
 
 Needs no download. A few minutes on two CPU cores.
 
-The architecture is the one of the paper's ImageNet experiments at half the width. The recipe is the one of
+The architecture is that of the paper's ImageNet experiments at half the width. The recipe is that of
 configs/photos_vqvae.py, with 8-dimensional codewords.
 """
 

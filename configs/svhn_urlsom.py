@@ -2,8 +2,8 @@
 
     python -m kvae.main --config=configs/svhn_urlsom.py
 
-Reproduces Figure 8: `valid/neural_selectivity_train` of 91.5% over all 99,289 images, after 188 epochs. For a GPU or
-TPU: on two CPU cores 500 epochs would take more than a week (estimated).
+The paper reports (not reproduced here) in Figure 8: `valid/neural_selectivity_train` of 91.5% over all 99,289 images,
+after 188 epochs. For a GPU or TPU: on two CPU cores 500 epochs would take more than a week (estimated).
 
 The paper trains on train and test together, and so does this file. The variant `:held_out` trains on train alone and
 also reports `valid/neural_selectivity_transferred` on test, which the paper does not have.

@@ -190,7 +190,7 @@ def choose(field: str, name: object, values: Mapping[str, Any]) -> Any:
     """Returns `values[name]`.
 
     Args:
-      field: What the name is a value of, for the message.
+      field: The field or option that holds the name, for the message.
       name: A key of `values`.
       values: Entries by name.
 

@@ -29,7 +29,7 @@ class SeedGroup(NamedTuple):
 
     @property
     def metrics(self) -> dict[str, Metric]:
-        """Returns how their model describes its metrics."""
+        """Returns `Model.metrics` of the group's model."""
         return build_model(read_config_json(self.seeds[0].workdir)).metrics
 
 
@@ -111,7 +111,7 @@ def _format_field(value: Any) -> str:
 
 
 def _format_metric(seeds: list[Seed], name: str, metric: Metric) -> str:
-    """Returns the last value of a metric and, if the metric has a better end, each seed's best value in brackets.
+    """Formats the mean last value and, if `metric.better` is set, the mean of the seeds' best values in brackets.
 
     For the loss this is the rule of `kvae.training.best`; other metrics may be best at other steps.
     """

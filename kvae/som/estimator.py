@@ -37,9 +37,9 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
     where the neighbourhood A weights a row by the distance on the grid between node k and the row's node c_i. The width
     of A shrinks from epoch to epoch by a constant factor. Without a neighbourhood the algorithm is K-means.
 
-    `X` may be an array [n, d], a data frame, a memory-mapped array, which is read in batches, or, except in
-    `transform`, an iterable of batches such as a list of arrays or a data loader. Of a batch that is a tuple, such as
-    (rows, labels), the first element counts. `fit` reads the first batches for its sample, then all of them once for
+    `X` may be an array [n, d], a data frame or a memory-mapped array, which is read in batches. Except in `transform`
+    it may also be an iterable of batches, such as a list of arrays or a data loader. If a batch is a tuple, such as
+    (rows, labels), its first element is used. `fit` reads the first batches for its sample, then all of them once for
     each epoch and once for `labels_`. The sums are exact for any split into batches.
 
     An epoch takes O(n K d) time, plus O(K^2 d) for the neighbourhood (less for "hard", and for "gaussian" on a plane
@@ -203,7 +203,7 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
         return self._assign_rows(X)[0]
 
     def transform(self, X: ArrayLike) -> np.ndarray:
-        """Returns the distance of every row from every centre, [n, K]. Time is O(n K d), memory that of the result.
+        """Returns the distance of every row from every centre, [n, K]. Time is O(n K d), memory O(n K).
 
         Args:
           X: float [n, d], an array or a data frame.

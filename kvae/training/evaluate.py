@@ -122,7 +122,7 @@ class Evaluator:
         self._has_warned = True
 
     def sums(self, groups: ReplicaGroups, examples: Examples, method: str = "batch_sums") -> dict[str, Any]:
-        """Returns the results of a model's method for each batch, summed over a set: float64 [replicas, ...]."""
+        """Sums the results of a model's method over the batches of a set: float64 [replicas, ...]."""
         batches = pipeline.evaluation_batches(
             examples,
             batch_size=self._batch_size,

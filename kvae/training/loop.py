@@ -194,7 +194,7 @@ class Loop:
           metric_sums: sums since the last log, arrays [replicas, ...].
           finite: bool [replicas], False for replicas that have failed.
           reached: int32 [replicas], the step of each replica's state.
-          rates: as from `rates`.
+          rates: as `rates` returns them.
         """
         self.files.mirror.check()
         self.check_failures(done, finite, reached)

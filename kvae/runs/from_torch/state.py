@@ -70,7 +70,7 @@ def _dict_of_names(where: str, value: Any) -> dict[str, Any]:
 
 
 def _to_array(path: pathlib.Path, name: str, tensor: Any) -> np.ndarray:
-    """Converts a tensor, which may need gradients, be sparse or quantised."""
+    """Converts a tensor, which may require gradients or be sparse or quantised."""
     try:
         tensor = tensor.detach()
         tensor = tensor.dequantize() if tensor.is_quantized else tensor
