@@ -14,7 +14,9 @@ from kvae import models
 from kvae.core.errors import InputError
 from kvae.training import loop
 from kvae.training import train as story
+from kvae.training.config.sections import validate_config
 from kvae.training.parallel.compile_cache import remove_unreadable
+from kvae.training.parallel.devices import make_mesh
 from kvae.training.workdir.journal import Journal
 
 MAP = kvae.KohonenVQ((2, 2), neighborhood="none")
@@ -93,3 +95,22 @@ def test_resume_leaves_out_rows_of_another_number_of_replicas(tmp_path, caplog):
         assert [row["step"] for row in journal.rows] == [1, 3, 6]
         assert journal.early_stopping.is_over()
     assert "ignoring 3 corrupted lines" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        (
+            {"tokens": np.zeros(5, np.int32)},
+            r"model vqvae fails on .* set own \(tokens int32\[5\]\): KeyError: 'image'",
+        ),
+        ({"image": np.zeros((8, 8, 3), np.float32)}, "images are float32"),
+        ({"image": np.zeros((8, 8), np.uint8)}, "images are uint8"),
+    ],
+)
+def test_examples_that_do_not_fit_the_model_are_one_line(make_config, example, message):
+    config = validate_config(make_config())
+    model = models.build(config["model"], mean=(120.0,) * 3, std=(60.0,) * 3)
+    config["dataset"]["name"] = "own"
+    with pytest.raises(InputError, match=message):
+        story.init_and_step(config, model, example, make_mesh())

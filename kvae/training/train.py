@@ -5,7 +5,7 @@ import functools
 import hashlib
 import logging
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from kvae import data
 from kvae.core.digests import digests
-from kvae.core.errors import InputError
+from kvae.core.errors import InputError, first_line, short_repr
 from kvae.data import Dataset, Example
 from kvae.models.model import Model
 from kvae.training.config.sections import build_model, flatten, load_data, validate_config
@@ -114,7 +114,8 @@ def init_and_step(
       mesh: the devices that will hold the state.
 
     Raises:
-      InputError: micro_batches is above 1 for a loss of the complete batch, or a step does not fit in memory.
+      InputError: micro_batches is above 1 for a loss of the complete batch, the example does not fit the model, or a
+        step does not fit in memory.
     """
     if model.needs_whole_batch and config["micro_batches"] > 1:
         raise InputError(
@@ -123,8 +124,31 @@ def init_and_step(
     optimizer = make_optimizer(**config["optimizer"], steps=config["steps"])
     # Jitted, so that the memory check and the program of all replicas share one trace.
     init = jax.jit(functools.partial(initial_state, model, optimizer, example_batch(example)))
-    check_memory(config, init, example, mesh)
+    with wrap_data_errors(config, example):
+        check_memory(config, init, example, mesh)
     return init, functools.partial(train_step, model, optimizer, config["micro_batches"])
+
+
+@contextlib.contextmanager
+def wrap_data_errors(config: Mapping[str, Any], example: Example) -> Iterator[None]:
+    """Turns the exception of a model that cannot read an example into one line; `--debug` shows the model's own.
+
+    Raises:
+      InputError: the block raised what arrays of other names, shapes or dtypes raise.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        arrays = ", ".join(
+            f"{name} {np.asarray(value).dtype}{list(np.shape(value))}" for name, value in example.items()
+        )
+        reason = f"{type(error).__name__}: {short_repr(first_line(error), 200, str)}"
+        raise InputError(
+            f"the model {config['model']['name']} fails on the examples of the data set {config['dataset']['name']} "
+            f"({arrays}): {reason}"
+        ) from error
 
 
 def newest_state(checkpoints: Checkpoints, replicas: Replicas, groups: ReplicaGroups) -> tuple[int, ReplicaGroups]:
