@@ -189,8 +189,8 @@ def restarts_take_vectors_of_the_batch(trial: Trial) -> None:
 
     @jax.jit
     def in_parts(state, z):
-        parts = [layer.apply(state, part, train=True, method="quantize").statistics for part in z]
-        total = functools.reduce(lambda one, other: jax.tree.map(jnp.add, one, other), parts)
+        parts = jax.lax.map(lambda part: layer.apply(state, part, train=True, method="quantize").statistics, z)
+        total = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), parts)
         return layer.apply(state, total, method="update", mutable=["codebook"])[1]["codebook"]
 
     def on_a_device(state, z):
