@@ -48,9 +48,9 @@ def main(argv: list[str]) -> int:
     from kvae.training.parallel.devices import keep_compiled_programs
     from kvae.training.workdir.journal import logged_to
     from kvae.training.workdir.mirror import mirrored
-    from kvae.training.workdir.run_config import check_workdir
+    from kvae.training.workdir.run_config import open_address
 
-    check_workdir(workdir)
+    workdir = open_address(workdir)
     with (
         joined_cluster() as process,
         mirrored(workdir) as mirror,

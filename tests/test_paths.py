@@ -117,3 +117,8 @@ def test_values_that_are_not_paths_of_runs_are_refused(value):
     ):
         assert "it must be a path" in refusal(call, value)
     assert "it must be a path" in refusal(kvae.load, value)
+
+
+def test_training_expands_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert open_address("~/run") == str(tmp_path / "run")

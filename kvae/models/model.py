@@ -181,8 +181,10 @@ class Model(nn.Module):
           Numbers by name, `loss` among them: runs keep the checkpoint with the lowest. By default each sum that is a
           number, divided by `examples`, and `declared_metrics`.
         """
-        numbers = {name: total for name, total in sums.items() if isinstance(total, (float, np.number, np.ndarray))}
-        means = {name: float(total / sums["examples"]) for name, total in numbers.items() if np.ndim(total) == 0}
+        numbers = {
+            name: total for name, total in sums.items() if not isinstance(total, Mapping) and np.ndim(total) == 0
+        }
+        means = {name: float(total / sums["examples"]) for name, total in numbers.items()}
         means.pop("examples", None)
         return means | self.declared_metrics(sums)
 

@@ -19,8 +19,9 @@ from typing import Any
 
 from kvae import main as training
 from kvae.core import program
-from kvae.core.errors import check_local, choose
+from kvae.core.errors import choose
 from kvae.core.fields import Count
+from kvae.core.files import user_path
 from kvae.paper.settings import load_experiments
 from kvae.paper.tables import markdown_tables
 from kvae.training.workdir import journal
@@ -98,9 +99,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--smoke", action="store_true", help="a trial: four steps a setting, in RUNS/smoke")
     parser.add_argument("--print", action="store_true", help="print the commands of unfinished runs; train nothing")
     options, extra = parser.parse_known_args(argv)
-    check_local("--runs", options.runs)
+    runs = user_path("--runs", options.runs)
     experiments = load_experiments(options.experiments)
-    folder = pathlib.Path(options.runs, "smoke") if options.smoke else pathlib.Path(options.runs)
+    folder = runs / "smoke" if options.smoke else runs
     settings = training_arguments(
         experiments, options.table, options.dataset, options.seeds, str(folder), extra, options.smoke
     )

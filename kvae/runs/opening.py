@@ -18,7 +18,7 @@ from kvae.runs import share
 from kvae.runs.run import Run
 from kvae.training.config.sections import build_model, validate_run
 from kvae.training.workdir.checkpoint import Checkpoints, CorruptedError
-from kvae.training.workdir.run_config import check_workdir, config_of_checkpoints, read_config_json
+from kvae.training.workdir.run_config import config_of_checkpoints, open_address, read_config_json
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -165,7 +165,7 @@ def train(config: "Mapping[str, Any] | ConfigDict", workdir: str) -> Run:
 
     if not isinstance(config, Mapping):
         config = config.to_dict()
-    check_workdir(workdir)
+    workdir = open_address(workdir)
     stop = StopSignal()
     with mirrored(workdir) as mirror, logged_to(mirror.folder):
         reached = story.train(config, workdir, mirror=mirror, stop=stop)

@@ -128,6 +128,8 @@ def read_shared(folder: os.PathLike | str) -> tuple[dict[str, Any], int, int, di
     arrays, header = read_weights(path)
     saved = _read_metadata(path, header)
     expected = saved["digests"]
+    if expected and (missing := sorted(expected.keys() ^ arrays.keys())):
+        raise InputError(f"{path} is corrupted: {missing[0]} is missing or was added; get the file again")
     if differing := [name for name, digest in digests(arrays).items() if expected.get(name, digest) != digest]:
         raise InputError(f"{path} is corrupted: the checksum of {differing[0]} differs; get the file again")
     return config, saved["step"], saved["replica"], _nested(path, arrays)

@@ -88,6 +88,8 @@ def main(argv: list[str]) -> int:
         check_reachable(options.run)
         with wrap_bucket_errors(options.run):
             is_shared = (as_path(options.run) / WEIGHTS).exists()
+        if is_shared and (options.step is not None or options.replica):
+            raise InputError("--step and --replica choose a checkpoint; a shared run has one set of weights")
         if is_shared:
             run = opening.from_pretrained(options.run)
         else:

@@ -87,7 +87,8 @@ def folder_examples(
       InputError: there are no images, or a folder cannot be searched.
     """
     names = np.array(list_images(root, where), dtype=object)
-    warn_of_depth(root, names, spec.white, "dataset.white")
+    field = "dataset.white" if where == "dataset.path" else "dataset.white, in training,"
+    warn_of_depth(root, names, spec.white, field)
     labels, classes = _labels(names)
     return FolderExamples(root, names, spec, labels, remedy), classes
 

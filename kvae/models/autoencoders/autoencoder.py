@@ -142,7 +142,7 @@ class Autoencoder(Model):
 
     @property
     def collapse_hint(self) -> str:
-        """Advice by the fields that the quantiser has: a neighbourhood, restarts, or only the learning rate."""
+        """Advice for the first quantiser: its neighbourhood and counts, or, if it has none, the learning rate."""
         return _collapse_hint("model.quantizer", next(iter(self.quantizers.values()))) or Model.collapse_hint
 
     @property

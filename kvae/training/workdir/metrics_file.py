@@ -100,7 +100,8 @@ class RowSample:
 class EarlyStopping:
     """Decides from the rows of a run whether its validation loss has stopped falling.
 
-    Training ends when, in every replica, the last `patience` validation losses are all above an earlier one: the rule
+    Training ends when, in every replica, none of the last `patience` validation losses is below the lowest before
+    them: the rule
     of `kvae.training.best`, applied to each replica by itself. Because the rows decide, a run that was resumed stops
     where the uninterrupted run does.
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import jax
 
-from kvae.core.buckets import as_path, check_address, check_reachable, wrap_bucket_errors
+from kvae.core.buckets import as_path, check_reachable, wrap_bucket_errors
 from kvae.core.errors import InputError, short_repr, wrap_write_errors
-from kvae.core.files import read_text, write_text
+from kvae.core.files import read_text, user_address, write_text
 from kvae.training.config.run_fields import FREE_FIELDS
 from kvae.training.config.sections import flatten, validate_config
 from kvae.training.workdir.checkpoint import Checkpoints
@@ -23,10 +23,15 @@ DEEPEST_NESTING = 32
 """Sections within sections; a config that nests more would exceed Python's limit of recursion."""
 
 
-def check_workdir(workdir: str) -> None:
-    """Raises InputError if `--workdir` is neither a local path nor a folder in a bucket that can be reached."""
-    check_address("--workdir", workdir)
+def open_address(workdir: str) -> str:
+    """Returns the address of a run's folder, with `~` expanded.
+
+    Raises:
+      InputError: it is neither a local path nor a folder in a bucket that can be reached.
+    """
+    workdir = user_address("--workdir", workdir)
     check_reachable(workdir)
+    return workdir
 
 
 def open_workdir(workdir: str, config: Mapping, checkpoints: Checkpoints) -> None:
