@@ -16,6 +16,7 @@ from kvae.runs.export import export_run
 from kvae.runs.run import Run
 from kvae.runs.share import read_weights
 from kvae.tokenize import __main__ as tokenize
+from kvae.training.workdir.run_config import open_address
 
 BAD = {
     "a\0b": "a path cannot contain a NUL byte",

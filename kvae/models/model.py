@@ -181,10 +181,8 @@ class Model(nn.Module):
           Numbers by name, `loss` among them: runs keep the checkpoint with the lowest. By default each sum that is a
           number, divided by `examples`, and `declared_metrics`.
         """
-        numbers = {
-            name: total for name, total in sums.items() if not isinstance(total, Mapping) and np.ndim(total) == 0
-        }
-        means = {name: float(total / sums["examples"]) for name, total in numbers.items()}
+        scalars = {key: sums[key] for key in sums if not isinstance(sums[key], Mapping) and np.ndim(sums[key]) == 0}
+        means = {key: float(total / sums["examples"]) for key, total in scalars.items()}
         means.pop("examples", None)
         return means | self.declared_metrics(sums)
 
