@@ -151,7 +151,7 @@ class Rectangular(Grid):
 
     @abc.abstractmethod
     def shortest(self, steps: jax.Array, length: int) -> jax.Array:
-        """Returns the signed steps of the shortest way between two nodes of an axis.
+        """Returns the signed steps of the shortest path between two nodes of an axis.
 
         Args:
           steps: difference of their indices, float32.
@@ -166,17 +166,17 @@ class Rectangular(Grid):
             for axis, length in zip(axes, self.shape, strict=True)
         ]
 
-    def distance(self, codes, others):
+    def distance(self, codes: jax.Array, others: jax.Array) -> jax.Array:
         """Returns the Euclidean distance over the axes."""
         return jnp.sqrt(sum(jnp.square(steps) for steps in self.steps(codes, others)))
 
-    def axis_distances(self):
+    def axis_distances(self) -> list[jax.Array]:
         """Returns the distances along each axis, float32 [n, n]."""
         indices = (jnp.arange(length, dtype=jnp.float32) for length in self.shape)
         return [jnp.abs(self.shortest(index[:, None] - index, len(index))) for index in indices]
 
-    def between(self, codes, others, share):
-        """Returns the node nearest to a share of the way, rounded along each axis."""
+    def between(self, codes: jax.Array, others: jax.Array, share: float) -> jax.Array:
+        """Returns the node nearest to a share of the path, rounded along each axis."""
         starts = jnp.unravel_index(jnp.asarray(codes), self.shape)
         moved = [
             start + jnp.round(share * steps).astype(jnp.int32)
@@ -193,11 +193,11 @@ class Plane(Rectangular):
       4.0
     """
 
-    def shortest(self, steps, length):
+    def shortest(self, steps: jax.Array, length: int) -> jax.Array:
         """Returns the steps."""
         return steps
 
-    def candidates(self, radius):
+    def candidates(self, radius: float) -> np.ndarray:
         """Returns the box around each node."""
         return _box(self.shape, math.ceil(radius) - 1)
 
@@ -212,15 +212,15 @@ class Torus(Rectangular):
 
     border: ClassVar[str] = "opposite borders are neighbours"
 
-    def shortest(self, steps, length):
+    def shortest(self, steps: jax.Array, length: int) -> jax.Array:
         """Returns the steps, or those around the torus where they are fewer."""
         return steps - length * jnp.round(steps / length)
 
-    def candidates(self, radius):
+    def candidates(self, radius: float) -> np.ndarray:
         """Returns the box around each node."""
         return _box(self.shape, math.ceil(radius) - 1, wraps=True)
 
-    def shift(self, codes, offset):
+    def shift(self, codes: jax.Array, offset: int | Sequence[int]) -> jax.Array:
         """Moves codes over the grid, and around it."""
         return _shifted(self.shape, codes, offset, "wrap")
 
@@ -246,17 +246,17 @@ class Hexagonal(Grid):
             raise InputError(f"grid_shape is {self.shape!r}; a hexagonal grid has rows and columns, such as (16, 32)")
 
     @property
-    def points(self):
+    def points(self) -> np.ndarray:
         """Centres of the hexagons, float64 [K, 2]: rows are sqrt(3) / 2 apart."""
         row, column = self.coordinates.T
         return np.stack([row * math.sqrt(0.75), column + 0.5 * (row % 2)], axis=-1)
 
-    def distance(self, codes, others):
+    def distance(self, codes: jax.Array, others: jax.Array) -> jax.Array:
         """Returns the Euclidean distance between the centres of the hexagons."""
         points = jnp.asarray(self.points, jnp.float32)
         return jnp.linalg.norm(points[jnp.asarray(codes)] - points[jnp.asarray(others)], axis=-1)
 
-    def candidates(self, radius):
+    def candidates(self, radius: float) -> np.ndarray:
         """Returns the box around each node: rows or columns n apart are more than n / 1.2 away from each other."""
         return _box(self.shape, math.ceil(1.2 * radius) - 1)
 

@@ -54,7 +54,9 @@ def time_soms(share: float) -> dict[str, dict]:
     return rows
 
 
-def time_fits(fits: dict[str, Fit], slow: set[str], data: np.ndarray, start: np.ndarray, grid) -> dict[str, dict]:
+def time_fits(
+    fits: dict[str, Fit], slow: set[str], data: np.ndarray, start: np.ndarray, grid: tuple[int, ...]
+) -> dict[str, dict]:
     """Times fits in turns; returns seconds and errors by name.
 
     Args:
@@ -101,13 +103,13 @@ def epoch_widths(grid: tuple[int, ...], epochs: int) -> np.ndarray:
     return np.geomspace(WIDEST * max(grid), NARROWEST, max(2, epochs))[:epochs]
 
 
-def fit_kvae(data, start, grid, epochs):
+def fit_kvae(data: np.ndarray, start: np.ndarray, grid: tuple[int, ...], epochs: int) -> np.ndarray:
     """Fits `kvae.SOM`; see `Fit`."""
     widths = {"initial_width": WIDEST * max(grid), "final_width": NARROWEST}
     return SOM(grid, n_epochs=epochs, init=start, **widths).fit(data).cluster_centers_
 
 
-def fit_fastersom(data, start, grid, epochs):
+def fit_fastersom(data: np.ndarray, start: np.ndarray, grid: tuple[int, ...], epochs: int) -> np.ndarray:
     """Fits fastersom, which reaches its last width one epoch after the end; see `Fit`."""
     import fastersom
 
@@ -117,7 +119,7 @@ def fit_fastersom(data, start, grid, epochs):
     return som.fit(data).weights_
 
 
-def fit_minisom(data, start, grid, epochs):
+def fit_minisom(data: np.ndarray, start: np.ndarray, grid: tuple[int, ...], epochs: int) -> np.ndarray:
     """Fits MiniSom by its batch rule, in its NumPy form; see `Fit`."""
     import minisom
 
@@ -130,7 +132,7 @@ def fit_minisom(data, start, grid, epochs):
     return som.get_weights().reshape(start.shape).astype(np.float32)
 
 
-def fit_somoclu(data, start, grid, epochs):
+def fit_somoclu(data: np.ndarray, start: np.ndarray, grid: tuple[int, ...], epochs: int) -> np.ndarray:
     """Fits somoclu, whose radius is 2 sigma; see `Fit`."""
     import somoclu
 
@@ -148,8 +150,8 @@ class Library(NamedTuple):
     Attributes:
       fit: trains a map.
       is_slow: True if a fit takes minutes: it gets one turn, and none on the largest map.
-      form: which of its forms is timed, for the table.
-      note: what its installation needs, for the log.
+      form: name of the timed form, for the table.
+      note: requirement of its installation, for the log.
     """
 
     fit: Fit

@@ -12,7 +12,7 @@ import numpy as np
 STARTED = time.perf_counter()
 
 
-def median_seconds(function: Callable, *arguments, seconds: float = 1.0) -> float:
+def median_seconds(function: Callable, *arguments: Any, seconds: float = 1.0) -> float:
     """Returns the median time of a compiled function, in seconds. The first call is not timed.
 
     Args:

@@ -18,7 +18,7 @@ from kvae.training import loop
 from kvae.training import train as story
 from kvae.training.config.sections import build_model, load_data
 from kvae.training.parallel import devices
-from kvae.training.parallel.devices import Replicas
+from kvae.training.parallel.devices import ReplicaGroups, Replicas
 
 SHORTEST_SECONDS = 0.05
 """Steps are timed in groups of at least this duration, so that the time to dispatch a small one does not count."""
@@ -52,7 +52,7 @@ class TimedStep:
         self.advance(1)
         self.steps_at_once = max(1, math.ceil(SHORTEST_SECONDS / self.advance(1)))
 
-    def advance(self, steps: int, batch=None) -> float:
+    def advance(self, steps: int, batch: ReplicaGroups | None = None) -> float:
         """Takes steps; returns the seconds per step.
 
         Args:

@@ -11,8 +11,10 @@ the thousands of steps to within 10% and, in Tables 2 and 4, to within 20% of th
 Widths are in nodes of the grid. The hard neighbourhood moves a winner's neighbours with weight min(1, width^2).
 """
 
+from typing import Any
 
-def quantizer(**fields) -> dict[str, object]:
+
+def quantizer(**fields: Any) -> dict[str, object]:
     """Returns fields of the quantiser under their names in a flat config: {"model.quantizer.<field>": value}."""
     return {f"model.quantizer.{name}": value for name, value in fields.items()}
 
@@ -23,7 +25,7 @@ CONFIGS = {
     "imagenet": dict(config="configs/imagenet_vqvae2.py", loss_unit="1e-3", seeds=5),
     "faces": dict(config="configs/faces_vqvae2.py", loss_unit="1e-4", seeds=5),
 }
-"""By data set: the config, the unit of the loss in tables, and the number of seeds (the paper's, except for photos)."""
+"""Config, unit of the loss in tables, and number of seeds (as in the paper, except for photos) of each data set."""
 
 BASE = {"model.augmentations": (), "optimizer.name": "adam"} | quantizer(
     name="kohonen",

@@ -8,7 +8,7 @@ runs of the table `peers`:
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -197,7 +197,9 @@ class EncodedImages:
         return on_grid | {"between codewords": np.sqrt(squares)}
 
 
-def encoded_by_label(table: Table, settings=tuple(LABELS)) -> Iterator[tuple[str, list[EncodedImages]]]:
+def encoded_by_label(
+    table: Table, settings: Sequence[str] = tuple(LABELS)
+) -> Iterator[tuple[str, list[EncodedImages]]]:
     """Yields, for each setting with runs, its label and the encoded images of its seeds."""
     for setting in settings:
         runs = [open_seed(seed) for seed in table.seeds.get(setting, ())]

@@ -7,7 +7,7 @@ global figure, no window and nothing to close.
 import contextlib
 import os
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -129,7 +129,7 @@ def add_axes(figure: "Figure", left: float, bottom: float, width: float, height:
     return figure.add_axes((left / across, bottom / up, width / across, height / up))
 
 
-def require_series(name: str, series) -> None:
+def require_series(name: str, series: Sized) -> None:
     """Raises InputError if `series` is empty, for users who request a figure before any of its runs is trained."""
     if not series:
         raise InputError(f"{name} is empty; the figure needs at least one series, so train one of its runs first")

@@ -1,5 +1,6 @@
 """The coordinates in which `kvae.SOM` computes distances."""
 
+import contextlib
 import dataclasses
 import math
 import warnings
@@ -120,7 +121,7 @@ class Coordinates:
                 )
             yield to_devices(self.vectors("X", vectors), scaled), len(vectors)
 
-    def precision(self):
+    def precision(self) -> contextlib.AbstractContextManager[None]:
         """Returns a context in which sums of float64 data are float64. The lookup is always float32."""
         return jax.enable_x64(self.offset.dtype == np.float64)
 
