@@ -66,7 +66,7 @@ class _Stack(Quantizer):
         join = jnp.stack if self.quantizer.n_codebooks is None else jnp.concatenate
         return join(arrays, axis=axis)
 
-    def _joined(self, quantized: jax.Array, outs: list[Quantized], perplexity: jax.Array) -> Quantized:
+    def _join_outputs(self, quantized: jax.Array, outs: list[Quantized], perplexity: jax.Array) -> Quantized:
         return Quantized(
             quantized,
             self._join([out.codes for out in outs], axis=-1),
@@ -76,7 +76,7 @@ class _Stack(Quantizer):
             [out.statistics for out in outs],
         )
 
-    def _joined_sums(self, sums: list[dict[str, jax.Array]]) -> dict[str, jax.Array]:
+    def _join_sums(self, sums: list[dict[str, jax.Array]]) -> dict[str, jax.Array]:
         return jax.tree.map(lambda *parts: self._join(parts), *sums)
 
 
@@ -140,7 +140,7 @@ class ResidualVQ(_Stack):
             outs.append(out.replace(codes=jnp.where(level < kept, out.codes, -1)))
         perplexity = sum(jnp.where(level < kept, out.perplexity, 0) for level, out in enumerate(outs)) / kept
         quantized = straight_through(masked(z, mask).astype(jnp.float32), total).astype(z.dtype)
-        return self._joined(quantized, outs, perplexity)
+        return self._join_outputs(quantized, outs, perplexity)
 
     def _kept(self) -> jax.Array:
         """Draws the number of codebooks that a training batch uses."""
@@ -165,7 +165,7 @@ class ResidualVQ(_Stack):
             part_out = part.quantize(residual, mask=mask)
             sums.append(part.batch_sums(residual, part_out, mask))
             residual = residual - part.lookup(part_out.codes)
-        return self._joined_sums(sums)
+        return self._join_sums(sums)
 
 
 class GroupedVQ(_Stack):
@@ -209,7 +209,7 @@ class GroupedVQ(_Stack):
             )
         outs = [part.quantize(z, mask=mask, train=train) for part, z in self._pairs(z)]
         perplexity = sum(out.perplexity for out in outs) / len(outs)
-        return self._joined(jnp.concatenate([out.quantized for out in outs], axis=-1), outs, perplexity)
+        return self._join_outputs(jnp.concatenate([out.quantized for out in outs], axis=-1), outs, perplexity)
 
     def lookup(self, codes: jax.Array) -> jax.Array:
         """Returns the concatenated codewords of codes [..., q]."""
@@ -225,7 +225,7 @@ class GroupedVQ(_Stack):
         """Returns `Quantizer.batch_sums` [q, ...]."""
         pairs = self._pairs(z)
         sums = [part.batch_sums(group, part.quantize(group, mask=mask), mask) for part, group in pairs]
-        return self._joined_sums(sums)
+        return self._join_sums(sums)
 
     def _pairs(self, z: jax.Array) -> Iterator[tuple[Quantizer, jax.Array]]:
         return zip(self.parts, jnp.split(z, self.groups, axis=-1), strict=True)

@@ -1,6 +1,7 @@
 """Opens runs: `kvae.load` a run's folder, `kvae.from_pretrained` a shared one; `kvae.train` trains and opens one."""
 
 import contextlib
+import itertools
 import os
 import pathlib
 import re
@@ -30,7 +31,7 @@ HUB_PAGE = re.compile(r"(?:https?://(?:www\.)?(?:huggingface\.co|hf\.co)|hf:/)/(
 """The address of a repository's page, or of the repository in fsspec."""
 
 ATTEMPTS = 10
-"""How many times to read a run that deletes, while it trains, the checkpoint being read."""
+"""Attempts at reading a run whose training deletes the checkpoint being read."""
 
 
 def read_run(workdir: str, step: int | str | None) -> tuple[dict[str, Any], int, dict[str, Any]]:
@@ -48,14 +49,13 @@ def read_run(workdir: str, step: int | str | None) -> tuple[dict[str, Any], int,
     """
     check_reachable(workdir)
     with wrap_bucket_errors(workdir):
-        for attempts_left in reversed(range(ATTEMPTS)):
+        for attempt in itertools.count(1):
             with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
                 try:
                     return _read_checkpoint(workdir, checkpoints, step)
                 except InputError:
-                    if not attempts_left or checkpoints.are_unchanged():
+                    if attempt == ATTEMPTS or checkpoints.are_unchanged():
                         raise
-    raise AssertionError("unreachable")
 
 
 def _read_checkpoint(

@@ -163,8 +163,8 @@ def facts_of_program(config: Mapping[str, Any]) -> dict[str, object]:
     code = hashlib.blake2b(b"".join(path.read_bytes() for path in sources), digest_size=8).hexdigest()
     may_differ = {f"dataset.{name}" for name in data.local_paths(config["dataset"])}
     fields = {f"config.{name}": value for name, value in flatten(config).items() if name not in may_differ}
-    devices = {"the kind of devices": jax.default_backend(), "the number of its devices": jax.local_device_count()}
-    return {**fields, "the code of kvae": code, "the version of JAX": jax.__version__, **devices}
+    device_facts = {"the kind of devices": jax.default_backend(), "the number of its devices": jax.local_device_count()}
+    return {**fields, "the code of kvae": code, "the version of JAX": jax.__version__, **device_facts}
 
 
 def facts_of_data(config: Mapping[str, Any], dataset: Dataset) -> dict[str, object]:

@@ -106,11 +106,11 @@ class Journal:
       first_step: The step of the restored checkpoint. Later rows, which a killed run may have left, are dropped.
       steps: The last step of the run, for the progress bar.
       patience: See `EarlyStopping`.
-      writes: Whether this process writes.
+      writes: True if this process writes.
       replicas: The run's number of replicas, if known; rows with lists of another length are corrupted.
 
     Attributes:
-      early_stopping: Whether the run should stop; a run on several processes needs it on each of them.
+      early_stopping: True if the run should stop; a run on several processes needs it on each of them.
 
     Raises:
       InputError: metrics.jsonl cannot be read or written.
@@ -234,7 +234,7 @@ def logged_to(workdir: str, *, first_process: bool = True) -> Iterator[None]:
 
     Args:
       workdir: A local folder; created if missing.
-      first_process: Whether this is the first process.
+      first_process: True if this is the first process.
 
     Raises:
       InputError: The folder cannot be created or written.
@@ -255,7 +255,7 @@ def shown_on_terminal(*others: logging.Handler, first_process: bool = True) -> I
 
     Args:
       *others: Further handlers, which get every record and are closed afterwards.
-      first_process: Whether this is the first process.
+      first_process: True if this is the first process.
     """
     handlers = (_Terminal(logging.INFO if first_process else logging.WARNING), *others)
     logger = logging.getLogger("kvae")
@@ -287,8 +287,8 @@ def summary(row: Mapping[str, Any], counts: Mapping[str, np.ndarray]) -> str:
       'loss 0.5000  codebook 2/3 codes (N = 4)  800 images/s'
     """
     parts = [f"loss {np.nanmean(row['train/loss']):.4f}"]
-    if "valid/loss" in row:
-        parts.append(f"valid {np.nanmean(row['valid/loss']):.4f}")
+    if LOSS in row:
+        parts.append(f"valid {np.nanmean(row[LOSS]):.4f}")
     for name, of_codes in counts.items():
         used, vectors = np.mean(np.count_nonzero(of_codes, axis=-1)), np.mean(np.sum(of_codes, axis=-1))
         parts.append(f"{name} {used:.0f}/{np.shape(of_codes)[-1]} codes (N = {vectors:.0f})")
