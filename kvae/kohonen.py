@@ -29,13 +29,13 @@ from jax.sharding import AxisType, PartitionSpec
 from kvae.topology import Neighborhood, spread
 
 EPSILON = 1e-5
-"""Pseudo-count of the smoothing, and the spread count up to which a code counts as empty."""
+"""Pseudo-count of the smoothing; codes with spread counts at or below it are empty."""
 
 SCORES_PER_CHUNK = {"cpu": 2**22}
 """Number of the N x K scores that the lookup holds at once: the fastest on a CPU (measured), 2^25 elsewhere."""
 
 SLICES, LANES = 8, 16
-"""Number of slices in which a CPU compares the scores, and of float32 numbers in its vector registers."""
+"""Slices and register width, in float32 numbers, of the CPU argmin."""
 
 
 class CodebookState(NamedTuple):

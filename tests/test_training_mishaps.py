@@ -1,4 +1,4 @@
-"""What training says and saves if codes die, images disappear, or the compile cache is corrupted."""
+"""Messages and files of a training whose codes die, images disappear, or compile cache is corrupted."""
 
 import contextlib
 import json

@@ -25,14 +25,14 @@ EXCLUDED_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
 IPTC may contain EPS."""
 
 REPLACE_OR_SKIP = "replace or remove it, or set dataset.skip_unreadable=True"
-"""What a user can do about an unreadable image of the data set `folder`."""
+"""Remedy for an unreadable image of the data set `folder`."""
 
 
 class UnreadableImageError(InputError):
     """An image that cannot be read.
 
     Attributes:
-      reason: why, without the image's name and the remedy.
+      reason: cause, without the image's name and the remedy.
     """
 
     def __init__(self, name: str, reason: str, remedy: str):

@@ -1,4 +1,4 @@
-"""Which files of a folder are images, which are the same image, and which are left out."""
+"""Lists the images of a folder, finds copies of an image, and reports the files that are left out."""
 
 import collections
 import concurrent.futures
@@ -34,7 +34,7 @@ REMEDIES = {
     **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".xcf", ".psb"), CONVERT),
     "": "give files without a suffix one, such as .jpg",
 }
-"""What a user can do about images that Pillow does not read, by suffix; "" is a file without one."""
+"""Remedy for images that Pillow does not read, by suffix; "" is a file without one."""
 
 DEPTH_SAMPLE = 16
 """Images of each suffix that are examined for their depth."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 DELETE_TO_PREPARE = "delete it to have it prepared again"
-"""What a user can do about a corrupted folder of records."""
+"""Remedy for a corrupted folder of records."""
 
 
 def data_folder(data_dir: str) -> pathlib.Path:

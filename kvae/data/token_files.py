@@ -16,10 +16,10 @@ from kvae.core.errors import InputError, require_extra, wrap_read_errors
 from kvae.core.files import check_file
 
 RUN_AGAIN = "delete it and run kvae.tokenize again"
-"""What a user can do about a corrupted shard."""
+"""Remedy for a corrupted shard."""
 
 RUN_ALL_AGAIN = "delete its folder and run kvae.tokenize again"
-"""What a user can do about a corrupted _tokens.json."""
+"""Remedy for a corrupted _tokens.json."""
 
 TokenRows = dict[str, Any]
 """Columns by name: `index` int64 [n], `name` a list of strings, `label` int32 [n], and codes [n, ...] by codebook."""

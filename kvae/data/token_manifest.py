@@ -27,7 +27,7 @@ UNFINISHED = "_tokens.unfinished.json"
 """The name of that file until the folder is complete."""
 
 EARLIER = {MANIFEST: "tokens.json", UNFINISHED: "tokens.unfinished.json"}
-"""The names of these files before; folders that have them are still read."""
+"""The former names of these files; folders that have them are still read."""
 
 Shape = Annotated[tuple[Count, ...], Len(1, 4)]
 
@@ -62,7 +62,7 @@ class ShardFields:
 
 @dataclasses.dataclass(frozen=True)
 class ManifestFields:
-    """What is known of a folder besides its data set, codebooks and splits."""
+    """Fields of a manifest besides its data set, codebooks and splits."""
 
     run: str
     step: Natural
@@ -154,7 +154,7 @@ def _validate_shard(file: str, value: Any) -> dict[str, Any]:
     """Validates what is known of a shard. Its name must not lead out of the folder: tokens may come from a stranger."""
     if pathlib.PurePath(file).name != file or "\0" in file:
         raise ValueError(f"{short_repr(file)} is not the name of a file in its folder")
-    if isinstance(value, int) and not isinstance(value, bool):  # as folders have it that were written earlier
+    if isinstance(value, int) and not isinstance(value, bool):  # the format of older folders
         value = {"rows": value}
     return validate_fields(short_repr(file), _section(value, short_repr(file)), ShardFields)
 

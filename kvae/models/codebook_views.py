@@ -32,7 +32,7 @@ LARGEST_RANKED_SIZE = 4_096
 
 @dataclasses.dataclass(frozen=True)
 class CodebookView:
-    """Images and their codes in one codebook, or the neurons of one map that the images are won by.
+    """Images and their codes in one codebook, or the neurons of one map that win the images.
 
     Example:
       >>> import numpy as np
@@ -50,13 +50,13 @@ class CodebookView:
       codebook_size: K, the number of codes.
       grid: the grid that the codes are arranged on; None if they have no neighbours.
       is_map: True if training makes codes that are close on the grid similar.
-      codewords: float32 [K, d]; None without a grid.
+      codewords: float32 [K, d]; None without a grid, and for URL-SOM, whose neurons have no codewords.
       decode_all: returns the image that each code decodes to by itself, uint8 [K, h, w, 3]; None if the model does not
         decode.
       fixed_codes: by codebook, the code that every other codebook is set to in those decoded images.
       label: the name of the codebook in titles, such as "top level"; empty if the model has only one.
       code_name: what titles call a code, "code" or "neuron".
-      usage: what titles call its being chosen, "used" or "winning".
+      usage: verb for a chosen code, "used" or "winning".
       patch_width: width and height of the patch that illustrates a code, in codes; odd.
     """
 
@@ -104,7 +104,7 @@ class CodebookView:
 
     @property
     def u_matrix(self) -> np.ndarray | None:
-        """The mean distance of each codeword to its neighbours, float32 [*shape]; None without a grid."""
+        """The mean distance of each codeword to its neighbours, float32 [*shape]; None without codewords."""
         if self.grid is None or self.codewords is None:
             return None
         return np.asarray(measures.u_matrix(self.codewords, self.grid))

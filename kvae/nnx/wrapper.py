@@ -26,7 +26,7 @@ class Codebook(nnx.Variable):
 
 
 class NnxQuantizer(nnx.Module):
-    """A quantiser layer: what the classes below share.
+    """The base class of the quantiser layers in `kvae.nnx`.
 
     Attributes:
       linen: the linen layer.

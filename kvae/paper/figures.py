@@ -229,7 +229,7 @@ FIGURES: dict[str, tuple[str | None, Callable[..., Iterator[str]]]] = {
     "urlsom_3": (None, urlsom_figures.two_neuron_figure),
     "urlsom_7": ("runs", urlsom_figures.selectivity_figure),
 }
-"""By figure: the table whose settings it needs ("runs" for any runs, None for none), and the function that draws it."""
+"""Table whose settings each figure needs ("runs" for any runs, None for none), and the function that draws it."""
 
 
 def draw_figure(name: str, folders: list[str], experiments: Mapping[str, Any], out: str) -> Iterator[str]:

@@ -45,7 +45,7 @@ def win_table(winners: jax.Array, labels: np.ndarray, neurons: int, classes: int
     """Counts how many samples of each class each neuron won, float32 [neurons, classes].
 
     Args:
-      winners: the neuron that each sample is won by, int [n].
+      winners: the winning neuron of each sample, int [n].
       labels: the class of each sample, int [n].
       neurons: number of neurons.
       classes: number of classes.

@@ -29,7 +29,7 @@ class Table(NamedTuple):
       dataset: the data set's name.
       labels: {setting: label of its row}.
       seeds: {setting: seeds to average}; an empty list for a setting without runs.
-      left_out: why seeds were left out, a line each.
+      left_out: reasons for leaving seeds out, a line each.
       missing: the rows without a run, a line each.
     """
 

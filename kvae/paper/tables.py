@@ -45,7 +45,7 @@ class Column(NamedTuple):
     """A column of a table.
 
     Attributes:
-      heading: what its first line says.
+      heading: text of its first line.
       decimals: digits after the point.
       measures: names of the measures; a cell shows those that the row has, one for each codebook.
     """

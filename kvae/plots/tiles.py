@@ -64,7 +64,7 @@ def scale_images(images: np.ndarray, side: int) -> np.ndarray:
 
 
 def join_tiles(tiles: np.ndarray, numbers: np.ndarray, gap: int = 2) -> np.ndarray:
-    """Joins square tiles into one picture.
+    """Joins tiles into one picture.
 
     Args:
       tiles: uint8 [n, h, w, 3].

@@ -26,7 +26,7 @@ from kvae.quantizers.base import (
 from kvae.topology import Grid, Plane
 
 MARGIN = 1e-3
-"""How far the bound exceeds the outermost levels, so that they can be reached."""
+"""Excess of the bound over the outermost levels, which makes them reachable."""
 
 MOST_LEVELS = 2**24
 """Most levels of an element: float32 tells no more apart."""

@@ -37,7 +37,7 @@ class Seed(NamedTuple):
       number: The seed.
       config: Its config by dotted names, without cache paths: {"model.quantizer.grid_shape": [16, 32], ...}.
       rows: The rows of metrics.jsonl with the values of this seed only.
-      problem: Why it must not be averaged with others; empty if nothing is wrong.
+      problem: Reason not to average it with others; empty if nothing is wrong.
     """
 
     workdir: str

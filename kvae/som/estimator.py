@@ -61,7 +61,7 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
       batch_size: number of rows processed at once; None for about 2^24 values.
       decay: factor from 0 to below 1 by which each `partial_fit` multiplies the sums of earlier calls.
       random_state: seed or RandomState of the sample and of `init="random"`.
-      verbose: whether to show a progress bar with the quantisation error.
+      verbose: True if a progress bar shows the quantisation error.
 
     Attributes:
       cluster_centers_: centres, float [K, d], in the dtype of the data. Node k is at

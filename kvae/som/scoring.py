@@ -16,12 +16,12 @@ from kvae.som.rows import validated_rows
 def order_scorer(estimator: SOM | Pipeline, X: ArrayLike, y: None = None) -> float:
     """Scores the fit and the order of a map together: minus the error of Kaski and Lagus, so that larger is better.
 
-    The error of a row is its distance from its nearest centre, plus the length of the shortest way along the grid from
-    there to its second nearest centre. In an ordered map that way is a single step; in a folded map it is long. (Kaski
+    The error of a row is its distance from its nearest centre, plus the length of the shortest path along the grid from
+    there to its second nearest centre. In an ordered map that path is a single step; in a folded map it is long. (Kaski
     and Lagus, "Comparing self-organizing maps", ICANN 1996.) `SOM.score` counts only the first part, and so a search
     by it ends at the most nodes and the least order.
 
-    Time is O(n K d), plus O(K^2 log K) for the ways; memory O(K).
+    Time is O(n K d), plus O(K^2 log K) for the paths; memory O(K).
 
     Args:
       estimator: a fitted `kvae.SOM`, or a pipeline that ends in one.
@@ -60,11 +60,11 @@ def order_scorer(estimator: SOM | Pipeline, X: ArrayLike, y: None = None) -> flo
         if distances.shape[1] > 1:
             np.put_along_axis(distances, nearest[:, None], np.inf, axis=1)
             pairs.append(np.column_stack([nearest, distances.argmin(axis=1)]))
-    return -float(total + _ways(estimator, np.concatenate(pairs) if pairs else np.empty((0, 2), int))) / len(X)
+    return -float(total + _paths(estimator, np.concatenate(pairs) if pairs else np.empty((0, 2), int))) / len(X)
 
 
-def _ways(som: SOM, pairs: np.ndarray) -> float:
-    """Returns the summed lengths of the shortest ways along the grid between pairs of nodes, int [n, 2]."""
+def _paths(som: SOM, pairs: np.ndarray) -> float:
+    """Returns the summed lengths of the shortest paths along the grid between pairs of nodes, int [n, 2]."""
     codes, exists = som.grid_.neighbors(next(iter(som.grid_.adjacency.values())))
     nodes = np.broadcast_to(np.arange(som.grid_.size), codes.shape)
     # On a narrow torus a node may be a neighbour twice.
@@ -76,7 +76,7 @@ def _ways(som: SOM, pairs: np.ndarray) -> float:
     starts, rows = np.unique(pairs[:, 0], return_inverse=True)
     total = 0.0
     for first in range(0, len(starts), BLOCK_ROWS):
-        ways = dijkstra(graph, indices=starts[first : first + BLOCK_ROWS])
+        paths = dijkstra(graph, indices=starts[first : first + BLOCK_ROWS])
         here = (rows >= first) & (rows < first + BLOCK_ROWS)
-        total += ways[rows[here] - first, pairs[here, 1]].sum()
+        total += paths[rows[here] - first, pairs[here, 1]].sum()
     return total

@@ -12,7 +12,7 @@ from kvae.data.dataset import ArrayExamples, Dataset, declare_images
 from kvae.data.records import DELETE_TO_PREPARE, data_folder, is_prepared, load_split, manual_folder, prepare
 
 TIMEOUT_SECONDS = 3.0
-"""How long a server may take to answer whether it has an archive."""
+"""Timeout of the request that asks a server for an archive."""
 
 _URLS = {
     "cifar10": ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",),

@@ -121,4 +121,4 @@ ORIGINS = {
         "gradient", {"neighborhood": "none"}, {"codewords": "_embedding.weight"}, statistics=(127.5, 255.0)
     ),
 }
-"""The origins by name, in the order in which they are tried: a model has the first one whose arrays it all has."""
+"""The origins by name, in order of trial: kvae takes the first origin whose arrays are all present."""

@@ -25,7 +25,7 @@ HEARTBEAT_TIMEOUT_SECONDS = 60
 """JAX aborts all processes of a cluster when one has been silent for this long."""
 
 GOODBYE_SECONDS = 10
-"""Time that a process with a mistake gives the others to find it, too."""
+"""Grace period in which the other processes report the same mistake."""
 
 LONGEST_PREPARATION_SECONDS = 24 * 3600
 """Time that processes wait for the one that prepares a data set: a day."""

@@ -167,8 +167,8 @@ class Replicas:
         Args:
           function: A function of positional arguments, from arrays to arrays.
           shared: Positions of arguments that all replicas share; they are not groups.
-          donate: Whether the result may reuse the memory of the first argument.
-          run_once: Whether to compile quickly rather than for speed.
+          donate: True if the result may reuse the memory of the first argument.
+          run_once: True if compiling quickly matters more than speed.
 
         Returns:
           The function; it raises InputError if a device is out of memory.

@@ -26,7 +26,7 @@ def check_memory(config: Mapping[str, Any], init: Any, example: Mapping[str, Any
     """Compares a lower bound on the memory of a step with what a device has (on a CPU: the host).
 
     The bound counts parameters, gradients, optimiser state, codebooks, images, and the largest activation with its
-    gradient. What XLA needs besides is unknown before compilation, so a run that passes may still be too large.
+    gradient. XLA's own buffers are not counted, so a run that passes may still be too large.
 
     Args:
       config: the validated config.
@@ -84,7 +84,7 @@ def _gibibytes(number: int) -> str:
 
 
 def available_memory() -> tuple[int, str]:
-    """Returns the bytes of memory, and the name of what has them."""
+    """Returns the bytes of memory and the name of its owner."""
     device = jax.local_devices()[0]
     if limit := (device.memory_stats() or {}).get("bytes_limit"):
         return limit, f"a {device.device_kind}"

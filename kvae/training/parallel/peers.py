@@ -57,7 +57,7 @@ def check_shared_workdir(workdir: str, holds_lock: bool) -> None:
 
     Args:
       workdir: The run's folder, as this process names it.
-      holds_lock: Whether this process has locked it.
+      holds_lock: True if this process has locked it.
 
     Raises:
       InputError: It does not see the lock.

@@ -40,7 +40,7 @@ class Checkpoints:
 
     Args:
       workdir: The run's folder, on a disk or in a bucket.
-      read_only: Whether nothing may be written or cleaned up.
+      read_only: True if nothing may be written or cleaned up.
 
     Raises:
       InputError: `checkpoints` is not a folder, cannot be created, or its bucket does not answer.

@@ -1,4 +1,4 @@
-"""The rows of metrics.jsonl, of which a long run has millions: they are read one at a time, and few are kept."""
+"""Reads metrics.jsonl row by row and keeps a sample of the rows."""
 
 import functools
 import json

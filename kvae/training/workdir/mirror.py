@@ -39,7 +39,7 @@ class Mirror:
 
     Attributes:
       folder: As given.
-      keep_folder: Whether the local folder holds files that the bucket did not accept.
+      keep_folder: True if the local folder holds files that the bucket did not accept.
     """
 
     def __init__(self, workdir: str, folder: str):

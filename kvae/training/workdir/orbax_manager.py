@@ -45,7 +45,7 @@ def make_manager(folder: pathlib.Path, *, read_only: bool) -> Manager:
 
     Args:
       folder: The folder of checkpoints.
-      read_only: Whether the folder must not be created.
+      read_only: True if the folder must not be created.
     """
     loss = operator.itemgetter(LOSS_ITEM)
     # A checkpoint without an evaluation has no loss, and is kept only while it is one of the newest.
