@@ -50,6 +50,14 @@ def test_map_does_not_depend_on_unit_of_weights(exponent):
     np.testing.assert_array_equal(other.cluster_centers_, som.cluster_centers_)
 
 
+def test_weight_two_equals_row_given_twice():
+    X, weights = DATA.astype(float) ** 3, np.arange(200) % 3
+    som = kvae.SOM().fit(X, sample_weight=weights)
+    repeated = kvae.SOM().fit(np.repeat(X, weights, axis=0))
+    np.testing.assert_allclose(som.cluster_centers_, repeated.cluster_centers_, atol=1e-9)
+    np.testing.assert_array_equal(som.predict(X), repeated.predict(X))
+
+
 @pytest.mark.parametrize("value", [1e25, 9.97e36, -3e38])
 def test_fill_values_are_one_line_and_never_nan(value):
     X = DATA.copy()

@@ -48,7 +48,7 @@ class Coordinates:
         weight_exponent = _exponent(np.max(weights))
         if metric == "cosine":
             return cls(np.zeros_like(vectors[0]), 0, weight_exponent, metric)
-        center, spread = _center_and_spread(vectors)
+        center, spread = _center_and_spread(vectors, weights)
         # The sample fits with room for rows that deviate a little more.
         lowest = float(np.abs(0.5 * vectors - 0.5 * center).max()) * (16 / _largest_value(vectors.shape[1]))
         if spread < lowest:
@@ -126,22 +126,32 @@ class Coordinates:
         return jax.enable_x64(self.offset.dtype == np.float64)
 
 
-def _center_and_spread(vectors: np.ndarray) -> tuple[np.ndarray, float]:
+def _center_and_spread(vectors: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, float]:
     """Returns a vector [d] among the bulk of a sample [n, d], and the distance of the bulk from it.
 
-    Quartiles ignore outliers and fill values, which may be most of the rows. Distances are largest differences.
+    Quartiles ignore outliers and fill values, which may be most of the rows. Distances are largest differences. A row
+    of weight 2 counts as two rows.
     """
-    few = np.sort(vectors[:: -(-len(vectors) // 256)], axis=0)
+    step = -(-len(vectors) // 256)
+    few, weights = vectors[::step], weights[::step]
     candidates = []
     for quartile in (2, 1, 3):
-        center = few[len(few) * quartile // 4]
+        center = _quartile(few, weights, quartile)
         # Halves, because a difference may overflow.
         radii = 2.0 * np.abs(0.5 * few - 0.5 * center).max(axis=1).astype(np.float64)
-        rounding = 8 * np.finfo(few.dtype).eps * float(np.abs(center).max())
-        if len(radii := np.sort(radii[radii > rounding])):
-            candidates.append((radii[len(radii) // 4], center))
+        differs = radii > 8 * np.finfo(few.dtype).eps * float(np.abs(center).max())
+        if np.any(differs):
+            candidates.append((_quartile(radii[differs, None], weights[differs], 1)[0], center))
     spread, center = min(candidates, key=lambda candidate: candidate[0], default=(0.0, few[0]))
-    return center, spread
+    return center, float(spread)
+
+
+def _quartile(values: np.ndarray, weights: np.ndarray, quartile: int) -> np.ndarray:
+    """Returns the first, second or third quartile of each column of values [n, d] with weights [n]: [d]."""
+    order = np.argsort(values, axis=0)
+    sums = np.cumsum(weights[order] / np.max(weights), axis=0, dtype=np.float64)
+    row = np.argmax(sums > 0.25 * quartile * sums[-1], axis=0)
+    return np.take_along_axis(values, np.take_along_axis(order, row[None], axis=0), axis=0)[0]
 
 
 def _exponent(value: float) -> int:
