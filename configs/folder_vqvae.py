@@ -30,6 +30,7 @@ def get_config(variant=""):
     config.dataset.crop = True  # False resizes to a square and changes the aspect ratio
     config.dataset.validation_fraction = 0.1
     config.dataset.skip_unreadable = False
+    config.dataset.white = 0.0
     config.dataset.mean = ()  # measured over the training set
     config.dataset.std = ()
 

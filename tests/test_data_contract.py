@@ -116,6 +116,6 @@ def test_missing_package_names_extra(monkeypatch):
 
 
 def test_card_shows_no_declared_path(registered):
-    run = type("Run", (), {"config": {"dataset": SECTION}})()
+    run = type("Run", (), {"config": {"dataset": SECTION}, "variables": {}, "metrics": []})()
     text = card._training(run)
     assert "bold" in text and "ada" not in text

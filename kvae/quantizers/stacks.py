@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kvae.core.errors import InputError
+from kvae.core.errors import InputError, short_repr
 from kvae.core.fields import Depth, Probability
 from kvae.quantizers.base import Quantized, Quantizer, check_codes, check_vectors, masked, straight_through
 from kvae.quantizers.fsq import FSQ
@@ -25,9 +25,11 @@ class _Stack(Quantizer):
     def __post_init__(self):
         super().__post_init__()
         if not isinstance(self.quantizer, Quantizer):
-            kind, linen = type(self.quantizer).__name__, getattr(self.quantizer, "linen", None)
-            remedy = f"the linen layer, kvae.{kind}" if linen else "a layer, such as kvae.KohonenVQ((4, 8))"
-            raise InputError(f"quantizer is a {type(self.quantizer).__module__}.{kind}; it must be {remedy}")
+            if hasattr(self.quantizer, "linen"):
+                kind = type(self.quantizer).__name__
+                raise InputError(f"quantizer is a kvae.nnx.{kind}; it must be the linen layer, kvae.{kind}")
+            text = short_repr(self.quantizer)
+            raise InputError(f"quantizer is {text}; it must be a layer, such as kvae.KohonenVQ((4, 8))")
 
     def setup(self) -> None:
         self.parts = [self.quantizer.clone(name=None, parent=None) for _ in range(self.n_parts)]
