@@ -62,7 +62,7 @@ def test_augmentations_are_applied_in_order():
 
 
 def test_rot90_rejects_other_than_square_images():
-    with pytest.raises(InputError, match="'rot90' needs square images; these are 8 x 16"):
+    with pytest.raises(InputError, match="images are 8 x 16; they must be square for augmentation 'rot90'"):
         augment(jax.random.key(0), jnp.zeros((2, 8, 16, 3), jnp.uint8), ("rot90",))
 
 

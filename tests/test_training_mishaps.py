@@ -25,8 +25,8 @@ MAP = kvae.KohonenVQ((2, 2), neighborhood="none")
 @pytest.mark.parametrize(
     ("quantizer", "hint"),
     [
-        (MAP, "model.quantizer.neighborhood='hard' with init_count=1.0 and update_empty=True revives it"),
-        (kvae.ResidualVQ(quantizer=MAP, depth=2), "model.quantizer.quantizer.neighborhood='hard' with init_count"),
+        (MAP, "set model.quantizer.neighborhood='hard', init_count=1.0, update_empty=True to bring unused codes"),
+        (kvae.ResidualVQ(quantizer=MAP, depth=2), "set model.quantizer.quantizer.neighborhood='hard', init_count"),
         (kvae.KohonenVQ((2, 2)), "a lower optimizer.learning_rate may help"),
         (kvae.FSQ((3, 3)), "a lower optimizer.learning_rate may help"),
     ],

@@ -27,7 +27,7 @@ from runs import final_state, run
         ({"model.collapse_weight": -1.0}, "collapse_weight is -1.0; it must be a number, 0 or larger"),
         ({"model.label_names": tuple("abc")}, "model.label_names has 3 names; digits has 10 classes"),
         ({"model.crop_sizes": (9, 8)}, r"crop_sizes is \(9, 8\)"),
-        ({"model.grid_shape": (1,)}, r"grid_shape is \(1,\); a map has at least two neurons"),
+        ({"model.grid_shape": (1,)}, r"grid_shape is \(1,\); the map must have at least two neurons"),
         ({"model.quantizer": "kohonen"}, "model has no field 'quantizer'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The models by name, and `build`, which makes a model from the sections of a config."""
+"""The registry of models, and `build`, which makes a model from a config."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -33,28 +33,28 @@ MODELS: dict[str, type[Model]] = {"vqvae": VQVAE, "vqvae2": VQVAE2, "urlsom": UR
 """The models that `config.model.name` can choose. Add your own by assignment."""
 
 IMAGE_STATISTICS = ("mean", "std")
-"""Fields of a model that describe the images: a config has them in its section `dataset`."""
+"""Fields of a model that describe the images. In a config they are in the section `dataset`."""
 
 CALLER_FIELDS = ("axis_name", "train")
-"""Fields of a quantiser that only a training loop of your own sets: a config does not have them."""
+"""Fields of a quantiser that only a custom training loop sets. A config does not have them."""
 
 
 def declaration(path: str, name: str | None) -> Declaration:
-    """Returns the class that declares the fields of a section, and its fields that the section does not have.
+    """Returns the class that declares the fields of a section, and the names of its fields that the section leaves out.
 
     Args:
-      path: path of the section: "model", or that of a quantiser, such as "model.quantizer".
+      path: path of the section: "model", or the path of a quantiser, such as "model.quantizer".
       name: the `name` in the section.
 
     Raises:
-      InputError: there is no model, or no quantiser, of that name.
+      InputError: no model or quantiser has this name.
     """
     registry, without = (MODELS, IMAGE_STATISTICS) if path == "model" else (QUANTIZERS, CALLER_FIELDS)
     return Declaration(choose(f"{path}.name", name, registry), without)
 
 
 def validate_model_section(section: Mapping[str, Any], path: str = "model") -> dict[str, Any]:
-    """Validates the section `model` of a config, and the sections of quantisers in it.
+    """Validates the section `model` of a config, and the quantiser sections inside it.
 
     Example:
       >>> section = {"name": "vqvae", "quantizer": {"name": "kohonen", "grid_shape": [4, 8]}}
@@ -64,11 +64,11 @@ def validate_model_section(section: Mapping[str, Any], path: str = "model") -> d
 
     Args:
       section: `name`, and fields of that model or quantiser. A field that holds a quantiser is a section of its own;
-        the section `quantizer` serves all such fields that have no section.
+        the section `quantizer` applies to all quantiser fields that have no section.
       path: path of the section, for messages.
 
     Returns:
-      The section with all its fields, each of its declared type; those not given have their defaults.
+      The section with all its fields, converted to their declared types; fields left out have their defaults.
 
     Raises:
       InputError: a name is unknown, or a field is unknown, missing, of another type or out of range.
@@ -89,7 +89,7 @@ def validate_model_section(section: Mapping[str, Any], path: str = "model") -> d
 def build(section: Mapping[str, Any], *, mean: Iterable[float] = (), std: Iterable[float] = ()) -> Model:
     """Makes the model that the section `model` of a config describes.
 
-    Fields must be complete and known, as `validate_model_section` returns them; the model itself checks their values.
+    The section must have all fields, as `validate_model_section` returns it. The model checks their values.
 
     Example:
       >>> model = build({"name": "vqvae", "quantizer": {"name": "kohonen", "grid_shape": (4, 8)}})
@@ -98,8 +98,8 @@ def build(section: Mapping[str, Any], *, mean: Iterable[float] = (), std: Iterab
 
     Args:
       section: see `validate_model_section`.
-      mean, std: mean and standard deviation of each channel of the images, on the 0-255 scale; a model without such
-        fields ignores them.
+      mean, std: mean and standard deviation of each channel of the images, on the 0-255 scale; ignored for a model
+        without these fields.
 
     Raises:
       InputError: a name is unknown, a value is of another type or out of range, or fields do not fit together.
@@ -110,6 +110,7 @@ def build(section: Mapping[str, Any], *, mean: Iterable[float] = (), std: Iterab
 
 
 def _module(section: Mapping[str, Any], registry: Mapping[str, Callable], arguments: Mapping[str, Any]) -> Any:
+    """Makes a module, and the quantisers in its fields, from a section."""
     fields = dict(section)
     module = registry[fields.pop("name")]
     slots = quantizer_field_names(module)

@@ -1,4 +1,4 @@
-"""Views of the codebooks of a trained model: their names, the images in their codes, and the order of the maps.
+"""Names, views and order of the codebooks of a trained model.
 
 A quantiser named `top` with one codebook has the codebook `top`; with q codebooks it has `top_0` to `top_<q-1>`.
 """
@@ -24,15 +24,16 @@ UNUSED_GREY = 235
 IMAGES_PER_BATCH = 32
 
 RANKED_NEIGHBORS = 8
-"""Neighbours that trustworthiness and neighbourhood preservation look at."""
+"""Number of neighbours that trustworthiness and neighbourhood preservation compare."""
 
 LARGEST_RANKED_SIZE = 4_096
-"""Larger maps are not ranked: comparing all pairs of codewords would take longer than the rest of the evaluation."""
+"""Number of codes above which the order of a map is not measured. Comparing all pairs of codewords would take longer
+than the rest of the evaluation."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CodebookView:
-    """Images and their codes in one codebook, or the neurons of one map that win the images.
+    """The codes of images in one codebook, or their winning neurons on one map.
 
     Example:
       >>> import numpy as np
@@ -53,9 +54,9 @@ class CodebookView:
       codewords: float32 [K, d]; None without a grid, and for URL-SOM, whose neurons have no codewords.
       decode_all: returns the image that each code decodes to by itself, uint8 [K, h, w, 3]; None if the model does not
         decode.
-      fixed_codes: by codebook, the code that every other codebook is set to in those decoded images.
+      fixed_codes: the code that each other codebook is set to in the images of `decode_all`, by name of the codebook.
       label: the name of the codebook in titles, such as "top level"; empty if the model has only one.
-      code_name: what titles call a code, "code" or "neuron".
+      code_name: word for a code in titles, "code" or "neuron".
       usage: verb for a chosen code, "used" or "winning".
       patch_width: width and height of the patch that illustrates a code, in codes; odd.
     """
@@ -84,14 +85,14 @@ class CodebookView:
 
     @property
     def arrangement(self) -> str:
-        """The arrangement of the codes, as the end of a sentence: "on the map", "in numerical order ..."."""
-        text = "on the map" if self.is_map else "in numerical order: without a neighbourhood there is no map"
+        """The arrangement of the codes, for the end of a title: "on the map" or "in numerical order ..."."""
+        text = "on the map" if self.is_map else "in numerical order (no neighbourhood, so no map)"
         border = self.grid.border if self.grid is not None else ""
         return f"{text} ({border})" if border else text
 
     @property
     def fixed_codes_text(self) -> str:
-        """`fixed_codes` as the end of a sentence; empty if there are none."""
+        """`fixed_codes`, for the end of a title; empty if there are none."""
         texts = (
             f", {name.replace('_', ' ')} fixed at its most used code, {code}" for name, code in self.fixed_codes.items()
         )
@@ -110,16 +111,16 @@ class CodebookView:
         return np.asarray(measures.u_matrix(self.codewords, self.grid))
 
     def mean_patches(self, images: np.ndarray) -> np.ndarray:
-        """Returns, for each code, the mean of the image patches around the places where it was chosen.
+        """Returns, for each code, the mean of the image patches around the positions of the code.
 
         A patch that extends beyond its image repeats the pixels at the border.
 
         Args:
-          images: the images of the codes, uint8 [n, h, w, 3].
+          images: the images whose codes are in `codes`, uint8 [n, h, w, 3].
 
         Returns:
           uint8 [*shape, p, q, 3]; p and q are `patch_width` times the height and width of one code in pixels. Codes
-          that were never chosen are `UNUSED_GREY`.
+          that are never used are `UNUSED_GREY`.
         """
         _, rows, columns = self.codes.shape
         height, width = images.shape[1] // rows, images.shape[2] // columns
@@ -127,7 +128,7 @@ class CodebookView:
         padded, flat = np.pad(images, margins, mode="edge"), self.codes.ravel()
         sums = np.empty((self.codebook_size, self.patch_width * height, self.patch_width * width, 3))
         for y, x, channel in np.ndindex(sums.shape[1:]):
-            # The value at (y, x) of every patch at once.
+            # The values at position (y, x) of all patches.
             values = padded[:, y : y + rows * height : height, x : x + columns * width : width, channel]
             sums[:, y, x, channel] = np.bincount(flat, values.ravel(), self.codebook_size)
         counts = self.counts.reshape(-1, 1, 1, 1)
@@ -151,11 +152,11 @@ def apply_in_batches(model: nn.Module, variables: Mapping[str, Any], images: np.
       method: the name of a method that takes images.
 
     Returns:
-      What the method returns, as NumPy arrays [n, ...].
+      The result of the method, as NumPy arrays [n, ...].
     """
     parts, count = [], len(images)
     for start in range(0, count, IMAGES_PER_BATCH):
-        # The last image fills up the last batch, so that a single program serves all batches.
+        # The last batch is padded with copies of the last image, so that all batches use the same compiled program.
         batch = images[np.minimum(np.arange(start, start + IMAGES_PER_BATCH), count - 1)]
         parts.append(jax.device_get(jit_apply(model, variables, batch, method)))
     return jax.tree.map(lambda *arrays: np.concatenate(arrays)[:count], *parts)
@@ -163,6 +164,7 @@ def apply_in_batches(model: nn.Module, variables: Mapping[str, Any], images: np.
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
 def _rank(measure: Callable, codewords: jax.Array, grid: Grid) -> jax.Array:
+    """Returns a measure of a map's order, compiled once per measure and grid."""
     return measure(codewords, grid, RANKED_NEIGHBORS)
 
 
@@ -174,7 +176,8 @@ def map_order(codewords: jax.Array, grid: Grid) -> dict[str, float]:
       grid: the grid of the K codes.
 
     Returns:
-      The two metrics by name; empty if K is at most 16, too few for 8 neighbours, or above `LARGEST_RANKED_SIZE`.
+      The two metrics by name; empty if K is at most 16, which is too few for 8 neighbours, or above
+      `LARGEST_RANKED_SIZE`.
     """
     if not 2 * RANKED_NEIGHBORS < len(codewords) <= LARGEST_RANKED_SIZE:
         return {}
@@ -193,14 +196,14 @@ def codebook_names(quantizer: str, n_codebooks: int | None) -> list[str]:
 
 
 def by_codebook(quantizer: str, n_codebooks: int | None, values: Any) -> dict[str, Any]:
-    """Splits what a quantiser has of all its codebooks into what each has.
+    """Splits values of all codebooks of a quantiser into the values of each codebook.
 
     Args:
-      quantizer, n_codebooks: as in `codebook_names`.
+      quantizer, n_codebooks: see `codebook_names`.
       values: a tree of arrays, [q, ...] if the quantiser has several codebooks.
 
     Returns:
-      A tree for each codebook, by the name of the codebook.
+      A tree for each codebook, by name of the codebook.
     """
     if n_codebooks is None:
         return {quantizer: values}
@@ -209,7 +212,7 @@ def by_codebook(quantizer: str, n_codebooks: int | None, values: Any) -> dict[st
 
 
 def sums_by_codebook(sums_by_quantizer: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Mapping[str, np.ndarray]]:
-    """Returns the evaluation sums of each codebook, from those of each quantiser (see `Quantizer.batch_sums`)."""
+    """Splits the evaluation sums of each quantiser (see `Quantizer.batch_sums`) into the sums of each codebook."""
     sums_of_codebooks = {}
     for name, sums in sums_by_quantizer.items():
         counts = sums["counts"]
@@ -218,10 +221,10 @@ def sums_by_codebook(sums_by_quantizer: Mapping[str, Mapping[str, np.ndarray]]) 
 
 
 def metric_suffix(codebook: str) -> str:
-    """Returns the end of a metric's or picture's name: empty for `codebook`, else `_top`, `_bottom`, `_0`, ..."""
+    """Returns the suffix of a metric's or picture's name: empty for `codebook`, else `_top`, `_bottom`, `_0`, ..."""
     return codebook.removeprefix("codebook") if codebook.startswith("codebook") else f"_{codebook}"
 
 
 def codebook_label(codebook: str) -> str:
-    """Returns the name of a codebook in text, such as `top 0`; empty for `codebook`."""
+    """Returns the name of a codebook for titles, such as `top 0`; empty for `codebook`."""
     return metric_suffix(codebook).removeprefix("_").replace("_", " ")

@@ -1,4 +1,4 @@
-"""The contract of a model: what training, evaluation, reports and `kvae.load` call."""
+"""The contract of a model: the methods that training, evaluation, reports and `kvae.load` call."""
 
 import dataclasses
 import pathlib
@@ -16,7 +16,7 @@ from kvae.core.fields import validate_attributes
 from kvae.models.codebook_views import CodebookView
 
 Batch = Mapping[str, jax.Array]
-"""Arrays by name: `image` uint8 [b, h, w, 3] or whatever the data set has, and `mask` bool [b], False for padding."""
+"""Arrays by name: data such as `image` uint8 [b, h, w, 3], and `mask` bool [b], False for padding."""
 
 
 @struct.dataclass
@@ -32,8 +32,8 @@ class LossAndMetrics:
     Attributes:
       loss: float32 [], the value that the optimiser minimises.
       metrics: float32 [] by name, averaged over the steps between two logs; one of them is `loss`.
-      counts: float32 [K] by codebook or map, the number of times each code or neuron was chosen; may be empty.
-      statistics: the argument of `Model.update_codebooks`, a tree of arrays. Those of micro-batches are added up.
+      counts: the number of times each code or neuron was chosen, float32 [K] by codebook or map; may be empty.
+      statistics: the argument of `Model.update_codebooks`, a tree of arrays; summed over micro-batches.
     """
 
     loss: jax.Array
@@ -44,7 +44,7 @@ class LossAndMetrics:
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """Describes a validation metric: its value, and how it is pooled over sets, plotted and tabulated.
+    """Declares how a validation metric is computed, pooled over sets, plotted and tabulated.
 
     Example:
       >>> accuracy = Metric(lambda sums: float(sums["correct"] / sums["examples"]), column="accuracy", better=max)
@@ -52,15 +52,17 @@ class Metric:
       0.75
 
     Attributes:
-      compute: computes the metric from the sums of `Model.batch_sums`, NumPy arrays by name; it returns a number, or
-        None if these sums do not have what it needs. None if `Model.compute_metrics` or `Model.extra_metrics` computes
-        the metric otherwise.
-      pooled: with several validation sets, True computes the metric from their added sums, False averages it over sets.
-      panel: title of the panel that plots the metric over time, and unit of its axis; None does not plot it.
-      label: legend of its line, in a panel of several metrics.
-      column: heading of its column in tables; None leaves it out of them.
-      decimals: decimals in tables.
-      better: `min` or `max`, which picks the best of several values; None if neither end is better.
+      compute: computes the metric from the sums of `Model.batch_sums`, NumPy arrays by name. It returns a number, or
+        None if a sum that it needs is missing. Use None if `Model.compute_metrics` or `Model.extra_metrics` computes
+        the metric.
+      pooled: for several validation sets, True computes the metric from the sums over all sets, and False averages the
+        metric over the sets.
+      panel: title of the panel in which the metric is plotted over time, and label of the panel's axis; None does not
+        plot it.
+      label: legend of the metric's line, for a panel with several metrics.
+      column: heading of the metric's column in tables; None omits the column.
+      decimals: number of decimals in tables.
+      better: `min` or `max`, which selects the best of several values; None if no value is better than another.
     """
 
     compute: Callable[[Mapping[str, Any]], float | None] | None = None
@@ -78,10 +80,11 @@ class Metric:
 class Model(nn.Module):
     """A model that `python -m kvae.main` can train. Abstract: a subclass defines `loss_and_metrics`.
 
-    Fields of the subclass are the fields of `config.model`; `kvae.MODELS[name] = MyModel` makes `name` available there.
-    Variables are `params`, which the optimiser trains, `codebook`, which only `update_codebooks` changes, and further
-    collections such as `batch_stats`, which forward passes in training may update. In training, the random streams
-    `augmentation` and `dropout` are available through `make_rng`; a method called in evaluation has none.
+    `kvae.MODELS[name] = MyModel` registers a model as `config.model.name`. Its fields are the fields of `config.model`.
+
+    The optimiser trains the collection `params`. Only `update_codebooks` changes the collection `codebook`. Forward
+    passes in training may update other collections, such as `batch_stats`. In training, `make_rng` provides the random
+    streams `augmentation` and `dropout`; in evaluation there are no random streams.
 
     Example:
       >>> import flax.linen as nn, jax, jax.numpy as jnp, kvae
@@ -107,9 +110,10 @@ class Model(nn.Module):
 
     Attributes:
       needs_whole_batch: True if the loss is not a mean over examples, so that micro-batches would change it.
-      needs_train_sums: True if `compute_metrics` also takes `train_sums` over the training set, named `train_<name>`.
-      collapse_hint: advice that is logged when hardly any code or neuron is in use.
-      methods: names of the methods that `kvae.load` offers. Each takes arrays and draws no random numbers.
+      needs_train_sums: True if `compute_metrics` also needs the `train_sums` of the training set.
+      collapse_hint: advice to log when few codes or neurons are in use.
+      methods: names of the methods that can be called on a run opened with `kvae.load`. They take arrays and must not
+        use random numbers.
     """
 
     needs_whole_batch: ClassVar[bool] = False
@@ -124,22 +128,22 @@ class Model(nn.Module):
     def loss_and_metrics(self, batch: Batch, *, train: bool = True) -> LossAndMetrics:
         """Returns the loss of a batch. The model is initialised through this method, on one example.
 
-        It must not change the collection `codebook`; it returns `statistics` instead, for `update_codebooks`.
+        It must not change the collection `codebook`. Instead, it returns `statistics` for `update_codebooks`.
 
         Args:
           batch: arrays [b, ...] of the data set by name, and `mask` bool [b]. The loss is the mean over examples where
-            `mask` is True; in training all of them are.
+            `mask` is True. In training, `mask` is True everywhere.
           train: True in training, where random streams exist and collections other than `codebook` are mutable.
 
         Returns:
-          The loss, float32 [], and `metrics`, the same set of names for every batch, `loss` among them.
+          The loss, float32 [], and `metrics`. Every batch has the same metrics, including `loss`.
         """
         raise NotImplementedError
 
     def update_codebooks(self, statistics: Any) -> None:
-        """Updates the collection `codebook`, which is mutable here. By default it does nothing.
+        """Updates the collection `codebook`, which is mutable in this method. Does nothing by default.
 
-        Called once per step, after the gradients were computed with the old codebook.
+        Called once per step, after the gradients are computed with the old codebook.
 
         Args:
           statistics: `LossAndMetrics.statistics` of the whole global batch.
@@ -152,19 +156,19 @@ class Model(nn.Module):
           batch: arrays [b, ...] of the data set by name, and `mask` bool [b], False for padding.
 
         Returns:
-          A tree of arrays. It is added up over the training set for `compute_metrics`.
+          A tree of arrays, which is summed over the training set for `compute_metrics`.
         """
         raise NotImplementedError
 
     def batch_sums(self, batch: Batch) -> dict[str, Any]:
-        """Returns sums over an evaluation batch, from which `compute_metrics` computes metrics.
+        """Returns sums over an evaluation batch; `compute_metrics` computes metrics from the sums of all batches.
 
         Args:
           batch: arrays [b, ...] of the data set by name, and `mask` bool [b], False for padding.
 
         Returns:
-          A tree of arrays. It is added up over a validation set as float64. By default `examples` [], the number of
-          unmasked examples, and each metric of `loss_and_metrics`, float32 [], times that number.
+          A tree of arrays, which is summed over a validation set as float64. The default has `examples` [], the number
+          of unmasked examples, and each metric of `loss_and_metrics`, float32 [], times that number.
         """
         examples = jnp.sum(batch["mask"])
         metrics = self.loss_and_metrics(batch, train=False).metrics
@@ -174,12 +178,12 @@ class Model(nn.Module):
         """Returns the metrics of a validation set.
 
         Args:
-          sums: `batch_sums` added up over the set, NumPy float64, and `train_sums` over the training set as
-            `train_<name>` if `needs_train_sums`.
+          sums: `batch_sums` summed over the set, NumPy float64. If `needs_train_sums`, also the sums of `train_sums`
+            over the training set, under the names `train_<name>`.
 
         Returns:
-          Numbers by name, `loss` among them: runs keep the checkpoint with the lowest. By default each sum that is a
-          number, divided by `examples`, and `declared_metrics`.
+          Numbers by name, including `loss`: a run keeps the checkpoint with the lowest loss. The default has each
+          scalar sum divided by `examples`, and `declared_metrics`.
         """
         scalars = {key: sums[key] for key in sums if not isinstance(sums[key], Mapping) and np.ndim(sums[key]) == 0}
         means = {key: float(total / sums["examples"]) for key, total in scalars.items()}
@@ -187,12 +191,15 @@ class Model(nn.Module):
         return means | self.declared_metrics(sums)
 
     def declared_metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
-        """Returns each of `metrics` that has a `compute`, unless it returns None; `sums` as in `compute_metrics`.
+        """Returns the values of those `metrics` that have a `compute`, without values that are None.
 
-        An evaluation adds those that `compute_metrics` leaves out.
+        An evaluation adds them to the metrics that `compute_metrics` returns.
+
+        Args:
+          sums: see `compute_metrics`.
 
         Raises:
-          InputError: a `compute` fails or does not return a number, or `metrics` does not hold a `Metric`.
+          InputError: a `compute` fails or does not return a number, or a value in `metrics` is not a `Metric`.
         """
         for name, metric in self.metrics.items():
             if not isinstance(metric, Metric):
@@ -203,14 +210,14 @@ class Model(nn.Module):
 
     @property
     def metrics(self) -> dict[str, Metric]:
-        """Describes the metrics by name. Metrics not listed are averaged over sets and not plotted."""
+        """Declares the metrics by name. Metrics not listed are averaged over sets and not plotted."""
         return {"loss": Metric(panel=("Loss", "loss"), better=min)}
 
     def extra_metrics(self, variables: Mapping[str, Any], samples: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Returns metrics that cannot be computed from sums, such as the order of a map. By default there are none.
+        """Returns metrics that cannot be computed from sums, such as the order of a map; none by default.
 
         Args:
-          variables: what `model.apply` takes, of one replica.
+          variables: the variables of one replica, for `model.apply`.
           samples: a few validation examples, arrays [n, ...] by name.
 
         Returns:
@@ -221,41 +228,41 @@ class Model(nn.Module):
     def codebook_views(
         self, variables: Mapping[str, Any], samples: Mapping[str, np.ndarray]
     ) -> dict[str, CodebookView]:
-        """Returns the samples' codes in each codebook, for the HTML report. By default there are none.
+        """Returns the samples' codes in each codebook, for the HTML report; none by default.
 
         Args:
-          variables, samples: as in `extra_metrics`; the samples have `image` uint8 [n, h, w, 3].
+          variables, samples: see `extra_metrics`; the samples have `image` uint8 [n, h, w, 3].
 
         Returns:
-          A `CodebookView` by name of the codebook; empty if the model has no codes of images.
+          `CodebookView`s by name of the codebook; empty if the model does not encode images.
         """
         return {}
 
     def pictures(
         self, variables: Mapping[str, Any], samples: Mapping[str, np.ndarray], sums: Mapping[str, Any], step: int
     ) -> dict[str, Callable[[pathlib.Path], None]]:
-        """Returns functions that draw the pictures in `figures/` of a run. By default there are none.
+        """Returns functions that draw the pictures in `figures/` of a run; none by default.
 
         Args:
-          variables, samples: as in `extra_metrics`.
-          sums: the sums that `compute_metrics` takes, over all validation sets together.
-          step: the step of the variables.
+          variables, samples: see `extra_metrics`.
+          sums: the sums for `compute_metrics`, over all validation sets.
+          step: the training step of the variables.
 
         Returns:
-          By file name without suffix, a function that writes a PNG file to the path it is given.
+          Functions by file name without suffix. Each writes a PNG file to the path that is its argument.
         """
         return {}
 
 
 def _computed(name: str, metric: Metric, sums: Mapping[str, Any]) -> float | None:
-    """Returns a metric from sums, as a Python number; None if its `compute` returns None."""
+    """Returns a metric computed from sums, as a Python number; None if its `compute` returns None."""
     try:
         value = metric.compute(sums)
         number = value.item() if hasattr(value, "item") and np.ndim(value) == 0 else value
-    except Exception as error:  # a function of the user's own
+    except Exception as error:  # users write `compute`
         reason = f"{type(error).__name__}: {first_line(error)}"
-        has = f"; the sums are {', '.join(sums)}" if isinstance(error, KeyError) else ""
-        raise InputError(f"metrics[{name!r}].compute fails: {reason}{has}") from error
+        sum_names = f"; the sums are {', '.join(sums)}" if isinstance(error, KeyError) else ""
+        raise InputError(f"metrics[{name!r}].compute fails: {reason}{sum_names}") from error
     if number is not None and not isinstance(number, (int, float)):
         raise InputError(f"metrics[{name!r}].compute returns {short_repr(value)}; it must return a number or None")
     return number
@@ -266,6 +273,6 @@ DTYPES = {"float32": "as everywhere else", "bfloat16": "faster on accelerators"}
 
 
 def check_images(images: jax.Array) -> None:
-    """Raises InputError unless images are uint8 [b, h, w, 3]: float images would be normalised twice."""
+    """Raises InputError unless images are uint8 [b, h, w, 3]; float images might be normalised already."""
     if images.dtype != jnp.uint8 or images.ndim != 4 or images.shape[-1] != 3:
         raise InputError(f"images are {images.dtype}{list(images.shape)}; they must be uint8[b, h, w, 3]")

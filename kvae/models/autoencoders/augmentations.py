@@ -18,20 +18,22 @@ def flip_horizontal(key: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def rot90(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Rotates each image, which must be square, by 0, 90, 180 or 270 degrees, each with probability 1/4.
+    """Rotates each square image by 0, 90, 180 or 270 degrees, each with probability 1/4.
 
     Raises:
       InputError: the images are not square.
     """
     if images.shape[1] != images.shape[2]:
-        raise InputError(f"augmentation 'rot90' needs square images; these are {images.shape[1]} x {images.shape[2]}")
+        raise InputError(
+            f"images are {images.shape[1]} x {images.shape[2]}; they must be square for augmentation 'rot90'"
+        )
     upright, half = jax.random.bernoulli(key, shape=(2, len(images)))
     images = _where(half, images[:, ::-1, ::-1], images)
     return _where(upright, images, jnp.rot90(images, axes=(1, 2)))
 
 
 def translate(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Moves each image by up to an eighth of its height and width; the border is filled with its reflection."""
+    """Translates each image by up to an eighth of its height and width, and fills the border by reflection."""
     height, width = images.shape[1:3]
     margins = height // 8, width // 8
     padded = jnp.pad(images, ((0, 0), *((margin, margin) for margin in margins), (0, 0)), mode="reflect")
@@ -44,6 +46,7 @@ def translate(key: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def _where(chosen: jax.Array, images: jax.Array, others: jax.Array) -> jax.Array:
+    """Returns `images` where `chosen`, bool [b], is True, else `others`."""
     return jnp.where(chosen[:, None, None, None], images, others)
 
 
@@ -56,7 +59,7 @@ AUGMENTATIONS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 
 
 def augment(key: jax.Array, images: jax.Array, names: Sequence[str]) -> jax.Array:
-    """Applies augmentations one after the other, each with a key of its own.
+    """Applies augmentations one after another, each with its own key.
 
     Example:
       >>> import jax, numpy as np

@@ -1,4 +1,4 @@
-"""The part that VQ-VAE and VQ-VAE-2 share: normalisation, loss, evaluation sums and metrics."""
+"""The base class of VQ-VAE and VQ-VAE-2: normalisation, loss, evaluation sums and metrics."""
 
 import dataclasses
 import pathlib
@@ -27,7 +27,7 @@ class Reconstruction:
 
     Attributes:
       images: reconstructions on the normalised scale, float32 [b, h, w, 3].
-      latents: the encoder's vectors z by quantiser, float [b, h', w', d].
+      latents: the input z of each quantiser, float [b, h', w', d], by name.
       quantized: the output of each quantiser, by name.
     """
 
@@ -37,12 +37,12 @@ class Reconstruction:
 
 
 def _mean(name: str) -> Callable[[Mapping[str, Any]], float]:
-    """Returns the function that divides the sum `name` by the number of examples."""
+    """Returns a function that divides the sum `name` by the number of examples."""
     return lambda sums: float(sums[name] / sums["examples"])
 
 
 def _per_position(name: str) -> Callable[[Mapping[str, Any]], float]:
-    """Returns the function that divides the sum `name` by the number of codes."""
+    """Returns a function that divides the sum `name` by the number of codes."""
     return lambda sums: float(sums[name] / sums["counts"].sum())
 
 
@@ -57,13 +57,13 @@ RECONSTRUCTION_METRICS = {
     ),
     "perturbation_psnr_1": Metric(column="PSNR, codes moved by 1 (dB)", decimals=1),
 }
-"""Metrics of the whole model, from its sums; `perturbation_psnr_1` comes from `inspection.extra_metrics`."""
+"""Metrics of the model, computed from its sums; `inspection.extra_metrics` computes `perturbation_psnr_1`."""
 
 CODEBOOK_METRICS = {
     "perplexity": Metric(
         lambda sums: float(measures.perplexity(sums["counts"])),
         pooled=True,
-        panel=("How evenly codes are used", "perplexity (effective codes)"),
+        panel=("Codebook perplexity", "effective number of codes"),
         column="perplexity",
         decimals=0,
     ),
@@ -76,32 +76,32 @@ CODEBOOK_METRICS = {
     ),
     "quantization_error": Metric(_per_position("quantization_error")),
 }
-"""Metrics of each codebook, from the sums of `Quantizer.batch_sums`."""
+"""Metrics of each codebook, computed from the sums of `Quantizer.batch_sums`."""
 
 
 REVIVING = {"neighborhood": "hard", "init_count": 1.0, "update_empty": True}
-"""Fields of a quantiser that bring unused codes back to life."""
+"""Values of a quantiser's fields with which unused codes come back into use."""
 
 
 def _collapse_hint(path: str, layer: Quantizer) -> str:
-    """Returns the fields, of the layer or of the layer inside it, that would revive its codes; empty if none would."""
+    """Returns advice to set the `REVIVING` fields of a layer or of its inner layer; empty if that would not help."""
     fields = fields_of(type(layer))
     if inner := [name for name, field in fields.items() if field.section]:
         return _collapse_hint(f"{path}.{inner[0]}", getattr(layer, inner[0]))
-    has = {name: value for name, value in REVIVING.items() if name in fields}
-    if "neighborhood" not in has or all(getattr(layer, name) == value for name, value in has.items()):
+    reviving = {name: value for name, value in REVIVING.items() if name in fields}
+    if "neighborhood" not in reviving or all(getattr(layer, name) == value for name, value in reviving.items()):
         return ""
-    first, *rest = [f"{name}={value!r}" for name, value in has.items()]
-    return f"{path}.{first}{' with ' if rest else ''}{' and '.join(rest)} revives it"
+    settings = ", ".join(f"{name}={value!r}" for name, value in reviving.items())
+    return f"set {path}.{settings} to bring unused codes back into use"
 
 
 def _of_codebook(codebook: str, compute: Callable) -> Callable[[Mapping[str, Any]], float]:
-    """Returns the function that computes a metric of one codebook from the sums of the whole model."""
+    """Returns a function that computes a metric of one codebook from the sums of the model."""
     return lambda sums: compute(sums_by_codebook(sums["codebooks"])[codebook])
 
 
 def codebook_metrics(layer: Quantizer) -> dict[str, Metric]:
-    """Returns `CODEBOOK_METRICS` and, with a grid, a topographic error for each of its adjacencies."""
+    """Returns `CODEBOOK_METRICS` and, if the layer has a grid, a topographic error for each adjacency of the grid."""
     metrics = dict(CODEBOOK_METRICS)
     for number, adjacency in enumerate(layer.grid.adjacency if layer.grid else ()):
         name = f"topographic_error_{adjacency}"
@@ -110,22 +110,22 @@ def codebook_metrics(layer: Quantizer) -> dict[str, Metric]:
 
 
 class Autoencoder(Model):
-    """A VQ-VAE without its layers. Abstract: see `VQVAE` and `VQVAE2`.
+    """Abstract base class of `VQVAE` and `VQVAE2`, which add the layers.
 
     The loss is Eq. 5 of Irie et al. (2023), with x and x_hat = (image - mean) / std:
 
         mean |x - x_hat|^2 + commitment_weight * mean |sg(w_code) - z|^2
 
-    Both means are over all elements, on the normalised scale, as in the authors' release. Images go in and come out as
+    Both means are over all elements, on the normalised scale, as in the authors' release. Input and output images are
     uint8 [b, h, w, 3]. Subclasses define `setup`, `__call__`, `quantizers`, `code_strides` and `decode_quantized`.
 
     Attributes:
       mean, std: mean and standard deviation of each channel, on the 0-255 scale.
       channels: filters of the widest convolutions; the first convolutions have half as many.
       residual_channels: filters inside a residual block.
-      residual_blocks: residual blocks in the encoder, and in the decoder.
+      residual_blocks: number of residual blocks in the encoder, and in the decoder.
       embedding_dim: d, the dimension of a codeword.
-      augmentations: augmentations of training images, names in `AUGMENTATIONS`, applied in this order.
+      augmentations: augmentations of training images, names in `AUGMENTATIONS`, applied in the given order.
       dtype: dtype of the convolutions; parameters, codebooks and losses are float32.
     """
 
@@ -142,24 +142,24 @@ class Autoencoder(Model):
 
     @property
     def collapse_hint(self) -> str:
-        """Advice for the first quantiser: its neighbourhood and counts, or, if it has none, the learning rate."""
+        """Advice to set fields of the first quantiser or, if that would not help, to lower the learning rate."""
         return _collapse_hint("model.quantizer", next(iter(self.quantizers.values()))) or Model.collapse_hint
 
     @property
     def quantizers(self) -> dict[str, Quantizer]:
-        """The quantiser layers; the names are those of their codebooks."""
+        """The quantiser layers, by the names of their codebooks."""
         raise NotImplementedError
 
     @property
     def code_strides(self) -> dict[str, int]:
-        """The height and width, in pixels, that one code covers, by quantiser."""
+        """Height and width, in pixels, of the area that one code covers, by quantiser."""
         raise NotImplementedError
 
     def normalize(self, images: jax.Array) -> jax.Array:
         """Returns (images - mean) / std, float32, from uint8 [b, h, w, 3].
 
         Raises:
-          InputError: the images have another shape or dtype, or the model's strides do not divide their size.
+          InputError: the images have another shape or dtype, or their size is not a multiple of the model's strides.
         """
         check_images(images)
         stride = max(self.code_strides.values())
@@ -197,7 +197,7 @@ class Autoencoder(Model):
         return self.to_uint8(self(images).images)
 
     def loss_and_metrics(self, batch: Batch, *, train: bool = True) -> LossAndMetrics:
-        """Returns Eq. 5 for the uint8 images `image` [b, h, w, 3]; every image of the batch counts."""
+        """Returns Eq. 5 for the images `image`, uint8 [b, h, w, 3]; `mask` is ignored, so all images count."""
         images = batch["image"]
         if train and self.augmentations:
             images = augment(self.make_rng("augmentation"), images, self.augmentations)
@@ -213,7 +213,7 @@ class Autoencoder(Model):
         return LossAndMetrics(loss, metrics, counts, statistics)
 
     def update_codebooks(self, statistics: Mapping[str, Any]) -> None:
-        """Updates the (mutable) collection `codebook` with the statistics of a whole batch, by quantiser."""
+        """Updates the collection `codebook` with the statistics of a whole batch, by quantiser."""
         for name, layer in self.quantizers.items():
             layer.update(statistics[name])
 
@@ -248,7 +248,7 @@ class Autoencoder(Model):
 
     @property
     def metrics(self) -> dict[str, Metric]:
-        """`RECONSTRUCTION_METRICS`, and `codebook_metrics` of each codebook."""
+        """`RECONSTRUCTION_METRICS`, and the `codebook_metrics` of each codebook."""
         metrics = dict(RECONSTRUCTION_METRICS)
         for quantizer, layer in self.quantizers.items():
             for codebook in codebook_names(quantizer, layer.n_codebooks):
@@ -259,7 +259,7 @@ class Autoencoder(Model):
         return metrics
 
     def extra_metrics(self, variables: Mapping[str, Any], samples: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Measures the order of each map, and the PSNR in dB after a shift of all codes."""
+        """Returns measures of the order of each map, and the PSNR in dB after all codes are shifted."""
         return inspection.extra_metrics(self, variables, samples["image"])
 
     def codebook_views(
@@ -271,5 +271,5 @@ class Autoencoder(Model):
     def pictures(
         self, variables: Mapping[str, Any], samples: Mapping[str, np.ndarray], sums: Mapping[str, Any], step: int
     ) -> dict[str, Callable[[pathlib.Path], None]]:
-        """Returns reconstructions and, for each codebook, its map, its hit map and its U-matrix."""
+        """Returns functions that draw reconstructions and, for each codebook, its map, hit map and U-matrix."""
         return inspection.pictures(self, variables, samples["image"], sums_by_codebook(sums["codebooks"]), step)

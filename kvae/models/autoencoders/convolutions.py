@@ -1,6 +1,6 @@
 """The convolutions of VQ-VAE, with gradients that are fast on a CPU.
 
-Values and gradients are those of `jax.lax.conv_general_dilated`; only the way they are computed differs.
+Values and gradients equal those of `jax.lax.conv_general_dilated`; only the computation differs.
 """
 
 import jax
@@ -13,6 +13,7 @@ FEWEST_PHASE_CHANNELS = 16
 
 
 def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Computes `convolve` with XLA's own gradient."""
     if kernel.shape[0] == 1:
         return x @ kernel[0, 0]
     padding = kernel.shape[0] // 2
@@ -26,11 +27,12 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _convolve_gradients(saved, gradient):
+    """Returns the gradients of `convolve` with respect to x and the kernel."""
     x, kernel = saved
     size, _, inputs, outputs = kernel.shape
     if size == 1 or inputs <= outputs or jax.default_backend() != "cpu":
         return jax.vjp(_convolve, x, kernel)[1](gradient)
-    # For a kernel gradient XLA:CPU transposes the first array, which is slow: make it the narrower of the two.
+    # To compute a kernel gradient, XLA:CPU transposes the first array, which is slow. Pass the narrower array first.
     transposed = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
     transposed_gradient = jax.vjp(lambda kernel: _convolve(gradient, kernel), transposed)[1](x)[0]
     return _convolve(gradient, transposed), jnp.swapaxes(transposed_gradient, 2, 3)[::-1, ::-1]
@@ -40,6 +42,7 @@ convolve.defvjp(lambda x, kernel: (_convolve(x, kernel), (x, kernel)), _convolve
 
 
 def _convolve_strided(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Computes `convolve_strided` with XLA's own gradient."""
     return jax.lax.conv_general_dilated(x, kernel, (2, 2), [(1, 1)] * 2, dimension_numbers=DIMENSIONS)
 
 
@@ -69,9 +72,9 @@ def convolve_transposed(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _convolve_phases(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The transposed convolution as four 2 x 2 convolutions, one per parity of row and column.
+    """Computes the transposed convolution as four 2 x 2 convolutions, one per parity of row and column.
 
-    Unlike the dilated convolution, it multiplies no interleaved zeros, which cost time on a CPU.
+    Unlike the dilated convolution, this does not multiply by interleaved zeros, which is slow on a CPU.
     """
     b, h, w, _ = x.shape
     kernel = jnp.swapaxes(kernel, 2, 3)
@@ -85,9 +88,10 @@ def _convolve_phases(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, kernel.shape[3])
 
 
-# XLA:CPU is slow at the gradients of an input-dilated convolution. The strided and the transposed convolution are each
-# other's transpose, and the kernel gradients of both are those of the strided one.
+# XLA:CPU computes the gradients of an input-dilated convolution slowly. The strided and the transposed convolution are
+# transposes of each other, so both kernel gradients can be computed from the strided one.
 def _kernel_gradient(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> jax.Array:
+    """Returns the gradient of `convolve_strided` with respect to the kernel."""
     return jax.vjp(lambda kernel: _convolve_strided(x, kernel), kernel)[1](gradient)[0]
 
 

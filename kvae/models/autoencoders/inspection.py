@@ -1,7 +1,4 @@
-"""Inspection of a trained autoencoder: the order of its maps, and the pictures of `figures/`.
-
-All functions take a model, its variables and uint8 images; training uses none of them.
-"""
+"""Extra metrics, codebook views and pictures of a trained autoencoder. Evaluations use them; training steps do not."""
 
 from __future__ import annotations
 
@@ -32,15 +29,15 @@ if TYPE_CHECKING:
     from kvae.models.autoencoders.autoencoder import Autoencoder
 
 CONSTANT_IMAGE_SIZE = 32
-"""Side, in pixels, of the image that a single code decodes to. A larger image repeats the same texture."""
+"""Side, in pixels, of the image decoded from one code at every position. A larger image only repeats the texture."""
 
 CODES_PER_BATCH = 256
 
 PERTURBATION_OFFSETS = (1, 2, 3)
-"""Shifts of all codes after which PSNR is measured, in nodes of the grid."""
+"""Shifts of all codes, in nodes of the grid, after which PSNR is measured."""
 
 NUM_RECONSTRUCTIONS = 16
-"""Images shown next to their reconstructions."""
+"""Number of images shown next to their reconstructions."""
 
 
 def codewords_on_grids(model: Autoencoder, variables: Mapping[str, Any]) -> dict[str, tuple[Grid, jax.Array]]:
@@ -57,13 +54,13 @@ def codewords_on_grids(model: Autoencoder, variables: Mapping[str, Any]) -> dict
 def constant_code_images(
     model: Autoencoder, variables: Mapping[str, Any], varied: str, fixed_codes: Mapping[str, int]
 ) -> np.ndarray:
-    """Returns, for each code, the decoded image whose every position holds that code (Figures 2 and 7).
+    """Returns, for each code, the image decoded from that code at every position (Figures 2 and 7).
 
     Args:
       model: an autoencoder.
       variables: its variables, of one replica.
-      varied: the codebook whose codes are decoded; `<name>_<i>` is the i-th of a quantiser with several.
-      fixed_codes: the code of every other codebook.
+      varied: the codebook whose codes are decoded; `<name>_<i>` is the i-th codebook of a quantiser with several.
+      fixed_codes: the code that each other codebook is set to, by name of the codebook.
 
     Returns:
       uint8 [K, h, w, 3].
@@ -94,16 +91,16 @@ def shifted_reconstructions(
     offset: int,
     codebooks: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """Returns reconstructions after every code has moved by `offset` on each axis of its grid (Figure 3).
+    """Returns reconstructions after every code is moved by `offset` along each axis of its grid (Figure 3).
 
-    Codes stop at the border of the grid. Without a neighbourhood the grid has no meaning, and `offset` is added to the
-    code itself, as in the paper.
+    Codes stop at the border of a grid, or wrap around a torus. If the quantiser has no neighbourhood, the grid has no
+    meaning, and `offset` is added to the code itself, as in the paper.
 
     Args:
       model: an autoencoder.
       variables: its variables, of one replica.
       images: uint8 [n, h, w, 3].
-      offset: nodes to move by.
+      offset: number of nodes to move.
       codebooks: names of the quantisers whose codes move; all by default.
 
     Returns:
@@ -117,18 +114,19 @@ def shifted_reconstructions(
 def _decode_shifted(
     model: Autoencoder, variables: Mapping[str, Any], codes: dict[str, jax.Array], offset: int, names: tuple[str, ...]
 ) -> jax.Array:
+    """Decodes codes after moving the codes of the quantisers `names` by `offset`."""
     shifted = {name: shift_codes(model.quantizers[name], codes[name], offset) for name in names}
     return model.apply(variables, {**codes, **shifted}, method="decode")
 
 
 def shift_codes(layer: Quantizer, codes: jax.Array, offset: int) -> jax.Array:
-    """Moves codes, int32 [...], by `offset` on each axis of their map; without a map, adds `offset` to the codes."""
+    """Moves codes, int32 [...], by `offset` along each axis of their map; without a map, adds `offset` to the codes."""
     grid = layer.grid if layer.is_map else Plane((layer.codebook_size,))
     return grid.shift(codes, offset)
 
 
 def extra_metrics(model: Autoencoder, variables: Mapping[str, Any], images: np.ndarray) -> dict[str, float]:
-    """Measures the order of each map and the PSNR after a shift of all codes; see `Model.extra_metrics`.
+    """Returns measures of the order of each map, and the PSNR after all codes are shifted; see `Model.extra_metrics`.
 
     Args:
       model: an autoencoder.
@@ -148,7 +146,7 @@ def extra_metrics(model: Autoencoder, variables: Mapping[str, Any], images: np.n
 
 
 def codebook_views(model: Autoencoder, variables: Mapping[str, Any], images: np.ndarray) -> dict[str, CodebookView]:
-    """Returns a view of each codebook, `<name>_<i>` for the i-th of a quantiser with several.
+    """Returns a view of each codebook; `<name>_<i>` is the i-th codebook of a quantiser with several.
 
     Args:
       model: an autoencoder.
@@ -186,14 +184,14 @@ def pictures(
     sums: Mapping[str, Mapping[str, np.ndarray]],
     step: int,
 ) -> dict[str, Callable[[pathlib.Path], None]]:
-    """Returns the pictures of an autoencoder: by name, a function that draws one at a path.
+    """Returns functions that draw the pictures of an autoencoder, by name; each writes a PNG file to a path.
 
     Args:
       model: an autoencoder.
       variables: its variables, of one replica.
       images: validation samples, uint8 [n, h, w, 3].
-      sums: sums of the evaluation by codebook, with `counts` [K].
-      step: the step that titles name.
+      sums: evaluation sums by codebook, with `counts` [K].
+      step: the training step, for titles.
     """
     from kvae.plots.reconstructions import draw_reconstructions
 
@@ -213,7 +211,7 @@ def pictures(
 def _codebook_pictures(
     name: str, view: CodebookView, images: np.ndarray, counts: np.ndarray, step: int
 ) -> dict[str, Callable[[pathlib.Path], None]]:
-    """Returns the codebook map, the hit map and, with a grid, the U-matrix of one codebook."""
+    """Returns functions that draw the codebook map, the hit map and, with a grid, the U-matrix of one codebook."""
     from kvae.plots import codebooks
 
     label = view.label if view.label.startswith("codebook") else f"the {view.label}"
@@ -231,7 +229,9 @@ def _codebook_pictures(
         codebooks.draw_hit_map(path, counts, title, cell=view.cell)
 
     def u_matrix(path: pathlib.Path) -> None:
-        title = f"U-matrix: distance of each codeword{of_codebook} to its neighbours {view.arrangement} (step {step})"
+        title = (
+            f"U-matrix: mean distance of each codeword{of_codebook} to its neighbours, {view.arrangement} (step {step})"
+        )
         codebooks.draw_u_matrix(path, view.u_matrix, title, counts, view.cell)
 
     drawings = {f"codebook_map{suffix}": codebook_map, f"hit_map{suffix}": hit_map}

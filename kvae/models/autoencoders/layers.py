@@ -1,6 +1,6 @@
 """Convolution layers and the residual stacks of VQ-VAE and VQ-VAE-2.
 
-Initialisation is PyTorch's default, which the authors' release uses: U(+-1/sqrt(fan_in)) for kernels and biases.
+Kernels and biases are initialised with PyTorch's default, U(+-1/sqrt(fan_in)), as in the authors' release.
 """
 
 import math
@@ -63,7 +63,7 @@ class TransposedConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Applies the transposed convolution."""
-        fan_in = 16 * self.features  # PyTorch counts a transposed convolution's fan-in at its output
+        fan_in = 16 * self.features  # PyTorch computes a transposed convolution's fan-in from its output channels
         shape = (4, 4, self.features, x.shape[-1])
         kernel = self.param("kernel", uniform(fan_in), shape, jnp.float32).astype(self.dtype)
         bias = self.param("bias", uniform(fan_in), (self.features,), jnp.float32).astype(self.dtype)
@@ -73,13 +73,13 @@ class TransposedConv(nn.Module):
 class ResidualBlock(nn.Module):
     """Residual block [b, h, w, channels] -> [b, h, w, channels].
 
-    x + 1x1(relu(3x3(relu(x)))), as in VQ-VAE-2. With `rectified`, relu(x) + 1x1(relu(3x3(relu(x)))) without biases, as
-    in the release of VQ-VAE, whose first relu works in place and therefore rectifies the skip connection too.
+    Computes x + 1x1(relu(3x3(relu(x)))), as in VQ-VAE-2. If `rectified`, computes relu(x) + 1x1(relu(3x3(relu(x))))
+    without biases, as in the authors' VQ-VAE, whose first relu works in place and so rectifies the skip connection too.
 
     Attributes:
       channels: channels of input and output.
       residual_channels: filters of the 3 x 3 convolution.
-      rectified: the kind of block, see above.
+      rectified: True rectifies the skip connection and omits biases.
       dtype: dtype of the arithmetic; parameters are float32.
     """
 
@@ -101,10 +101,10 @@ class Encoder(nn.Module):
     """Strided convolutions, then residual blocks: [b, h, w, i] -> [b, h / 2^n, w / 2^n, channels].
 
     Attributes:
-      num_downsamples: n, the number of strided convolutions, at least 1. The last of several has `channels` filters,
-        the others half as many.
-      channels, residual_channels, residual_blocks: widths and depth.
-      rectified: the kind of residual block.
+      num_downsamples: n, the number of strided convolutions, at least 1. If there are several, the last has `channels`
+        filters and the others half as many. A single one has half as many.
+      channels, residual_channels, residual_blocks: see `Autoencoder`.
+      rectified: see `ResidualBlock`.
       dtype: dtype of the arithmetic; parameters are float32.
     """
 
@@ -119,7 +119,7 @@ class Encoder(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Applies the encoder."""
         for i in range(self.num_downsamples):
-            # A single strided convolution has channels / 2 filters, as the top level of VQ-VAE-2.
+            # A single strided convolution has channels / 2 filters, as in the top level of VQ-VAE-2.
             features = self.channels if 0 < i == self.num_downsamples - 1 else self.channels // 2
             x = nn.relu(Conv(features, 4, downsample=True, dtype=self.dtype)(x))
         x = Conv(self.channels, 3, dtype=self.dtype)(x)

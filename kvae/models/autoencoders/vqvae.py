@@ -28,7 +28,7 @@ class VQVAE(Autoencoder):
       (2, 32, 32, 3)
 
     Attributes:
-      num_downsamples: number of times that height and width are halved; with 2, codes are [b, h/4, w/4].
+      num_downsamples: number of times that height and width are halved; for 2, codes are [b, h/4, w/4].
       quantizer: the quantiser layer; its codebook is named `codebook`.
     """
 
@@ -49,12 +49,12 @@ class VQVAE(Autoencoder):
 
     @property
     def code_strides(self) -> dict[str, int]:
-        """The height and width, in pixels, that one code covers, by quantiser."""
+        """Height and width, in pixels, of the area that one code covers, by quantiser."""
         return {"codebook": 2**self.num_downsamples}
 
     @property
     def quantizers(self) -> dict[str, Quantizer]:
-        """The quantiser by the name of its codebook."""
+        """The quantiser layer, by the name of its codebook."""
         return {"codebook": self.quantizer}
 
     def __call__(self, images: jax.Array, *, train: bool = False, mask: jax.Array | None = None) -> Reconstruction:
@@ -63,7 +63,10 @@ class VQVAE(Autoencoder):
         Args:
           images: uint8 [b, h, w, 3].
           train: passed to the quantiser.
-          mask: bool [b]; images where it is False do not count in the quantiser's loss, counts and statistics.
+          mask: bool [b]; images where it is False are excluded from the quantiser's loss, counts and statistics.
+
+        Returns:
+          The reconstructed images, the latents and the quantiser's output.
         """
         z = self.to_codeword_size(self.encoder(self.normalize(images)))
         positions = None if mask is None else jnp.broadcast_to(mask[:, None, None], z.shape[:-1])

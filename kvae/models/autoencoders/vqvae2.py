@@ -14,7 +14,7 @@ from kvae.quantizers.base import Quantizer
 class VQVAE2(Autoencoder):
     """VQ-VAE-2: images [b, h, w, 3] -> codes `top` [b, h/8, w/8] and `bottom` [b, h/4, w/4] -> images.
 
-    The bottom level sees its own features and the decoded top level.
+    The input of the bottom quantiser depends on the bottom features and on the decoded top level.
 
     Example:
       >>> import jax, jax.numpy as jnp, kvae
@@ -54,11 +54,11 @@ class VQVAE2(Autoencoder):
 
     @property
     def quantizers(self) -> dict[str, Quantizer]:
-        """The quantisers by the names of their codebooks."""
+        """The quantiser layers, by the names of their codebooks."""
         return {"top": self.quantizer_top, "bottom": self.quantizer_bottom}
 
     def __call__(self, images: jax.Array, *, train: bool = False, mask: jax.Array | None = None) -> Reconstruction:
-        """Encodes, quantises and decodes images; arguments are those of `VQVAE.__call__`."""
+        """Encodes, quantises and decodes images, see `VQVAE.__call__`."""
 
         def positions(z: jax.Array) -> jax.Array | None:
             return None if mask is None else jnp.broadcast_to(mask[:, None, None], z.shape[:-1])

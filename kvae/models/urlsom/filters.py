@@ -11,10 +11,10 @@ FILTERS: dict[str, Callable[[jax.Array, float], jax.Array]] = {
     "gaussian": lambda squared, sigma: jnp.exp(-squared / (2 * sigma**2)),
     "student": lambda squared, sigma: 1 / (1 + squared / (2 * sigma**2)),
 }
-"""Weight of a neighbour as a function of the squared grid distance r^2 and sigma, before normalisation.
+"""Weights of neighbours as functions of the squared grid distance r^2 and sigma, before normalisation.
 
-Both are 1 at the centre and have the same curvature there. The paper writes the Student-t filter 1 / (1 + r^2 / c); its
-c = 1 and c = 18 are sigma = 0.7071 and sigma = 3.
+Both are 1 at the centre and have the same curvature there. The paper defines the Student-t filter as 1 / (1 + r^2 / c);
+c = 1 and c = 18 correspond to sigma = 0.7071 and sigma = 3.
 """
 
 
@@ -22,11 +22,12 @@ def radial_filter(grid_shape: tuple[int, ...], kernel: str, sigma: float) -> jax
     """Returns the convolution over the map as a matrix: activations = projection @ matrix.
 
     Row k is the filter centred on neuron k, zero outside the map. The Gaussian is cut off at a width of 6 sigma
-    (Section III.B), |offset| <= 3 sigma on each axis. The Student-t filter is not, as it "requires a filter size that
-    is bigger than the SOM" (Section V.E).
+    (Section III.B): |offset| <= 3 sigma on each axis. The Student-t filter is not cut off, because it "requires a
+    filter size that is bigger than the SOM" (Section V.E).
 
-    The weights are scaled so that those around the neuron in the middle of the map sum to 1, as for a blur; the paper
-    does not specify this. With weights of 1 at the centre all outputs are one-hot from the start and the map collapses.
+    All weights are divided by the largest row sum, so that the weights around the neuron in the middle of the map sum
+    to 1. The paper does not specify this. Without the division, all outputs are one-hot from the start and the map
+    collapses.
 
     Example:
       >>> matrix = radial_filter((30, 30), "gaussian", 5.0)

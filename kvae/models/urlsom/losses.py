@@ -12,9 +12,9 @@ from kvae.models.model import Metric
 
 
 def neural_selectivity(table: jax.Array, held_out: jax.Array | None = None) -> jax.Array:
-    """Returns the share of samples whose label is that of their winning neuron (Section V.C).
+    """Returns the share of samples that have the label of their winning neuron (Section V.C).
 
-    The label of a neuron is the most frequent label among its samples, the lowest in a tie.
+    The label of a neuron is the most frequent label among the samples that it wins; a tie gives the lowest label.
 
     Example:
       >>> import jax.numpy as jnp
@@ -23,25 +23,25 @@ def neural_selectivity(table: jax.Array, held_out: jax.Array | None = None) -> j
 
     Args:
       table: [n, classes], the number of samples of each class that each neuron wins.
-      held_out: the table of other samples, [n, classes]. They are judged by the labels that `table` gives the neurons;
-        a neuron that wins nothing in `table` has no label, and its samples count as errors. By default `table` judges
-        itself, as in the paper.
+      held_out: the table of other samples, [n, classes]. If given, the labels of the neurons come from `table` and the
+        samples from `held_out`. A neuron that wins nothing in `table` has no label, and its samples count as errors. By
+        default the samples are those of `table`, as in the paper.
 
     Returns:
       float32 [], from 0 to 1; NaN if there are no samples.
     """
-    judged = table if held_out is None else held_out
-    agreeing = jnp.take_along_axis(judged, jnp.argmax(table, axis=-1, keepdims=True), axis=-1)[:, 0]
-    return jnp.sum(jnp.where(jnp.any(table > 0, axis=-1), agreeing, 0)) / jnp.sum(judged)
+    samples = table if held_out is None else held_out
+    correct = jnp.take_along_axis(samples, jnp.argmax(table, axis=-1, keepdims=True), axis=-1)[:, 0]
+    return jnp.sum(jnp.where(jnp.any(table > 0, axis=-1), correct, 0)) / jnp.sum(samples)
 
 
 def dead_neurons(counts: np.ndarray) -> int:
-    """Returns the number of neurons that win no sample, from the number that each wins, [n]."""
+    """Returns the number of neurons that win no sample; `counts` [n] is the number of samples that each wins."""
     return int(np.sum(np.asarray(counts) == 0))
 
 
 def directions(probabilities: jax.Array) -> jax.Array:
-    """Returns P = p / |p|, points on the unit sphere (Eq. 2): float [..., n] -> float32 [..., n]."""
+    """Projects p to the unit sphere, P = p / |p| (Eq. 2): float [..., n] -> float32 [..., n]."""
     probabilities = probabilities.astype(jnp.float32)
     return probabilities / jnp.linalg.norm(probabilities, axis=-1, keepdims=True)
 
@@ -54,7 +54,7 @@ def _mean_direction(probabilities: jax.Array) -> jax.Array:
 def winner_take_all_loss(probabilities: jax.Array) -> jax.Array:
     """Returns mean_i P_i . U, with P = p / |p| and U = (1, ..., 1) / sqrt(n) (Eq. 4).
 
-    It is 1 if all outputs are equal, and 1/sqrt(n), its minimum, if they are one-hot.
+    The loss is 1 if each output is uniform, and 1/sqrt(n), its minimum, if each is one-hot.
 
     Args:
       probabilities: p, float [..., n]; its rows sum to 1.
@@ -68,7 +68,7 @@ def winner_take_all_loss(probabilities: jax.Array) -> jax.Array:
 def collapse_loss(probabilities: jax.Array) -> jax.Array:
     """Returns 1 - A . U, with A = a / |a| and a = mean_i P_i (Eq. 5).
 
-    It is 0 if all neurons win equally often, and 1 - 1/sqrt(n) if a single neuron always wins.
+    The loss is 0 if all components of A are equal, and 1 - 1/sqrt(n) if a single neuron has all the probability.
 
     Args:
       probabilities: p, float [..., n]; its rows sum to 1.
@@ -80,7 +80,7 @@ def collapse_loss(probabilities: jax.Array) -> jax.Array:
 
 
 def similarity_loss(probabilities: jax.Array, others: jax.Array) -> jax.Array:
-    """Returns 1 - mean_i P+_i . P-_i (Eq. 6), which is 0 if the two views agree.
+    """Returns 1 - mean_i P+_i . P-_i (Eq. 6), which is 0 if both views of each image have the same output.
 
     Args:
       probabilities, others: p+ and p- of two views of the same images, float [..., n].
@@ -100,7 +100,7 @@ def loss_terms(probabilities: jax.Array, others: jax.Array) -> dict[str, jax.Arr
     Returns:
       `winner_take_all_loss`, `collapse_loss` and `similarity_loss`, float32 [].
     """
-    # Eqs. 4 and 5 depend on P only through its mean; the mean of (P+ + P-) / 2 (Eq. 7) is the mean over all 2N views.
+    # Eqs. 4 and 5 depend only on the mean of P. The mean of (P+ + P-) / 2 (Eq. 7) is the mean over all 2N views.
     views = jnp.stack([probabilities, others])
     return {
         "winner_take_all_loss": winner_take_all_loss(views),
@@ -121,7 +121,7 @@ def url_som_loss(
       0.5
 
     Args:
-      terms: as `loss_terms` returns them.
+      terms: the result of `loss_terms`.
       similarity_weight: gamma.
       collapse_weight: 1 in the paper.
     """
@@ -135,11 +135,12 @@ def _direction(sums: Mapping[str, Any]) -> np.ndarray:
 
 
 def _dead(name: str) -> Callable[[Mapping[str, Any]], int | None]:
+    """Returns a function that counts dead neurons from the sum `name`; it returns None if the sum is missing."""
     return lambda sums: dead_neurons(sums[name]) if name in sums else None
 
 
 def _selectivity(*names: str) -> Callable[[Mapping[str, Any]], float | None]:
-    """Returns the function that computes neural selectivity from these sums; None if one is missing."""
+    """Returns a function that computes neural selectivity from these sums; it returns None if a sum is missing."""
 
     def compute(sums: Mapping[str, Any]) -> float | None:
         if not all(name in sums for name in names):
@@ -153,7 +154,7 @@ SELECTIVITY_PANEL = ("Classes on the map", "neural selectivity")
 DEAD_PANEL = ("Dead neurons", "neurons that win no sample")
 
 URLSOM_METRICS = {
-    # The weighted sum of the next three, see `URLSOM.compute_metrics`.
+    # The weighted sum of the next three metrics, computed by `URLSOM.compute_metrics`.
     "loss": Metric(panel=("Loss", "loss"), better=min),
     "winner_take_all_loss": Metric(lambda sums: float(np.sum(_direction(sums)) / np.sqrt(len(_direction(sums))))),
     "collapse_loss": Metric(lambda sums: float(collapse_loss(jnp.asarray(_direction(sums), jnp.float32)))),
@@ -168,4 +169,4 @@ URLSOM_METRICS = {
         _selectivity("train_table", "table"), pooled=True, panel=SELECTIVITY_PANEL, label="labels from training"
     ),
 }
-"""Metrics of URL-SOM on any grid; `compute` returns None if the sums it needs are missing."""
+"""Metrics of URL-SOM that do not depend on the grid."""

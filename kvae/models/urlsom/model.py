@@ -22,15 +22,16 @@ from kvae.models.urlsom.views import ViewSettings, random_view
 from kvae.topology import LARGEST_DENSE_SIZE, Plane
 
 EVALUATION_KEY = 0
-"""Seed of the two views of each validation image: the same at every evaluation."""
+"""Seed of the two views of each validation image, so that every evaluation uses the same views."""
 
 
 class URLSOM(Model):
-    """URL-SOM: images uint8 [b, h, w, 3] -> activations of a map of n neurons, float32 [b, n]; the highest wins.
+    """URL-SOM: images uint8 [b, h, w, 3] -> activations of a map of n neurons, float32 [b, n].
 
-    ResNet -> global average pool -> (dropout) -> linear -> fixed radial convolution over the map -> softmax. There is
-    no non-linearity between the linear layer and the convolution. The loss is Eq. 8 on two views of each image:
-    winner-take-all + collapse_weight * collapse + similarity_weight * similarity, see `kvae.models.urlsom.losses`.
+    The neuron with the highest activation wins the image. The network is ResNet -> global average pool -> (dropout) ->
+    linear -> fixed radial convolution over the map -> softmax, without a non-linearity between the linear layer and the
+    convolution. The loss is Eq. 8 on two views of each image: winner-take-all + collapse_weight * collapse +
+    similarity_weight * similarity, see `kvae.models.urlsom.losses`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -48,8 +49,8 @@ class URLSOM(Model):
       sigma: width of the radial filter, in neurons.
       similarity_weight: gamma, weight of the similarity term in Eq. 8.
       collapse_weight: weight of the collapse term, 1 in the paper; 0 removes the term.
-      dropout: probability of dropping a feature before the projection, in training.
-      projection_decay: weight of the sum of squares of the projection's kernel in the loss (L2 regularisation).
+      dropout: probability of dropping a feature before the linear layer, in training.
+      projection_decay: weight of the L2 regularisation: the sum of squares of the linear layer's kernel.
       channels: filters of each stage of the ResNet.
       blocks: residual blocks in each stage of the ResNet.
       crop_sizes: smallest and largest side of the square that a view shows, in pixels.
@@ -57,8 +58,8 @@ class URLSOM(Model):
       jitter: largest change of a view's brightness, contrast and saturation (factors 1 +- jitter) and hue (in turns).
       jitter_probability: probability that a view's colours change at all.
       greyscale_probability: probability that a view is grey.
-      label_names: the classes by which neural selectivity judges the neurons; training never uses labels. Without
-        names, labels are not read.
+      label_names: names of the classes, to measure neural selectivity; if empty, labels are ignored. Training never
+        uses labels.
       dtype: dtype of the convolutions; parameters, statistics, map and losses are float32.
     """
 
@@ -81,26 +82,24 @@ class URLSOM(Model):
     label_names: tuple[str, ...] = ()
     dtype: Annotated[str, OneOf(DTYPES)] = "float32"
 
-    # Eqs. 4 and 5 are functions of the mean over the batch; they are not means over examples.
+    # Eqs. 4 and 5 are functions of a mean over the batch, not means over examples.
     needs_whole_batch: ClassVar[bool] = True
     needs_train_sums: ClassVar[bool] = True
     methods: ClassVar[tuple[str, ...]] = ("winners", "map")
-    collapse_hint: ClassVar[str] = (
-        "a larger model.collapse_weight, or a lower optimizer.learning_rate, spreads the winners"
-    )
+    collapse_hint: ClassVar[str] = "a larger model.collapse_weight or a lower optimizer.learning_rate may help"
 
     def __post_init__(self):
         super().__post_init__()
         if self.neurons < 2:
-            raise InputError(f"grid_shape is {self.grid_shape}; a map has at least two neurons")
+            raise InputError(f"grid_shape is {self.grid_shape}; the map must have at least two neurons")
         if self.neurons > LARGEST_DENSE_SIZE:
-            raise InputError(f"grid_shape is {self.grid_shape}; a map has at most {LARGEST_DENSE_SIZE} neurons")
+            raise InputError(f"grid_shape is {self.grid_shape}; the map must have at most {LARGEST_DENSE_SIZE} neurons")
         if self.crop_sizes[0] > self.crop_sizes[1]:
-            raise InputError(f"crop_sizes is {self.crop_sizes}; it must be a smallest and a largest side")
+            raise InputError(f"crop_sizes is {self.crop_sizes}; the first side must not be larger than the second")
 
     @property
     def neurons(self) -> int:
-        """n, the number of neurons."""
+        """The number n of neurons."""
         return int(np.prod(self.grid_shape))
 
     @property
@@ -131,7 +130,7 @@ class URLSOM(Model):
         return radial_filter(self.grid_shape, self.kernel, self.sigma)
 
     def neuron_vectors(self) -> jax.Array:
-        """Returns a vector for each neuron, [n, d]: its product with the features is the activation, up to a bias."""
+        """Returns the weights of each neuron, [n, d]; their product with features is the activation, up to a bias."""
         kernel = self.projection.variables["params"]["kernel"]
         return jnp.matmul(kernel, self.filter(), precision=jax.lax.Precision.HIGHEST).T
 
@@ -144,7 +143,7 @@ class URLSOM(Model):
         return jax.nn.softmax(self(images)).reshape(-1, *self.grid_shape)
 
     def views(self, images: jax.Array, key: jax.Array) -> jax.Array:
-        """Returns two random views of each uint8 image [b, h, w, 3], next to each other.
+        """Returns two random views of each image, uint8 [b, h, w, 3].
 
         Returns:
           float32 [2b, h, w, 3], from 0 to 1; views 2i and 2i + 1 show image i.
@@ -158,9 +157,9 @@ class URLSOM(Model):
         return url_som_loss(terms, self.similarity_weight, self.collapse_weight)
 
     def loss_and_metrics(self, batch: Batch, *, train: bool = True) -> LossAndMetrics:
-        """Returns Eq. 8 for two random views of each uint8 image `image` [b, h, w, 3]; every image counts.
+        """Returns Eq. 8 for two random views of each image `image`, uint8 [b, h, w, 3]; `mask` is ignored.
 
-        The metric `loss` is Eq. 8; the loss that is minimised also contains the L2 regularisation.
+        The metric `loss` is Eq. 8. The loss to minimise also contains the L2 regularisation.
         """
         views = self.views(batch["image"], self.make_rng("augmentation"))
         activations = self.activations(views, train=train)
@@ -172,13 +171,13 @@ class URLSOM(Model):
         return LossAndMetrics(loss + decay, {"loss": loss, **metrics}, {"map": jnp.sum(winners, axis=0)})
 
     def train_sums(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """Returns how often each neuron wins, by label, over a batch of images without augmentation.
+        """Returns the number of images that each neuron wins in a batch without augmentation, in total and by label.
 
         Args:
-          batch: `image` uint8 [b, h, w, 3], `mask` bool [b], False for padding, and `label` int32 [b] if there is one.
+          batch: `image` uint8 [b, h, w, 3], `mask` bool [b], False for padding, and perhaps `label` int32 [b].
 
         Returns:
-          `counts` [n], `topographic_error_<adjacency>` [] and, with labels, `table` [n, classes].
+          `counts` [n], `topographic_error_<adjacency>` [] and, if there are labels, `table` [n, classes].
         """
         activations = self(batch["image"])
         first, second = jnp.moveaxis(jax.lax.top_k(activations, 2)[1], -1, 0)
@@ -194,10 +193,11 @@ class URLSOM(Model):
         return sums
 
     def batch_sums(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """Returns the sums of `train_sums` and those that the losses of two views are computed from.
+        """Returns the sums of `train_sums`, and sums from which the loss of two views is computed.
 
         Returns:
-          Those of `train_sums`; `examples` []; `direction` [n], the sum of each image's mean P; `similarity_loss` [].
+          The sums of `train_sums`; `examples` []; `direction` [n], where each image adds the mean P of its two views;
+          and `similarity_loss` [].
         """
         mask = batch["mask"]
         views = self.views(batch["image"], jax.random.key(EVALUATION_KEY))
@@ -211,7 +211,7 @@ class URLSOM(Model):
         }
 
     def compute_metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
-        """Returns the metrics that can be computed: some need labels, some the sums of the training set."""
+        """Returns the metrics whose sums are available: some need labels, some need sums over the training set."""
         values = self.declared_metrics(sums)
         return {"loss": self.loss(values), **values}
 
@@ -225,13 +225,13 @@ class URLSOM(Model):
         return metrics
 
     def extra_metrics(self, variables: Mapping[str, Any], samples: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Measures the order of the neurons' vectors on the map."""
+        """Returns measures of the order of the neurons' weight vectors on the map."""
         return map_order(self.bind(variables).neuron_vectors(), Plane(self.grid_shape))
 
     def codebook_views(
         self, variables: Mapping[str, Any], samples: Mapping[str, np.ndarray]
     ) -> dict[str, CodebookView]:
-        """Returns a view of the map, in which the code of an image is its winning neuron."""
+        """Returns a view of the map; the code of an image is its winning neuron."""
         winners = apply_in_batches(self, variables, samples["image"], "winners")[:, None, None]
         grid = Plane(self.grid_shape)
         view = CodebookView(winners, self.neurons, grid, True, code_name="neuron", usage="winning", patch_width=1)
@@ -240,13 +240,13 @@ class URLSOM(Model):
     def pictures(
         self, variables: Mapping[str, Any], samples: Mapping[str, np.ndarray], sums: Mapping[str, Any], step: int
     ) -> dict[str, Callable[[pathlib.Path], None]]:
-        """Returns hit maps and, with labels, winners by class on both sets, and the mean image of each neuron."""
+        """Returns functions that draw mean images of neurons, hit maps and, if there are labels, winners by class."""
         from kvae.plots import codebooks
         from kvae.plots import urlsom as urlsom_figures
 
         def mean_images(path: pathlib.Path) -> None:
             images, view = samples["image"], self.codebook_views(variables, samples)["map"]
-            title = f"Mean of the images that each neuron wins, of {len(images):,} validation images (step {step})"
+            title = f"Mean of the images that each neuron wins, among {len(images):,} validation images (step {step})"
             codebooks.draw_codebook_map(
                 path, view.mean_patches(images), title, view.counts, unit="neurons", usage="winning"
             )
@@ -256,7 +256,7 @@ class URLSOM(Model):
             codebooks.draw_hit_map(path, counts.reshape(self.grid_shape), title, unit="neurons", usage="winning")
 
         def winners(table: np.ndarray, split: str, path: pathlib.Path) -> None:
-            # Points are scattered at random within a neuron, so the table holds all that the figure needs.
+            # The figure scatters points at random within a neuron, so it needs only the table.
             neurons, labels = (np.repeat(index.ravel(), table.ravel()) for index in np.indices(table.shape))
             title = f"Winners on the {split} set, by label (step {step})"
             urlsom_figures.draw_winners(path, neurons, labels, self.label_names, self.grid_shape, title)

@@ -11,16 +11,16 @@ _conv = functools.partial(nn.Conv, use_bias=False, kernel_init=nn.initializers.h
 
 
 class ResNet(nn.Module):
-    """ResNet, images float [b, h, w, 3] -> features float32 [b, channels[-1]], with a global average pool.
+    """ResNet: images float [b, h, w, 3] -> features float32 [b, channels[-1]] after a global average pool.
 
-    A 3 x 3 convolution, then `blocks` residual blocks of two 3 x 3 convolutions in each stage; each stage but the first
-    halves height and width. Three blocks in three stages make ResNet-20 (the linear layer after the pool is the 20th).
-    Shortcuts that change the width are 1 x 1 convolutions (option B of the paper, as in Keras' ResNet-20 for CIFAR-10).
-    Unlike Keras', convolutions have no biases, and batch normalisation has momentum 0.9 and epsilon 1e-5 (Keras: 0.99
-    and 1e-3).
+    The network is a 3 x 3 convolution, then stages of `blocks` residual blocks with two 3 x 3 convolutions each. Each
+    stage except the first halves height and width. Three stages of three blocks are ResNet-20, whose 20th layer is the
+    linear layer after the pool. Shortcuts that change the width are 1 x 1 convolutions (option B of the paper), as in
+    Keras' ResNet-20 for CIFAR-10. Unlike in Keras, convolutions have no biases, and batch normalisation has momentum
+    0.9 and epsilon 1e-5 (Keras: 0.99 and 1e-3).
 
-    Batch normalisation follows each 3 x 3 convolution. In training, its mean and variance are those of the *global*
-    batch, over all devices and both views; in evaluation they are the running averages in `batch_stats`.
+    Batch normalisation follows each 3 x 3 convolution. In training, it uses the mean and variance of the *global*
+    batch, over all devices and both views. In evaluation, it uses the running averages in `batch_stats`.
 
     Attributes:
       channels: filters of each stage.
@@ -34,7 +34,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Applies the network; batches are normalised by their own statistics if `train`, else by running averages."""
+        """Applies the network; `train` normalises with the statistics of the batch, else with running averages."""
         normalize = functools.partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, dtype=self.dtype)
         conv = functools.partial(_conv, dtype=self.dtype)
         x = nn.elu(normalize()(conv(self.channels[0], (3, 3))(x)))

@@ -1,8 +1,8 @@
 """The random views of an image that URL-SOM is trained on (Section V.A of Kermiche, 2021), computed on the device.
 
-Pure functions of a key and one image, float32 [h, w, 3] from 0 to 1, for use under `jax.vmap`. The transformations are
-those of SimCLR (Chen et al., 2020). The paper gives their ranges but not their order; here it is crop, flip, colour
-jitter, greyscale.
+The functions take a key and one image, float32 [h, w, 3] from 0 to 1; apply them to a batch with `jax.vmap`. The
+transformations come from SimCLR (Chen et al., 2020). The paper gives their ranges but not their order. The order here
+is crop, flip, colour jitter, greyscale.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ class ViewSettings:
     """The distribution of views; the defaults are the paper's for CIFAR-10.
 
     Attributes:
-      crop_sizes: smallest and largest side of the square that is cropped, in pixels. A square larger than the image
-        shows the image smaller, on black.
+      crop_sizes: smallest and largest side of the cropped square, in pixels. If the square is larger than the image,
+        the view shows the image smaller, with a black border.
       flip_probability: probability of swapping left and right.
       jitter: largest change of brightness, contrast and saturation, as factors 1 +- jitter, and of hue, in turns.
       jitter_probability: probability of changing the colours at all.
@@ -37,7 +37,7 @@ def random_view(key: jax.Array, image: jax.Array, settings: ViewSettings) -> jax
     """Returns a random view of an image.
 
     Args:
-      key: a random key; each gives another view.
+      key: a random key; each key gives another view.
       image: float32 [h, w, 3], from 0 to 1.
       settings: the distribution of views.
 
@@ -80,7 +80,7 @@ def random_crop(key: jax.Array, image: jax.Array, smallest: int, largest: int) -
 
 
 def jitter_colors(key: jax.Array, image: jax.Array, jitter: float) -> jax.Array:
-    """Changes brightness, contrast, saturation and hue at random; the result is clipped to 0 to 1 after each.
+    """Changes brightness, contrast, saturation and hue at random, and clips the values to 0 to 1.
 
     Args:
       key: a random key.
