@@ -2,16 +2,16 @@
 
     python -m kvae.main --config=configs/cifar10_urlsom.py
 
-The paper reports (not reproduced here) in Figure 4: `valid/neural_selectivity_train` of 70.3% and 70.6% (two runs) over
-all 60,000 images, after about 322 epochs (Figure 5). For a GPU or TPU: on two CPU cores 500 epochs would take several
-days (estimated).
+Figure 4 of the paper reports `valid/neural_selectivity_train` of 70.3% and 70.6% (two runs) over all 60,000 images,
+after about 322 epochs (Figure 5). We have not reproduced this. Use a GPU or TPU: 500 epochs on two CPU cores would take
+several days (estimated).
 
-The paper trains on train and test together, and so does this file. The variant `:held_out` trains on train alone and
-also reports `valid/neural_selectivity_transferred` on test, which the paper does not have.
+The paper trains on train and test together, and so does this config. The variant `:held_out` trains on train alone and
+also reports `valid/neural_selectivity_transferred` on test, which is not in the paper.
 
-The paper leaves some things open. Shortcuts and pooling follow Keras' ResNet-20, which it cites;
+The paper does not specify everything. Shortcuts and pooling follow Keras' ResNet-20, which the paper cites;
 `kvae/models/urlsom/resnet.py` lists the differences. Early stopping uses the loss of fixed views of the test images.
-The paper also tries dropout 0.5 or L2 5e-4 ("improved slightly"); set either one: `--config.model.dropout=0.5` or
+The paper also tries dropout 0.5 or L2 5e-4 ("improved slightly"). To do so, set `--config.model.dropout=0.5` or
 `--config.model.projection_decay=5e-4`.
 """
 

@@ -2,12 +2,12 @@
 
     python -m kvae.main --config=configs/cifar10_vqvae.py
 
-The paper reports (not reproduced here) in Table 2, "Hard": a lowest validation reconstruction loss of 52.1e-3 +- 0.2e-3
-(EMA-VQ 51.9e-3 +- 0.2e-3), within 10% of it after 5,200 +- 600 steps. About three hours on two CPU cores (0.33 seconds
-per step).
+Table 2 of the paper ("Hard") reports a lowest validation reconstruction loss of 52.1e-3 +- 0.2e-3 (EMA-VQ: 51.9e-3 +-
+0.2e-3). Training comes within 10% of the lowest loss after 5,200 +- 600 steps. We have not reproduced this. A run takes
+about three hours on two CPU cores (0.33 seconds per step).
 
-Training uses train[:80%] and validation train[80%:]; mean and std come from the training part. The authors' release
-draws a random fifth for validation, and takes mean and std over all 50,000 images.
+Training uses train[:80%] and validation uses train[80%:]; mean and std are computed over the training part. The
+authors' release uses a random fifth for validation, and computes mean and std over all 50,000 images.
 """
 
 import ml_collections

@@ -2,7 +2,7 @@
 
     python -m kvae.main --config=configs/digits_urlsom.py
 
-Needs no download. About three minutes on two CPU cores.
+It needs no download and takes about three minutes on two CPU cores.
 """
 
 import ml_collections

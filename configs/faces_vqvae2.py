@@ -2,15 +2,16 @@
 
     python -m kvae.main --config=configs/faces_vqvae2.py
 
-The paper reports (not reproduced here) in Table 2, "Hard": a lowest validation reconstruction loss of 17.3e-4 +- 0.1e-4
-(EMA-VQ 18.6e-4 +- 1.0e-4), the mean of the two sets' losses, within 10% of it after 17,000 +- 1,600 steps. For a GPU or
-TPU: on two CPU cores it would take about five days (estimated from 0.43 seconds per step at batch size 4).
+Table 2 of the paper ("Hard") reports a lowest validation reconstruction loss of 17.3e-4 +- 0.1e-4 (EMA-VQ: 18.6e-4 +-
+1.0e-4), averaged over the two sets. Training comes within 10% of the lowest loss after 17,000 +- 1,600 steps. We have
+not reproduced this. Use a GPU or TPU: a run on two CPU cores would take about five days (estimated from 0.43 seconds
+per step at batch size 4).
 
 The two sets are concatenated, not weighted. Training uses all of each train folder; the authors' release uses 95%.
 
-AFHQ's images are resized and stored as JPEG at quality 95. Compared with the resized image, JPEG adds an error of about
-1e-3 on the scale of the loss, as large as the loss itself, in training and validation; the release resizes in memory.
-CelebA-HQ's files have the right size and are used unchanged.
+AFHQ's images are resized and stored as JPEG at quality 95. JPEG adds an error of about 1e-3 to the resized image, on
+the scale of the loss. This is as large as the loss itself, in training and in validation. The authors' release resizes
+in memory instead. CelebA-HQ's files have the right size and are used unchanged.
 """
 
 import ml_collections

@@ -2,9 +2,10 @@
 
     python -m kvae.main --config=configs/folder_vqvae.py --config.dataset.path=DIR
 
-Reads every format and mode that Pillow reads, in nested folders too. About a quarter of an hour on two CPU cores.
+It reads images in every format that Pillow reads, also in subfolders. A run takes about a quarter of an hour on two CPU
+cores.
 
-The recipe is that of configs/photos_vqvae.py, without the augmentation "rot90".
+The recipe is the same as in configs/photos_vqvae.py, without the augmentation "rot90".
 """
 
 import ml_collections

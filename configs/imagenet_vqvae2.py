@@ -2,16 +2,16 @@
 
     python -m kvae.main --config=configs/imagenet_vqvae2.py
 
-The paper reports (not reproduced here) in Table 2, "Hard": a lowest validation reconstruction loss of 23.5e-3 +- 0.4e-3
-(EMA-VQ 23.0e-3 +- 0.4e-3), within 10% of it after 13,600 +- 2,200 steps. For a GPU or TPU: on two CPU cores it would
-take about five days (estimated from 0.43 seconds per step at batch size 4).
+Table 2 of the paper ("Hard") reports a lowest validation reconstruction loss of 23.5e-3 +- 0.4e-3 (EMA-VQ: 23.0e-3 +-
+0.4e-3). Training comes within 10% of the lowest loss after 13,600 +- 2,200 steps. We have not reproduced this. Use a
+GPU or TPU: a run on two CPU cores would take about five days (estimated from 0.43 seconds per step at batch size 4).
 
-The first run builds 256 x 256 records from ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar; you can interrupt and
+The first run prepares 256 x 256 images from ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar; you can interrupt and
 resume it. Training uses all of train; the authors' release uses 99%.
 
-Records are JPEG at quality 95. Compared with the resized image, JPEG adds an error of 0.7e-3 to 1.5e-3 on the scale of
-the loss (measured on five photographs, normalised by a standard deviation of 60), in training and validation; the
-release resizes in memory.
+Images are stored as JPEG at quality 95. JPEG adds an error of 0.7e-3 to 1.5e-3 to the resized images, on the scale of
+the loss, in training and in validation (measured on five photographs, normalised by a standard deviation of 60). The
+authors' release resizes in memory instead.
 """
 
 import ml_collections

@@ -2,11 +2,11 @@
 
     python -m kvae.main --config=configs/photos_vqvae.py
 
-Needs no download. About two minutes on two CPU cores, 46 seconds on an H100, compilation included.
+It needs no download. A run takes about two minutes on two CPU cores, or 46 seconds on an H100, including compilation.
 
-The architecture is that of the paper's CIFAR-10 experiments. The recipe is the best we found for short runs: Muon, a
-learning rate that cools down, flipped and rotated images, 3-dimensional codewords, EMA decay 0.8, and a neighbourhood
-that shrinks slowly and never vanishes, so that the map stays ordered.
+The architecture is the same as in the paper's CIFAR-10 experiments. The recipe is the best we found for short runs:
+Muon, learning-rate cooldown, flips and rotations, 3-dimensional codewords, EMA decay 0.8, and a neighbourhood that
+shrinks slowly and never vanishes, so that the map stays ordered.
 """
 
 import ml_collections

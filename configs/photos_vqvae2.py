@@ -2,10 +2,10 @@
 
     python -m kvae.main --config=configs/photos_vqvae2.py
 
-Needs no download. A few minutes on two CPU cores.
+It needs no download and takes a few minutes on two CPU cores.
 
-The architecture is that of the paper's ImageNet experiments at half the width. The recipe is that of
-configs/photos_vqvae.py, with 8-dimensional codewords.
+The architecture is the same as in the paper's ImageNet experiments, at half the width. The recipe is the same as in
+configs/photos_vqvae.py, except for 8-dimensional codewords.
 """
 
 import ml_collections

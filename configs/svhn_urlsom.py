@@ -2,13 +2,13 @@
 
     python -m kvae.main --config=configs/svhn_urlsom.py
 
-The paper reports (not reproduced here) in Figure 8: `valid/neural_selectivity_train` of 91.5% over all 99,289 images,
-after 188 epochs. For a GPU or TPU: on two CPU cores 500 epochs would take more than a week (estimated).
+Figure 8 of the paper reports `valid/neural_selectivity_train` of 91.5% over all 99,289 images, after 188 epochs. We
+have not reproduced this. Use a GPU or TPU: 500 epochs on two CPU cores would take more than a week (estimated).
 
-The paper trains on train and test together, and so does this file. The variant `:held_out` trains on train alone and
-also reports `valid/neural_selectivity_transferred` on test, which the paper does not have.
+The paper trains on train and test together, and so does this config. The variant `:held_out` trains on train alone and
+also reports `valid/neural_selectivity_transferred` on test, which is not in the paper.
 
-Everything else is as in configs/cifar10_urlsom.py, except that digits are not flipped.
+Everything else is as in configs/cifar10_urlsom.py, except that images are not flipped.
 """
 
 import ml_collections
@@ -47,7 +47,7 @@ def get_config(variant=""):
     config.model.channels = (16, 48, 256)
     config.model.blocks = 3
     config.model.crop_sizes = (22, 32)
-    config.model.flip_probability = 0.0  # a mirrored digit is not a digit
+    config.model.flip_probability = 0.0  # mirrored digits are not digits
     config.model.jitter = 0.4
     config.model.jitter_probability = 0.8
     config.model.greyscale_probability = 0.5

@@ -1,31 +1,35 @@
-"""Variants of the configs: `--config=configs/photos_vqvae.py:smoke` applies `smoke` to that config."""
+"""Variants of configs: `--config=configs/photos_vqvae.py:smoke` selects the variant `smoke` of that config."""
 
 
 def vary(config, variant, **variants):
-    """Returns the config, changed in place by the function called `variant`; unchanged if `variant` is empty."""
+    """Applies the function called `variant` to the config, in place, and returns the config; "" changes nothing."""
     if variant and variant not in variants:
-        raise ValueError(f"there is no variant {variant!r}; there is {', '.join(variants)}")
+        raise ValueError(f"variant is {variant!r}; it must be one of {', '.join(variants)}")
     if variant:
         variants[variant](config)
     return config
 
 
 def few_steps(config):
+    """Trains for four steps."""
     config.update(steps=4, batch_size=32, log_every_steps=2, evaluate_every_steps=4, checkpoint_every_steps=4)
 
 
 def small_vqvae(config):
+    """Trains a small VQ-VAE for four steps."""
     few_steps(config)
     config.model.update(channels=16, residual_channels=8, residual_blocks=1)
     config.model.quantizer.grid_shape = (4, 8)
 
 
 def small_vqvae_and_images(config):
+    """Trains a small VQ-VAE on 32-pixel images for four steps."""
     small_vqvae(config)
     config.dataset.size = 32
 
 
 def small_urlsom(config):
+    """Trains a small URL-SOM for four steps."""
     few_steps(config)
     config.model.update(grid_shape=(4, 5), channels=(4, 8), blocks=1)
     if config.optimizer.warmup:
@@ -33,4 +37,5 @@ def small_urlsom(config):
 
 
 def hold_out_test(config):
+    """Holds out the test set from training."""
     config.dataset.train_split = "train"
