@@ -47,11 +47,11 @@ def test_read_images_rejects_other_sources(run, files, tmp_path):
     broken.write_bytes(files[0].read_bytes()[:500])
     with Image.open(broken) as lazy:
         for source, message in [
-            (tmp_path / "empty", "holds no images"),
+            (tmp_path / "empty", "has no images"),
             (tmp_path / "none", "does not exist; name a folder of images"),
             ([], "the sequence is empty; give a folder, files, or Pillow images"),
-            ([NOISE], "found a ndarray; give a folder, files, or Pillow images"),
-            ([files[0], broken], r"broken\.png: not a readable image .*; replace or remove it$"),
+            ([NOISE], "an element is a ndarray; give a folder, files, or Pillow images"),
+            ([files[0], broken], r"broken\.png is not a readable image .*; replace or remove it$"),
             (lazy, "a Pillow image is not readable"),
         ]:
             with pytest.raises(InputError, match=message):

@@ -38,7 +38,10 @@ def registered(monkeypatch):
         ),
         ({"name": "photos", "sise": 3}, "dataset has no field 'sise'; did you mean 'size'?"),
         ({"name": "digits", "path": "x"}, "dataset has no field 'path'; it has size"),
-        ({"name": "digits", "size": 3}, "dataset.size is 3; it must be 8 or larger: the digits have 8 x 8 pixels"),
+        (
+            {"name": "digits", "size": 3},
+            "dataset.size is 3; it must be an integer, 8 or larger, because the digits have 8 x 8 pixels",
+        ),
         ({"name": "folder", "size": 3}, "dataset has no path; it must be a path on this machine"),
         ({"name": "folder", "path": 3}, "dataset.path is 3; it must be a path on this machine"),
     ],
@@ -89,7 +92,7 @@ def test_data_set_declares_how_images_are_fitted(registered, section, spec):
 
 
 def test_image_size_must_be_known_and_positive():
-    with pytest.raises(InputError, match="the data set 'tokens' has no field size; give the size of the images"):
+    with pytest.raises(InputError, match="data set 'tokens' has no field size; give the size of the images"):
         data.image_spec({"name": "tokens"})
     with pytest.raises(InputError, match="size is 0; it must be 1 or larger"):
         data.image_spec({"name": "folder", "size": 0})

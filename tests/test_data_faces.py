@@ -71,7 +71,9 @@ def test_celeb_a_hq_without_tensorflow_names_extra(tmp_path, monkeypatch):
     archives.make_zip(tmp_path, "afhq", ("cat", "dog", "wild"), images_per_class=4, first_seed=30000)
     archives.make_celeb_a_hq_tar(tmp_path, SIZE)
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(InputError, match=r"celeb_a_hq.*needs TensorFlow.*pip install -e '.\[tfds\]'"):
+    with pytest.raises(
+        InputError, match=r"celeb_a_hq is not prepared .*install TensorFlow: pip install -e '.\[tfds\]'"
+    ):
         faces.faces(SIZE, str(tmp_path))
 
 
@@ -99,7 +101,7 @@ def test_corrupted_member_is_named_and_nothing_left_behind(tmp_path):
     data = bytearray(path.read_bytes())
     data[member.header_offset + 300] ^= 255
     path.write_bytes(data)
-    with pytest.raises(InputError, match=r"celeba_hq\.zip/celeba_hq/train/female/020002\.jpg: corrupted"):
+    with pytest.raises(InputError, match=r"celeba_hq\.zip/celeba_hq/train/female/020002\.jpg is corrupted"):
         faces.faces(SIZE, str(tmp_path))
     assert not list(tmp_path.glob("stargan_celeba_hq/*/1.0.0*"))
 
@@ -109,12 +111,12 @@ def test_truncated_zip_is_named(tmp_path, cut):
     archives.make_faces(tmp_path, images_per_class=4)
     path = tmp_path / "downloads" / "manual" / "afhq.zip"
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(InputError, match=r"afhq\.zip: corrupted"):
+    with pytest.raises(InputError, match=r"afhq\.zip is corrupted"):
         faces.faces(SIZE, str(tmp_path))
 
 
 def test_zip_with_other_folders_is_named(tmp_path):
     archives.make_faces(tmp_path, images_per_class=4)
     archives.make_zip(tmp_path, "afhq", ("lion",), images_per_class=2, first_seed=0)
-    with pytest.raises(InputError, match=r"afhq\.zip: no images in train/\{cat,dog,wild\}"):
+    with pytest.raises(InputError, match=r"afhq\.zip has no images in train/\{cat,dog,wild\}"):
         faces.faces(SIZE, str(tmp_path))

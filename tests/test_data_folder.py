@@ -122,7 +122,7 @@ def test_one_unreadable_image_is_named_with_reason(damaged):
     (damaged / "empty.png").unlink()
     (damaged / "page.jpg").unlink()
     with pytest.raises(
-        InputError, match=r"truncated\.jpg: not a readable image \(.*truncated.*\); replace or remove it"
+        InputError, match=r"truncated\.jpg is not a readable image \(.*truncated.*\); replace or remove it"
     ):
         folder(str(damaged))
 
@@ -133,7 +133,7 @@ def test_unreadable_images_can_be_skipped(damaged, monkeypatch, caplog, memory_b
     monkeypatch.setattr("absl.logging._absl_logger.propagate", True)
     train, validation = sides(damaged, skip_unreadable=True)
     assert sorted(train + validation) == [0, 2]
-    assert "left out 3 of 5 images, which are unreadable (empty.png, page.jpg: none of the formats" in caplog.text
+    assert "skipped 3 of 5 images because they are unreadable (empty.png, page.jpg: none of the formats" in caplog.text
 
 
 def test_streaming_names_unreadable_image_when_reached(damaged, monkeypatch):
@@ -157,11 +157,11 @@ def test_many_unreadable_images_give_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"path": ""}, "dataset.path is empty; name a folder of images with --config.dataset.path=DIR"),
+        ({"path": ""}, "dataset.path is empty; set it to a folder of images with --config.dataset.path=DIR"),
         ({"path": "{}/none"}, "dataset.path: {}/none does not exist; name a folder of images"),
         ({"path": "{}/a.png"}, "dataset.path: {}/a.png is a file; name a folder of images"),
-        ({"path": "{}/none_here"}, "dataset.path: {}/none_here holds no images"),
-        ({"path": "{}"}, "dataset.path: {} holds 1 image; it needs two, one to train and one to validate"),
+        ({"path": "{}/none_here"}, "dataset.path: {}/none_here has no images"),
+        ({"path": "{}"}, "dataset.path: {} has 1 image; it needs two, one for training and one for validation"),
         ({"path": "{}", "size": 0}, "dataset.size is 0; it must be an integer, 1 or larger"),
         (
             {"path": "{}", "validation_fraction": 1.0},
@@ -180,7 +180,7 @@ def test_mistakes_are_named(tmp_path, fields, message):
 
 def test_too_few_readable_images_are_named(damaged):
     (damaged / "a.png").unlink()
-    with pytest.raises(InputError, match="holds 1 readable image; it needs two"):
+    with pytest.raises(InputError, match="has 1 readable image; it needs two"):
         folder(str(damaged), skip_unreadable=True)
 
 

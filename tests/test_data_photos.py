@@ -111,7 +111,7 @@ def test_two_processes_may_prepare_at_once_in_silence(tmp_path, monkeypatch, cap
 
 
 def test_unknown_size_names_known_sizes():
-    with pytest.raises(InputError, match=r"dataset\.size is 48; the photographs have crops of 32, 64, 128, 256 pixels"):
+    with pytest.raises(InputError, match=r"dataset\.size is 48; it must be one of 32, 64, 128, 256"):
         data.load("photos", size=48)
 
 

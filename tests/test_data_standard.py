@@ -128,7 +128,7 @@ def test_prepared_data_need_no_tensorflow(data_dir):
 def test_missing_tensorflow_names_extra(tmp_path, monkeypatch):
     archives.make_cifar10(tmp_path)
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(InputError, match=r"needs TensorFlow.*pip install -e '.\[tfds\]'"):
+    with pytest.raises(InputError, match=r"install TensorFlow: pip install -e '.\[tfds\]'"):
         standard.cifar10(str(tmp_path))
 
 
@@ -176,5 +176,5 @@ def test_tfrecord_is_refused_with_remedy(tmp_path):
     archives.make_cifar10(tmp_path, images_per_batch=2)
     with archives.recorded_checksums(tmp_path):
         tfds.builder("cifar10", data_dir=tmp_path).download_and_prepare(file_format="tfrecord")
-    with pytest.raises(InputError, match="tfrecord files, which have no random access; delete that folder"):
+    with pytest.raises(InputError, match="tfrecord files, which do not support random access; delete that folder"):
         standard.cifar10(str(tmp_path))

@@ -1,4 +1,4 @@
-"""Which files of a folder are read as images: links, copies, files left out, and bit depths."""
+"""Which files of a folder are read as images: links, copies, skipped files, and bit depths."""
 
 import os
 import shutil
@@ -76,14 +76,14 @@ def test_files_left_out_are_counted_by_suffix(tmp_path, caplog):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert list_images(tmp_path) == ["a.png", "b.png"]
-    assert "left out 3 .heic, 1 without a suffix, 1 .svg, 1 .txt; for HEIC, pip install pillow-heif" in caplog.text
-    assert "give files without a suffix one, such as .jpg; render .svg as PNG" in caplog.text
+    assert "skipped 3 .heic, 1 without a suffix, 1 .svg, 1 .txt; to read HEIC, pip install pillow-heif" in caplog.text
+    assert "add a suffix, such as .jpg, to files without one; render .svg as PNG" in caplog.text
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 def test_folder_without_readable_images_says_what_it_holds(tmp_path):
     (tmp_path / "a.heic").touch()
-    with pytest.raises(InputError, match=r"dataset\.path: .* holds no images; it holds 1 \.heic; for HEIC, pip"):
+    with pytest.raises(InputError, match=r"dataset\.path: .* has no images; it has 1 \.heic; to read HEIC, pip"):
         folder(str(tmp_path))
 
 
@@ -104,9 +104,9 @@ def test_plugin_registered_later_is_seen(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("kind", "highest", "message"),
     [
-        (np.uint16, 4095, "if their white is 4095, set dataset.white=4095"),
+        (np.uint16, 4095, "if their white level is 4095, set dataset.white=4095"),
         (np.uint16, 900, "set dataset.white=1023"),
-        (np.float32, 4095, "images of floats have levels up to 4095; white is 255"),
+        (np.float32, 4095, "floating-point images have levels up to 4095, but white is 255"),
         (np.uint16, 40_000, ""),
         (np.float32, 1, ""),
         (np.float32, 255, ""),

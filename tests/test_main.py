@@ -184,7 +184,7 @@ def test_broken_images_are_named_or_skipped(capsys, tmp_path, undrawn):
     assert "broken.jpg" in error_line(capsys, *arguments)
     assert start(*arguments, "--config.dataset.skip_unreadable=True") == 0
     log = (tmp_path / "run" / "log.txt").read_text()
-    assert "left out 1 of 25 images, which are unreadable (album 0/broken.jpg: " in log
+    assert "skipped 1 of 25 images because they are unreadable (album 0/broken.jpg: " in log
     assert broken.exists()
 
 

@@ -33,24 +33,24 @@ WRONG = {
     "grey": (of(image=IMAGES[..., 0]), "image is uint8[8, 8]; it must be uint8[h, w, 3] of 0 to 255; repeat grey"),
     "one channel": (of(image=IMAGES[..., :1]), "image is uint8[8, 8, 1]; it must be uint8[h, w, 3]"),
     "channels first": (of(image=IMAGES.transpose(0, 3, 1, 2)), "move the channels to the end"),
-    "tuples": (Dataset([(IMAGES[0], 1)], {"v": GOOD}), "train: an example is a tuple; it must be a dict of arrays"),
+    "tuples": (Dataset([(IMAGES[0], 1)], {"v": GOOD}), "train: the first example is a tuple; it must be a dict"),
     "validation is a list": (Dataset(GOOD, [GOOD]), "it must be a dict, such as {'validation': examples}"),
     "validation is examples": (Dataset(GOOD, GOOD), "it must be a dict, such as {'validation': examples}"),
     "no validation": (Dataset(GOOD, {}), "it must be a dict, such as {'validation': examples}"),
-    "numbered validation": (Dataset(GOOD, {0: GOOD}), "names must be strings"),
+    "numbered validation": (Dataset(GOOD, {0: GOOD}), "the keys of validation are [0]; they must be strings"),
     "other sizes": (
         Dataset(GOOD, {"v": of(image=IMAGES[:, :4], label=np.zeros(4, np.int32)).train}),
-        "'image' is not the same in train and v: uint8[8, 8, 3], uint8[4, 8, 3]",
+        "'image' is uint8[8, 8, 3] in train and uint8[4, 8, 3] in v; it must be the same in both",
     ),
-    "no labels": (Dataset(GOOD, {"v": of(image=IMAGES).train}), "'label' is not the same in train and v: int32[]"),
+    "no labels": (Dataset(GOOD, {"v": of(image=IMAGES).train}), "'label' is int32[] in train and missing in v;"),
     "empty": (of(image=IMAGES[:0]), "train has no examples"),
-    "lengths": (of(image=IMAGES, label=np.zeros(3, np.int32)), "arrays of different lengths: {'image': 4, 'label': 3}"),
-    "float labels": (of(image=IMAGES, label=np.zeros(4)), "a label is 0.0; it must be an integer"),
-    "text labels": (of(image=IMAGES, label=np.array(["cat"] * 4)), "it must be an array"),
-    "a generator": (Dataset(iter([]), {"v": GOOD}), "it must have a length and examples by index"),
-    "names are None": (named(None), "has the names None; list one for each of 4 examples"),
-    "too few names": (named(["a"]), "has the names ['a']; list one for each of 4 examples"),
-    "label_names": (Dataset(GOOD, {"v": GOOD}, (0, 1)), "has the label_names (0, 1); they must be strings"),
+    "lengths": (of(image=IMAGES, label=np.zeros(3, np.int32)), "arrays of the lengths {'image': 4, 'label': 3}"),
+    "float labels": (of(image=IMAGES, label=np.zeros(4)), "label is 0.0; it must be an integer"),
+    "text labels": (of(image=IMAGES, label=np.array(["cat"] * 4)), "an example must map strings to arrays of numbers"),
+    "a generator": (Dataset(iter([]), {"v": GOOD}), "it must have __len__ and __getitem__(index)"),
+    "names are None": (named(None), "names is None; it must have one name for each of 4 examples"),
+    "too few names": (named(["a"]), "names is ['a']; it must have one name for each of 4 examples"),
+    "label_names": (Dataset(GOOD, {"v": GOOD}, (0, 1)), "label_names is (0, 1); it must be a tuple of strings"),
 }
 
 
@@ -60,7 +60,7 @@ def test_mistake_is_one_line_at_the_door(monkeypatch, mistake):
     monkeypatch.setitem(data.DATASETS, "mine", lambda: dataset)
     with pytest.raises(InputError) as caught:
         data.load("mine")
-    assert str(caught.value).startswith("the data set 'mine'") and message in str(caught.value)
+    assert str(caught.value).startswith("data set 'mine'") and message in str(caught.value)
 
 
 def test_good_data_sets_are_accepted(monkeypatch):

@@ -81,7 +81,7 @@ def test_folders_to_write_need_utf8_names(tmp_path):
 
 
 def test_path_objects_are_paths(tmp_path):
-    assert "holds no images" in refusal(data.load, "folder", path=tmp_path)
+    assert "has no images" in refusal(data.load, "folder", path=tmp_path)
 
 
 @pytest.mark.parametrize("path", BAD, ids=lambda path: repr(path[:12]))

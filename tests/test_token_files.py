@@ -75,7 +75,7 @@ def test_shard_replaced_by_another_is_refused(tokens, other, capsys):
     first = shards(tokens)[0]
     assert program.run(report.main, ["--check", str(tokens)]) == 0
     shutil.copy(shards(tokens)[other], first)
-    assert f"{first.name} is corrupted (its digest is not that in _tokens.json)" in refusal(tokens)
+    assert f"{first.name} is corrupted (its digest differs from the digest in _tokens.json)" in refusal(tokens)
     assert program.run(report.main, ["--check", str(tokens)]) == program.FAILED
     lines = capsys.readouterr().out.splitlines()
     assert [line.endswith("intact") for line in lines] == [True] * 5 + [False] + [True] * 2
@@ -100,7 +100,7 @@ def test_first_code_out_of_range_is_named(tmp_path, monkeypatch, wrong, memory_b
     codes = np.zeros((10, 2, 3), np.int16)
     codes[5, 1, 2] = codes[6] = wrong
     message = refusal(write(tmp_path / "tokens", codes=codes))
-    assert f"has the code {wrong} at [1, 2] of row 5; codes must be in 0 to 31" in message
+    assert f"has the code {wrong} at [1, 2] of row 5; codes must be from 0 to 31" in message
 
 
 def test_folder_written_earlier_is_read(tokens):
@@ -179,7 +179,7 @@ def test_shard_must_be_in_its_folder(tokens):
     files = manifest["splits"]["train"]["files"]
     files[f"../{tokens.name}/{shards(tokens)[0].name}"] = files.pop(shards(tokens)[0].name)
     (tokens / "_tokens.json").write_text(json.dumps(manifest))
-    assert "is not the name of a file in its folder" in refusal(tokens)
+    assert "is not a plain file name" in refusal(tokens)
 
 
 COLUMNS = {

@@ -227,7 +227,7 @@ def refusals(run, images, tokens, tmp_path):
     here = [run.workdir, f"--out={tmp_path / 'out'}"]
     yield [tmp_path / "none", here[1]], "is not a run: it has no config.json"
     yield [no_run, here[1]], "has no checkpoint yet"
-    yield [*here, f"--images={empty}"], "holds no images"
+    yield [*here, f"--images={empty}"], "has no images"
     yield [*here, f"--images={tmp_path / 'none'}"], "does not exist; name a folder of images"
     yield [*here, f"--images={images}", "--size=30"], "images are 30 x 30; height and width must be multiples of 4"
     yield [*here, f"--images={images}", "--batch-size=7"], "it must be a multiple of 8 (8 devices)"
@@ -238,8 +238,8 @@ def refusals(run, images, tokens, tmp_path):
     yield [*here, "--dataset=tokens", f"--dataset.path={tokens}"], "has no images; it has codebook, label"
     yield [run.workdir, f"--images={images}", f"--out={images}"], "holds other files; choose an empty or a new folder"
     yield of_images(run, images, tokens, "--shard-size=5"), "was made with other arguments: shard_size 10 -> 5"
-    yield [*here, f"--decode={unfinished}"], "is not complete; run the same command of kvae.tokenize again"
-    yield [*here, f"--decode={empty}"], "holds no tokens: it has no _tokens.json"
+    yield [*here, f"--decode={unfinished}"], "is incomplete; run the same kvae.tokenize command again"
+    yield [*here, f"--decode={empty}"], "is not a folder of tokens: it has no _tokens.json"
 
 
 def test_mistakes_are_one_line(run, images, tokens, tmp_path, capsys):

@@ -92,7 +92,7 @@ def test_pipes_and_devices_are_named_and_never_waited_for(tmp_path):
     )
     (images / "device.jpg").unlink()
     (images / "nowhere.jpg").unlink()
-    assert "pipe.png: not a readable image (it is a folder, a pipe or a device" in refusal(folder, str(images))
+    assert "pipe.png is not a readable image (it is a folder, a pipe or a device" in refusal(folder, str(images))
     assert len(folder(str(images), skip_unreadable=True).train) == 1
 
 
@@ -176,10 +176,10 @@ def test_unreadable_zip_members_are_named(tmp_path, damage):
     [
         ("afhq/train/cat/020000.jpg", b"", "corrupted"),
         ("afhq/train/cat/twice.png", b"twice", "twice"),
-        ("afhq/train/cat/huge.png", huge_picture(10**5), "huge.png: not a readable image"),
+        ("afhq/train/cat/huge.png", huge_picture(10**5), "huge.png is not a readable image"),
         ("afhq/train/cat/" + "x" * 300 + ".png", b"", "not a readable image"),
-        ("afhq/train/cat/new\nline.png", b"", "new line.png: not a readable image"),
-        ("../../up/train/cat/a.png", b"", "a.png: not a readable image"),
+        ("afhq/train/cat/new\nline.png", b"", "new line.png is not a readable image"),
+        ("../../up/train/cat/a.png", b"", "a.png is not a readable image"),
     ],
 )
 def test_odd_zip_members_are_named_and_not_unpacked(tmp_path, member, content, message):

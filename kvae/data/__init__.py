@@ -1,6 +1,6 @@
-"""Data sets by name, and what the training program needs to know about them.
+"""The registry of data sets, and functions that load and describe them.
 
-See `kvae.data.dataset` for how to add a data set.
+`kvae.data.dataset` documents how to add a data set.
 """
 
 import pkgutil
@@ -43,21 +43,27 @@ DATASETS: dict[str, str | Callable[..., Dataset]] = {
     "digits": "kvae.data.sets.digits:digits",
     "tokens": "kvae.data.sets.tokens:tokens",
 }
-"""Maps names to the functions of data sets, or to "module:function", imported when the data set is asked for."""
+"""Maps the name of a data set to its function, or to "module:function", which is imported on first use."""
 
 
 def function_of(name: str) -> Callable[..., Dataset]:
-    """Returns the function of the data set `name`.
+    """Returns the function that loads the data set `name`.
 
     Raises:
-      InputError: there is no such data set.
+      InputError: no data set has this name.
     """
     function = choose("dataset.name", name, DATASETS)
     return pkgutil.resolve_name(function) if isinstance(function, str) else function
 
 
 def validate_dataset_section(section: Mapping) -> dict[str, Any]:
-    """Returns the section `dataset` of a config, without mean and std, with all fields of its data set.
+    """Validates the section `dataset` of a config, without `mean` and `std`.
+
+    Args:
+      section: `name`, and fields of that data set.
+
+    Returns:
+      The section with all fields of the data set; fields left out have their defaults.
 
     Raises:
       InputError: the name is unknown, or a field is unknown, missing, of another type or out of range.
@@ -67,15 +73,15 @@ def validate_dataset_section(section: Mapping) -> dict[str, Any]:
 
 
 def load(name: str, **fields: Any) -> Dataset:
-    """Loads a data set: `load(**config.dataset)`, without mean and std.
+    """Loads a data set.
 
     Args:
       name: a key of `DATASETS`.
-      **fields: the arguments of that data set's function.
+      **fields: the arguments of that data set's function: the fields of `config.dataset` without `mean` and `std`.
 
     Raises:
-      InputError: there is no such data set or field, the data set cannot be read, or one that a user has added breaks
-        the contract of `kvae.data.dataset`.
+      InputError: the name or a field is unknown, the data set cannot be read, or a data set that a user has added
+        breaks the contract of `kvae.data.dataset`.
 
     Example:
       >>> dataset = load("digits")
@@ -84,15 +90,15 @@ def load(name: str, **fields: Any) -> Dataset:
     """
     section = validate_dataset_section({"name": name, **fields})
     dataset = function_of(section.pop("name"))(**section)
-    is_ours = isinstance(DATASETS[name], str)  # kvae's data sets keep the contract, and may be slow to read
-    return dataset if is_ours else check_dataset(name, dataset)
+    is_builtin = isinstance(DATASETS[name], str)  # not checked: the checks read examples, which can be slow
+    return dataset if is_builtin else check_dataset(name, dataset)
 
 
 def local_paths(section: Mapping) -> set[str]:
-    """Returns the names of the fields in a section `dataset` that are paths on this machine.
+    """Returns the names of the fields of a section `dataset` that are paths on this machine.
 
-    These are the fields that the data set declares as `LocalPath` or `CachePath`. A data set that is not registered
-    here, such as another user's, may have any string for a path: all its strings count.
+    These are the fields that the data set declares as `LocalPath` or `CachePath`. If the data set is not registered
+    here, for example because another user added it, any string may be a path, so all string fields are returned.
 
     Example:
       >>> local_paths({"name": "folder", "path": "~/images", "size": 64})
@@ -105,7 +111,7 @@ def local_paths(section: Mapping) -> set[str]:
 
 
 def cache_paths(section: Mapping) -> set[str]:
-    """Returns the names of the fields in a section `dataset` that its data set declares as `CachePath`."""
+    """Returns the names of the fields of a section `dataset` that its data set declares as `CachePath`."""
     if section.get("name") not in DATASETS:
         return set()
     fields = fields_of(function_of(section["name"]))
@@ -113,7 +119,7 @@ def cache_paths(section: Mapping) -> set[str]:
 
 
 def image_spec(section: Mapping, size: int | None = None, crop: bool | None = None) -> ImageSpec:
-    """Returns how the images of a data set are fitted, so that other images can be fitted the same way.
+    """Returns the square that a data set fits its images to, so that other images can be fitted the same way.
 
     Args:
       section: `config.dataset`.
@@ -121,7 +127,7 @@ def image_spec(section: Mapping, size: int | None = None, crop: bool | None = No
       crop: overrides the data set's crop, see `ImageSpec`.
 
     Raises:
-      InputError: neither the data set nor `size` gives a size, or it is not positive.
+      InputError: neither the data set nor `size` gives a size, or the size is not positive.
 
     Example:
       >>> image_spec({"name": "cifar10"})
@@ -131,19 +137,19 @@ def image_spec(section: Mapping, size: int | None = None, crop: bool | None = No
     fields = {"crop": True, **getattr(function, "fixed_image_fields", {}), **section}
     size = fields.get("size") if size is None else size
     if size is None:
-        raise InputError(f"the data set {section['name']!r} has no field size; give the size of the images")
+        raise InputError(f"data set {section['name']!r} has no field size; give the size of the images")
     if size < 1:
-        raise InputError(f"size is {size}; it must be 1 or larger")
+        raise InputError(f"size is {size}; it must be an integer, 1 or larger")
     return ImageSpec(int(size), bool(fields["crop"] if crop is None else crop), fields.get("white", 0))
 
 
 def channel_statistics(examples: Examples) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Computes the mean and standard deviation of each channel over all pixels, on the 0-255 scale.
+    """Returns the mean and standard deviation of each channel over all pixels, on the 0-255 scale.
 
     The standard deviation of a constant channel is reported as 1, so that images can be divided by it.
 
     Returns:
-      (mean, std), three floats each; rounded to six decimals, so that every machine writes the same config.
+      (mean, std), three floats each, rounded to six decimals so that every machine writes the same config.
 
     Raises:
       InputError: the examples have no images.
@@ -155,8 +161,8 @@ def channel_statistics(examples: Examples) -> tuple[tuple[float, ...], tuple[flo
     """
     if "image" not in examples[0]:
         raise InputError(
-            f"the model takes images, but the examples of this data set have {', '.join(examples[0])}; choose another "
-            "data set or another model"
+            f"the model needs images, but the examples of this data set have only {', '.join(examples[0])}; choose "
+            "another data set or another model"
         )
     histogram = np.zeros((3, 256), np.int64)
     for batch in evaluation_batches(examples, batch_size=256):

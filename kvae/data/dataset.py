@@ -1,14 +1,13 @@
-"""The contract of a data set: how its function is declared, and the examples that it returns.
+"""The contract of a data set: the function that loads it, and the examples that the function returns.
 
-A data set is a function, registered by name in `kvae.DATASETS`. Its parameters are the fields of the config section
-`dataset`. Everything that kvae needs to know about them is declared with the function:
+A data set is a function, registered by name in `kvae.DATASETS`. It returns a `Dataset`. Its parameters are the fields
+of the config section `dataset`, and kvae reads their declarations:
 
-- the annotation of a parameter gives its type and range: `fraction: Annotated[float, Gt(0), Lt(1)] = 0.1`
-- `LocalPath` and `CachePath` of `kvae.core.fields` mark paths on this machine, which are never shared with a run
-- the docstring's `Args:` describe each field; `python -m kvae.main --config=FILE --help` prints them
-- `Examples` says what is read, and that several threads read it
-- `size` and `crop` say how an image was fitted to the square that the model is trained on. A data set that leaves its
-  users no choice has no such parameter, and declares the fixed value with `declare_images`
+- The annotation of a parameter gives its type and range: `fraction: Annotated[float, Gt(0), Lt(1)] = 0.1`.
+- `LocalPath` and `CachePath` of `kvae.core.fields` mark paths on this machine. They are left out of a shared run.
+- The docstring's `Args:` describe the fields; `python -m kvae.main --config=FILE --help` prints them.
+- `size` and `crop` describe the square that images are fitted to. A data set whose size or crop is fixed has no such
+  parameter and declares the value with `declare_images`.
 
 Example:
   >>> import numpy as np, kvae
@@ -34,22 +33,22 @@ Example = Mapping[str, np.ndarray]
 """Arrays by name. Images have `image`, uint8 [h, w, 3], and `label`, int32 [], if the data set has labels."""
 
 MEMORY_BYTES = 2 * 2**30
-"""A data set whose decoded examples take at most this many bytes is held in memory; a larger one is read from disk
+"""A data set is held in memory if its decoded examples take at most this many bytes. A larger one is read from disk
 during training."""
 
 
 def fits_in_memory(num_bytes: int) -> bool:
-    """True if a data set whose decoded examples take `num_bytes` is held in memory, see `MEMORY_BYTES`."""
+    """True if `num_bytes` of decoded examples are held in memory, see `MEMORY_BYTES`."""
     return num_bytes <= MEMORY_BYTES
 
 
 class Examples(Protocol):
-    """Random access to decoded examples, all of one shape.
+    """Random access to decoded examples that all have the same shapes.
 
-    Several threads call `__getitem__` at the same time. Examples that share state between calls, such as the position
-    in an open file, must open the file in each call or thread, or be wrapped in `LockedExamples`.
+    Several threads call `__getitem__` at the same time. If calls share state, such as the position in an open file,
+    open the file in each call or thread, or wrap the examples in `LockedExamples`.
 
-    Examples that have names, such as files, list them in an attribute `names`.
+    An optional attribute `names` lists a name for each example, such as the name of its file.
     """
 
     def __len__(self) -> int: ...
@@ -82,15 +81,15 @@ class ArrayExamples:
         return len(next(iter(self.arrays.values())))
 
     def __getitem__(self, index: int | np.ndarray) -> Example:
-        """Returns one example for an integer, and a batch for an array of indices."""
+        """Returns one example for an integer, or a batch for an array of indices."""
         return {name: array[index] for name, array in self.arrays.items()}
 
 
 class LockedExamples:
-    """Examples that are read by one thread at a time, for examples that threads cannot share.
+    """Wraps examples so that one thread at a time reads them.
 
     Args:
-      examples: the examples.
+      examples: examples that several threads must not read at the same time.
 
     Example:
       >>> LockedExamples(["first", "second"])[1]
@@ -111,7 +110,7 @@ class LockedExamples:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A data set, split and ready to be read.
+    """The training and validation examples of a data set.
 
     Attributes:
       train: the training examples.
@@ -125,13 +124,13 @@ class Dataset:
 
 
 class ImageSpec(NamedTuple):
-    """Size and crop of the square that images are fitted to.
+    """The square that images are fitted to.
 
     Attributes:
       size: side of the square, in pixels.
       crop: True resizes the shorter side to `size` and crops to the centre; False resizes both sides to `size`, which
         changes the aspect ratio. Both use antialiased bilinear interpolation.
-      white: the level that is white in grey images beyond 8 bits, such as 4095 for 12 bits; 0 means 65535 for integers,
+      white: the white level of grey images with more than 8 bits, such as 4095 for 12 bits; 0 means 65535 for integers,
         and 1 or 255 for floats.
     """
 
@@ -144,10 +143,10 @@ Function = TypeVar("Function", bound=Callable[..., Dataset])
 
 
 def declare_images(*, size: int | None = None, crop: bool | None = None) -> Callable[[Function], Function]:
-    """Decorates a data set's function that has no parameter `size`, or none `crop`, with the value that it uses.
+    """Returns a decorator that declares the fixed size or crop of a data set without these parameters.
 
-    `kvae.tokenize` and `Run.read_images` fit new images the same way. Without a declaration images are cropped, and
-    their size must be given.
+    `kvae.tokenize` and `Run.read_images` use the declared values to fit new images the same way. If nothing is
+    declared, images are cropped, and the caller must give their size.
 
     Args:
       size: side of the images, in pixels.

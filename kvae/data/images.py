@@ -1,6 +1,6 @@
-"""Image files from strangers: opened and fitted to a square, by Pillow alone.
+"""Reads untrusted image files with Pillow and fits them to a square.
 
-Pillow starts another program for some formats; kvae does not read these.
+Formats that make Pillow start another program are not read.
 """
 
 import contextlib
@@ -17,12 +17,12 @@ from kvae.core.errors import InputError, first_line, require_extra
 with require_extra("train"):
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-# Pillow refuses an image with twice as many pixels, which becomes one line; its warning would be printed between lines.
+# Pillow only warns of a large image, and raises if it has more than twice as many pixels. kvae reports the exception.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 EXCLUDED_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
-"""Formats that Pillow does not decode itself. For EPS it would start Ghostscript, which executes the code in the file;
-IPTC may contain EPS."""
+"""Formats that Pillow does not decode itself. For EPS, Pillow starts Ghostscript, which executes code in the file; an
+IPTC file may contain EPS."""
 
 REPLACE_OR_SKIP = "replace or remove it, or set dataset.skip_unreadable=True"
 """Remedy for an unreadable image of the data set `folder`."""
@@ -32,32 +32,29 @@ class UnreadableImageError(InputError):
     """An image that cannot be read.
 
     Attributes:
-      reason: cause, without the image's name and the remedy.
+      reason: the cause, without the image's name and the remedy.
     """
 
     def __init__(self, name: str, reason: str, remedy: str):
-        super().__init__(f"{name}: not a readable image ({reason}); {remedy}")
+        super().__init__(f"{name} is not a readable image ({reason}); {remedy}")
         self.reason = reason
 
 
 def pillow_formats() -> tuple[str, ...]:
-    """Returns the formats that Pillow decodes without another program; the suffix of a file does not matter.
-
-    Formats of plugins that were registered since the last call are included.
-    """
+    """Returns the formats that Pillow decodes itself, including those of plugins registered since the last call."""
     Image.init()
     return tuple(sorted(Image.OPEN.keys() - EXCLUDED_FORMATS))
 
 
 def image_suffixes() -> frozenset[str]:
-    """Returns the suffixes of files in `pillow_formats`, in lower case."""
+    """Returns the file suffixes of `pillow_formats`, in lower case."""
     formats = pillow_formats()
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
 
 
 @contextlib.contextmanager
 def open_image(source: os.PathLike | bytes, name: str, remedy: str) -> Iterator[Image.Image]:
-    """Opens an image, to be decoded within the block.
+    """Opens an image, which the caller decodes inside the `with` block.
 
     Args:
       source: a file, or the bytes of one.
@@ -65,8 +62,8 @@ def open_image(source: os.PathLike | bytes, name: str, remedy: str) -> Iterator[
       remedy: what the user can do if the image cannot be read.
 
     Raises:
-      UnreadableImageError: the image cannot be read. Corrupted images make Pillow raise nearly anything, so every
-        exception in the block counts.
+      UnreadableImageError: the image cannot be read. Pillow raises many types of exceptions for corrupted images, so
+        any exception in the block is turned into this one.
     """
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else files.opened(source)
@@ -74,16 +71,16 @@ def open_image(source: os.PathLike | bytes, name: str, remedy: str) -> Iterator[
             yield image
     except Exception as error:
         why = first_line(error)
-        if isinstance(error, UnidentifiedImageError):  # its message shows the repr of a Python object
+        if isinstance(error, UnidentifiedImageError):  # its message contains the repr of a file object
             why = "none of the formats that Pillow reads"
         if isinstance(error, Image.DecompressionBombError):
             limit = 2 * Image.MAX_IMAGE_PIXELS / 1e6
-            why = f"more than {limit:.0f} million pixels: make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS"
+            why = f"more than {limit:.0f} million pixels: resize it, or raise PIL.Image.MAX_IMAGE_PIXELS"
         raise UnreadableImageError(name, why, remedy) from error
 
 
 def read_image(path: os.PathLike, size: int, crop: bool, white: float = 0, remedy: str = REPLACE_OR_SKIP) -> np.ndarray:
-    """Reads an image file and fits it to a square, see `fit_image`; of an animation, the first frame.
+    """Reads an image file, or the first frame of an animation, and fits it to a square, see `fit_image`.
 
     Args:
       path: the file.
@@ -99,16 +96,22 @@ def read_image(path: os.PathLike, size: int, crop: bool, white: float = 0, remed
       UnreadableImageError: the image cannot be read.
     """
     with open_image(path, str(path), remedy) as image:
-        image.draft(None, (2 * size, 2 * size))  # decodes a much larger JPEG at a fraction of its size
+        image.draft(None, (2 * size, 2 * size))  # decodes a large JPEG at reduced size, which is faster
         return fit_image(image, size, crop, white)
 
 
 def fit_image(image: Image.Image, size: int, crop: bool, white: float = 0) -> np.ndarray:
     """Fits a Pillow image of any mode to a square.
 
-    The image is rotated as EXIF says, and transparency is put on white. Grey levels beyond 8 bits are scaled from
-    0..`white`. If `white` is 0, integers are scaled from 0..65535, and floating-point levels from 0..1, or from 0..255
-    if any exceeds 1.
+    The image is rotated by its EXIF orientation, and transparent pixels are blended with white. Grey images with more
+    than 8 bits are scaled so that the level `white` becomes 255. If `white` is 0, the white level is 65535 for
+    integers; for floats it is 1, or 255 if any level exceeds 1.
+
+    Args:
+      image: the image.
+      size: see `ImageSpec`.
+      crop: see `ImageSpec`.
+      white: see `ImageSpec`.
 
     Returns:
       uint8 [size, size, 3].
@@ -118,11 +121,12 @@ def fit_image(image: Image.Image, size: int, crop: bool, white: float = 0) -> np
 
 
 def is_deep(image: Image.Image) -> bool:
-    """True if an image has integer or floating-point grey levels beyond 8 bits."""
+    """True if an image has grey levels with more than 8 bits, integer or floating-point."""
     return image.mode == "F" or image.mode.startswith("I")
 
 
 def _to_rgb(image: Image.Image, white: float) -> Image.Image:
+    """Converts an image of any mode to 8-bit RGB; see `fit_image` for `white`."""
     if is_deep(image):  # Pillow would clip these at 255
         values = np.nan_to_num(np.asarray(image, np.float64))
         white = white or (65535 if image.mode != "F" else 1 if values.max() <= 1 else 255)
@@ -130,5 +134,5 @@ def _to_rgb(image: Image.Image, white: float) -> Image.Image:
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image).convert("RGB")
+    background = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(background, image).convert("RGB")

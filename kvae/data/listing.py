@@ -1,4 +1,4 @@
-"""Lists the images of a folder, finds copies of an image, and reports the files that are left out."""
+"""Lists the images of a folder, finds identical images, and logs which files are skipped."""
 
 import collections
 import concurrent.futures
@@ -23,24 +23,26 @@ with require_extra("train"):
 log = logging.getLogger(__name__)
 
 SYSTEM_FOLDERS = {"@eaDir", "#recycle", "lost+found", "$RECYCLE.BIN", "System Volume Information", "__MACOSX"}
-"""Folders that file servers and archives add. Like hidden folders, they are not searched."""
+"""Folders that file servers, operating systems and archives create. Like hidden folders, they are skipped."""
 
-PILLOW_HEIF = "for HEIC, pip install pillow-heif and call pillow_heif.register_heif_opener() in a file for --import"
+PILLOW_HEIF = (
+    "to read HEIC, pip install pillow-heif and call pillow_heif.register_heif_opener() in a file passed to --import"
+)
 CONVERT = "convert {} to PNG or JPEG"
 REMEDIES = {
     **dict.fromkeys((".heic", ".heif", ".hif"), PILLOW_HEIF),
     **dict.fromkeys((".svg", ".svgz", ".pdf", ".ai", ".eps", ".wmf", ".emf"), "render {} as PNG"),
     **dict.fromkeys((".avif", ".jxl", ".jxr", ".exr", ".hdr", ".raw", ".npy"), CONVERT),
     **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".xcf", ".psb"), CONVERT),
-    "": "give files without a suffix one, such as .jpg",
+    "": "add a suffix, such as .jpg, to files without one",
 }
-"""Remedy for images that Pillow does not read, by suffix; "" is a file without one."""
+"""Remedies for images that Pillow does not read, by suffix; "" is for files without a suffix."""
 
 DEPTH_SAMPLE = 16
-"""Images of each suffix that are examined for their depth."""
+"""Number of images of each suffix whose bit depth is checked."""
 
 SAMPLE_BYTES = 4096
-"""Files of one size whose beginning, middle and end differ in these bytes are not copies of each other."""
+"""Number of bytes compared at the beginning, middle and end of two files, before they are compared in full."""
 
 
 def image_folder(path: object, where: str) -> pathlib.Path:
@@ -51,7 +53,7 @@ def image_folder(path: object, where: str) -> pathlib.Path:
       where: the field or option that holds the path, for messages.
 
     Raises:
-      InputError: there is no such folder.
+      InputError: the path is not a folder.
     """
     root = files.user_path(where, path)
     if not root.is_dir():
@@ -63,51 +65,51 @@ def image_folder(path: object, where: str) -> pathlib.Path:
 def list_images(root: pathlib.Path, where: str = "images") -> list[str]:
     """Lists the image files below a folder, as sorted paths relative to it.
 
-    Files and folders whose names begin with a dot are skipped, `SYSTEM_FOLDERS` too, and so are runs of kvae: their
-    figures are not data. A file with several names, by links, is listed once: under its own name rather than that of a
-    symbolic link, and under the first of several hard links. Files that are left out are logged.
+    Hidden files, hidden folders and `SYSTEM_FOLDERS` are skipped. Runs of kvae are skipped too, because their figures
+    are not data. A file with several links is listed once: under its own name rather than the name of a symbolic link,
+    and under the first of several hard links. Files that are not images are counted in the log.
 
     Args:
       root: the folder.
-      where: the field or option that holds its path, for messages.
+      where: the field or option that holds the folder's path, for messages.
 
     Raises:
       InputError: a folder cannot be searched, or there are no images.
     """
-    suffixes, names, others = image_suffixes(), [], collections.Counter()
+    suffixes, names, skipped = image_suffixes(), [], collections.Counter()
     for name in _walk(root):
         suffix = os.path.splitext(name)[1].lower()
         if suffix in suffixes:
             names.append(name)
         else:
-            others[suffix] += 1
-    left_out = _describe_left_out(others)
+            skipped[suffix] += 1
+    skipped_text = _describe_skipped(skipped)
     if not names:
-        raise InputError(f"{where}: {root} holds no images" + f"; it holds {left_out}" * bool(others))
-    if others:
-        level = logging.WARNING if REMEDIES.keys() & others.keys() else logging.INFO
-        log.log(level, "%s: left out %s", one_line(str(root)), left_out)
+        raise InputError(f"{where}: {root} has no images" + f"; it has {skipped_text}" * bool(skipped))
+    if skipped:
+        level = logging.WARNING if REMEDIES.keys() & skipped.keys() else logging.INFO
+        log.log(level, "%s: skipped %s", one_line(str(root)), skipped_text)
     unique = _drop_links(root, sorted(names))
     if len(unique) < len(names):
-        log.info("%s: %d names are links to images listed under another name", root, len(names) - len(unique))
+        log.info("%s: skipped %d links to images that are listed under another name", root, len(names) - len(unique))
     return unique
 
 
 def _walk(root: pathlib.Path) -> Iterable[str]:
-    """Yields the files below a folder that are not hidden, relative to it."""
+    """Yields the relative paths of the files below a folder, except those that `list_images` skips."""
 
     def refuse(error: OSError) -> None:
-        raise InputError(f"{error.filename}: cannot be searched ({error.strerror}); make it readable or move it away")
+        raise InputError(f"{error.filename} cannot be searched ({error.strerror}); make it readable or move it away")
 
     visited = set()
     for folder, subfolders, filenames in os.walk(root, onerror=refuse, followlinks=True):
         real = os.path.realpath(folder)
-        if real in visited:  # a link back to a folder above it
+        if real in visited:  # a link to a folder that has been searched, perhaps to its own parent
             subfolders.clear()
             continue
         visited.add(real)
         if "config.json" in filenames and "checkpoints" in subfolders:
-            log.info("skipped %s: it is a run of kvae", one_line(folder))
+            log.info("skipped %s because it is a run of kvae", one_line(folder))
             subfolders.clear()
             continue
         subfolders[:] = sorted(name for name in subfolders if not name.startswith(".") and name not in SYSTEM_FOLDERS)
@@ -115,8 +117,8 @@ def _walk(root: pathlib.Path) -> Iterable[str]:
         yield from ((relative / name).as_posix() for name in filenames if not name.startswith("."))
 
 
-def _describe_left_out(counts: collections.Counter, most: int = 5) -> str:
-    """Returns the number of files by suffix, those with a remedy first, and the remedies."""
+def _describe_skipped(counts: collections.Counter, most: int = 5) -> str:
+    """Returns the number of files of each suffix, and remedies; suffixes with a remedy come first."""
     ordered = sorted(counts.items(), key=lambda item: (item[0] not in REMEDIES, -item[1], item[0]))
     parts = [f"{count:,} {one_line(suffix)[:12] or 'without a suffix'}" for suffix, count in ordered[:most]]
     if rest := sum(count for _, count in ordered[most:]):
@@ -129,13 +131,13 @@ def _describe_left_out(counts: collections.Counter, most: int = 5) -> str:
 
 
 def _drop_links(root: pathlib.Path, names: Sequence[str]) -> list[str]:
-    """Returns one name for each file."""
+    """Returns one name for each file, without the names that are links to it."""
     by_file: dict[tuple, str] = {}
     for name in names:
         path = root / name
         try:
             status = os.stat(path)
-        except OSError:  # a link to nowhere; whoever reads it reports it
+        except OSError:  # a broken link; the error is reported when it is read
             by_file[(name,)] = name
             continue
         key = (status.st_dev, status.st_ino)
@@ -149,12 +151,16 @@ def _is_link(root: pathlib.Path, name: str) -> bool:
 
 
 def find_copies(root: pathlib.Path, names: Sequence[str]) -> dict[str, str]:
-    """Finds image files of equal bytes.
+    """Finds files with identical bytes.
 
-    Only files of equal size are compared: first a sample of each, then, where samples agree, all bytes.
+    Files of equal size are compared by a sample of their bytes and, if the samples agree, by all their bytes.
+
+    Args:
+      root: the folder.
+      names: paths of the files, relative to the folder.
 
     Returns:
-      For each file that is a copy of one before it in `names`, the first of those.
+      A dict from each copy to the first file in `names` with the same bytes.
     """
     groups = _split_groups([list(names)], lambda name: os.stat(root / name).st_size)
     groups = _split_groups(groups, lambda name: _sample(root / name))
@@ -163,7 +169,7 @@ def find_copies(root: pathlib.Path, names: Sequence[str]) -> dict[str, str]:
 
 
 def _split_groups(groups: Iterable[list[str]], key: Callable[[str], object]) -> list[list[str]]:
-    """Splits groups of files by a key; a file that is alone, or cannot be read, is in none."""
+    """Splits groups of files by a key, and drops unreadable files and groups of one file."""
 
     def safe_key(name: str) -> object:
         try:
@@ -183,16 +189,18 @@ def _split_groups(groups: Iterable[list[str]], key: Callable[[str], object]) -> 
 
 
 def _sample(path: pathlib.Path) -> bytes:
+    """Returns a digest of `SAMPLE_BYTES` at the beginning, middle and end of a file."""
     with files.opened(path) as file:
         size = os.fstat(file.fileno()).st_size
         parts = []
-        for place in dict.fromkeys((0, size // 2, max(0, size - SAMPLE_BYTES))):
-            file.seek(place)
+        for offset in dict.fromkeys((0, size // 2, max(0, size - SAMPLE_BYTES))):
+            file.seek(offset)
             parts.append(file.read(SAMPLE_BYTES))
     return hashlib.blake2b(b"".join(parts), digest_size=16).digest()
 
 
 def _digest(path: pathlib.Path) -> bytes:
+    """Returns a digest of a file."""
     with files.opened(path) as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
 
@@ -208,16 +216,16 @@ def evenly_spaced(names: Sequence[str], most: int) -> list[str]:
     return list(itertools.islice(names, 0, None, step))
 
 
-def warn_of_depth(root: pathlib.Path, names: Sequence[str], white: float, field: str) -> None:
-    """Logs one warning if images beyond 8 bits would be read too dark or too bright.
+def warn_of_depth(root: pathlib.Path, names: Sequence[str], white: float, remedy: str) -> None:
+    """Logs a warning if grey images with more than 8 bits would be read too dark or too bright.
 
-    Up to `DEPTH_SAMPLE` images of each suffix are examined.
+    Up to `DEPTH_SAMPLE` images of each suffix are checked.
 
     Args:
       root: the folder.
-      names: its images.
-      white: the level of white that the user has set; if it is not 0, nothing is examined.
-      field: the field that sets it, for the message.
+      names: paths of the images, relative to the folder.
+      white: the white level that the user has set; unless it is 0, nothing is checked.
+      remedy: how the user sets the white level, for the message, such as "set dataset.white".
     """
     if white:
         return
@@ -233,13 +241,13 @@ def warn_of_depth(root: pathlib.Path, names: Sequence[str], white: float, field:
     depth = next((2**bits - 1 for bits in (8, 10, 12, 14) if 0 < highest["integers"] < 2**bits), None)
     if depth:
         log.warning(
-            "%s: images of 16-bit integers have no level above %d; white is 65535, so they are dark; if their white is "
-            "%d, set %s=%d", one_line(str(root)), highest["integers"], depth, field, depth
+            "%s: 16-bit images have no level above %d, but white is 65535, so they look dark; if their white level is "
+            "%d, %s=%d", one_line(str(root)), highest["integers"], depth, remedy, depth
         )  # fmt: skip
     if highest["floats"] > 255:
         log.warning(
-            "%s: images of floats have levels up to %g; white is 255, so most is white; set %s to the level of white",
-            one_line(str(root)), highest["floats"], field
+            "%s: floating-point images have levels up to %g, but white is 255, so they look white; %s to their "
+            "white level", one_line(str(root)), highest["floats"], remedy
         )  # fmt: skip
 
 
@@ -251,10 +259,10 @@ def read_images(source: ImageSource | Sequence[ImageSource], spec: ImageSpec) ->
 
     Args:
       source: a folder, a file, a Pillow image, or a sequence of files and images.
-      spec: the square.
+      spec: size and crop of the square.
 
     Returns:
-      uint8 [n, size, size, 3]; the images of a folder in the order of `list_images`.
+      uint8 [n, size, size, 3]; the images of a folder are in the order of `list_images`.
 
     Raises:
       InputError: there are no images, or one cannot be read.
@@ -266,7 +274,7 @@ def read_images(source: ImageSource | Sequence[ImageSource], spec: ImageSpec) ->
     if isinstance(source, (str, os.PathLike)) and not files.user_path("images", source).is_file():
         root = image_folder(source, "images")
         names = list_images(root)
-        warn_of_depth(root, names, spec.white, "white")
+        warn_of_depth(root, names, spec.white, "set white")
         source = [root / name for name in names]
     is_single = isinstance(source, (str, os.PathLike, Image.Image))
     sources = [source] if is_single else list(source)
@@ -277,10 +285,10 @@ def read_images(source: ImageSource | Sequence[ImageSource], spec: ImageSpec) ->
         if isinstance(item, Image.Image):
             try:
                 return fit_image(item, *spec)
-            except Exception as error:  # Pillow decodes only now
+            except Exception as error:  # Pillow decodes an image only when its pixels are needed
                 raise InputError(f"images: a Pillow image is not readable ({error}); replace it") from error
         if not isinstance(item, (str, os.PathLike)):
-            raise InputError(f"images: found a {type(item).__name__}; give a folder, files, or Pillow images")
+            raise InputError(f"images: an element is a {type(item).__name__}; give a folder, files, or Pillow images")
         return read_image(files.user_path("images", item), *spec, remedy="replace or remove it")
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -1,6 +1,6 @@
-"""Batches in a reproducible order: example j of step s is a function of (seed, s, j).
+"""Batches in a reproducible order: example j of step s depends only on (seed, s, j).
 
-A run therefore resumes from its step alone, and the global batches do not depend on the number of processes.
+A run can therefore resume from its step number, and global batches do not depend on the number of processes.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from kvae.data.dataset import ArrayExamples, Example, Examples
 Item = TypeVar("Item")
 
 FOREVER_STEPS = 2**40
-"""More steps than any run takes."""
+"""A number of steps that no run reaches."""
 
 
 def example_indices(seed: int, step: int, batch_size: int, count: int) -> np.ndarray:
@@ -49,7 +49,7 @@ def example_indices(seed: int, step: int, batch_size: int, count: int) -> np.nda
     return indices
 
 
-@functools.lru_cache(maxsize=32)  # an epoch or two of each replica; at most 160 MB for ImageNet in int32
+@functools.lru_cache(maxsize=32)  # one or two epochs of each replica; at most 160 MB for ImageNet
 def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(count).astype(np.int32)
 
@@ -71,8 +71,8 @@ def train_batches(
       batch_size: number of examples in the global batch, over all processes.
       first_step: the step of the first batch.
       process_index: index of this process.
-      process_count: number of processes that share a batch; each gets a contiguous slice, b = batch_size /
-        process_count.
+      process_count: number of processes that split a batch; each reads a contiguous slice of b = batch_size /
+        process_count examples.
 
     Returns:
       An iterator over `{"image": uint8 [b, h, w, 3]}`, with `"label"` int32 [b] if the examples have labels.
@@ -97,7 +97,7 @@ def train_batches(
 def evaluation_batches(
     examples: Examples, *, batch_size: int, process_index: int = 0, process_count: int = 1
 ) -> Iterator[Example]:
-    """Returns the examples once, in order, in batches of one size; the last batch is padded with the last example.
+    """Returns batches of all examples, once and in order; the last batch is padded with copies of the last example.
 
     Args:
       examples: the validation set.
@@ -106,7 +106,7 @@ def evaluation_batches(
       process_count: see `train_batches`.
 
     Returns:
-      An iterator over the batches of `train_batches`, with `"mask"` bool [b], False for padding.
+      An iterator over batches like those of `train_batches`, with `"mask"` bool [b], False for padding.
 
     Raises:
       InputError: batch_size is not a multiple of process_count.
@@ -133,7 +133,7 @@ def _process_slice(batch_size: int, process_index: int, process_count: int) -> s
 
 
 def _read_steps(examples: Examples, indices: Callable[[int], np.ndarray], steps: range) -> Iterator[Example]:
-    """Yields for each step the examples at `indices(step)`, stacked."""
+    """Returns an iterator over the batches of `steps`: the stacked examples at `indices(step)`."""
     if isinstance(examples, ArrayExamples):
         return (examples[indices(step)] for step in steps)
     with require_extra("train"):
@@ -154,11 +154,11 @@ def _read_steps(examples: Examples, indices: Callable[[int], np.ndarray], steps:
 def prefetch(items: Iterable[Item], size: int) -> Iterator[Iterator[Item]]:
     """Computes items in a background thread, ahead of their use.
 
-    An exception in the thread is raised where the next item is taken. Leaving the block ends the thread after the item
-    that it is computing.
+    An exception in the thread is raised when the next item is requested. When the `with` block ends, the thread
+    finishes its current item and stops.
 
     Args:
-      items: the iterable; only the thread iterates over it.
+      items: the iterable; only the background thread iterates over it.
       size: number of items to keep ready, at least 1.
 
     Example:

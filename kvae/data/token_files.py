@@ -1,6 +1,6 @@
 """Reads and writes shards of codes, as ArrayRecord or Parquet files.
 
-Equal rows give equal bytes, so an interrupted `kvae.tokenize` resumes to the same files.
+Equal rows give identical bytes, so `kvae.tokenize` produces the same files if it is interrupted and resumed.
 """
 
 import contextlib
@@ -27,11 +27,11 @@ TokenRows = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """The columns of rows, in addition to `index`.
+    """The columns of a token file, in addition to `index`.
 
     Attributes:
       shapes: shape of the codes of one image, by codebook.
-      dtypes: dtype of these codes, by codebook: "int16" or "int32".
+      dtypes: dtype of the codes, "int16" or "int32", by codebook.
       sizes: number of codes, by codebook.
       names: True if rows have a `name`.
       labels: True if rows have a `label`.
@@ -47,7 +47,7 @@ class Columns:
 
 
 class Format(NamedTuple):
-    """A file format.
+    """A format of token files.
 
     Attributes:
       file_name: maps the split, the number of a shard and the number of shards to a file name.
@@ -66,12 +66,12 @@ class Format(NamedTuple):
 
 
 def little_endian(dtype: str) -> np.dtype:
-    """Returns the dtype of codes in a record."""
+    """Returns a dtype in the byte order of records."""
     return np.dtype(dtype).newbyteorder("<")
 
 
 def encode_row(row: Mapping[str, Any], columns: Columns) -> bytes:
-    """Encodes a row as a tf.Example with its codes as bytes, which tfds reads as a `Tensor` with `Encoding.BYTES`."""
+    """Encodes a row as a tf.Example. Codes are stored as bytes: a `Tensor` with `Encoding.BYTES` in tfds."""
     with require_extra("train"):
         from tensorflow_datasets.proto import tf_example_pb2
         from tensorflow_datasets.proto import tf_feature_pb2 as proto
@@ -85,12 +85,12 @@ def encode_row(row: Mapping[str, Any], columns: Columns) -> bytes:
             feature[name] = proto.Feature(bytes_list=proto.BytesList(value=[codes.tobytes()]))
         else:
             feature[name] = proto.Feature(int64_list=proto.Int64List(value=[int(value)]))
-    # Without `deterministic` the order of the features differs from process to process.
+    # Without `deterministic`, the order of the features differs between processes.
     return tf_example_pb2.Example(features=proto.Features(feature=feature)).SerializeToString(deterministic=True)
 
 
 def decode_row(record: bytes, columns: Columns) -> dict[str, Any]:
-    """Decodes a record of `encode_row`."""
+    """Decodes a record that `encode_row` has encoded."""
     with require_extra("train"):
         from tensorflow_datasets.proto import tf_example_pb2
 
@@ -107,20 +107,20 @@ def decode_row(record: bytes, columns: Columns) -> dict[str, Any]:
 
 
 def check_codes(name: str, codes: np.ndarray, size: int, index: Sequence[int] | np.ndarray) -> None:
-    """Raises InputError with the first place of a code that is not in 0..`size` - 1.
+    """Raises InputError if a code is not in 0..`size` - 1; the message gives the first such position.
 
     Args:
-      name: what the codes are, for the message.
+      name: name of the codes, for the message.
       codes: integers [n, ...].
       size: number of codes of the codebook.
-      index: the number of each row, [n].
+      index: the `index` of each row, [n].
     """
     if not codes.size or (codes.min() >= 0 and codes.max() < size):
         return
-    row, *place = np.argwhere((codes < 0) | (codes >= size))[0].tolist()
+    row, *position = np.argwhere((codes < 0) | (codes >= size))[0].tolist()
     raise InputError(
-        f"{name} has the code {codes[(row, *place)]} at {place} of row {index[row]}; codes must be in 0 to {size - 1}; "
-        f"{RUN_AGAIN}"
+        f"{name} has the code {codes[(row, *position)]} at {position} of row {index[row]}; codes must be from 0 to "
+        f"{size - 1}; {RUN_AGAIN}"
     )
 
 
@@ -128,7 +128,7 @@ def _write_array_record(path: pathlib.Path, rows: TokenRows, columns: Columns) -
     with require_extra("train"):
         from array_record.python.array_record_module import ArrayRecordWriter
 
-    writer = ArrayRecordWriter(os.fspath(path), "group_size:1")  # random access reads one record, not a group
+    writer = ArrayRecordWriter(os.fspath(path), "group_size:1")  # so that random access reads one record, not a group
     try:
         for values in zip(*rows.values(), strict=True):
             writer.write(encode_row(dict(zip(rows, values, strict=True)), columns))
@@ -226,12 +226,14 @@ def _read_parquet(path: pathlib.Path, columns: Columns) -> TokenRows:
         rows: TokenRows = {}
         for name in names:
             if name not in table.column_names:
-                raise ValueError(f"it has no column {name}; it has {', '.join(table.column_names)}")
+                raise ValueError(f"column {name} is missing; the columns are {', '.join(table.column_names)}")
             array, shape = table[name].combine_chunks(), columns.shapes.get(name, ())
             for _ in shape:
                 array = array.flatten()
             if str(array.type) != kinds[name] or array.null_count:
-                raise ValueError(f"the column {name} has {array.null_count} nulls and the type {array.type}")
+                raise ValueError(
+                    f"column {name} is {array.type} with {array.null_count} nulls; it must be {kinds[name]}"
+                )
             rows[name] = array.to_pylist() if name == "name" else array.to_numpy().reshape(table.num_rows, *shape)
     return rows
 
@@ -247,7 +249,7 @@ def _peek_parquet(path: pathlib.Path, columns: Columns) -> tuple[int, int | None
 
 
 FORMATS: dict[str, Format] = {
-    # The file names are those of tfds and of Hugging Face's `datasets`.
+    # File names follow the conventions of tfds and of Hugging Face's `datasets`.
     "array_record": Format(
         lambda split, number, count: f"tokens-{split}.array_record-{number:05}-of-{count:05}",
         _write_array_record,
@@ -263,4 +265,4 @@ FORMATS: dict[str, Format] = {
         lambda folder, files, columns: None,
     ),
 }
-"""Maps names to the formats of token files."""
+"""The formats of token files by name."""

@@ -1,4 +1,4 @@
-"""The file that describes a folder of tokens: its schema, and what it says about each shard."""
+"""The manifest of a folder of tokens: its schema, and checks of the shards against it."""
 
 import dataclasses
 import hashlib
@@ -20,21 +20,21 @@ from kvae.data.token_files import FORMATS, RUN_AGAIN, RUN_ALL_AGAIN, Columns, To
 log = logging.getLogger(__name__)
 
 MANIFEST = "_tokens.json"
-"""The file that describes the others in a folder of tokens; written last. Readers of Parquet folders skip names with an
-underscore."""
+"""The file that describes a folder of tokens. It is written last. Readers of Parquet folders skip files whose names
+begin with an underscore."""
 
 UNFINISHED = "_tokens.unfinished.json"
-"""The name of that file until the folder is complete."""
+"""The name of the manifest until the folder is complete."""
 
 EARLIER = {MANIFEST: "tokens.json", UNFINISHED: "tokens.unfinished.json"}
-"""The former names of these files; folders that have them are still read."""
+"""Former names of these files, which are still read."""
 
 Shape = Annotated[tuple[Count, ...], Len(1, 4)]
 
 
 @dataclasses.dataclass(frozen=True)
 class CodebookFields:
-    """A codebook: shape and dtype of an image's codes, number of codes, the grid, and pixels per position."""
+    """Fields of a codebook: shape and dtype of an image's codes, number of codes, pixels per code, grid shape."""
 
     shape: Shape
     dtype: Annotated[str, OneOf({"int16": np.int16, "int32": np.int32})]
@@ -45,7 +45,7 @@ class CodebookFields:
 
 @dataclasses.dataclass(frozen=True)
 class SplitFields:
-    """A split: number of images, a digest of their names, and number of rows."""
+    """Fields of a split: number of images, digest of their names, and number of rows."""
 
     images: Natural
     names: str
@@ -54,7 +54,7 @@ class SplitFields:
 
 @dataclasses.dataclass(frozen=True)
 class ShardFields:
-    """A shard: number of rows, and BLAKE2b digest of the file, in hex; folders written earlier have no digest."""
+    """Fields of a shard: number of rows, and BLAKE2b digest of the file in hex, which older folders do not have."""
 
     rows: Natural
     digest: str = ""
@@ -62,7 +62,7 @@ class ShardFields:
 
 @dataclasses.dataclass(frozen=True)
 class ManifestFields:
-    """Fields of a manifest besides its data set, codebooks and splits."""
+    """Fields of a manifest other than its `SECTIONS`."""
 
     run: str
     step: Natural
@@ -82,19 +82,19 @@ SECTIONS = ("dataset", "digests", "codebooks", "splits")
 
 
 def find_manifest(root: pathlib.Path, name: str) -> pathlib.Path | None:
-    """Returns the path of `MANIFEST` or `UNFINISHED` in a folder, or of the earlier name; None if there is neither."""
+    """Returns the path of `MANIFEST` or `UNFINISHED`, perhaps under its former name; None if it is missing."""
     paths = (root / name, root / EARLIER[name])
-    return next((path for path in paths if os.path.exists(path)), None)  # False if the path cannot be looked up
+    return next((path for path in paths if os.path.exists(path)), None)  # False, not an error, if access is denied
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
     """Reads a dict from a JSON file.
 
     Raises:
-      InputError: the file cannot be read or holds something else.
+      InputError: the file cannot be read or does not hold a dict.
     """
     with wrap_read_errors(path, RUN_ALL_AGAIN):
-        return _section(json.loads(files.read_text(path)), "it")
+        return _section(json.loads(files.read_text(path)), "manifest")
 
 
 def read_manifest(root: os.PathLike | str) -> dict[str, Any]:
@@ -104,14 +104,16 @@ def read_manifest(root: os.PathLike | str) -> dict[str, Any]:
       The manifest, where `splits[split]["files"]` maps the name of each shard to its fields `rows` and `digest`.
 
     Raises:
-      InputError: there is none, or it is corrupted.
+      InputError: the manifest is missing or corrupted, or the folder is incomplete.
     """
     root = pathlib.Path(root)
     path = find_manifest(root, MANIFEST)
     if path is None:
         if find_manifest(root, UNFINISHED):
-            raise InputError(f"{root} is not complete; run the same command of kvae.tokenize again to resume it")
-        raise InputError(f"{root} holds no tokens: it has no {MANIFEST}; python -m kvae.tokenize writes such folders")
+            raise InputError(f"{root} is incomplete; run the same kvae.tokenize command again to resume it")
+        raise InputError(
+            f"{root} is not a folder of tokens: it has no {MANIFEST}; create one with python -m kvae.tokenize"
+        )
     manifest = read_json(path)
     with wrap_read_errors(path, RUN_ALL_AGAIN):
         try:
@@ -121,46 +123,51 @@ def read_manifest(root: os.PathLike | str) -> dict[str, Any]:
 
 
 def _section(value: Any, name: str) -> dict[str, Any]:
+    """Returns a value if it is a dict."""
     if not isinstance(value, dict):
         raise ValueError(f"{name} is {short_repr(value)}; it must be a dict of fields")
     return value
 
 
 def _validate(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a manifest with validated fields; raises InputError or ValueError."""
     fields = {name: value for name, value in manifest.items() if name not in SECTIONS}
     sections = {name: _section(manifest.get(name), name) for name in SECTIONS}
-    valid = validate_fields("it", fields, ManifestFields)
+    valid = validate_fields("manifest", fields, ManifestFields)
     codebooks, splits = {}, {}
     for name, value in sections["codebooks"].items():
         codebooks[name] = validate_fields(name, _section(value, f"codebook {name}"), CodebookFields)
     if not codebooks or {"index", "name", "label"} & codebooks.keys():
-        raise ValueError(f"it has the codebooks {', '.join(codebooks) or 'none'}")
+        names = ", ".join(codebooks) or "none"
+        raise ValueError(
+            f"the codebooks are {names}; there must be at least one, and none may be called index, name or label"
+        )
     for name, value in sections["splits"].items():
         section = dict(_section(value, f"split {name}"))
         shards = {
             file: _validate_shard(file, shard) for file, shard in _section(section.pop("files", None), "files").items()
         }
         splits[name] = {**validate_fields(name, section, SplitFields), "files": shards}
-        if splits[name]["rows"] != sum(shard["rows"] for shard in shards.values()):
-            raise ValueError(f"split {name} has {splits[name]['rows']} rows, and its files have another number")
+        if splits[name]["rows"] != (total := sum(shard["rows"] for shard in shards.values())):
+            raise ValueError(f"split {name} has {splits[name]['rows']} rows, but its files have {total}")
     if "train" not in splits:
-        raise ValueError(f"it has no split train; it has {', '.join(splits) or 'none'}")
+        raise ValueError(f"split train is missing; the splits are {', '.join(splits) or 'none'}")
     for name, digest in sections["digests"].items():
         validate(f"digests.{name}", digest, str)
     return {**valid, **sections, "codebooks": codebooks, "splits": splits}
 
 
 def _validate_shard(file: str, value: Any) -> dict[str, Any]:
-    """Validates what is known of a shard. Its name must not lead out of the folder: tokens may come from a stranger."""
+    """Validates the entry of a shard. Its name must not lead out of the folder, because tokens may be untrusted."""
     if pathlib.PurePath(file).name != file or "\0" in file:
-        raise ValueError(f"{short_repr(file)} is not the name of a file in its folder")
+        raise ValueError(f"{short_repr(file)} is not a plain file name")
     if isinstance(value, int) and not isinstance(value, bool):  # the format of older folders
         value = {"rows": value}
     return validate_fields(short_repr(file), _section(value, short_repr(file)), ShardFields)
 
 
 def columns_of(manifest: Mapping[str, Any]) -> Columns:
-    """Returns the columns of the rows that a manifest describes."""
+    """Returns the columns of the shards that a manifest describes."""
     codebooks = manifest["codebooks"]
     return Columns(
         shapes={name: tuple(codebook["shape"]) for name, codebook in codebooks.items()},
@@ -179,16 +186,25 @@ def digest_of_file(path: pathlib.Path) -> str:
 
 
 def read_shard(root: pathlib.Path, manifest: Mapping[str, Any], split: str, name: str) -> TokenRows:
-    """Reads a shard and compares it with the manifest.
+    """Reads a shard and checks it against the manifest.
+
+    Args:
+      root: the folder of tokens.
+      manifest: its manifest, see `read_manifest`.
+      split: the split of the shard.
+      name: file name of the shard.
+
+    Returns:
+      The rows of the shard.
 
     Raises:
-      InputError: it is missing or corrupted, belongs to another folder or place, or has codes out of range.
+      InputError: the shard is missing or corrupted, differs from the manifest, or has codes out of range.
     """
     path, shard, columns = root / name, manifest["splits"][split]["files"][name], columns_of(manifest)
     with wrap_read_errors(path, RUN_AGAIN):
         files.check_file(path)
         if shard["digest"] and digest_of_file(path) != shard["digest"]:
-            raise InputError(f"{path} is corrupted (its digest is not that in {MANIFEST}); {RUN_AGAIN}")
+            raise InputError(f"{path} is corrupted (its digest differs from the digest in {MANIFEST}); {RUN_AGAIN}")
         rows = FORMATS[manifest["format"]].read(path, columns)
         if len(rows["index"]) != shard["rows"]:
             raise ValueError(f"it has {len(rows['index'])} rows instead of {shard['rows']}")
@@ -198,7 +214,13 @@ def read_shard(root: pathlib.Path, manifest: Mapping[str, Any], split: str, name
 
 
 def check_shard(root: pathlib.Path, manifest: Mapping[str, Any], split: str, number: int) -> None:
-    """Compares the rows of a shard with the manifest by their number and the first index; reads a single row.
+    """Checks the number of rows and the first index of a shard against the manifest, without reading all codes.
+
+    Args:
+      root: the folder of tokens.
+      manifest: its manifest, see `read_manifest`.
+      split: the split of the shard.
+      number: position of the shard in the split, from 0.
 
     Raises:
       InputError: they differ.
@@ -214,7 +236,7 @@ def check_shard(root: pathlib.Path, manifest: Mapping[str, Any], split: str, num
 
 
 def findings(folder: str) -> Iterator[tuple[str, str]]:
-    """Yields each file of a folder of tokens and what is wrong with it; an empty text if it is intact."""
+    """Yields the name of each file of a folder of tokens and an error message, which is empty if the file is intact."""
     try:
         manifest = read_manifest(folder)
     except InputError as error:

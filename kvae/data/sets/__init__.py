@@ -1,1 +1,1 @@
-"""The data sets, one module each; `kvae.data.DATASETS` names them."""
+"""The functions of the built-in data sets, registered in `kvae.data.DATASETS`."""

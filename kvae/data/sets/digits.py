@@ -1,4 +1,4 @@
-"""Handwritten digits that are installed with scikit-learn: a small labelled data set that needs no network."""
+"""Handwritten digits that ship with scikit-learn: a small labelled data set that needs no download."""
 
 import numpy as np
 
@@ -8,10 +8,10 @@ from kvae.data.dataset import ArrayExamples, Dataset
 
 
 def digits(size: Size = 32) -> Dataset:
-    """The 1,797 labelled digits of scikit-learn, from 8 x 8 pixels of 0..16 to uint8 size x size x 3 of 0..255.
+    """Loads the 1,797 labelled digits of scikit-learn as RGB images.
 
-    They are enlarged with bilinear interpolation; the three channels are equal. Every fifth digit of each class is for
-    validation: 355 in all. 1,442 are for training.
+    The grey images of 8 x 8 pixels are scaled from 0..16 to 0..255 and enlarged with bilinear interpolation; the three
+    channels are equal. Every fifth digit of each class is held out: 355 digits for validation, 1,442 for training.
 
     Args:
       size: side of the images in pixels, at least 8.
@@ -25,18 +25,20 @@ def digits(size: Size = 32) -> Dataset:
         from sklearn import datasets
 
     if size < 8:
-        raise InputError(f"dataset.size is {size}; it must be 8 or larger: the digits have 8 x 8 pixels")
+        raise InputError(
+            f"dataset.size is {size}; it must be an integer, 8 or larger, because the digits have 8 x 8 pixels"
+        )
     source = datasets.load_digits()
     grey = np.round(source.images * (255 / 16)).astype(np.uint8)
     large = [np.asarray(Image.fromarray(digit).resize((size, size), Image.Resampling.BILINEAR)) for digit in grey]
     images = np.repeat(np.stack(large)[..., None], 3, axis=-1)
     labels = source.target.astype(np.int32)
 
-    validates = np.zeros(len(labels), bool)
+    is_validation = np.zeros(len(labels), bool)
     for label in np.unique(labels):
-        validates[np.flatnonzero(labels == label)[4::5]] = True
+        is_validation[np.flatnonzero(labels == label)[4::5]] = True
     return Dataset(
-        train=ArrayExamples({"image": images[~validates], "label": labels[~validates]}),
-        validation={"validation": ArrayExamples({"image": images[validates], "label": labels[validates]})},
+        train=ArrayExamples({"image": images[~is_validation], "label": labels[~is_validation]}),
+        validation={"validation": ArrayExamples({"image": images[is_validation], "label": labels[is_validation]})},
         label_names=tuple(str(name) for name in source.target_names),
     )

@@ -22,15 +22,15 @@ from kvae.data.records import (
 
 @declare_images(crop=False)
 def faces(size: Size = 256, data_dir: CachePath = "") -> Dataset:
-    """CelebA-HQ and AFHQ, size x size: one training set with both, and a validation set for each.
+    """Loads CelebA-HQ and AFHQ: one training set of both, and a validation set for each.
 
     The first call prepares both from archives in `<data_dir>/downloads/manual`: afhq.zip, and either celeba_hq.zip of
-    StarGAN v2 or data<size>x<size>.tar of tfds's celeb_a_hq. The latter has no validation split, so its last fifteenth
-    (2,000 of 30,000) is held out. Images have no labels, because the two sets have different classes.
+    StarGAN v2 or data<size>x<size>.tar of tfds's celeb_a_hq. The tar archive has no validation split, so its last
+    fifteenth (2,000 of 30,000 images) is held out. Images have no labels, because the two sets have different classes.
 
     Args:
       size: side of the images in pixels.
-      data_dir: tfds's folder; empty for its default.
+      data_dir: the data folder of tfds; empty for its default.
 
     Raises:
       InputError: an archive is missing or corrupted.
@@ -49,7 +49,7 @@ def faces(size: Size = 256, data_dir: CachePath = "") -> Dataset:
     if missing:
         raise InputError(
             f"faces: {manual} lacks {' and '.join(missing)}; "
-            "download.sh of https://github.com/clovaai/stargan-v2 fetches both zip archives"
+            "download both zip archives with download.sh of https://github.com/clovaai/stargan-v2"
         )
     sets = {"celeba_hq": _train_and_validation(celeba_hq), "afhq": _train_and_validation(afhq)}
     return Dataset(
@@ -59,7 +59,7 @@ def faces(size: Size = 256, data_dir: CachePath = "") -> Dataset:
 
 
 def _celeba_hq(size: int, root: pathlib.Path, manual: pathlib.Path):
-    """Returns a builder of CelebA-HQ: one that is prepared, else one whose archive exists, else None."""
+    """Returns a tfds builder of CelebA-HQ that is prepared, else one whose archive exists, else None."""
     import tensorflow_datasets as tfds
 
     from kvae.data.sets.stargan import StarganCelebaHq, stargan_builder
@@ -74,6 +74,7 @@ def _celeba_hq(size: int, root: pathlib.Path, manual: pathlib.Path):
 
 
 def _train_and_validation(builder) -> tuple[RecordExamples, RecordExamples]:
+    """Prepares the data set of a builder, and returns its training and validation examples."""
     prepare(builder, needs_tensorflow=builder.name == "celeb_a_hq")
     splits = ("train", "validation")
     if "validation" not in builder.info.splits:
@@ -84,7 +85,10 @@ def _train_and_validation(builder) -> tuple[RecordExamples, RecordExamples]:
 
 @dataclasses.dataclass(frozen=True)
 class Concatenated:
-    """Several sets of examples, one after the other.
+    """Several sets of examples, concatenated.
+
+    Attributes:
+      parts: the sets.
 
     Example:
       >>> Concatenated([["a", "b"], ["c"]])[2]
@@ -98,7 +102,7 @@ class Concatenated:
 
     def __getitem__(self, index: int) -> Example:
         if not 0 <= index < len(self):
-            raise IndexError(f"example {index} of {len(self)}")
+            raise IndexError(f"index is {index}; it must be from 0 to {len(self) - 1}")
         part = bisect.bisect_right(self._ends, index)
         return self.parts[part][index - (self._ends[part - 1] if part else 0)]
 

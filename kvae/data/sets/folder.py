@@ -1,4 +1,4 @@
-"""Any folder of the user's images."""
+"""A folder of the user's own images."""
 
 import collections
 import concurrent.futures
@@ -30,12 +30,12 @@ def folder(
     skip_unreadable: bool = False,
     white: NotNegative = 0.0,
 ) -> Dataset:
-    """The images below a folder, of any format and mode that Pillow reads, as size x size x 3.
+    """Loads the images below a folder, in any format that Pillow decodes.
 
-    Files with other suffixes are counted in the log; hidden files are ignored. A hash of the image's path decides
-    whether it is for training or validation, so new images do not move the others. A file with several names, by
-    links, is one image; copies of equal bytes are all kept, and the hash of the first decides for all. If every image
-    is in a subfolder of `path`, the name of the first subfolder in its path is its label.
+    Files that are not images are counted in the log; hidden files are ignored. A hash of an image's path decides
+    whether it is for training or validation, so new images do not move others between the two sets. A file with several
+    links is one image. Identical copies are all kept, in the same set as the first of them. If every image is in a
+    subfolder of `path`, its label is the first subfolder in its path.
 
     Args:
       path: the folder; its subfolders are searched too.
@@ -44,18 +44,18 @@ def folder(
         aspect ratio. Both use antialiased bilinear interpolation.
       validation_fraction: approximate fraction of the images for validation, between 0 and 1; at least one image is
         for validation and one for training.
-      skip_unreadable: leave out unreadable images and log their number; a folder too large for memory is then read
-        once before training. Otherwise an unreadable image is an error, before training, or, in such a folder, when
-        training reaches it.
-      white: the level that is white in grey images beyond 8 bits, such as 4095 for 12 bits; 0 means 65535 for integers,
+      skip_unreadable: skip unreadable images and log how many there are. To find them, a folder too large for memory is
+        read once before training. If False, an unreadable image is an error: before training, or, in a folder too large
+        for memory, when training reaches the image.
+      white: the white level of grey images with more than 8 bits, such as 4095 for 12 bits; 0 means 65535 for integers,
         and for floats 1, or 255 if a level exceeds 1.
 
     Raises:
-      InputError: there is no such folder, it holds fewer than two images, an image cannot be read, or a field is out
-        of range.
+      InputError: the folder does not exist or has fewer than two images, an image cannot be read, or a field is out of
+        range.
     """
     if not path:
-        raise InputError("dataset.path is empty; name a folder of images with --config.dataset.path=DIR")
+        raise InputError("dataset.path is empty; set it to a folder of images with --config.dataset.path=DIR")
     root, spec = image_folder(path, "dataset.path"), ImageSpec(size, crop, white)
     examples, classes = folder_examples(root, spec, "dataset.path")
     _require_two(examples.root, len(examples))
@@ -67,8 +67,8 @@ def folder(
         is_readable = _read_all(examples, images, skip_unreadable)
         _require_two(examples.root, np.count_nonzero(is_readable), " readable")
     readable = np.flatnonzero(is_readable)
-    validates = _is_validation(examples.root, examples.names[readable], validation_fraction)
-    train, validation = (_select(examples, images, readable[part]) for part in (~validates, validates))
+    is_validation = _is_validation(examples.root, examples.names[readable], validation_fraction)
+    train, validation = (_select(examples, images, readable[part]) for part in (~is_validation, is_validation))
     return Dataset(train, {"validation": validation}, classes)
 
 
@@ -87,8 +87,8 @@ def folder_examples(
       InputError: there are no images, or a folder cannot be searched.
     """
     names = np.array(list_images(root, where), dtype=object)
-    field = "dataset.white" if where == "dataset.path" else "dataset.white, in training,"
-    warn_of_depth(root, names, spec.white, field)
+    remedy_for_depth = "set dataset.white" if where == "dataset.path" else "in training, set dataset.white"
+    warn_of_depth(root, names, spec.white, remedy_for_depth)
     labels, classes = _labels(names)
     return FolderExamples(root, names, spec, labels, remedy), classes
 
@@ -104,14 +104,14 @@ def _labels(names: Sequence[str]) -> tuple[np.ndarray | None, tuple[str, ...]]:
 
 @dataclasses.dataclass(frozen=True)
 class FolderExamples:
-    """Images that are read and decoded on access; threads may share it.
+    """Images that are read and decoded on access. Threads may share them.
 
     Attributes:
       root: the folder.
-      names: paths of the files, relative to the folder.
+      names: paths of the images, relative to the folder.
       spec: how images are fitted to a square.
-      labels: labels of the files, int32 [n], or None.
-      remedy: what the user can do if an image cannot be read, for messages.
+      labels: labels of the images, int32 [n], or None.
+      remedy: what the user can do if an image cannot be read.
     """
 
     root: pathlib.Path
@@ -129,7 +129,7 @@ class FolderExamples:
 
 
 def _select(examples: FolderExamples, images: np.ndarray | None, indices: np.ndarray) -> Examples:
-    """Returns the examples at some indices: arrays if all `images` are in memory, else files."""
+    """Returns the examples at some indices, in memory if `images` are, else read on access."""
     names, labels = examples.names[indices], None if examples.labels is None else examples.labels[indices]
     if images is None:
         return dataclasses.replace(examples, names=names, labels=labels)
@@ -137,13 +137,14 @@ def _select(examples: FolderExamples, images: np.ndarray | None, indices: np.nda
 
 
 def _require_two(root: pathlib.Path, count: int, kind: str = "") -> None:
+    """Raises InputError if there are fewer than two images."""
     if count < 2:
         images = f"{count or 'no'}{kind} image{'s' if count != 1 else ''}"
-        raise InputError(f"dataset.path: {root} holds {images}; it needs two, one to train and one to validate")
+        raise InputError(f"dataset.path: {root} has {images}; it needs two, one for training and one for validation")
 
 
 def _read_all(examples: FolderExamples, images: np.ndarray | None, skip_unreadable: bool) -> np.ndarray:
-    """Reads every image, into `images` unless it is None; returns which were readable, bool [n]."""
+    """Reads every image, into `images` unless it is None, and returns which are readable, bool [n]."""
     with require_extra("train"):
         import tqdm
 
@@ -176,7 +177,7 @@ def _read_all(examples: FolderExamples, images: np.ndarray | None, skip_unreadab
         )
     if unreadable:
         log.warning(
-            "%s: left out %d of %d images, which are unreadable (%s)",
+            "%s: skipped %d of %d images because they are unreadable (%s)",
             one_line(str(examples.root)),
             len(unreadable),
             len(examples),
@@ -186,7 +187,7 @@ def _read_all(examples: FolderExamples, images: np.ndarray | None, skip_unreadab
 
 
 def _reasons(errors: Mapping[str, UnreadableImageError], most: int = 5) -> str:
-    """Returns the first names of unreadable images, each group with its reason."""
+    """Returns the names of the first unreadable images, grouped by reason."""
     by_reason = collections.defaultdict(list)
     for name in list(errors)[:most]:
         by_reason[short_repr(errors[name].reason, 100, str)].append(name)
@@ -198,17 +199,17 @@ def _reasons(errors: Mapping[str, UnreadableImageError], most: int = 5) -> str:
 def _is_validation(root: pathlib.Path, names: np.ndarray, fraction: float) -> np.ndarray:
     """Returns which images are for validation, bool [n]: those whose names hash to the lowest `fraction` of values.
 
-    Copies of one image are on the side of the first of them, so that none is both trained on and validated.
+    All copies of an image are in the set of the first copy, so that no image is used for both training and validation.
     """
     copies = find_copies(root, names)
     if copies:
-        log.info("%s: %d of %d images are copies of others", one_line(str(root)), len(copies), len(names))
-    if len(copies) == len(names) - 1:  # a single picture: nothing can be held out
+        log.info("%s: %d of %d images are copies of other images", one_line(str(root)), len(copies), len(names))
+    if len(copies) == len(names) - 1:  # all images are identical, so the sets cannot be kept apart
         copies = {}
     names = [copies.get(name, name) for name in names]
     digests = [hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest() for name in names]
     hashes = np.array([int.from_bytes(digest, "big") / 2**64 for digest in digests])
-    validates = hashes < fraction
-    validates[hashes == hashes.min()] = True
-    validates[hashes == hashes.max()] = False
-    return validates
+    is_validation = hashes < fraction
+    is_validation[hashes == hashes.min()] = True
+    is_validation[hashes == hashes.max()] = False
+    return is_validation

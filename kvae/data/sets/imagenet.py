@@ -1,6 +1,6 @@
-"""ImageNet (ILSVRC2012), prepared once: images small enough to be decoded during training.
+"""ImageNet (ILSVRC2012), resized once so that its images can be decoded during training.
 
-The images are written shard by shard; an interrupted preparation resumes after its last complete shard.
+The images are written shard by shard; an interrupted preparation resumes after the last complete shard.
 """
 
 import io
@@ -29,20 +29,20 @@ log = logging.getLogger(__name__)
 
 _NAME, _VERSION = "kvae_imagenet", "1.0.0"
 _ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "validation": "ILSVRC2012_img_val.tar"}
-_MEMBERS_PER_SHARD = {"train": 8, "validation": 5000}  # archives of a class; images. 135 shards keep few files open
+_MEMBERS_PER_SHARD = {"train": 8, "validation": 5000}  # class archives; images: 135 shards in all
 
 
 @declare_images(crop=False)
 def imagenet(size: Size = 256, data_dir: CachePath = "") -> Dataset:
-    """ImageNet resized to size x size without cropping (antialiased bilinear; the aspect ratio changes).
+    """Loads ImageNet, resized to size x size without cropping (antialiased bilinear; the aspect ratio changes).
 
     The first call writes `<data_dir>/kvae_imagenet/<size>/1.0.0` (about 45 GB at 256) from the two archives in
-    `<data_dir>/downloads/manual`. It needs no TensorFlow, and `tfds.builder_from_directory` reads the result. Labels
-    index the 1,000 WordNet ids in tfds's order.
+    `<data_dir>/downloads/manual`. TensorFlow is not needed. `tfds.builder_from_directory` opens the result. Labels are
+    indices of the 1,000 WordNet ids in tfds's order.
 
     Args:
       size: side of the images in pixels.
-      data_dir: tfds's folder; empty for its default.
+      data_dir: the data folder of tfds; empty for its default.
 
     Raises:
       InputError: an archive is missing or truncated, or an image in it is corrupted.
@@ -70,8 +70,8 @@ def _prepare_imagenet(folder: pathlib.Path, size: int, manual: pathlib.Path) -> 
     archives = {split: manual / name for split, name in _ARCHIVES.items()}
     if missing := [path.name for path in archives.values() if not path.exists()]:
         raise InputError(
-            f"imagenet: it is not prepared in {folder}, and {manual} lacks {' and '.join(missing)}; put "
-            f"{' and '.join(_ARCHIVES.values())} there, as downloaded from image-net.org"
+            f"imagenet is not prepared in {folder}, and {manual} lacks {' and '.join(missing)}; download "
+            f"{' and '.join(_ARCHIVES.values())} from image-net.org to that folder"
         )
     features = tfds.features.FeaturesDict(
         {
@@ -96,7 +96,7 @@ def _prepare_imagenet(folder: pathlib.Path, size: int, manual: pathlib.Path) -> 
 
 
 def _write_shards(split: str, archive: pathlib.Path, template, features, size: int):
-    """Writes the missing shards of an archive; returns the `tfds.core.SplitInfo` of all its shards."""
+    """Writes the missing shards of a split, and returns the `tfds.core.SplitInfo` of all its shards."""
     import tensorflow_datasets as tfds
     from array_record.python.array_record_module import ArrayRecordReader
     from tqdm import tqdm
@@ -106,7 +106,7 @@ def _write_shards(split: str, archive: pathlib.Path, template, features, size: i
     with opened(archive) as file, _open_tar(archive, file) as tar:
         members = list(_members(tar, archive.name))
         if not members:
-            raise InputError(f"{archive}: the archive is empty; get it again")
+            raise InputError(f"{archive} is an empty archive; download it again")
         chunk = _MEMBERS_PER_SHARD[split]
         shards = [members[start : start + chunk] for start in range(0, len(members), chunk)]
         paths = [pathlib.Path(path) for path in template.sharded_filepaths(len(shards))]
@@ -127,7 +127,7 @@ def _write_shards(split: str, archive: pathlib.Path, template, features, size: i
 
 
 def _write_shard(path: pathlib.Path, images: Iterable[tuple[str, bytes, str]], features) -> None:
-    """Writes (name, JPEG, label) triples to one file, which has another name until it is complete."""
+    """Writes (name, JPEG, label) triples to a file, under a temporary name until the file is complete."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     incomplete = path.with_name(f"incomplete.{path.name}")
@@ -144,12 +144,12 @@ def _write_shard(path: pathlib.Path, images: Iterable[tuple[str, bytes, str]], f
 def _class_images(
     tar: tarfile.TarFile, members: Sequence[tarfile.TarInfo], archive: str
 ) -> Iterator[tuple[str, bytes, str]]:
-    """Yields (name, data, WordNet id) of the images in the archives of the classes, such as n01440764.tar."""
+    """Yields (name, data, WordNet id) for each image in the class archives, such as n01440764.tar."""
     known = set(_label_lines("labels.txt"))
     for member in members:
         name, wordnet_id = f"{archive}/{member.name}", pathlib.PurePath(member.name).stem
         if wordnet_id not in known:
-            raise InputError(f"{name}: not one of the 1,000 class archives of ILSVRC2012, such as n01440764.tar")
+            raise InputError(f"{name} is not one of the 1,000 class archives of ILSVRC2012, such as n01440764.tar")
         with _open_tar(name, tar.extractfile(member)) as class_tar:
             for image in _members(class_tar, name):
                 image_name = f"{name}/{image.name}"
@@ -159,19 +159,22 @@ def _class_images(
 def _validation_images(
     tar: tarfile.TarFile, members: Sequence[tarfile.TarInfo], archive: str
 ) -> Iterator[tuple[str, bytes, str]]:
-    """Yields (name, data, WordNet id) of validation images; tfds lists their classes by the numbers of the images."""
+    """Yields (name, data, WordNet id) for each validation image.
+
+    The number in an image's name is its line in the list of labels that tfds installs.
+    """
     labels = _label_lines("validation_labels.txt")
     for member in members:
         name = f"{archive}/{member.name}"
         match = re.fullmatch(r"ILSVRC2012_val_(\d{8})\.JPEG", pathlib.PurePath(member.name).name)
         number = int(match[1]) if match else 0
         if not 1 <= number <= len(labels):
-            raise InputError(f"{name}: not the name of a validation image, such as ILSVRC2012_val_00000001.JPEG")
+            raise InputError(f"{name} is not named like a validation image, such as ILSVRC2012_val_00000001.JPEG")
         yield name, _read_member(tar, member, name), labels[number - 1]
 
 
 def _label_lines(file_name: str) -> list[str]:
-    """Reads the WordNet ids in one of the lists that tfds installs with its own builder."""
+    """Returns the WordNet ids in a file that tfds installs with its own ImageNet builder."""
     import tensorflow_datasets as tfds
 
     return (tfds.core.tfds_path("datasets/imagenet2012") / file_name).read_text().split()
@@ -180,12 +183,12 @@ def _label_lines(file_name: str) -> list[str]:
 def _open_tar(archive: pathlib.Path | str, file: BinaryIO) -> tarfile.TarFile:
     try:
         return tarfile.open(None, "r:", file)
-    except Exception as error:  # tarfile raises more than its own errors over a corrupted header
-        raise InputError(f"{archive}: not a tar archive ({error}); get it again") from error
+    except Exception as error:  # tarfile raises other exceptions than its own for a corrupted header
+        raise InputError(f"{archive} is not a tar archive ({error}); download it again") from error
 
 
 def _members(tar: tarfile.TarFile, name: str) -> Iterator[tarfile.TarInfo]:
-    """Yields the files in a tar archive, and checks its end mark: tarfile takes a truncated header for the end."""
+    """Yields the files in a tar archive, and checks its end mark: tarfile accepts a truncated header as the end."""
     last = "its first member"
     try:
         for member in tar:
@@ -194,16 +197,18 @@ def _members(tar: tarfile.TarFile, name: str) -> Iterator[tarfile.TarInfo]:
                 yield member
         tar.fileobj.seek(tar.offset)
         rest = tar.fileobj.read(tarfile.BLOCKSIZE)
-        # The end mark is padded to a record; more zeros are space that a broken download had reserved.
+        # The end mark is padded to a full record. More zeros were preallocated by an incomplete download.
         is_complete = rest == bytes(tarfile.BLOCKSIZE) and tar.fileobj.seek(0, 2) - tar.offset <= 2 * tarfile.RECORDSIZE
     except Exception:
         is_complete = False
     if not is_complete:
-        raise InputError(f"{name}: truncated or corrupted at {last}; get the archive again")
+        raise InputError(f"{name} is truncated or corrupted at {last}; download the archive again")
 
 
 def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> bytes:
     try:
         return tar.extractfile(member).read()
     except Exception as error:
-        raise InputError(f"{name}: the archive is truncated or corrupted here ({error}); get it again") from error
+        raise InputError(
+            f"{name} cannot be read ({error}): the archive is truncated or corrupted; download it again"
+        ) from error

@@ -1,4 +1,4 @@
-"""The default data set: crops of the colour photographs that are installed with scikit-image. It needs no network."""
+"""The default data set: crops of colour photographs that ship with scikit-image. It needs no download."""
 
 import contextlib
 import io
@@ -17,21 +17,21 @@ SIZES = (32, 64, 128, 256)
 
 
 def photos(size: int = 32, data_dir: CachePath = "") -> Dataset:
-    """Crops of colour photographs, size x size x 3, held in memory.
+    """Loads square crops of colour photographs.
 
-    The first call prepares them with tfds, which takes seconds. At 32 px there are 5,532 crops to train on and 917 to
-    validate.
+    The first call prepares them with tfds in a few seconds. At 32 pixels there are 5,532 training crops and 917
+    validation crops.
 
     Args:
-      size: side of the crops in pixels: 32, 64, 128 or 256. At 32 the photographs are halved first, so that a crop
-        shows something.
-      data_dir: tfds's folder; empty for its default.
+      size: side of the crops in pixels: 32, 64, 128 or 256. For 32, the photographs are first reduced to half their
+        size, so that a crop shows more than texture.
+      data_dir: the data folder of tfds; empty for its default.
 
     Raises:
-      InputError: there is no such size, the folder cannot be written, or its files are corrupted.
+      InputError: the size is not one of these, or the folder cannot be written or is corrupted.
     """
     if size not in SIZES:
-        raise InputError(f"dataset.size is {size}; the photographs have crops of {', '.join(map(str, SIZES))} pixels")
+        raise InputError(f"dataset.size is {size}; it must be one of {', '.join(map(str, SIZES))}")
     with require_extra("train"):
         from kvae.data.sets.photos_builder import Photos
     root = data_folder(data_dir)
@@ -46,7 +46,7 @@ def photos(size: int = 32, data_dir: CachePath = "") -> Dataset:
 
 
 def _prepare_photos(builder) -> None:
-    """Prepares the records in a temporary folder and renames it, so that several processes can prepare at once."""
+    """Prepares the records in a temporary folder and renames it, so that processes can do this at the same time."""
     target = pathlib.Path(builder.data_path)
     root = pathlib.Path(builder.data_dir_root)
     try:
@@ -63,16 +63,17 @@ def _prepare_photos(builder) -> None:
 
 
 def _move(folder: pathlib.Path, target: pathlib.Path) -> None:
+    """Renames a folder, unless another process has prepared the same crops."""
     try:
         os.rename(folder, target)
     except OSError:
-        if not target.exists():  # otherwise another process has prepared the same crops
+        if not target.exists():
             raise
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppresses what tfds prints, logs and draws while it works for a few seconds."""
+    """Suppresses the output, log messages and progress bars of tfds."""
     from absl import logging
 
     verbosity = logging.get_verbosity()

@@ -1,4 +1,4 @@
-"""The tfds builder of the data set `photos`. Importing this module imports tfds, so `photos` imports it late."""
+"""The tfds builder of the data set `photos`. Importing this module imports tfds, so `photos` imports it when called."""
 
 import importlib.resources
 import io
@@ -13,8 +13,8 @@ from kvae.data.images import open_image
 from kvae.data.sets.photos import SIZES
 
 MAX_PIXEL_ROWS = 32_000
-"""A scene gives train at most MAX_PIXEL_ROWS / size crops and validation at most half as many (1,000 and 500 at 32 px),
-so that a large photograph weighs about as much as a small one."""
+"""A training scene has at most MAX_PIXEL_ROWS / size crops and a validation scene half as many (1,000 and 500 at 32
+px), so that large photographs do not dominate."""
 
 SCENES = {
     "train": (
@@ -25,15 +25,15 @@ SCENES = {
         ("retina.jpg",),
         ("rocket.jpg",),
     ),
-    # Of all pairs, these two are most like the rest: they use 454 of 512 patches that k-means learns from the other
-    # photographs, and their error is 1.6 times the error of train.
+    # Of all pairs, these two photographs resemble the others most: they use 454 of 512 patches that k-means learns from
+    # the others, and their error is 1.6 times the training error.
     "validation": (("astronaut.png",), ("chelsea.png",)),
 }
-"""The photographs of each split by scene; the splits share no scene."""
+"""The photographs of each split, grouped by scene. No scene is in both splits."""
 
 
 class Photos(tfds.core.GeneratorBasedBuilder):
-    """Crops in one config per size: `{"image": uint8 [size, size, 3], "photograph": the name of its file}`."""
+    """Crops, with one config per size: `{"image": uint8 [size, size, 3], "photograph": the name of its file}`."""
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=str(size)) for size in SIZES]  # noqa: RUF012
@@ -64,6 +64,7 @@ class Photos(tfds.core.GeneratorBasedBuilder):
 
 
 def _crops(split: str, size: int) -> Iterator[tuple[str, Image.Image]]:
+    """Yields the file name of the photograph and the crop, for each crop of a split."""
     with require_extra("train"):
         folder = importlib.resources.files("skimage").joinpath("data")
     for scene in SCENES[split]:
@@ -80,7 +81,7 @@ def _crops(split: str, size: int) -> Iterator[tuple[str, Image.Image]]:
 def grid_of_crops(width: int, height: int, size: int, most: int) -> list[tuple[int, int]]:
     """Returns the (left, top) corners of at most `most` crops on a regular grid that covers an image.
 
-    The stride is the smallest that gives at most `most` crops, and at least an eighth of a crop.
+    The stride is the smallest that gives at most `most` crops, but not less than an eighth of a crop.
 
     Example:
       >>> grid_of_crops(width=64, height=32, size=32, most=3)

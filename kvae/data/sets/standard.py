@@ -12,7 +12,7 @@ from kvae.data.dataset import ArrayExamples, Dataset, declare_images
 from kvae.data.records import DELETE_TO_PREPARE, data_folder, is_prepared, load_split, manual_folder, prepare
 
 TIMEOUT_SECONDS = 3.0
-"""Timeout of the request that asks a server for an archive."""
+"""Timeout of the request that asks whether a server has an archive."""
 
 _URLS = {
     "cifar10": ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",),
@@ -26,27 +26,27 @@ _URLS = {
 def cifar10(
     data_dir: CachePath = "", train_split: str = "train[:80%]", validation_split: str = "train[80%:]"
 ) -> Dataset:
-    """CIFAR-10: 50,000 training and 10,000 test images of 32 x 32 pixels in ten classes.
+    """Loads CIFAR-10: 50,000 training and 10,000 test images of 32 x 32 pixels in ten classes.
 
     Args:
-      data_dir: tfds's folder; empty for its default.
-      train_split: the training set in tfds's split language, such as "train[:80%]" or "train+test".
-      validation_split: the validation set, in the same language.
+      data_dir: the data folder of tfds; empty for its default.
+      train_split: the training set in tfds's split syntax, such as "train[:80%]" or "train+test".
+      validation_split: the validation set, in the same syntax.
 
     Raises:
-      InputError: the data set is not prepared and cannot be; or a split has no examples.
+      InputError: the data set is not prepared and cannot be prepared, or a split has no examples.
     """
     return _standard("cifar10", data_dir, train_split, validation_split)
 
 
 @declare_images(size=32)
 def svhn(data_dir: CachePath = "", train_split: str = "train", validation_split: str = "test") -> Dataset:
-    """The cropped Street View House Numbers of 32 x 32 pixels: 73,257 train, 26,032 test and 531,131 extra digits.
+    """Loads SVHN, cropped house numbers of 32 x 32 pixels: 73,257 train, 26,032 test and 531,131 extra digits.
 
     Args:
-      data_dir: tfds's folder; empty for its default.
-      train_split: the training set in tfds's split language, such as "train" or "train+extra".
-      validation_split: the validation set, in the same language.
+      data_dir: the data folder of tfds; empty for its default.
+      train_split: the training set in tfds's split syntax, such as "train" or "train+extra".
+      validation_split: the validation set, in the same syntax.
 
     Raises:
       InputError: see `cifar10`.
@@ -71,19 +71,19 @@ def _standard(name: str, data_dir: str, train_split: str, validation_split: str)
 
 
 def _require_archives(name: str, data_dir: str) -> None:
-    """Raises InputError immediately if tfds would retry a download for minutes."""
+    """Raises InputError if an archive is missing and its server does not answer; tfds would retry for minutes."""
     manual = manual_folder(data_dir)
     for url in _URLS[name]:
         archive = manual / url.rpartition("/")[2]
         if not archive.exists() and not _answers(url):
             raise InputError(
-                f"{name}: it is not in {data_folder(data_dir)}, {archive} does not exist, and {url} does not answer; "
-                "put the archive there, or connect this machine to the network"
+                f"{name} is not in {data_folder(data_dir)}, {archive} does not exist, and {url} does not answer; "
+                f"copy the archive to {manual}, or connect this machine to the network"
             )
 
 
 def _answers(url: str) -> bool:
-    """True if the server has the file. A thread asks, because a DNS lookup has no timeout."""
+    """True if the server has the file. The request runs in a thread because a DNS lookup has no timeout."""
     answered = threading.Event()
 
     def ask() -> None:

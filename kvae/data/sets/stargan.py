@@ -1,6 +1,6 @@
-"""tfds builders of the two sets of faces that StarGAN v2 published as zip archives; tfds itself has neither.
+"""tfds builders of CelebA-HQ and AFHQ from the zip archives of StarGAN v2, for which tfds has no builders.
 
-Preparing them needs no TensorFlow. Importing this module imports tfds, so `kvae.data.sets.faces` imports it late.
+They do not need TensorFlow. Importing this module imports tfds, so `kvae.data.sets.faces` imports it when called.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ class SizeConfig(tfds.core.BuilderConfig):
 
 
 def stargan_builder(builder_class: type["_StarganZip"], size: int, folder: pathlib.Path) -> tfds.core.DatasetBuilder:
-    """Returns the builder of one size in tfds's data folder; if the set is prepared, a builder that only reads it."""
+    """Returns the builder for one size in tfds's data folder; a read-only builder if the data set is prepared."""
     prepared = folder / builder_class.name / str(size) / str(builder_class.VERSION)
     if prepared.exists():
         with wrap_read_errors(prepared, DELETE_TO_PREPARE):
@@ -36,13 +36,13 @@ def stargan_builder(builder_class: type["_StarganZip"], size: int, folder: pathl
 
 
 class _StarganZip(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A zip archive of <root>/{train,val}/<class>/<image>, which the user puts into tfds's manual folder."""
+    """Builder of a zip archive <root>/{train,val}/<class>/<image> that the user has put into tfds's manual folder."""
 
     VERSION = tfds.core.Version("1.0.0")
     ARCHIVE: str
     CLASSES: tuple[str, ...]
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "Get the archive with download.sh of https://github.com/clovaai/stargan-v2 and put it into manual_dir."
+        "Download the archive with download.sh of https://github.com/clovaai/stargan-v2 and put it into manual_dir."
     )
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -73,7 +73,7 @@ class _StarganZip(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             is_empty = False
             yield name, {"file_name": name, "image": io.BytesIO(data), "label": label}
         if is_empty:
-            raise InputError(f"{archive}: no images in {folder}/{{{','.join(self.CLASSES)}}}; get it from StarGAN v2")
+            raise InputError(f"{archive} has no images in {folder}/{{{','.join(self.CLASSES)}}}; download it again")
 
     def _images(self, archive: pathlib.Path, folder: str) -> Iterator[tuple[str, bytes, str]]:
         name, seen = archive.name, set()
@@ -85,13 +85,12 @@ class _StarganZip(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                     if split == folder and label in self.CLASSES and is_image:
                         name = f"{archive.name}/{member.filename}"
                         if name in seen or member.file_size > MAX_UNPACKED_BYTES:
-                            raise ValueError(
-                                "the archive has it twice" if name in seen else f"{member.file_size:,} bytes"
-                            )
+                            size = f"it unpacks to {member.file_size:,} bytes"
+                            raise ValueError("the archive has two files of this name" if name in seen else size)
                         seen.add(name)
                         yield name, images.read(member), label
-        except Exception as error:  # zipfile raises nearly anything over encryption, compression and corruption
-            raise InputError(f"{name}: corrupted ({error}); get the archive again") from error
+        except Exception as error:  # zipfile raises many types of exceptions for corrupted archives
+            raise InputError(f"{name} is corrupted ({error}); download the archive again") from error
 
 
 class StarganCelebaHq(_StarganZip):

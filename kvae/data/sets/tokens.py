@@ -18,35 +18,38 @@ from kvae.data.token_manifest import check_shard, columns_of, read_manifest, rea
 
 
 def tokens(path: LocalPath, validation_fraction: Annotated[float, Gt(0), Lt(1)] = 0.1) -> Dataset:
-    """The codes in a folder that `python -m kvae.tokenize` wrote.
+    """Loads the codes in a folder that `python -m kvae.tokenize` wrote.
 
-    An example has the codes of each codebook under its name, int32 [h', w'] ([h', w', q] for a quantiser with q
-    codebooks), and `label` if the images have labels.
+    An example maps the name of each codebook to its codes, int32 [h', w'] ([h', w', q] for a quantiser with q
+    codebooks). It has a `label` if the images have labels.
 
-    Each file is compared with the digest in `_tokens.json`. A folder too large for memory is read during training: then
-    only the number of rows and the first row of each file are compared; `python -m kvae.report --check` reads it all.
+    Each file is checked against the digest in `_tokens.json`. A folder too large for memory is read during training,
+    and only the number of rows and the first row of each file are checked; `python -m kvae.report --check` checks all
+    rows.
 
     Args:
       path: the folder.
       validation_fraction: fraction of the rows for validation, evenly spaced; used only if the folder has one split.
 
     Raises:
-      InputError: there is no such folder, it is not complete, it has fewer than two rows, or a file is corrupted
-        or has codes out of range.
+      InputError: the folder does not exist, is incomplete or has fewer than two rows, or a file is corrupted or has
+        codes out of range.
     """
     if not path:
-        raise InputError("dataset.path is empty; name a folder of tokens with --config.dataset.path=DIR")
+        raise InputError("dataset.path is empty; set it to a folder of tokens with --config.dataset.path=DIR")
     root = user_path("dataset.path", path)
     manifest = read_manifest(root)
     sets = {split: _open_split(root, manifest, split) for split in manifest["splits"]}
     if len(sets) == 1:
         (examples,) = sets.values()
         if len(examples) < 2:
-            raise InputError(f"dataset.path: {root} has {len(examples)} rows; it needs two, one of them to validate")
+            raise InputError(
+                f"dataset.path: {root} has {len(examples)} rows; it needs two, one for training and one for validation"
+            )
         held_out = max(1, round(validation_fraction * len(examples)))
-        validates = np.zeros(len(examples), bool)
-        validates[np.linspace(0, len(examples) - 1, min(held_out, len(examples) - 1)).round().astype(int)] = True
-        sets = {"train": _select(examples, ~validates), "validation": _select(examples, validates)}
+        is_validation = np.zeros(len(examples), bool)
+        is_validation[np.linspace(0, len(examples) - 1, min(held_out, len(examples) - 1)).round().astype(int)] = True
+        sets = {"train": _select(examples, ~is_validation), "validation": _select(examples, is_validation)}
     if empty := [split for split, examples in sets.items() if not len(examples)]:
         raise InputError(f"dataset.path: {root} has no rows in {', '.join(empty)}")
     train = sets.pop("train")
@@ -55,7 +58,7 @@ def tokens(path: LocalPath, validation_fraction: Annotated[float, Gt(0), Lt(1)] 
 
 @dataclasses.dataclass(frozen=True)
 class TokenExamples:
-    """Rows of ArrayRecord files, read on access. Threads may share it.
+    """Rows of ArrayRecord files, read on access. Threads may share them.
 
     Attributes:
       records: serialised rows, such as grain's `ArrayRecordDataSource`.
@@ -82,13 +85,14 @@ class TokenExamples:
 
 
 def _open_split(root: pathlib.Path, manifest: Mapping[str, Any], split: str) -> Examples:
+    """Returns the rows of a split, in memory if they fit, else read on access."""
     columns, shards = columns_of(manifest), manifest["splits"][split]["files"]
     count, size = manifest["splits"][split]["rows"], sum(4 * math.prod(shape) for shape in columns.shapes.values())
     if not fits_in_memory(count * size):
         if manifest["format"] != "array_record":
             raise InputError(
-                f"dataset.path: {root} holds {count * size / 2**30:.0f} GiB of codes as {manifest['format']}, which "
-                "has no random access; write them with --format=array_record"
+                f"dataset.path: {root} has {count * size / 2**30:.0f} GiB of codes in {manifest['format']} files, "
+                "which do not support random access; write the tokens again with --format=array_record"
             )
         for number in range(len(shards)):
             check_shard(root, manifest, split, number)
@@ -104,6 +108,7 @@ def _open_split(root: pathlib.Path, manifest: Mapping[str, Any], split: str) -> 
 
 
 def _select(examples: Examples, chosen: np.ndarray) -> Examples:
+    """Returns the rows where `chosen`, bool [n], is True."""
     if isinstance(examples, ArrayExamples):
         return ArrayExamples(examples[chosen])
     return dataclasses.replace(examples, rows=examples.rows[chosen])
