@@ -80,7 +80,8 @@ class Metric:
 class Model(nn.Module):
     """A model that `python -m kvae.main` can train. Abstract: a subclass defines `loss_and_metrics`.
 
-    `kvae.MODELS[name] = MyModel` registers a model as `config.model.name`. Its fields are the fields of `config.model`.
+    `kvae.MODELS["mine"] = MyModel` registers a model, and `config.model.name = "mine"` selects it. The fields of the
+    subclass are the fields of `config.model`.
 
     The optimiser trains the collection `params`. Only `update_codebooks` changes the collection `codebook`. Forward
     passes in training may update other collections, such as `batch_stats`. In training, `make_rng` provides the random
