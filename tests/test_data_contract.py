@@ -94,7 +94,7 @@ def test_data_set_declares_how_images_are_fitted(registered, section, spec):
 def test_image_size_must_be_known_and_positive():
     with pytest.raises(InputError, match="data set 'tokens' has no field size; give the size of the images"):
         data.image_spec({"name": "tokens"})
-    with pytest.raises(InputError, match="size is 0; it must be 1 or larger"):
+    with pytest.raises(InputError, match="size is 0; it must be an integer, 1 or larger"):
         data.image_spec({"name": "folder", "size": 0})
 
 

@@ -164,7 +164,7 @@ def test_only_server_with_the_file_answers(tmp_path, monkeypatch):
 
 def test_unpublished_archive_is_refused(tmp_path):
     archives.make_cifar10(tmp_path)
-    with pytest.raises(InputError, match=r"cifar10.*cifar-10-binary\.tar\.gz, has wrong checksum; get") as error:
+    with pytest.raises(InputError, match=r"cifar10.*cifar-10-binary\.tar\.gz, has wrong checksum; download") as error:
         standard.cifar10(str(tmp_path))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "cifar10").exists() or not list((tmp_path / "cifar10").iterdir())

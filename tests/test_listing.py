@@ -32,7 +32,7 @@ def test_file_with_two_names_is_one_image(tmp_path, caplog, link):
         link(tmp_path / f"{i}.png", tmp_path / f"+{i}.png")
     train, validation = sides(tmp_path, validation_fraction=0.3)
     assert sorted(train + validation) == sorted(shade.values())
-    assert "40 names are links to images listed under another name" in caplog.text
+    assert "skipped 40 links to images that are listed under another name" in caplog.text
 
 
 def test_own_name_is_preferred_to_symbolic_link(tmp_path):
@@ -50,7 +50,7 @@ def test_copies_are_on_one_side_of_split(tmp_path, caplog):
     assert not {*train} & {*validation}
     assert (sorted({*train}), sorted({*validation})) == before
     assert len(train) + len(validation) == 60
-    assert "30 of 60 images are copies of others" in caplog.text
+    assert "30 of 60 images are copies of other images" in caplog.text
 
 
 def test_only_equal_bytes_are_copies(tmp_path):
@@ -133,7 +133,7 @@ def test_white_scales_deep_images(tmp_path, kind):
 
 def test_image_of_200_megapixels_is_refused_with_remedy(tmp_path):
     (tmp_path / "huge.png").write_bytes(huge_picture(14_200))
-    with pytest.raises(InputError, match=r"more than 179 million pixels: make it smaller, or raise .*; replace or"):
+    with pytest.raises(InputError, match=r"more than 179 million pixels: resize it, or raise .*; replace or"):
         read_image(tmp_path / "huge.png", 8, crop=True)
 
 
