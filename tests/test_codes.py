@@ -66,7 +66,7 @@ def test_read_images_rejects_other_sources(run, files, tmp_path):
         (np.zeros((2, 3, 32, 32), np.uint8), "channels come last"),
         (np.zeros((2, 32, 32, 3)), "np.uint8(np.round(255 * images))"),
         (["a.png", "b.png"], "run.read_images reads files and Pillow images"),
-        ([NOISE, NOISE[1:]], "which NumPy cannot convert to one array"),
+        ([NOISE, NOISE[1:]], "which NumPy cannot convert to an array"),
     ],
 )
 def test_encode_suggests_a_conversion(run, images, hint):
@@ -85,7 +85,7 @@ def test_codes_near_are_sorted_by_distance_on_the_grid(run):
     assert {*near[5:]} == {0, 2, 16, 18}
     assert {*run.codes_near(0)} == {0, 1, 8, 9}
     assert len(run.codes_near(9, radius=100)) == 32
-    with pytest.raises(InputError, match="code is 32; codes of 'codebook' must be in 0 to 31"):
+    with pytest.raises(InputError, match="code is 32; codes of 'codebook' must be from 0 to 31"):
         run.codes_near(32)
     with pytest.raises(InputError, match="codebook is 'cdebook'; did you mean 'codebook'"):
         run.codes_near(0, codebook="cdebook")

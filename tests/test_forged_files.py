@@ -77,9 +77,9 @@ FLAT = np.zeros((), np.float32)
 CODEWORDS = "codebook.quantizer.codewords"
 ARRAYS = {
     "scalar": ({CODEWORDS: FLAT}, f"{CODEWORDS} has the shape []; this model expects [32, 8]"),
-    "parent": ({"codebook.quantizer": FLAT}, "codebook.quantizer is an array, and codebook.quantizer.c"),
-    "empty": ({"": FLAT}, "'' is not the name of an array"),
-    "dots": ({"params..a": FLAT}, "'params..a' is not the name of an array"),
+    "parent": ({"codebook.quantizer": FLAT}, "codebook.quantizer is an array but contains codebook.quantizer.c"),
+    "empty": ({"": FLAT}, "'' is not a valid array name"),
+    "dots": ({"params..a": FLAT}, "'params..a' is not a valid array name"),
     "missing": ({CODEWORDS: None}, f"lacks {CODEWORDS}"),
     "more codes": ({CODEWORDS: np.zeros((40, 8), np.float32)}, "; a grid_shape of 40 nodes would fit"),
     "integers": ({CODEWORDS: np.zeros((32, 8), np.int8)}, "has the type int8; this model expects float32"),
@@ -208,7 +208,7 @@ def test_forged_checkpoints_of_pytorch_are_one_line(loaded, message):
 
 
 RELEASE_ARRAYS = {
-    "codewords": ({"_vq_vae._w": FLAT}, "_vq_vae._w has the shape []; codewords are [K, d]"),
+    "codewords": ({"_vq_vae._w": FLAT}, "_vq_vae._w has the shape []; it must be [K, d]"),
     "counter": ({"_vq_vae.counter": np.zeros(2, np.float32)}, "_vq_vae.counter is [0.0, 0.0]; it must be a number of"),
     "nan": ({"_vq_vae.counter": np.array(np.nan, np.float32)}, "_vq_vae.counter is nan; it must be a number of steps"),
     "averages": ({"_vq_vae._ema_w": FLAT}, "has the shape []; this model expects"),

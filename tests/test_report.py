@@ -158,7 +158,7 @@ def test_seed_counts_once(tmp_path):
     again = make_run(tmp_path / "again", [0.5, 0.06])
     result = table(first, again, first)
     assert [seed.workdir for seed in result.seeds["hard"]] == [first]
-    assert result.left_out[0] == f"{again}, seed 0: the same as {first}, seed 0"
+    assert result.left_out[0] == f"{again}, seed 0: a duplicate of {first}, seed 0"
 
 
 def test_runs_without_a_setting_are_named(tmp_path):

@@ -100,9 +100,9 @@ def test_encode_rejects_invalid_images(workdir, shape, dtype, message):
 def test_load_rejects_missing_runs_steps_and_replicas(workdir, tmp_path):
     with pytest.raises(InputError, match=r"is not a run: it has no config\.json"):
         kvae.load(str(tmp_path / "none"))
-    with pytest.raises(InputError, match="has no checkpoint of step 3; it has 4"):
+    with pytest.raises(InputError, match="has no checkpoint at step 3; it has steps 4"):
         kvae.load(workdir, step=3)
-    with pytest.raises(InputError, match=r"replica is 1; .* has 1, numbered from 0"):
+    with pytest.raises(InputError, match=r"replica is 1; it must be from 0 to 0 for "):
         kvae.load(workdir, replica=1)
     (tmp_path / "empty").mkdir()
     path = tmp_path / "empty" / "config.json"
@@ -122,7 +122,7 @@ def test_each_replica_opens_as_a_run_of_its_own(trained_run, images):
         assert run.codebooks["codebook"].shape == (4, 8, 8)
         assert run.reconstruct(images).shape == images.shape
     assert np.any(runs[0].codebooks["codebook"] != runs[1].codebooks["codebook"])
-    with pytest.raises(InputError, match=r"replica is 2; .* has 2, numbered from 0"):
+    with pytest.raises(InputError, match=r"replica is 2; it must be from 0 to 1 for "):
         kvae.load(workdir, replica=2)
     row = read_metrics(workdir)[-1]
     dataset, _ = load_data(runs[0].config)

@@ -100,7 +100,9 @@ def test_card_has_licence_parameters_images_and_limits(run, tmp_path):
     card, batch = (tmp_path / "a" / "README.md").read_text(), run.config["batch_size"]
     assert card.startswith("---\nlibrary_name: kvae\nlicense: cc-by-4.0\ntags:")
     count = sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"]))
-    assert f"4 steps of {batch} images, {4 * batch} in all, repetitions included. {count:,} trained parameters." in card
+    assert (
+        f"4 steps of {batch} images, {4 * batch} in total, counting repetitions. {count:,} trained parameters." in card
+    )
     assert "multiples of 4 pixels" in card and "## Licence\n\n`cc-by-4.0`" in card
     for license in ("a\nb: c", "", 3):
         with pytest.raises(InputError, match="it must be an identifier such as"):
@@ -131,10 +133,10 @@ def test_from_pretrained_rejects_corrupted_and_foreign_files(run, shared, tmp_pa
             changed("truncated", lambda data: data[: len(data) // 2]),
             "truncated/model.safetensors is not a readable safetensors file",
         ),
-        (changed("flipped", flipped), r"is corrupted: the checksum of .* differs; get the file again"),
+        (changed("flipped", flipped), r"is corrupted: the checksum of .* differs; copy or download it again"),
         (changed("wider", channels=16), r"has the shape \[.*\]; this model expects \[.*\]"),
         (changed("foreign", foreign), "lacks .*in this model|, which this model does not have"),
-        (pathlib.Path(run.workdir), r"has no model\.safetensors; it is the folder of a run: open it with kvae\.load"),
+        (pathlib.Path(run.workdir), r"has no model\.safetensors; it is a run folder; open it with kvae\.load"),
     ]:
         with pytest.raises(InputError, match=message) as error:
             kvae.from_pretrained(folder)
@@ -176,7 +178,9 @@ def test_run_is_uploaded_and_downloaded(run, tmp_path, monkeypatch):
             monkeypatch.setenv(name, value)
         url = run.push_to_hub("somebody/tokens", private=True, license="mit")
         downloaded = kvae.from_pretrained("somebody/tokens", cache_dir=tmp_path / "cache")
-        with pytest.raises(InputError, match=r"^forbidden/tokens was not uploaded: the Hub refuses or does not answer"):
+        with pytest.raises(
+            InputError, match=r"^forbidden/tokens was not uploaded: the Hub rejected it or did not respond"
+        ):
             run.push_to_hub("forbidden/tokens")
         with pytest.raises(InputError, match=r"^somebody/none is not a local folder, and the Hub"):
             kvae.from_pretrained("somebody/none", cache_dir=tmp_path / "cache")
@@ -202,10 +206,10 @@ def test_missing_hub_client_is_named_with_its_extra(run, monkeypatch):
         ("./a/b", "a/b does not exist; pass a folder"),
         ("shared", "shared does not exist; pass a folder"),
         (pathlib.Path("a/b"), "a/b does not exist; pass a folder"),
-        (__file__, "test_share.py, a file; pass the folder with model.safetensors"),
-        ("https://huggingface.co/somebody/tokens", "pass its name, 'somebody/tokens'"),
-        ("https://huggingface.co/somebody/tokens/tree/main", "pass its name, 'somebody/tokens'"),
-        ("hf://somebody/tokens", "pass its name, 'somebody/tokens'"),
+        (__file__, "test_share.py is a file; pass the folder that contains model.safetensors"),
+        ("https://huggingface.co/somebody/tokens", "pass the name of the repository, 'somebody/tokens'"),
+        ("https://huggingface.co/somebody/tokens/tree/main", "pass the name of the repository, 'somebody/tokens'"),
+        ("hf://somebody/tokens", "pass the name of the repository, 'somebody/tokens'"),
     ],
 )
 def test_missing_shared_runs_are_named(name, message):

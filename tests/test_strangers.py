@@ -142,10 +142,10 @@ def test_model_of_tokens_and_its_data_set(train_and_resume, capsys):
     last = rows(run.workdir)[-1]
     np.testing.assert_allclose(last["valid/bits"], last["valid/loss"] / np.log(2), rtol=1e-5)
     assert figures == {"curves"}
-    with pytest.raises(kvae.InputError, match="is a run of Bigram: no 'encode'; it has probabilities"):
+    with pytest.raises(kvae.InputError, match="is a run of Bigram, which has no method 'encode'; it has probabilities"):
         run.encode(IMAGES)
     assert program.run(report.main, [run.workdir, "--html"]) == 2
-    assert "is a run of Bigram, which has no codes of images" in capsys.readouterr().err
+    assert "is a run of Bigram, which has no codebook to show" in capsys.readouterr().err
     few = ["--config=configs/photos_vqvae.py", "--config.dataset.name=words", "--config.dataset.count=3"]
     assert program.run(main.main, [*few, f"--workdir={run.workdir}"]) == 2
     assert "dataset.count is 3; it must be an integer, 4 or larger" in capsys.readouterr().err

@@ -204,7 +204,7 @@ def test_forged_columns_are_one_line(tmp_path, change):
 
 
 def test_second_writer_of_a_folder_is_refused(tmp_path):
-    writes = r"another kvae\.tokenize writes to --out="
+    writes = r"another kvae\.tokenize is writing to --out="
     with encode.locked(tmp_path / "new"), pytest.raises(InputError, match=writes), encode.locked(tmp_path / "new"):
         pass
     with encode.locked(tmp_path / "new"):

@@ -235,9 +235,9 @@ def refusals(run, images, tokens, tmp_path):
     yield [*here, "--dataset=foto"], "dataset.name is 'foto'"
     yield [*here, "--dataset.path=x"], "has no field 'path'"
     yield [*here, "--data_dir=x"], "'--data_dir=x' is not an option"
-    yield [*here, "--dataset=tokens", f"--dataset.path={tokens}"], "has no images; it has codebook, label"
-    yield [run.workdir, f"--images={images}", f"--out={images}"], "holds other files; choose an empty or a new folder"
-    yield of_images(run, images, tokens, "--shard-size=5"), "was made with other arguments: shard_size 10 -> 5"
+    yield [*here, "--dataset=tokens", f"--dataset.path={tokens}"], "has no images, only codebook, label"
+    yield [run.workdir, f"--images={images}", f"--out={images}"], "holds other files; choose a new or empty folder"
+    yield of_images(run, images, tokens, "--shard-size=5"), "holds tokens made with other arguments: shard_size 10 -> 5"
     yield [*here, f"--decode={unfinished}"], "is incomplete; run the same kvae.tokenize command again"
     yield [*here, f"--decode={empty}"], "is not a folder of tokens: it has no _tokens.json"
 
@@ -256,10 +256,10 @@ def test_codes_of_another_run_are_refused(run, images, tokens, tmp_path, capsys)
     Run(run.workdir, run.config, 2, run.model, variables).save_pretrained(tmp_path / "other")
     other = kvae.from_pretrained(tmp_path / "other")
     assert start(*of_images(other, images, tokens)) == 2
-    message = f"was made with other arguments: run {run.workdir} -> {other.workdir}; step 4 -> 2"
+    message = f"holds tokens made with other arguments: run {run.workdir} -> {other.workdir}; step 4 -> 2"
     assert message in capsys.readouterr().err
     assert start(run.workdir, f"--decode={tokens}", f"--out={tokens}") == 2
-    assert "is the folder of the codes; choose another one" in capsys.readouterr().err
+    assert "is the folder of the codes; choose another --out" in capsys.readouterr().err
     assert start(other.workdir, f"--decode={tokens}", f"--out={tmp_path / 'out'}") == 2
     assert "at step 2 has another codebook" in capsys.readouterr().err
 

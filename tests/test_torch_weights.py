@@ -69,12 +69,15 @@ def test_from_torch_rejects_unknown_files(tmp_path):
     pickled = tmp_path / "model.pt"
     pickled.write_bytes(b"a")
     for path, message in [
-        (resnet, r"has an unknown architecture with fc\.weight, \.\.\.; help\(kvae\.from_torch\) lists the known ones"),
+        (
+            resnet,
+            r"has an unknown architecture with fc\.weight, \.\.\.; help\(kvae\.from_torch\) lists those supported",
+        ),
         (truncated, "is not a readable safetensors file"),
         (tmp_path / "none.safetensors", "there is no such file"),
-        (saved("more", head=flat), "has an unknown architecture: a vqvae has no head"),
+        (saved("more", head=flat), "has an unknown architecture: head is not part of a vqvae"),
         (saved("less", **{"_decoder._conv_1.weight": None}), "or is incomplete: it lacks _decoder._conv_1.weight"),
-        (saved("flat", **{"_pre_vq_conv.weight": flat}), r"_pre_vq_conv\.weight is \[3\]"),
+        (saved("flat", **{"_pre_vq_conv.weight": flat}), r"_pre_vq_conv\.weight has shape \[3\]"),
         (saved("other", **{"_decoder._conv_1.weight": np.zeros((8, 5, 3, 3), np.float32)}), "this model expects"),
         (saved("quantiser", **{"_vq_vae._w": None, "_vq_vae.codes": flat}), "the arrays of its quantiser _vq_vae are "),
         (pickled, "needs PyTorch, which is not installed|is not a readable file of PyTorch weights"),

@@ -93,7 +93,7 @@ def test_a_run_has_its_pictures_and_opens_in_a_notebook(stopped):
     np.testing.assert_allclose(map.sum(axis=(1, 2)), 1, rtol=1e-5)
     np.testing.assert_array_equal(opened.winners(pictures), map.reshape(5, -1).argmax(axis=1))
     assert opened.winners(pictures).dtype == np.int32
-    with pytest.raises(InputError, match="is a run of URLSOM: no 'encode'; it has winners, map"):
+    with pytest.raises(InputError, match="is a run of URLSOM, which has no method 'encode'; it has winners, map"):
         opened.encode(pictures)
     with pytest.raises(InputError, match="images are float32"):
         opened.map(pictures.astype(np.float32))

@@ -111,7 +111,7 @@ def test_corrupted_checkpoint_falls_back_to_the_previous(copy_of_run, caplog, un
     with caplog.at_level(logging.WARNING, "kvae"):
         assert kvae.load(str(workdir)).step == 4
         assert "checkpoint 8 is corrupted" in caplog.text
-        with pytest.raises(InputError, match=r"checkpoint 8 of .* is corrupted \(.*\); the run has 4$"):
+        with pytest.raises(InputError, match=r"checkpoint 8 of .* is corrupted \(.*\); other checkpoints: 4$"):
             kvae.load(str(workdir), step=8)
         caplog.clear()
         finish(workdir)

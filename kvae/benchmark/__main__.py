@@ -7,13 +7,13 @@
     python -m kvae.benchmark --soms [--share=0.1]
     python -m kvae.benchmark --som-widths
 
-With --config it times the step of that run, compiled as in training; the quantiser (lookup, statistics, update) alone;
-the share of time spent waiting for data; and a large matrix product, for the rate that the device reaches. --compare
-alternates, step by step, with the same config with one field of the model changed, so that other load on the machine
-affects both.
+With --config it measures four things: the training step of that run, compiled as in training; the quantiser alone
+(lookup, statistics, update); the share of time spent waiting for data; and the rate of a large matrix product, for
+comparison. --compare also times the same config with one field of the model changed. It alternates between the two
+every few steps, so that other load on the machine affects both equally.
 
---scaling times the map alone against N vectors and K codes. Time and memory are linear in both. On two CPU cores
-(jax 0.10.2, commit 37cf6ce):
+--scaling times the map alone for several numbers of vectors N and codes K. Time is linear in both; memory grows more
+slowly. On two CPU cores (jax 0.10.2, commit 37cf6ce):
 
                  milliseconds   picoseconds per distance   temporary memory / one N x K array
     4,096 x 512          4.2                      2,002                                  1.27
@@ -25,8 +25,8 @@ affects both.
     4,096 x 65,536     794.3                      2,959                                  0.02
 
 --quantizers times one training step of every quantiser, in turns with vector-quantize-pytorch if it is installed.
---soms times kvae.SOM against MiniSom, fastersom and somoclu, those that are installed. MiniSom's times are of its NumPy
-form. fastersom 0.6 needs Python 3.12 or newer. --som-widths compares final widths of kvae.SOM on six real data sets.
+--soms times kvae.SOM against whichever of MiniSom, fastersom and somoclu are installed. MiniSom runs in its NumPy form.
+fastersom 0.6 needs Python 3.12 or newer. --som-widths compares final widths of kvae.SOM on six real data sets.
 """
 
 import argparse
@@ -48,34 +48,37 @@ def parse_options(argv: list[str]) -> tuple[argparse.Namespace, dict[str, dict]]
     """Returns the benchmark's own options, and the configs by name, parsed as `kvae.main` parses them.
 
     Raises:
-      InputError: an option, a config, a field or a value is invalid.
+      InputError: An option, a config, a field or a value is invalid.
     """
     parser = program.Parser("python -m kvae.benchmark", __doc__)
-    parser.add_argument("--compare", metavar="FIELD=VALUE", help="a field of the model and its other value")
+    parser.add_argument("--compare", metavar="FIELD=VALUE", help="also time the config with this model field changed")
     parser.add_argument("--json", metavar="FILE", help="also write the results to this file")
     parser.add_argument(
-        "--seconds", type=program.number(Positive), default=20, help="how long to time steps (%(default)s)"
+        "--seconds", type=program.number(Positive), default=20, help="seconds to time steps for (default: %(default)s)"
     )
     parser.add_argument(
-        "--random-images", type=program.number(Size), metavar="SIDE", help="use random images, not the config's data"
+        "--random-images",
+        type=program.number(Size),
+        metavar="SIDE",
+        help="use random images of this size, not the data set",
     )
-    parser.add_argument("--scaling", action="store_true", help="time the map alone against N and K; no config")
-    parser.add_argument("--quantizers", action="store_true", help="time every quantiser alone; no config")
-    parser.add_argument("--soms", action="store_true", help="time kvae.SOM against other libraries; no config")
-    parser.add_argument("--som-widths", action="store_true", help="compare final widths of kvae.SOM; no config")
+    parser.add_argument("--scaling", action="store_true", help="time the map alone by N and K; needs no --config")
+    parser.add_argument("--quantizers", action="store_true", help="time every quantiser alone; needs no --config")
+    parser.add_argument("--soms", action="store_true", help="time kvae.SOM against other libraries; needs no --config")
+    parser.add_argument("--som-widths", action="store_true", help="compare final widths of kvae.SOM; needs no --config")
     parser.add_argument(
-        "--share", type=float, default=1, help="with --soms: share of the rows, for a quick look (%(default)s)"
+        "--share", type=float, default=1, help="share of the rows that --soms uses (default: %(default)s)"
     )
     options, rest = parser.parse_known_args(argv)
     if not 0 < options.share <= 1:
-        raise InputError(f"--share={options.share}; it must be above 0 and at most 1")
+        raise InputError(f"--share is {options.share}; it must be larger than 0 and at most 1")
     if options.scaling or options.quantizers or options.soms or options.som_widths:
         return options, {}
     config, workdir = training.parse(rest)
     configs = {pathlib.Path(workdir).name: config}
     if options.compare:
         if "=" not in options.compare:
-            raise InputError(f"--compare={options.compare}; it must be a field of the model and a value, FIELD=VALUE")
+            raise InputError(f"--compare is {options.compare!r}; it must be FIELD=VALUE, for a field of the model")
         configs[options.compare] = training.parse([*rest, f"--config.model.{options.compare}"])[0]
     from kvae.training.config.sections import validate_config
 
@@ -83,9 +86,9 @@ def parse_options(argv: list[str]) -> tuple[argparse.Namespace, dict[str, dict]]
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program; returns its exit status."""
+    """Runs the program with these arguments and returns its exit status."""
     options, configs = parse_options(argv)
-    # Each measurement imports what it needs, so that a missing extra is one line.
+    # Imports are local, so that a missing extra is reported only by the measurement that needs it.
     if options.scaling or options.quantizers:
         from kvae.benchmark.layer_times import time_layers, time_scaling
 

@@ -1,4 +1,4 @@
-"""Times quantisers alone, and against those of vector-quantize-pytorch if it is installed."""
+"""Times quantisers alone, and compares them with those of vector-quantize-pytorch if it is installed."""
 
 import importlib.util
 import math
@@ -21,18 +21,18 @@ SCALING_SIZES = [
     (4_096, 8_192),
     (4_096, 65_536),
 ]
-"""The (N, K) of `--scaling`."""
+"""Pairs (N, K) that `--scaling` times."""
 
 
 def layer_seconds(layer: Quantizer, z: jax.Array) -> tuple[float, int]:
-    """Times a quantiser's training step.
+    """Times a quantiser's forward pass in training, including the update of its codebook.
 
     Args:
-      layer: the quantiser.
-      z: vectors, float32 [..., d].
+      layer: The quantiser.
+      z: Vectors, float32 [..., d].
 
     Returns:
-      Seconds, and temporary memory in bytes.
+      The median seconds of a pass, and its temporary memory in bytes.
     """
     variables = layer.init(jax.random.key(0), jnp.zeros((1, z.shape[-1])))
 
@@ -45,7 +45,7 @@ def layer_seconds(layer: Quantizer, z: jax.Array) -> tuple[float, int]:
 
 
 def time_scaling() -> dict[str, dict]:
-    """Times the map against N and K, with d = 64 and a hard neighbourhood."""
+    """Times the map for each (N, K) of `SCALING_SIZES`, with d = 64 and a hard neighbourhood."""
     rows = {}
     for count, size in SCALING_SIZES:
         log_progress(f"N = {count:,}, K = {size:,}")
@@ -62,7 +62,7 @@ def time_scaling() -> dict[str, dict]:
 
 
 SHAPES = [(16_384, 64, (16, 32)), (65_536, 64, (64, 128))]
-"""The N, d and grid of `--quantizers`."""
+"""N, d and the grid shape of each case of `--quantizers`."""
 
 LAYERS: dict[str, Callable[[tuple[int, ...]], Quantizer]] = {
     "map (hard)": lambda grid: KohonenVQ(grid),
@@ -76,15 +76,15 @@ LAYERS: dict[str, Callable[[tuple[int, ...]], Quantizer]] = {
     "residual, 4": lambda grid: ResidualVQ(KohonenVQ(grid, "none"), depth=4),
     "grouped, 4": lambda grid: GroupedVQ(KohonenVQ(grid, "none"), groups=4),
 }
-"""The quantisers that `--quantizers` times, by name, for a grid shape."""
+"""Maps the names of the quantisers that `--quantizers` times to functions of a grid shape that create them."""
 
 
 def torch_layers(size: int, dimension: int) -> dict[str, Callable]:
-    """Returns the layers of vector-quantize-pytorch by the names of `LAYERS`; empty if it is not installed.
+    """Returns constructors of vector-quantize-pytorch's layers by the names of `LAYERS`; empty if it is not installed.
 
     Args:
       size: K, the number of codes.
-      dimension: d of the vectors.
+      dimension: d, the dimension of the vectors.
     """
     if importlib.util.find_spec("vector_quantize_pytorch") is None:
         return {}
@@ -104,15 +104,18 @@ def torch_layers(size: int, dimension: int) -> dict[str, Callable]:
         "grouped, 4": lambda: vqp.VectorQuantize(**common, heads=4, separate_codebook_per_head=True),
     }
     if size > 512:
-        del layers["grouped, 4"]  # takes more than 20 GB
+        del layers["grouped, 4"]  # needs more than 20 GB
     return layers
 
 
 def time_layers(seconds: float) -> dict[str, dict]:
-    """Returns the median milliseconds of a step of each layer, in turns with its PyTorch counterpart, and their ratio.
+    """Times a training step of each layer, in turns with its PyTorch counterpart.
 
     Args:
-      seconds: how long to time each layer at each shape.
+      seconds: Time to spend on each layer at each shape.
+
+    Returns:
+      Median milliseconds, and their ratio to those of PyTorch, by layer and shape.
     """
     rows = {}
     for count, dimension, grid in SHAPES:
@@ -138,11 +141,11 @@ def time_layers(seconds: float) -> dict[str, dict]:
 
 
 def step_of(layer: Quantizer, z: np.ndarray) -> Callable[[], None]:
-    """Returns a function that takes a training step of a layer: forward, backward to the vectors, and the update.
+    """Returns a function that runs a training step of a layer: forward, backward to the vectors, and the update.
 
     Args:
-      layer: the quantiser.
-      z: vectors, float32 [n, d].
+      layer: The quantiser.
+      z: Vectors, float32 [n, d].
     """
     state = {"variables": layer.init(jax.random.key(0), jnp.zeros((1, z.shape[-1])))}
 
@@ -170,7 +173,7 @@ def step_of(layer: Quantizer, z: np.ndarray) -> Callable[[], None]:
 
 
 def torch_step(layer: Callable, z: np.ndarray) -> Callable[[], None]:
-    """Returns the same as `step_of`, for a layer of vector-quantize-pytorch."""
+    """Returns a function that runs the same step as `step_of` with a layer of vector-quantize-pytorch."""
     import torch
 
     z = torch.tensor(z)[None]

@@ -1,4 +1,4 @@
-"""Fit and order of `kvae.SOM` on held-out rows by its final width, on six real data sets that scikit-learn ships."""
+"""Measures `kvae.SOM` on held-out rows for several final widths, on six real data sets that scikit-learn ships."""
 
 from collections.abc import Callable
 
@@ -33,11 +33,11 @@ SETS: dict[str, Callable[[], np.ndarray]] = {
 
 
 def compare_widths() -> dict[str, dict[str, float]]:
-    """Returns, for each set, errors of rows that a map of 10 x 10 nodes was not trained on, by its final width.
+    """Measures the errors of a 10 x 10 map on held-out rows of each data set, for each final width.
 
     Returns:
-      {set: {"0.5 error": ..., "0.5 disorder": ..., ...}}: the quantisation error relative to that of the first width,
-      and the topographic error; means over three folds.
+      {data set: {"0.5 error": ..., "0.5 disorder": ..., ...}}: the quantisation error divided by the one at the first
+      width, and the topographic error; means over three folds.
     """
     rows = {}
     for name, load in SETS.items():
@@ -57,6 +57,6 @@ def compare_widths() -> dict[str, dict[str, float]]:
 def _errors(fitted: np.ndarray, held_out: np.ndarray, width: float) -> tuple[float, float]:
     """Returns quantisation and topographic error of held-out rows."""
     centers = SOM(GRID, final_width=width).fit(fitted).cluster_centers_
-    # A map of these centres that is not trained measures any rows.
+    # With n_epochs=0 the map keeps these centres, so `fit` only measures its rows.
     som = SOM(GRID, init=centers, n_epochs=0).fit(held_out)
     return som.quantization_error_, som.topographic_error_

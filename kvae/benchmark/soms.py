@@ -1,4 +1,4 @@
-"""Times `kvae.SOM` against MiniSom, fastersom and somoclu, those that are installed, at equal quality."""
+"""Times `kvae.SOM` against whichever of MiniSom, fastersom and somoclu are installed, and compares the maps' errors."""
 
 import importlib.metadata
 import importlib.util
@@ -19,19 +19,21 @@ Fit = Callable[[np.ndarray, np.ndarray, tuple[int, ...], int], np.ndarray]
 """Maps (data [n, d], first codewords [K, d], grid shape, epochs) to the trained codewords [K, d]."""
 
 CASES = [(100_000, 64, (30, 30)), (10_000, 784, (20, 20)), (100_000, 64, (100, 100))]
-"""Rows, features and grid shape."""
+"""Number of rows, number of features, and grid shape of each case."""
 
 FIT_EPOCHS, TURNS = 10, 3
 
 WIDEST, NARROWEST = 0.5, 0.5
-"""The first width, as a share of the grid's longer side, and the last, in nodes; sigma = width / sqrt(2)."""
+"""First width, as a share of the grid's longer side, and last width, in nodes; sigma = width / sqrt(2)."""
 
 
 def time_soms(share: float) -> dict[str, dict]:
-    """Returns the median seconds of a fit and the map's quality, from equal codewords and at equal widths.
+    """Returns the median seconds of a fit, and the errors of the map, by case and library.
+
+    All libraries start from the same codewords and have the same widths in each epoch.
 
     Args:
-      share: of the rows of each case that are used, above 0 and at most 1.
+      share: Share of the rows of each case to use, larger than 0 and at most 1.
     """
     rows = {}
     for count, dimension, grid in CASES:
@@ -45,7 +47,9 @@ def time_soms(share: float) -> dict[str, dict]:
             if library.is_slow and grid[0] * grid[1] > 1_000:
                 continue
             if importlib.util.find_spec(name.lower()) is None:
-                log_progress(f"{name} is left out: it is not installed; pip install {name.lower()}{library.note}")
+                log_progress(
+                    f"{name} is left out, because it is not installed: pip install {name.lower()}{library.note}"
+                )
                 continue
             version = f"{name} {importlib.metadata.version(name.lower())}{library.form}"
             fits[version] = library.fit
@@ -57,14 +61,14 @@ def time_soms(share: float) -> dict[str, dict]:
 def time_fits(
     fits: dict[str, Fit], slow: set[str], data: np.ndarray, start: np.ndarray, grid: tuple[int, ...]
 ) -> dict[str, dict]:
-    """Times fits in turns; returns seconds and errors by name.
+    """Times fits in turns; returns median seconds and errors by name.
 
     Args:
-      fits: by name; one is "kvae".
-      slow: names of fits that get one turn and no first epoch for compiling.
-      data: float32 [n, d].
-      start: the first codewords, float32 [K, d].
-      grid: shape of the map.
+      fits: Fits by name; one is "kvae".
+      slow: Names of the fits that are timed only once, without an epoch to compile first.
+      data: The rows, float32 [n, d].
+      start: The first codewords, float32 [K, d].
+      grid: Shape of the map.
     """
     seconds, codewords = {name: [] for name in fits}, {}
     for name, fit in fits.items():
@@ -91,7 +95,7 @@ def time_fits(
 
 
 def make_mixture(count: int, dimension: int) -> np.ndarray:
-    """Draws from fifty Gaussians that are wide in eight directions, float32 [n, d]."""
+    """Draws rows from fifty Gaussian clusters in an eight-dimensional subspace, plus noise: float32 [n, d]."""
     random = np.random.default_rng(0)
     centers, axes = random.normal(size=(50, 8)), random.normal(size=(8, dimension)) / np.sqrt(8)
     hidden = centers[random.integers(0, 50, count)] + 0.3 * random.normal(size=(count, 8))
@@ -99,7 +103,7 @@ def make_mixture(count: int, dimension: int) -> np.ndarray:
 
 
 def epoch_widths(grid: tuple[int, ...], epochs: int) -> np.ndarray:
-    """Returns the width of each epoch, in nodes, float [epochs]."""
+    """Returns the width in each epoch, in nodes, float [epochs]."""
     return np.geomspace(WIDEST * max(grid), NARROWEST, max(2, epochs))[:epochs]
 
 
@@ -110,7 +114,7 @@ def fit_kvae(data: np.ndarray, start: np.ndarray, grid: tuple[int, ...], epochs:
 
 
 def fit_fastersom(data: np.ndarray, start: np.ndarray, grid: tuple[int, ...], epochs: int) -> np.ndarray:
-    """Fits fastersom, which reaches its last width one epoch after the end; see `Fit`."""
+    """Fits fastersom; see `Fit`. Its last width is adjusted, because it would be reached one epoch after the end."""
     import fastersom
 
     first, *_, last = epoch_widths(grid, max(2, epochs)) / np.sqrt(2)
@@ -133,7 +137,7 @@ def fit_minisom(data: np.ndarray, start: np.ndarray, grid: tuple[int, ...], epoc
 
 
 def fit_somoclu(data: np.ndarray, start: np.ndarray, grid: tuple[int, ...], epochs: int) -> np.ndarray:
-    """Fits somoclu, whose radius is 2 sigma; see `Fit`."""
+    """Fits somoclu, in which the radius is 2 sigma; see `Fit`."""
     import somoclu
 
     rows, columns = grid
@@ -148,10 +152,10 @@ class Library(NamedTuple):
     """Another implementation of the map.
 
     Attributes:
-      fit: trains a map.
-      is_slow: True if a fit takes minutes: it gets one turn, and none on the largest map.
-      form: name of the timed form, for the table.
-      note: requirement of its installation, for the log.
+      fit: Trains a map.
+      is_slow: True if a fit takes minutes: it is timed only once, and not on the largest map.
+      form: Suffix of its name in the table, for the form that is timed.
+      note: What its installation requires, for the log.
     """
 
     fit: Fit
@@ -165,4 +169,4 @@ LIBRARIES = {
     "fastersom": Library(fit_fastersom, note=" (0.6 needs Python 3.12 or newer)"),
     "somoclu": Library(fit_somoclu, is_slow=True),
 }
-"""Other implementations by name; a package has its name in lower case."""
+"""Other implementations by name; the name in lower case is the name of the package."""

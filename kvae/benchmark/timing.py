@@ -13,12 +13,12 @@ STARTED = time.perf_counter()
 
 
 def median_seconds(function: Callable, *arguments: Any, seconds: float = 1.0) -> float:
-    """Returns the median time of a compiled function, in seconds. The first call is not timed.
+    """Returns the median time of a call of a compiled function, in seconds. The first call is not timed.
 
     Args:
-      function: compiled by `jax.jit`.
-      arguments: of the function.
-      seconds: how long to time it; at least three calls.
+      function: A function compiled by `jax.jit`.
+      *arguments: Its arguments.
+      seconds: Time to spend; at least three calls are timed.
     """
     jax.block_until_ready(function(*arguments))
     times, deadline = [], time.perf_counter() + seconds
@@ -30,19 +30,19 @@ def median_seconds(function: Callable, *arguments: Any, seconds: float = 1.0) ->
 
 
 def matmul_gigaflop_per_second(dtype: Any) -> float:
-    """Returns the rate of a large matrix product on one device (on CPU: all cores), at JAX's default precision."""
+    """Returns the rate of a large matrix product on one device (on CPU, all cores) at JAX's default precision."""
     size = 2_048 if jax.default_backend() == "cpu" else 8_192
     a = jnp.ones((size, size), dtype)
     return 2 * size**3 / median_seconds(jax.jit(jnp.matmul), a, a, seconds=0.5) / 1e9
 
 
 def log_progress(text: str) -> None:
-    """Prints the seconds since the start and a line to stderr."""
+    """Prints a line to stderr, after the seconds since the start."""
     print(f"{time.perf_counter() - STARTED:5.1f} s  {text}", file=sys.stderr, flush=True)
 
 
 def format_table(columns: dict[str, dict]) -> str:
-    """Formats columns {name: {row: value}} as aligned text."""
+    """Returns columns {name: {row: value}} as an aligned text table."""
     rows = list(dict.fromkeys(row for column in columns.values() for row in column))
     lines = [
         ["", *(name.replace("_", " ") for name in columns)],
@@ -62,7 +62,7 @@ def transpose(columns: dict[str, dict]) -> dict[str, dict]:
 
 
 def format_value(value: Any) -> str:
-    """Formats a number with four digits, several numbers as a range, and None as a dash."""
+    """Formats a number with four digits, a sequence of numbers as a range, and None as a dash."""
     if value is None:
         return "-"
     if isinstance(value, (list, tuple)):

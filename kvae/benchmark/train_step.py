@@ -15,34 +15,34 @@ from kvae.benchmark.layer_times import layer_seconds
 from kvae.benchmark.timing import log_progress, matmul_gigaflop_per_second
 from kvae.data import ArrayExamples, pipeline
 from kvae.training import loop
-from kvae.training import train as story
+from kvae.training import train as training
 from kvae.training.config.sections import build_model, load_data
 from kvae.training.parallel import devices
 from kvae.training.parallel.devices import ReplicaGroups, Replicas
 
 SHORTEST_SECONDS = 0.05
-"""Steps are timed in groups of at least this duration, so that the time to dispatch a small one does not count."""
+"""Steps are timed in groups of at least this duration, so that the time to dispatch short steps does not count."""
 
 
 class TimedStep:
     """A compiled training step with its state.
 
     Args:
-      config: the run's.
-      batch: a global batch, as `loop.training_batches` makes it.
-      mesh: the devices.
+      config: The config of the run.
+      batch: A global batch from `loop.training_batches`.
+      mesh: The devices.
 
     Attributes:
-      seconds: what each timed group of steps took, per step; `alternate` appends to it.
+      seconds: Seconds per step of each timed group of steps; `alternate` appends to it.
     """
 
     def __init__(self, config: dict[str, Any], batch: dict[str, np.ndarray], mesh: Mesh):
         self.config, self.mesh, self.replicas = config, mesh, Replicas(config["replicas"], mesh)
         self.model = build_model(config)
         example = {name: array[0, 0] for name, array in batch.items()}
-        init, step = story.init_and_step(config, self.model, example, mesh)
+        init, step = training.init_and_step(config, self.model, example, mesh)
         self.batch = next(loop.on_devices(iter([batch]), self.replicas))
-        self.groups = self.replicas.program(init, run_once=True)(story.seeds(config, self.replicas))
+        self.groups = self.replicas.program(init, run_once=True)(training.seeds(config, self.replicas))
         lowered = self.replicas.compiled(step, donate=True).lower(self.groups[0], self.batch[0])
         started = time.perf_counter()
         self.program = lowered.compile()
@@ -53,11 +53,11 @@ class TimedStep:
         self.steps_at_once = max(1, math.ceil(SHORTEST_SECONDS / self.advance(1)))
 
     def advance(self, steps: int, batch: ReplicaGroups | None = None) -> float:
-        """Takes steps; returns the seconds per step.
+        """Runs training steps and returns the seconds per step.
 
         Args:
-          steps: how many.
-          batch: on the devices; by default the batch of the constructor.
+          steps: Number of steps.
+          batch: A batch on the devices; by default the batch of the constructor.
         """
         batch, started = self.batch if batch is None else batch, time.perf_counter()
         for _ in range(steps):
@@ -66,7 +66,7 @@ class TimedStep:
         return (time.perf_counter() - started) / steps
 
     def quantizer_seconds(self) -> float | None:
-        """Times the quantisers of one step, each alone on normally distributed vectors; None if there are none."""
+        """Returns the seconds of one step's quantisers, each timed alone on Gaussian vectors; None without any."""
         total = 0.0
         for name, layer in getattr(self.model, "quantizers", {}).items():
             height, width = (size // self.model.code_strides[name] for size in self.batch[0]["image"].shape[-3:-1])
@@ -77,11 +77,11 @@ class TimedStep:
         return total or None
 
     def wait_share(self, batches: Iterator[dict[str, np.ndarray]], seconds: float) -> float:
-        """Returns the share of the time that steps wait for batches, which are made in the background as in training.
+        """Returns the share of time spent waiting for batches, which are made in the background as in training.
 
         Args:
-          batches: global batches.
-          seconds: how long to measure; at least three steps.
+          batches: Global batches.
+          seconds: Time to measure for; at least three steps are run.
         """
         waits, steps = [], []
         with pipeline.prefetch(loop.on_devices(batches, self.replicas), loop.BATCHES_AHEAD) as batches:
@@ -91,7 +91,7 @@ class TimedStep:
                 batch = next(batches)
                 waits.append(time.perf_counter() - started)
                 steps.append(self.advance(1, batch))
-        # The first batch cannot be made while a step runs.
+        # The first batch does not count, because no step runs while it is made.
         return sum(waits[1:]) / (sum(waits[1:]) + sum(steps[1:]))
 
     def row(self) -> dict[str, Any]:
@@ -116,25 +116,25 @@ class TimedStep:
 def count_flops(lowered: jax.stages.Lowered, program: jax.stages.Compiled, device_count: int) -> float:
     """Returns the floating-point operations of a program on all devices.
 
-    On a GPU only the compiled program knows them, for one device.
+    On a GPU only the compiled program has a cost analysis, and it covers one device.
     """
     costs = lowered.cost_analysis()
     return costs["flops"] if costs else program.cost_analysis()["flops"] * device_count
 
 
 def program_peak_bytes(memory: Any) -> int:
-    """Returns the most memory that a program holds, by its compiler's `memory_analysis`."""
+    """Returns the peak memory of a program in bytes, from the compiler's `memory_analysis`."""
     sizes = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return sizes + memory.temp_size_in_bytes
 
 
 def time_configs(configs: dict[str, dict], seconds: float, random_images: int | None) -> dict[str, dict]:
-    """Times the training steps of configs that differ in their model only.
+    """Times the training steps of configs that differ only in their model.
 
     Args:
-      configs: by name.
-      seconds: how long to time steps, all configs together.
-      random_images: side of random images that replace the data set, in pixels; None uses the data set.
+      configs: Configs by name.
+      seconds: Time to spend on steps of all configs together.
+      random_images: Side, in pixels, of random images to use instead of the data set; None uses the data set.
 
     Returns:
       Measurements of each config, by name.
@@ -156,13 +156,13 @@ def time_configs(configs: dict[str, dict], seconds: float, random_images: int | 
         log_progress(f"compiling {name}")
         steps[name] = TimedStep({**first, "model": config["model"]}, batch, mesh)
     alternate(list(steps.values()), seconds)
-    log_progress("a large matrix product, for comparison")
+    log_progress("timing a large matrix product, for comparison")
     rate = matmul_gigaflop_per_second(first["model"].get("dtype", "float32"))
     # The virtual devices of a CPU share its cores.
     rate *= 1 if jax.default_backend() == "cpu" else mesh.size
     rows = {}
     for name, step in steps.items():
-        log_progress(f"the parts of {name}")
+        log_progress(f"timing the parts of {name}")
         rows[name] = row = step.row()
         quantizer = step.quantizer_seconds()
         row["quantiser_share"] = None if quantizer is None else quantizer * 1e3 / row["step_milliseconds"]
@@ -174,7 +174,7 @@ def time_configs(configs: dict[str, dict], seconds: float, random_images: int | 
 
 
 def alternate(steps: list[TimedStep], seconds: float) -> None:
-    """Times steps in turns, a few of each at a time, for at least five turns."""
+    """Times steps in turns, a few steps of each at a time, for at least five turns."""
     deadline = time.perf_counter() + seconds
     with tqdm(total=round(seconds), desc="steps in turns", unit="s", disable=not sys.stderr.isatty()) as bar:
         while (left := deadline - time.perf_counter()) > 0 or len(steps[0].seconds) < 5:

@@ -1,1 +1,1 @@
-"""The papers' experiments: settings, tables and figures from finished runs; see kvae/paper/README.md."""
+"""Settings, tables and figures of the papers' experiments, from finished runs; see kvae/paper/README.md."""

@@ -6,8 +6,8 @@ from kvae.core import program
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program; returns its exit status."""
-    # Imported here, so that a missing extra is one line.
+    """Runs the program with these arguments and returns its exit status."""
+    # Imported here so that `program.run` reports a missing extra in one line.
     from kvae.paper import figures
 
     return figures.main(argv)

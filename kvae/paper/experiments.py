@@ -1,12 +1,13 @@
-"""The experiments of Irie et al. (2023): the settings that each table compares, and the paper's results.
+"""The experiments of Irie et al. (2023): the settings that each table compares, and the published results.
 
     python launch/sweep.py --table=3 --dataset=photos
     python -m kvae.report runs/paper/photos --table=3
 
-`BASE` holds fields that all settings share, with the values of the configs in `CONFIGS`. A setting lists the fields in
-which it differs from `BASE`. A table has a title and rows, {setting: label}. `PUBLISHED` holds the paper's results by
-table, data set and setting, each as (mean, standard deviation) over seeds: the loss in the data set's `loss_unit`, then
-the thousands of steps to within 10% and, in Tables 2 and 4, to within 20% of the lowest loss.
+`BASE` holds the fields that define the default setting, with their values in the configs of `CONFIGS`. A setting lists
+the fields that differ from `BASE`. A table has a title and rows, {setting: label}. `PUBLISHED` holds the paper's
+results by table, data set and setting. Each result is a (mean, standard deviation) over seeds: first the loss, in the
+data set's `loss_unit`; then thousands of steps until the loss is within 10% of the lowest and, in Tables 2 and 4,
+within 20%.
 
 Widths are in nodes of the grid. The hard neighbourhood moves a winner's neighbours with weight min(1, width^2).
 """
@@ -15,7 +16,7 @@ from typing import Any
 
 
 def quantizer(**fields: Any) -> dict[str, object]:
-    """Returns fields of the quantiser under their names in a flat config: {"model.quantizer.<field>": value}."""
+    """Returns fields of the quantiser by their dotted names in a config: {"model.quantizer.<field>": value}."""
     return {f"model.quantizer.{name}": value for name, value in fields.items()}
 
 
@@ -25,7 +26,7 @@ CONFIGS = {
     "imagenet": dict(config="configs/imagenet_vqvae2.py", loss_unit="1e-3", seeds=5),
     "faces": dict(config="configs/faces_vqvae2.py", loss_unit="1e-4", seeds=5),
 }
-"""Config, unit of the loss in tables, and number of seeds (as in the paper, except for photos) of each data set."""
+"""Config, unit of the loss in tables, and number of seeds of each data set; all but photos have the paper's number."""
 
 BASE = {"model.augmentations": (), "optimizer.name": "adam"} | quantizer(
     name="kohonen",
@@ -44,14 +45,14 @@ BASE = {"model.augmentations": (), "optimizer.name": "adam"} | quantizer(
     restart_below=0.0,
 )
 
-# The paper's Gaussian rows were run with this kernel: its code calls it Gaussian, but it is not Eq. 16.
+# The kernel of the paper's "Gaussian" rows. The authors' code calls it Gaussian, but it differs from Eq. 16.
 EXPONENTIAL = quantizer(neighborhood="exponential", initial_width=10.0)
 NO_MAP = quantizer(neighborhood="none")
 LINE = quantizer(grid_shape=(512,))
 GRADIENT = quantizer(name="gradient", neighborhood="none")
 NARROWING = quantizer(neighborhood="gaussian", initial_width=4.0)
 
-# The recipe of configs/photos_vqvae.py for short runs. It helps every method.
+# The recipe of configs/photos_vqvae.py for short runs, which improves every method.
 RECIPE = {
     "model.augmentations": ("flip_horizontal", "rot90"),
     "optimizer.name": "muon",
@@ -79,7 +80,7 @@ SETTINGS = {
     "exponential_tau0.01": EXPONENTIAL | quantizer(shrink_step=0.01),
     "gradient": GRADIENT,
     "som_vae": GRADIENT | quantizer(neighborhood="hard", pull="codeword", neighbor_weight=0.1),
-    # Square roots: the runs were made at hard weights of 0.1 and 0.3, which are lowest widths of 0.32 and 0.55 nodes.
+    # The hard weight is the square of the width: weights of 0.1 and 0.3 are widths of 0.32 and 0.55 nodes.
     "hard_to_0.32": quantizer(lowest_width=0.1**0.5),
     "hard_to_0.55": quantizer(lowest_width=0.3**0.5),
     "hard_to_0.55_slowly": quantizer(lowest_width=0.3**0.5, shrink_step=0.003),

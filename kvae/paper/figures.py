@@ -3,12 +3,12 @@
     python launch/sweep.py --table=2 --dataset=photos
     python -m kvae.paper --figure=3 runs/paper/photos --out=figures
 
-RUNS are run folders or folders above them. Each figure uses the runs whose settings it compares (see
-kvae/paper/experiments.py), and the first seed where it shows images.
+RUNS are run folders or folders that contain them. Each figure uses the runs of the settings that it compares (see
+kvae/paper/experiments.py). Figures that show images use the first seed.
 
-Figures 1 to 9 have their numbers in Irie et al. (2023); 4 and 5 draw the neighbourhoods and need no runs. bit_errors,
-fewer_bits and compression show what order is good for, frontier what it costs, and perturbation how far codes can be
-moved. urlsom_3 (needs no runs) and urlsom_7 are figures of the URL-SOM paper.
+Figures 1 to 9 are numbered as in Irie et al. (2023). Figures 4 and 5 draw the neighbourhoods and need no runs.
+bit_errors, fewer_bits and compression show uses of topological order; frontier shows its cost; perturbation shows the
+PSNR after codes are moved. urlsom_3 (needs no runs) and urlsom_7 are figures of the URL-SOM paper.
 """
 
 import functools
@@ -39,10 +39,10 @@ from kvae.training.evaluate import Evaluator, samples
 from kvae.training.parallel.devices import Replicas, make_mesh, select_replica
 
 FIRST_STEPS = 1_500
-"""The last step of Figure 1. The authors' script also plots the training loss of these steps."""
+"""The last step shown in Figure 1, as in the authors' script."""
 
 MOVES = (-3, -2, -1, 0, 1, 2, 3)
-"""Nodes by which all codes are moved, along each axis of the grid."""
+"""Offsets by which all codes are moved, in nodes along each axis of the grid."""
 
 SAMPLE_COUNT = 32
 """Number of validation images."""
@@ -54,10 +54,10 @@ MAP, EMA = "hard", "ema"
 
 
 def seeds_of(table: Table, setting: str) -> list[Seed]:
-    """Returns the seeds of a setting.
+    """Returns the finished seeds of a setting.
 
     Raises:
-      InputError: there are none.
+      InputError: The setting has no finished run.
     """
     if not table.seeds[setting]:
         raise InputError(f"there is no finished run of the setting {setting!r} on {table.dataset}")
@@ -71,7 +71,7 @@ def validation_images(run: Run) -> np.ndarray:
 
 
 def count_codes(run: Run) -> dict[str, np.ndarray]:
-    """Counts how often the validation sets use each code: {codebook: [K]}."""
+    """Returns how often each code is used on the validation sets: {codebook: [K]}."""
     dataset, _ = load_data(run.config)
     replicas = Replicas(1, make_mesh(1, jax.local_devices()[:1]))
     evaluator = Evaluator(run.model, replicas, dataset, run.config["batch_size"])
@@ -81,25 +81,25 @@ def count_codes(run: Run) -> dict[str, np.ndarray]:
 
 
 def initial_counts_figure(table: Table, stem: str) -> Iterator[str]:
-    """Figure 1: the loss of every seed of EMA-VQ, by the initial count of its codes."""
+    """Draws Figure 1: the training loss of every seed of EMA-VQ, for initial counts of 0 and 1."""
     losses = {
-        f"counts start at {count}": series(seeds_of(table, setting), "train/reconstruction_loss", FIRST_STEPS)
+        f"initial count {count}": series(seeds_of(table, setting), "train/reconstruction_loss", FIRST_STEPS)
         for count, setting in ((0, "ema_n0"), (1, EMA))
     }
-    title = f"EMA-VQ on {table.dataset}: the first steps, by the initial value of the counts' moving averages"
+    title = f"EMA-VQ on {table.dataset}: the first steps, by initial count"
     plots.draw_initialization(f"{stem}.png", losses, title, "training reconstruction loss")
     yield f"{stem}.png"
 
 
 def codebook_map_figures(table: Table, stem: str) -> Iterator[str]:
-    """Figure 2 or, for models with two codebooks, Figure 7: what each code decodes to."""
-    for setting, method in ((EMA, "EMA-VQ, without a map,"), (MAP, "The Kohonen map")):
+    """Draws Figure 2 or, for models with two codebooks, Figure 7: the image that each code decodes to."""
+    for setting, method in ((EMA, "EMA-VQ (no map)"), (MAP, "The Kohonen map")):
         run = open_seed(seeds_of(table, setting)[0])
         counts = count_codes(run)
         for name, codewords in run.codebooks.items():
             shape = codewords.shape[:-1]
             others = [other for other in run.codebooks if other != name]
-            # With two codebooks, the other level holds one code: the one at 1/4 or 3/4 of its grid.
+            # With two codebooks, every position of the other level has the code at 1/4 or at 3/4 of its grid.
             for quarter in (1, 3) if others else (0,):
                 nodes = {other: [side * quarter // 4 for side in run.codebooks[other].shape[:-1]] for other in others}
                 held = {
@@ -116,7 +116,7 @@ def codebook_map_figures(table: Table, stem: str) -> Iterator[str]:
 
 
 def moved_codes_figure(table: Table, stem: str, image: int | None = None) -> Iterator[str]:
-    """Figure 3: images after their codes were moved, map above EMA-VQ; of one image by level, Figures 8 and 9."""
+    """Draws Figure 3, images after their codes are moved; with `image`, Figure 8 or 9, that image by level moved."""
     runs = {"map": open_seed(seeds_of(table, MAP)[0]), "EMA-VQ": open_seed(seeds_of(table, EMA)[0])}
     levels = list(runs["map"].codebooks)
     if image is not None and len(levels) < 2:
@@ -133,24 +133,24 @@ def moved_codes_figure(table: Table, stem: str, image: int | None = None) -> Ite
                 for offset in MOVES
             )
             rows[f"{label}, {part}"] = np.concatenate(list(moved))
-    title = f"{table.dataset}: an image after its codes move on the map or, in EMA-VQ, to other numbers"
+    title = f"{table.dataset}: images after all codes are moved by an offset on the map (EMA-VQ: by code index)"
     draw_offset_reconstructions(f"{stem}.png", rows, MOVES, title)
     yield f"{stem}.png"
 
 
 def neighborhood_figure(kernel: str, name: str, stem: str) -> Iterator[str]:
-    """Figures 4 and 5: a neighbourhood on a grid of 4 x 6 at several steps, with tau 0.1."""
+    """Draws Figure 4 or 5: a neighbourhood on a 4 x 6 grid at several steps, with tau 0.1."""
     grid_shape, winner = (4, 6), (2, 2)
     code = int(np.ravel_multi_index(winner, grid_shape))
     shape = topology.Neighborhood(topology.Plane(grid_shape), kernel, shrink_step=0.1)
     weights = {f"step {t}": np.asarray(topology.matrix(shape, t))[code].reshape(grid_shape) for t in (0, 10, 100)}
-    title = f"{name} neighbourhood: how strongly nodes learn along with the winner, less with every step (tau 0.1)"
+    title = f"{name} neighbourhood: weight of each node in the update of the winner, by step (tau 0.1)"
     plots.draw_neighborhoods(f"{stem}.png", weights, title, winner)
     yield f"{stem}.png"
 
 
 def perplexity_figures(table: Table, stem: str) -> Iterator[str]:
-    """Figure 6: how evenly the codes are used, by step."""
+    """Draws Figure 6: the perplexity of the codes of a training batch, by step."""
     labels = {EMA: "EMA-VQ", MAP: "map, hard", "exponential": "map, exponential"}
     seeds = {setting: seeds for setting, seeds in table.seeds.items() if seeds}
     if not seeds:
@@ -166,9 +166,9 @@ def perplexity_figures(table: Table, stem: str) -> Iterator[str]:
 
 
 def perturbation_figure(table: Table, stem: str) -> Iterator[str]:
-    """Draws the PSNR after all codes were moved, by how far: the map against EMA-VQ."""
+    """Draws the PSNR after all codes are moved, by offset, for the map and EMA-VQ."""
     values = {}
-    for setting, label in ((MAP, "map"), (EMA, "EMA-VQ (codes by number)")):
+    for setting, label in ((MAP, "map"), (EMA, "EMA-VQ (by code index)")):
         runs = [open_seed(seed) for seed in seeds_of(table, setting)]
         images = validation_images(runs[0])
         values[label] = [[psnr_after_move(run, images, offset) for offset in MOVES] for run in runs]
@@ -178,19 +178,19 @@ def perturbation_figure(table: Table, stem: str) -> Iterator[str]:
 
 
 def psnr_after_move(run: Run, images: np.ndarray, offset: int) -> float:
-    """Returns the mean PSNR, in dB, of reconstructions after all codes were moved by an offset.
+    """Returns the mean PSNR, in dB, of reconstructions after all codes are moved by an offset.
 
     Args:
-      run: a run of an autoencoder.
-      images: uint8 [n, h, w, 3].
-      offset: nodes along each axis.
+      run: A run of an autoencoder.
+      images: Images, uint8 [n, h, w, 3].
+      offset: Nodes to move along each axis.
     """
     moved = inspection.shifted_reconstructions(run.model, run.variables, images, offset)
     return float(np.mean(measures.psnr(images, moved)))
 
 
 def frontier_figure(table: Table, stem: str) -> Iterator[str]:
-    """Draws loss against topographic error and against PSNR after moves, by the schedule of the neighbourhood."""
+    """Draws loss against topographic error and against PSNR after moves, one point per neighbourhood schedule."""
     points = []
     for setting, label in table.labels.items():
         rows = [measures_of(seed) for seed in table.seeds[setting]]
@@ -206,7 +206,7 @@ def frontier_figure(table: Table, stem: str) -> Iterator[str]:
         points.append(point)
     counts = sorted({len(seeds) for setting, seeds in table.seeds.items() if setting != EMA and seeds})
     seed_counts = " to ".join(map(str, counts[:: max(1, len(counts) - 1)]))
-    title = f"{table.dataset}: loss and order of the map, by the schedule of its neighbourhood ({seed_counts} seeds)"
+    title = f"{table.dataset}: loss and order of the map by neighbourhood schedule ({seed_counts} seeds)"
     plots.draw_frontier(f"{stem}.png", points, title)
     yield f"{stem}.png"
 
@@ -229,20 +229,20 @@ FIGURES: dict[str, tuple[str | None, Callable[..., Iterator[str]]]] = {
     "urlsom_3": (None, urlsom_figures.two_neuron_figure),
     "urlsom_7": ("runs", urlsom_figures.selectivity_figure),
 }
-"""Table whose settings each figure needs ("runs" for any runs, None for none), and the function that draws it."""
+"""Maps each figure to the table whose settings it needs ("runs": any runs; None: no runs) and its drawing function."""
 
 
 def draw_figure(name: str, folders: list[str], experiments: Mapping[str, Any], out: str) -> Iterator[str]:
-    """Draws a figure, once for each data set of the runs; yields the files.
+    """Draws a figure once for each data set of the runs, and yields the paths of the files.
 
     Args:
-      name: a key of `FIGURES`.
-      folders: run folders, or folders above them.
-      experiments: the names of `kvae.paper.experiments`.
-      out: the folder of the pictures.
+      name: A key of `FIGURES`.
+      folders: Run folders, or folders that contain them.
+      experiments: The contents of `kvae.paper.experiments`, by name.
+      out: The folder to write to.
 
     Raises:
-      InputError: there is no run of a setting that the figure needs.
+      InputError: There is no run of a setting that the figure needs.
     """
     table_name, draw = FIGURES[name]
     pathlib.Path(out).mkdir(parents=True, exist_ok=True)
@@ -253,25 +253,27 @@ def draw_figure(name: str, folders: list[str], experiments: Mapping[str, Any], o
     seeds = read_seeds(folders)
     datasets = {seed.config["dataset.name"]: None for seed in seeds if setting_of(seed.config, experiments) in rows}
     if not datasets:
-        raise InputError(f"figure {name} needs runs of some of these settings: {', '.join(rows)}")
+        raise InputError(f"figure {name} needs runs of at least one of these settings: {', '.join(rows)}")
     for dataset in datasets:
         table = collect(seeds, experiments, table_name, dataset)
         for line in table.left_out:
             print(f"kvae: left out: {line}", file=sys.stderr)
-        # A downloaded config.json may hold any name: it must not become a path.
+        # A downloaded config.json may hold any name, so characters that could form a path are replaced.
         file_name = re.sub(r"[^\w.-]", "_", dataset)[:100]
         yield from draw(table, f"{out}/figure_{name}_{file_name}")
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program; returns its exit status."""
+    """Runs the program with these arguments and returns its exit status."""
     parser = program.Parser("python -m kvae.paper", __doc__)
-    parser.add_argument("runs", nargs="*", metavar="RUNS", help="run folders, or folders above them")
+    parser.add_argument("runs", nargs="*", metavar="RUNS", help="run folders, or folders that contain them")
     parser.add_argument(
         "--figure", required=True, choices=FIGURES, help="the figure's number in the paper, or its name"
     )
-    parser.add_argument("--out", metavar="DIR", default="figures", help="the folder of the pictures (%(default)s)")
-    parser.add_argument("--experiments", metavar="FILE", help="settings and tables (kvae/paper/experiments.py)")
+    parser.add_argument("--out", metavar="DIR", default="figures", help="folder to write to (default: %(default)s)")
+    parser.add_argument(
+        "--experiments", metavar="FILE", help="settings and tables (default: kvae/paper/experiments.py)"
+    )
     options = parser.parse_args(argv)
     with wrap_write_errors(options.out):
         for path in draw_figure(options.figure, options.runs, load_experiments(options.experiments), options.out):

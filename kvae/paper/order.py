@@ -1,7 +1,6 @@
 """Uses of topological order: robustness to bit errors, smaller codebooks without training, entropy coding.
 
-Functions of codes and codebooks in NumPy, and the three figures that compare ways to learn 512 codes by them, from the
-runs of the table `peers`:
+The module has NumPy functions of codes and codebooks, and three figures that apply them to runs of the table `peers`:
 
     python -m kvae.paper --figure=bit_errors runs/paper/photos    # also fewer_bits and compression
 """
@@ -23,21 +22,21 @@ from kvae.training.config.sections import load_data
 from kvae.training.evaluate import samples
 
 MEASURED_IMAGES = 256
-"""Number of validation images that are measured, and of training images that the coder is fitted to."""
+"""Number of validation images to measure, and of training images to fit the coder to."""
 
 BIT_ERROR_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 DISTANCE_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 100.0, math.inf)
-"""Scales that the coder tries, in mean distances between codes."""
+"""Scales that the coder tries, as multiples of the mean distance between codes."""
 
 LABELS = {"tuned_map": "map", "tuned_ema_restarts": "EMA-VQ with restarts", "tuned_fsq": "FSQ"}
-"""Settings that are compared; the map comes first."""
+"""Labels of the settings to compare; the map comes first."""
 
 
 def with_bit_errors(codes: np.ndarray, shape: tuple[int, ...], rate: float, random: np.random.Generator) -> np.ndarray:
-    """Returns codes after each of their bits was flipped with probability `rate`.
+    """Returns codes after each of their bits is flipped with probability `rate`.
 
     The position along each axis of the grid is sent in Gray code, in which neighbouring positions differ in one bit. A
-    position received beyond the border becomes the last one.
+    received position beyond the end of an axis becomes the last position.
 
     Example:
       >>> import numpy as np
@@ -45,10 +44,10 @@ def with_bit_errors(codes: np.ndarray, shape: tuple[int, ...], rate: float, rand
       array([  0,   5, 511])
 
     Args:
-      codes: int [...].
-      shape: of the grid; (K,) for codes without a grid.
-      rate: the bit error rate, from 0 to 1.
-      random: the source of the errors.
+      codes: Codes, int [...].
+      shape: Shape of the grid; (K,) for codes without a grid.
+      rate: The bit error rate, from 0 to 1.
+      random: The generator of the errors.
 
     Returns:
       int [...].
@@ -64,16 +63,16 @@ def with_bit_errors(codes: np.ndarray, shape: tuple[int, ...], rate: float, rand
 
 
 def sub_grids(shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """Yields the codes of a grid, then of ever coarser grids: int [K], [K/2], [K/4], ...
+    """Yields the codes of a grid, then of coarser and coarser grids: int [K], [K/2], [K/4], ...
 
-    Each step leaves out every second row or column, along the longer side.
+    Each step drops every second node along the longest axis.
 
     Example:
       >>> [codes.tolist() for codes in sub_grids((2, 4))]
       [[0, 1, 2, 3, 4, 5, 6, 7], [0, 2, 4, 6], [0, 2]]
 
     Args:
-      shape: of the grid.
+      shape: Shape of the grid.
     """
     codes = np.arange(math.prod(shape)).reshape(shape)
     while codes.size > 1:
@@ -86,7 +85,7 @@ def most_used(counts: np.ndarray) -> Iterator[np.ndarray]:
     """Yields all codes, then the most used half, the most used quarter, and so on: int [K], [K/2], ...
 
     Args:
-      counts: how often each code is used, [K].
+      counts: Number of uses of each code, [K].
     """
     by_count, size = np.argsort(-counts, kind="stable"), len(counts)
     while size > 1:
@@ -95,10 +94,10 @@ def most_used(counts: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def bits_per_code(codes: np.ndarray, distances: np.ndarray, usage: np.ndarray, scale: float) -> float:
-    """Returns the mean cost of a code, in bits, given the code to its left and the code above it.
+    """Returns the mean cost of a code in bits, given the codes to its left and above it.
 
-    p(c | left, up) is proportional to usage(c) exp(-(d(c, left) + d(c, up)) / scale); at the border the term of the
-    missing code is left out. An ideal arithmetic coder spends -log2 p bits.
+    p(c | left, up) is proportional to usage(c) exp(-(d(c, left) + d(c, up)) / scale); at the border the
+    missing code's term is omitted. An ideal arithmetic coder spends -log2 p bits.
 
     Example:
       >>> import numpy as np
@@ -107,10 +106,10 @@ def bits_per_code(codes: np.ndarray, distances: np.ndarray, usage: np.ndarray, s
       2.0
 
     Args:
-      codes: int [n, h, w].
-      distances: between codes, float [K, K].
-      usage: how often other images use each code, float [K], positive.
-      scale: in the unit of the distances; infinity ignores the neighbours.
+      codes: Codes of images, int [n, h, w].
+      distances: Distances between codes, float [K, K].
+      usage: Number of uses of each code in other images, float [K], positive.
+      scale: Scale of the distances, in their unit; infinity ignores the neighbours.
     """
     left, up = np.full_like(codes, -1), np.full_like(codes, -1)
     left[:, :, 1:], up[:, 1:] = codes[:, :, :-1], codes[:, :-1]
@@ -129,10 +128,10 @@ def best_bits_per_code(train: np.ndarray, codes: np.ndarray, distances: np.ndarr
     """Returns `bits_per_code` at the scale of `DISTANCE_SCALES` that is best on the codes of training images.
 
     Args:
-      train: codes of training images, int [n, h, w].
-      codes: int [n, h, w].
-      distances: between codes, float [K, K].
-      usage: how often training images use each code, float [K], positive.
+      train: Codes of training images, int [n, h, w].
+      codes: Codes of the images to measure, int [n, h, w].
+      distances: Distances between codes, float [K, K].
+      usage: Number of uses of each code in training images, float [K], positive.
     """
     mean = distances.mean()
     scale = min(DISTANCE_SCALES, key=lambda scale: bits_per_code(train, distances, usage, scale * mean))
@@ -140,15 +139,15 @@ def best_bits_per_code(train: np.ndarray, codes: np.ndarray, distances: np.ndarr
 
 
 class EncodedImages:
-    """Images, and their codes by a trained autoencoder with one codebook.
+    """Images, and the codes that a trained autoencoder with one codebook gives them.
 
     Args:
-      run: the trained autoencoder.
+      run: The trained autoencoder.
 
     Attributes:
-      images, train_images: of the validation and the training set, uint8 [n, h, w, 3].
-      codes, train_codes: their codes, int [n, h', w'].
-      codewords: float32 [K, d].
+      images, train_images: Images of the validation and the training set, uint8 [n, h, w, 3].
+      codes, train_codes: The codes of these images, int [n, h', w'].
+      codewords: The codebook, float32 [K, d].
     """
 
     def __init__(self, run: Run):
@@ -167,7 +166,7 @@ class EncodedImages:
 
     @property
     def usage(self) -> np.ndarray:
-        """Counts of each code in the training images, plus one: float [K]."""
+        """Number of uses of each code in the training images, plus one: float [K]."""
         return 1.0 + np.bincount(self.train_codes.ravel(), minlength=len(self.codewords))
 
     def psnr(self, codes: np.ndarray) -> float:
@@ -180,17 +179,17 @@ class EncodedImages:
         return self.psnr(self.codes)
 
     def lost_psnr(self, rate: float) -> float:
-        """Returns by how many dB the mean PSNR falls at a bit error rate."""
+        """Returns the drop in mean PSNR, in dB, at a bit error rate."""
         received = with_bit_errors(self.codes, self.shape, rate, np.random.default_rng(0))
         return self.clean_psnr - self.psnr(received)
 
     def codes_among(self, kept: np.ndarray) -> np.ndarray:
-        """Encodes the validation images with the codes of `kept` only: int [n, h', w']."""
+        """Encodes the validation images with only the codes in `kept`: int [n, h', w']."""
         out = jit_apply(self.run.model, self.run.variables, self.images, "__call__")
         return kept[np.asarray(kohonen.nearest_code(out.latents[self.name], jnp.asarray(self.codewords[kept])))]
 
     def distances(self) -> dict[str, np.ndarray]:
-        """Returns distances between codes, [K, K] each: on the grid if it is a map, and between codewords."""
+        """Returns the distances between codes [K, K] by kind: between codewords and, for a map, on the grid."""
         grid: Grid = self.layer.grid
         on_grid = {"on the grid": np.asarray(grid.distances())} if self.layer.is_map else {}
         squares = np.sum(np.square(self.codewords[:, None] - self.codewords[None]), axis=-1)
@@ -200,7 +199,7 @@ class EncodedImages:
 def encoded_by_label(
     table: Table, settings: Sequence[str] = tuple(LABELS)
 ) -> Iterator[tuple[str, list[EncodedImages]]]:
-    """Yields, for each setting with runs, its label and the encoded images of its seeds."""
+    """Yields the label of each setting with runs, and the encoded images of its seeds."""
     for setting in settings:
         runs = [open_seed(seed) for seed in table.seeds.get(setting, ())]
         if runs:
@@ -208,19 +207,19 @@ def encoded_by_label(
 
 
 def bit_error_figure(table: Table, stem: str) -> Iterator[str]:
-    """Draws the PSNR that flipped bits cost, by the bit error rate."""
+    """Draws the PSNR lost to bit errors, by bit error rate."""
     lost = {}
     for label, seeds in encoded_by_label(table):
         clean = np.mean([seed.clean_psnr for seed in seeds])
         lost[f"{label}, {clean:.1f} dB without errors"] = np.array(
             [[seed.lost_psnr(rate) for rate in BIT_ERROR_RATES] for seed in seeds]
         )
-    plots.draw_bit_errors(f"{stem}.png", BIT_ERROR_RATES, lost, f"{table.dataset}: what flipped bits cost")
+    plots.draw_bit_errors(f"{stem}.png", BIT_ERROR_RATES, lost, f"{table.dataset}: PSNR lost to bit errors")
     yield f"{stem}.png"
 
 
 def pruning_figure(table: Table, stem: str) -> Iterator[str]:
-    """Draws the PSNR with part of the codes, without training: a coarser map, or the most used codes of a codebook."""
+    """Draws the PSNR after pruning codes without training, for a coarser map and for the most used codes of EMA-VQ."""
     psnr, bits = {}, ()
     for label, seeds in encoded_by_label(table, ("tuned_map", "tuned_ema_restarts")):
         if seeds[0].layer.is_map:
@@ -232,25 +231,25 @@ def pruning_figure(table: Table, stem: str) -> Iterator[str]:
             for seed, subsets in zip(seeds, kept, strict=True)
         ])  # fmt: skip
         bits = [math.log2(len(codes)) for codes in kept[0]]
-    plots.draw_pruning(f"{stem}.png", bits, psnr, f"{table.dataset}: part of a trained codebook, without training")
+    plots.draw_pruning(f"{stem}.png", bits, psnr, f"{table.dataset}: PSNR after pruning the codebook, without training")
     yield f"{stem}.png"
 
 
 def code_costs(encoded: EncodedImages) -> dict[str, float]:
-    """Returns bits per code by what the coder knows: nothing, how often codes are used, and their neighbours."""
+    """Returns bits per code for fixed-length codes, for coding by usage, and for coding by usage and neighbours."""
     distances = encoded.distances()
     costs = {
-        "as a number": math.log2(len(encoded.codewords)),
-        "by use": bits_per_code(encoded.codes, distances["between codewords"], encoded.usage, math.inf),
+        "fixed length": math.log2(len(encoded.codewords)),
+        "by usage": bits_per_code(encoded.codes, distances["between codewords"], encoded.usage, math.inf),
     }
     for space, between in distances.items():
         cost = best_bits_per_code(encoded.train_codes, encoded.codes, between, encoded.usage)
-        costs[f"by use and distance from neighbouring codes, {space}"] = cost
+        costs[f"by usage and distance to neighbouring codes, {space}"] = cost
     return costs
 
 
 def compression_figure(table: Table, stem: str) -> Iterator[str]:
-    """Draws bits per code: as a number, by how often codes are used, and given the codes to the left and above."""
+    """Draws the bits per code of the coders in `code_costs`."""
     costs = {}
     for label, seeds in encoded_by_label(table):
         rows = [code_costs(seed) for seed in seeds]

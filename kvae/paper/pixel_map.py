@@ -1,10 +1,10 @@
-"""The baseline of URL-SOM: Kohonen's batch map (Appendix A of Irie et al., 2023) on the pixels.
+"""The baseline for URL-SOM: Kohonen's batch map (Appendix A of Irie et al., 2023), trained on the pixels.
 
     python -m kvae.paper.pixel_map --config=configs/digits_urlsom.py
 
-The map has the config's `model.grid_shape` and is trained on the same images, without augmentation. For three seeds the
-program prints neural selectivity on the training set and held out (validation images, with each neuron labelled by the
-training set), and the number of neurons that win no training image.
+The map has the config's `model.grid_shape` and is trained on the same images, without augmentation. The program trains
+three seeds. It prints neural selectivity on the training and the validation set, with each neuron labelled by the
+training set, and the number of neurons that win no training image.
 """
 
 import sys
@@ -24,7 +24,7 @@ from kvae.training.config.sections import load_data, validate_config
 
 MAP_EPOCHS = 60
 MAP_WIDTHS = {"initial_width": 4.0, "final_width": 0.4}
-"""In nodes: the best of six pairs on held-out digits, over seeds 3 to 10."""
+"""Widths in nodes; the best of six pairs on held-out digits, over seeds 3 to 10."""
 SEEDS = (0, 1, 2)
 
 
@@ -32,7 +32,7 @@ def pixels_and_labels(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
     """Returns all images as rows, float32 [n, h * w * 3] from 0 to 1, and their labels, int32 [n].
 
     Raises:
-      InputError: the examples have no labels.
+      InputError: The examples have no labels.
     """
     examples = [examples[i] for i in range(len(examples))]
     if not examples or "label" not in examples[0]:
@@ -42,13 +42,13 @@ def pixels_and_labels(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
 
 
 def win_table(winners: jax.Array, labels: np.ndarray, neurons: int, classes: int) -> jax.Array:
-    """Counts how many samples of each class each neuron won, float32 [neurons, classes].
+    """Returns the number of samples of each class that each neuron won, float32 [neurons, classes].
 
     Args:
-      winners: the winning neuron of each sample, int [n].
-      labels: the class of each sample, int [n].
-      neurons: number of neurons.
-      classes: number of classes.
+      winners: The winning neuron of each sample, int [n].
+      labels: The class of each sample, int [n].
+      neurons: Number of neurons.
+      classes: Number of classes.
     """
     return jnp.zeros((neurons, classes)).at[winners, labels].add(1)
 
@@ -57,9 +57,9 @@ def batch_map(dataset: data.Dataset, grid_shape: tuple[int, ...], seed: int) -> 
     """Trains a batch map on the pixels of a data set and measures it.
 
     Args:
-      dataset: images with labels.
-      grid_shape: of the map.
-      seed: of the first codewords.
+      dataset: Images with labels.
+      grid_shape: Shape of the map.
+      seed: Seed of the initial codewords.
 
     Returns:
       `neural_selectivity_train`, `neural_selectivity_transferred` and `dead_neurons_train`, as for URL-SOM.
@@ -78,18 +78,18 @@ def batch_map(dataset: data.Dataset, grid_shape: tuple[int, ...], seed: int) -> 
 
 
 def main(argv: list[str]) -> int:
-    """Prints each measure: its mean and standard deviation over seeds, and all values. Returns the exit status."""
+    """Prints the mean, standard deviation and values of each measure over seeds; returns the exit status."""
     config = validate_config(training.parse(argv)[0])
     if "grid_shape" not in config["model"]:
         raise InputError(
-            f"model.name is {config['model']['name']!r}, which has no grid_shape; name a config of a urlsom"
+            f"model.name is {config['model']['name']!r}, which has no grid_shape; use a config of a URL-SOM"
         )
     dataset, _ = load_data(config)
     rows = [batch_map(dataset, config["model"]["grid_shape"], seed) for seed in SEEDS]
     for name in rows[0]:
         values = [row[name] for row in rows]
-        listed = ", ".join(f"{value:.4g}" for value in values)
-        print(f"{name}: {np.mean(values):.4g} +- {np.std(values, ddof=1):.2g} (seeds: {listed})")
+        all_values = ", ".join(f"{value:.4g}" for value in values)
+        print(f"{name}: {np.mean(values):.4g} +- {np.std(values, ddof=1):.2g} (seeds: {all_values})")
     return 0
 
 

@@ -1,6 +1,6 @@
-"""Sorts finished runs into the settings of `kvae.paper.experiments`, and reads what they measured.
+"""Assigns finished runs to the settings of `kvae.paper.experiments`, and reads their measures.
 
-A run is recognised by its config, whatever its folder is called: it belongs to the setting whose fields it has.
+A run belongs to the setting that its config matches, whatever the name of its folder.
 """
 
 import collections
@@ -25,12 +25,12 @@ class Table(NamedTuple):
     """The seeds of a table on one data set.
 
     Attributes:
-      name: the table's name in `TABLES` of the experiments.
-      dataset: the data set's name.
+      name: The table's name in `TABLES` of the experiments.
+      dataset: The data set's name.
       labels: {setting: label of its row}.
       seeds: {setting: seeds to average}; an empty list for a setting without runs.
-      left_out: reasons for leaving seeds out, a line each.
-      missing: the rows without a run, a line each.
+      left_out: One line for each seed that is left out, with the reason.
+      missing: One line for each row without a run.
     """
 
     name: str
@@ -42,13 +42,13 @@ class Table(NamedTuple):
 
 
 def load_experiments(path: str | None) -> dict[str, Any]:
-    """Returns the names of `kvae.paper.experiments`, or of a file like it.
+    """Returns the contents of `kvae.paper.experiments`, or of a file like it, by name.
 
     Args:
-      path: a Python file; None for kvae's own.
+      path: A Python file; None for `kvae.paper.experiments`.
 
     Raises:
-      InputError: there is no such file, it raises an exception, or it lacks BASE, SETTINGS or TABLES.
+      InputError: The file does not exist, raises an exception, or lacks BASE, SETTINGS or TABLES.
     """
     if path is None:
         return vars(paper_experiments)
@@ -60,9 +60,9 @@ def load_experiments(path: str | None) -> dict[str, Any]:
 
 
 def setting_of(config: Mapping[str, Any], experiments: Mapping[str, Any]) -> str | None:
-    """Returns the setting to which a run belongs, or None; if several fit, the one that names most fields.
+    """Returns the setting that a run belongs to, or None. If several match, the one with the most fields wins.
 
-    Fields of `BASE` that the run's quantiser does not have are ignored. Of the grid only the number of axes counts.
+    Fields of `BASE` that the run's quantiser does not have are ignored. Grids need only the same number of axes.
 
     Example:
       >>> from kvae.paper import experiments
@@ -70,8 +70,8 @@ def setting_of(config: Mapping[str, Any], experiments: Mapping[str, Any]) -> str
       'ema'
 
     Args:
-      config: the run's config, flat.
-      experiments: the names of `kvae.paper.experiments`.
+      config: The run's config by dotted name.
+      experiments: The contents of `kvae.paper.experiments`, by name.
     """
     if QUANTIZER not in config:
         return None
@@ -88,13 +88,15 @@ def setting_of(config: Mapping[str, Any], experiments: Mapping[str, Any]) -> str
 
 
 def collect(seeds: Iterable[Seed], experiments: Mapping[str, Any], name: str, dataset: str) -> Table:
-    """Returns the seeds of a table on one data set. If their other fields differ, the most frequent config wins.
+    """Returns the seeds of a table on one data set.
+
+    If the seeds differ in fields that the table does not compare, only those with the most frequent values are kept.
 
     Args:
-      seeds: of all runs.
-      experiments: the names of `kvae.paper.experiments`.
-      name: the table's, in `TABLES`.
-      dataset: the data set's name.
+      seeds: Seeds of all runs.
+      experiments: The contents of `kvae.paper.experiments`, by name.
+      name: The table's name in `TABLES`.
+      dataset: The data set's name.
     """
     labels, left_out = experiments["TABLES"][name]["rows"], []
     candidates, by_config = [], collections.defaultdict(list)
@@ -114,7 +116,7 @@ def collect(seeds: Iterable[Seed], experiments: Mapping[str, Any], name: str, da
         if differences := _differences(common, usual):
             left_out.append(f"{seed.name}: its config differs from the rest of the table: {differences}")
         elif seed.number in chosen[setting]:
-            left_out.append(f"{seed.name}: the same as {chosen[setting][seed.number].name}")
+            left_out.append(f"{seed.name}: a duplicate of {chosen[setting][seed.number].name}")
         else:
             chosen[setting][seed.number] = seed
     missing = [f"{labels[setting]} ({setting})" for setting, by_number in chosen.items() if not by_number]
@@ -123,7 +125,7 @@ def collect(seeds: Iterable[Seed], experiments: Mapping[str, Any], name: str, da
 
 
 def _common_fields(config, experiments, settings) -> dict[str, Any]:
-    """Returns the fields of a config that all rows of a table should share."""
+    """Returns the fields of a config that must be equal in all rows of a table."""
     varied = {*experiments["BASE"], *INCIDENTAL_FIELDS}
     varied |= {field for setting in settings for field in experiments["SETTINGS"][setting]}
     common = {field: value for field, value in config.items() if field not in varied}
@@ -132,7 +134,7 @@ def _common_fields(config, experiments, settings) -> dict[str, Any]:
 
 
 def _differences(common, usual) -> str:
-    """Lists the fields that differ, ignoring fields of the quantiser that only one of the two has."""
+    """Returns the fields that differ, as text; ignores fields of the quantiser that only one of the two has."""
     only_one = {field for field in common.keys() ^ usual.keys() if field.startswith(QUANTIZER.removesuffix("name"))}
     fields = sorted((common.keys() | usual.keys()) - only_one)
     return "; ".join(
@@ -145,9 +147,9 @@ def _differences(common, usual) -> str:
 def measures_of(seed: Seed) -> dict[str, float]:
     """Returns a seed's measures: `loss`, `steps_10`, `steps_20`, and all metrics of its last evaluation.
 
-    `loss` is the lowest validation reconstruction loss, as in the paper; `kvae.training.best` compares the whole loss.
-    `steps_10` is the first evaluation whose loss is at most 1.1 times the lowest, `steps_20` at most 1.2 times. The
-    lowest itself qualifies, so there always is such a step.
+    `loss` is the lowest validation reconstruction loss, as in the paper; `kvae.training.best` compares the total loss.
+    `steps_10` is the step of the first evaluation whose loss is at most 1.1 times the lowest; for `steps_20` it is 1.2
+    times.
     """
     rows = seed.evaluations
     lowest = min(row["valid/reconstruction_loss"] for row in rows)
@@ -155,10 +157,10 @@ def measures_of(seed: Seed) -> dict[str, float]:
     measures["loss"] = lowest
     for percent in (10, 20):
         near = (row["step"] for row in rows if row["valid/reconstruction_loss"] <= (1 + percent / 100) * lowest)
-        measures[f"steps_{percent}"] = next(near)
+        measures[f"steps_{percent}"] = next(near)  # the lowest loss itself qualifies
     return measures
 
 
 def open_seed(seed: Seed) -> Run:
-    """Opens the run at its last checkpoint, with this seed's variables."""
+    """Opens the run of a seed at its newest intact checkpoint, with the variables of this seed."""
     return load(seed.workdir, replica=seed.number - seed.config["seed"])

@@ -1,12 +1,12 @@
-"""Trains every setting of a table, all seeds of a setting in one run, and prints the table.
+"""Trains every setting of a table, with all seeds of a setting in one run, and prints the table.
 
     python launch/sweep.py --table=3 --dataset=photos
-    python launch/sweep.py --table=3 --dataset=photos --smoke    # a trial: seconds a setting
-    python launch/sweep.py --table=3 --dataset=cifar10 --print   # only print the commands, one a line, for a job array
+    python launch/sweep.py --table=3 --dataset=photos --smoke    # a trial: seconds per setting
+    python launch/sweep.py --table=3 --dataset=cifar10 --print   # only print the commands, one per line
 
-If it is interrupted, run the same command again: finished runs are skipped and the interrupted one resumes. Settings
-that tables share are trained once. Other arguments, such as --config.steps=400, are passed to every run. To print a
-table again, or from runs elsewhere: `python -m kvae.report RUNS --table=3`.
+If the program is interrupted, run the same command again: it skips finished runs and resumes the interrupted one.
+Settings that tables share are trained once. Other arguments, such as --config.steps=400, are passed to every run. To
+print the table of existing runs, use `python -m kvae.report RUNS --table=3`.
 """
 
 import pathlib
@@ -39,16 +39,16 @@ def training_arguments(
     """Returns, for each setting of a table, the arguments of `kvae.main` that train it.
 
     Args:
-      experiments: the names of `kvae.paper.experiments`.
-      table: a name in its `TABLES`.
-      dataset: a name in its `CONFIGS`.
-      seeds: number of seeds, 0, 1, 2 and so on; None for the number in `CONFIGS`.
-      runs: the folder of all runs; a setting's run is in RUNS/DATASET/SETTING.
-      extra: further arguments.
-      smoke: True trains the config's smoke form, which takes seconds a setting.
+      experiments: The contents of `kvae.paper.experiments`, by name.
+      table: A name in `TABLES`.
+      dataset: A name in `CONFIGS`.
+      seeds: Number of seeds; None for the number in `CONFIGS`. The seeds are numbered from the config's seed.
+      runs: The folder of all runs; a setting's run is in RUNS/DATASET/SETTING.
+      extra: Further arguments for every run.
+      smoke: True trains the smoke form of the config, which takes seconds per setting.
 
     Raises:
-      InputError: there is no such table or data set.
+      InputError: The table or the data set does not exist.
     """
     entry = choose("--dataset", dataset, experiments["CONFIGS"])
     arguments = {}
@@ -65,16 +65,16 @@ def training_arguments(
 
 
 def is_trained(arguments: list[str]) -> bool:
-    """True if the run of these arguments of `kvae.main` has reached its end."""
+    """Returns True if the run that `kvae.main` trains with these arguments is finished."""
     config, workdir = training.parse(arguments)
     return journal.is_finished(config, journal.read_metrics(workdir, config["replicas"]))
 
 
 def train_setting(arguments: list[str]) -> bool:
-    """Trains one setting in a process of its own; returns True if it reached its end.
+    """Trains one setting in a separate process; returns True if the run finished.
 
     Raises:
-      KeyboardInterrupt: this program was asked to stop; the run has saved its state.
+      KeyboardInterrupt: This program was interrupted; the run was stopped and has saved a checkpoint.
     """
     process = subprocess.Popen([sys.executable, "-m", "kvae.main", *arguments])
     try:
@@ -87,16 +87,16 @@ def train_setting(arguments: list[str]) -> bool:
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program; returns its exit status."""
+    """Runs the program with these arguments and returns its exit status."""
     parser = program.Parser("python launch/sweep.py", __doc__)
-    parser.add_argument("--table", required=True, help="the table, for example 3 or schedules")
-    parser.add_argument("--dataset", required=True, help="the data set: photos, cifar10, imagenet or faces")
+    parser.add_argument("--table", required=True, help="a table, such as 3 or schedules")
+    parser.add_argument("--dataset", required=True, help="a data set: photos, cifar10, imagenet or faces")
+    parser.add_argument("--seeds", type=program.number(Count), help="number of seeds (default: as in --experiments)")
+    parser.add_argument("--runs", default="runs/paper", help="folder of all runs (default: %(default)s)")
     parser.add_argument(
-        "--seeds", type=program.number(Count), help="number of seeds; default: the number in the experiments file"
+        "--experiments", metavar="FILE", help="settings and tables (default: kvae/paper/experiments.py)"
     )
-    parser.add_argument("--runs", default="runs/paper", help="the folder of all runs (%(default)s)")
-    parser.add_argument("--experiments", metavar="FILE", help="settings and tables (kvae/paper/experiments.py)")
-    parser.add_argument("--smoke", action="store_true", help="a trial: four steps a setting, in RUNS/smoke")
+    parser.add_argument("--smoke", action="store_true", help="a trial: four steps per setting, in RUNS/smoke")
     parser.add_argument("--print", action="store_true", help="print the commands of unfinished runs; train nothing")
     options, extra = parser.parse_known_args(argv)
     runs = user_path("--runs", options.runs)

@@ -1,7 +1,7 @@
-"""The paper's tables from finished runs, in Markdown.
+"""Writes the paper's tables from finished runs, in Markdown.
 
-Runs that are missing, unfinished, or made with another config than the rest of their table are listed under the table
-and never averaged in.
+Runs that are missing, unfinished, or made with a different config from the rest of the table are listed under the table
+and never averaged.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,12 +16,12 @@ from kvae.training.workdir.run_config import read_config_json
 
 TABLE_LEGEND = """\
 Mean ± sample standard deviation over seeds. Loss: the lowest validation reconstruction loss of a run, on normalised
-images; in brackets, how far the mean is above the lowest mean of the table. Steps to +10% (+20%): the first evaluation,
-of one every {evaluate_every_steps:,} steps, whose loss is at most 1.1 (1.2) times that run's lowest. All other columns
-are measured on the validation set after the last step, {steps:,}. Perplexity and codes used: over the whole set.
-Topographic error: the share of vectors whose two nearest codewords are not neighbours on the grid (a node has 8
-neighbours on a plane, 26 in a cube). PSNR of 32 images after every code is moved by one node along each axis, or to the
-next number if there is no map. Two values: top / bottom level."""
+images; in brackets, how far the mean is above the lowest mean of the table. Steps to +10% (+20%): the first step at
+which the loss is at most 1.1 (1.2) times that run's lowest, with an evaluation every {evaluate_every_steps:,} steps.
+All other columns are measured on the validation set after the last step, {steps:,}; perplexity and codes used cover the
+whole set. Topographic error: the share of vectors whose two nearest codewords are not neighbours on the grid (a node
+has 8 neighbours on a plane, 26 in a cube). PSNR, codes moved by 1: PSNR of 32 images after every code is moved by one
+node along each axis, or to the next code index if there is no map. Two values: top / bottom level."""
 
 
 def format_mean(values: list[float], decimals: int, scale: float = 1.0) -> str:
@@ -32,9 +32,9 @@ def format_mean(values: list[float], decimals: int, scale: float = 1.0) -> str:
       '52.1 ± 0.2'
 
     Args:
-      values: one for each seed.
-      decimals: digits after the point.
-      scale: factor, such as 1e3 for a loss in units of 1e-3.
+      values: One value per seed.
+      decimals: Digits after the decimal point.
+      scale: Factor, such as 1e3 for a loss in units of 1e-3.
     """
     mean, std = mean_and_std(values)
     text = f"{mean * scale:,.{decimals}f}"
@@ -45,9 +45,9 @@ class Column(NamedTuple):
     """A column of a table.
 
     Attributes:
-      heading: text of its first line.
-      decimals: digits after the point.
-      measures: names of the measures; a cell shows those that the row has, one for each codebook.
+      heading: The heading.
+      decimals: Digits after the decimal point.
+      measures: Names of the measures, such as one for each codebook; a cell shows those that its row has.
     """
 
     heading: str
@@ -56,11 +56,11 @@ class Column(NamedTuple):
 
 
 def make_columns(metrics: Iterable[Mapping[str, Metric]], unit: str) -> list[Column]:
-    """Returns the columns of the loss, of the steps to reach it, and of the models' metrics.
+    """Returns the columns: the loss, the steps to reach it, and the models' metrics.
 
     Args:
-      metrics: of each setting's model, by name.
-      unit: of the loss, such as "1e-3".
+      metrics: The metrics of each setting's model, by name.
+      unit: Unit of the loss, such as "1e-3".
     """
     columns = {
         f"loss ({unit})": Column(f"loss ({unit})", 1, ["loss"]),
@@ -76,7 +76,7 @@ def make_columns(metrics: Iterable[Mapping[str, Metric]], unit: str) -> list[Col
 
 
 def known_measures(seed: Seed, metrics: Mapping[str, Metric]) -> dict[str, float]:
-    """Returns `measures_of` a seed without metrics that its model no longer has: they may have meant something else."""
+    """Returns `measures_of` a seed, without metrics that its model no longer has: their meaning may differ."""
     known = {"loss", "steps_10", "steps_20", *metrics}
     return {name: value for name, value in measures_of(seed).items() if name in known}
 
@@ -125,7 +125,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _cell(measures: list[dict[str, float]], column: Column, scale: float) -> str:
-    """Formats one value for each codebook."""
+    """Formats the mean over seeds of each measure of a column."""
     values = [[row[name] for row in measures if row.get(name) is not None] for name in column.measures]
     return " / ".join(format_mean(seeds, column.decimals, scale) for seeds in values if seeds) or "—"
 
@@ -138,15 +138,15 @@ def _published_cell(results: Sequence[tuple[float, float]], column: int, decimal
 
 
 def markdown_tables(folders: Sequence[str], experiments: Mapping[str, Any], table: str | None = None) -> str:
-    """Returns the tables of all runs in Markdown, one for each data set.
+    """Returns tables of runs in Markdown, one for each table and data set.
 
     Args:
-      folders: run folders, or folders above them.
-      experiments: the names of `kvae.paper.experiments`.
-      table: a name in its `TABLES`; None for all that have runs.
+      folders: Run folders, or folders that contain them.
+      experiments: The contents of `kvae.paper.experiments`, by name.
+      table: A name in `TABLES`; None for all tables that have runs.
 
     Raises:
-      InputError: there are no runs, or none of that table.
+      InputError: There are no runs, or none of the table.
     """
     seeds, parts = read_seeds(folders), []
     pairs = dict.fromkeys((seed.config["dataset.name"], setting_of(seed.config, experiments)) for seed in seeds)

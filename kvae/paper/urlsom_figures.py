@@ -1,4 +1,4 @@
-"""Figures of the URL-SOM paper (Kermiche, 2021)."""
+"""Draws figures of the URL-SOM paper (Kermiche, 2021)."""
 
 import json
 import sys
@@ -15,11 +15,11 @@ from kvae.runs.seeds import INCIDENTAL_FIELDS, Seed, read_seeds
 from kvae.training.workdir.journal import is_finished
 
 SELECTIVITY = {"training set": "neural_selectivity_train", "held out": "neural_selectivity_transferred"}
-"""Metrics by label."""
+"""Maps labels to the metrics that they show."""
 
 
 def two_neuron_figure(stem: str) -> Iterator[str]:
-    """URL-SOM's Figure 3: winner-take-all plus collapse loss of two neurons whose softmax reads (x, 0) or (0, x)."""
+    """Draws URL-SOM's Figure 3: the sum of both losses for two neurons whose softmax inputs are (x, 0) or (0, x)."""
     x, wins = np.linspace(0, 8, 81), np.arange(101)
     probabilities = jnp.asarray(np.stack([np.ones_like(x), np.exp(-x)], axis=-1) / (1 + np.exp(-x))[:, None])
 
@@ -35,7 +35,7 @@ def two_neuron_figure(stem: str) -> Iterator[str]:
 
 
 def selectivity_figure(folders: list[str], stem: str) -> Iterator[str]:
-    """URL-SOM's Figure 7: neural selectivity of finished runs that differ in sigma."""
+    """Draws URL-SOM's Figure 7: neural selectivity of finished runs that differ in sigma."""
     seeds = _seeds_with_one_config(folders)
     rows: dict[float, dict[int, dict]] = {}
     for seed in seeds:
@@ -51,13 +51,13 @@ def selectivity_figure(folders: list[str], stem: str) -> Iterator[str]:
         label: [[rows[sigma][number][f"valid/{name}"] for sigma in sigmas] for number in shared]
         for label, name in SELECTIVITY.items()
     }
-    title = f"URL-SOM on {seeds[0].config['dataset.name']}: neural selectivity by the width of the filter"
+    title = f"URL-SOM on {seeds[0].config['dataset.name']}: neural selectivity by filter width sigma"
     plots.draw_selectivity_by_sigma(f"{stem}.png", sigmas, values, title)
     yield f"{stem}.png"
 
 
 def _seeds_with_one_config(folders: list[str]) -> list[Seed]:
-    """Returns the finished seeds with the most frequent config, sigma aside; names the others on stderr."""
+    """Returns the finished seeds with the most frequent config, ignoring sigma; lists the others on stderr."""
     by_config: dict[str, list[Seed]] = {}
     for seed in read_seeds(folders):
         if is_finished(seed.config, seed.rows) and f"valid/{SELECTIVITY['held out']}" in seed.rows[-1]:

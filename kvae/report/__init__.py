@@ -1,1 +1,1 @@
-"""Compares runs: tables in Markdown, curves, and an HTML page; `python -m kvae.report` is the program."""
+"""The program `python -m kvae.report`, which compares runs: Markdown tables, curves, and an HTML page."""

@@ -7,9 +7,9 @@
     python -m kvae.report runs/paper/photos --table=3             print a table of the paper from these runs
     python -m kvae.report --check runs/one                        verify the files of a run
 
-RUNS are folders of runs, local or in a bucket (gs://bucket/run), or folders with runs anywhere below them. The page of
---html works offline; it holds the table and the codebook maps of the runs. --check reads every checkpoint, config.json
-and metrics.jsonl, and the files of a folder of tokens, prints what is corrupted, and then exits with status 1.
+RUNS are run folders, local or in a bucket (gs://bucket/run), or folders that contain runs at any depth. The page of
+--html works offline; it shows the table and the codebook maps of the runs. --check verifies every checkpoint,
+config.json and metrics.jsonl, and the files of token folders. It exits with status 1 if a file is corrupted.
 """
 
 import pathlib
@@ -25,18 +25,20 @@ PAGE = "report.html"
 def main(argv: list[str]) -> int:
     """Runs the program with these arguments and returns its exit status."""
     parser = program.Parser("python -m kvae.report", __doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUNS", help="folders of runs, or folders above them")
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help="run folders, or folders that contain them")
     parser.add_argument("--table", metavar="NAME", help="a table of the paper, such as 3 or schedules, or 'all'")
-    parser.add_argument("--html", action="store_true", help=f"write an HTML page, {PAGE} unless --out names a file")
+    parser.add_argument("--html", action="store_true", help=f"write an HTML page to --out (default: {PAGE})")
     parser.add_argument("--out", metavar="FILE", help="write the table to a file instead of printing it")
     parser.add_argument("--curves", metavar="PNG", help="draw the validation curves of the runs to a file")
-    parser.add_argument("--experiments", metavar="FILE", help="replaces kvae/paper/experiments.py for --table")
-    parser.add_argument("--check", action="store_true", help="verify the files of runs, or of folders of tokens")
+    parser.add_argument(
+        "--experiments", metavar="FILE", help="settings and tables of --table (kvae/paper/experiments.py)"
+    )
+    parser.add_argument("--check", action="store_true", help="verify the files of runs or token folders")
     options = parser.parse_args(argv)
     for option in ("out", "curves"):
         if getattr(options, option) is not None:
             setattr(options, option, str(target_path(f"--{option}", getattr(options, option))))
-    # Heavy imports follow the arguments so that a typo is answered immediately.
+    # Heavy imports come after argument parsing so that a typo is reported immediately.
     from kvae.runs.check import check
     from kvae.runs.comparison import comparison_curves, comparison_table
     from kvae.runs.seeds import read_seeds
@@ -78,8 +80,8 @@ def _write_page(path: str, folders: list[str], text: str) -> str:
     """Writes the page and returns a summary.
 
     Raises:
-      InputError: A run that was named cannot be opened. A run found below a folder is left out instead, and the page
-        says why.
+      InputError: A run named on the command line cannot be opened. A run found below a folder is left out instead,
+        and the page gives the reason.
     """
     from kvae.report.page import write_page
     from kvae.runs.opening import load

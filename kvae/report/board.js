@@ -1,5 +1,5 @@
 "use strict";
-// The page of codebooks. All of its data is in the element `data`, described in kvae/report/page.py.
+// The codebook page. All of its data is in the element `data`; kvae/report/page.py documents the format.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const EXAMPLES = 10, PATCH = 72, IMAGE = 288, THUMBNAIL = 48;
@@ -12,9 +12,9 @@ const number = (value, digits = 21) => value.toLocaleString("en", { maximumSigni
 
 /** Creates an element with properties and children. */
 function element(tag, properties = {}, ...children) {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(...children);
-  return made;
+  const node = Object.assign(document.createElement(tag), properties);
+  node.append(...children);
+  return node;
 }
 
 /** Sets the size of a canvas in CSS pixels, at the screen's resolution; returns its context. */
@@ -34,7 +34,7 @@ function drawTile(context, sheet, i, x, y, width, height, part = [0, 0, sheet.wi
   context.drawImage(sheet.picture, left + part[0], top + part[1], part[2], part[3], x, y, width, height);
 }
 
-/** Cells in rows and columns on a canvas. The pointer previews one; a click or the arrow keys select one. */
+/** A canvas with cells in rows and columns. The pointer previews a cell; a click or the arrow keys select one. */
 class Board {
   constructor(canvas, { point, choose }) {
     Object.assign(this, { canvas, row: 0, column: 0 });
@@ -55,7 +55,7 @@ class Board {
     choose([row, column]);
   }
 
-  /** Sets the cells and draws each once; `mark` draws outlines over them. */
+  /** Sets up the cells and draws each of them once. */
   lay(rows, columns, size, hexagonal, draw) {
     Object.assign(this, { rows, columns, size, hexagonal, pitch: size * (hexagonal ? 0.866 : 1) });
     const width = (columns + (hexagonal ? 0.5 : 0)) * size, height = (rows - 1) * this.pitch + size * (hexagonal ? 1.16 : 1);
@@ -106,7 +106,7 @@ class Board {
     return path;
   }
 
-  /** Redraws the cells, then outlines given as pairs of a cell and a line width. */
+  /** Redraws the cells, then draws outlines over them; each outline is a pair of a cell and a line width. */
   mark(outlines) {
     this.context.save();
     this.context.setTransform(1, 0, 0, 1, 0, 0);

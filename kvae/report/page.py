@@ -1,13 +1,13 @@
-"""Writes an offline HTML page on runs: their tables, and interactive maps of their codebooks.
+"""Writes an offline HTML page about runs: their tables, and interactive maps of their codebooks.
 
 The page is `page.html` with its style, scripts and tables filled in, and this JSON in the element `data`:
 
-    runs      [{name, step, images, codebooks}]: `images` is an index into the list below
-    codebooks [{name, unit, event, about, size, shape, cell, context, sheet, grid, codes, views}]: `sheet` has the codes
-              in rows and columns, -1 for an empty cell; `codes` has those of all images, one after the other, each row
-              by row of its `grid` [h', w']; `context` is the width of a patch in codes
-    views     [{label, tiles}] or [{label, values}]: one tile or one number per code
-    images    [{src, count, columns, width, height}]: `count` tiles in one picture, a data URL; `tiles` is the same
+    runs      [{name, step, images, codebooks}]: `images` is an index into the list `images` below
+    codebooks [{name, unit, event, about, size, shape, cell, context, sheet, grid, codes, views}]: `sheet` is a table of
+              codes in rows and columns, with -1 for an empty cell; `codes` lists the codes of all images, each image
+              row by row; `grid` is the shape [h', w'] of an image's codes; `context` is the width of a patch in codes
+    views     [{label, tiles}] or [{label, values}]: one tile or one number per code; `tiles` is an entry like `images`
+    images    [{src, count, columns, width, height}]: `src` is the data URL of a picture that contains `count` tiles
 """
 
 import base64
@@ -40,7 +40,7 @@ with require_extra("train"):
 HERE = pathlib.Path(__file__).parent
 
 PIXELS_PER_VIEW = 2**20
-"""Approximate largest number of pixels in the tiles of one view."""
+"""Approximate limit on the number of pixels in the tiles of one view."""
 
 TILE_SIDE = 32
 """Largest width and height of a code's tile in pixels."""
@@ -56,7 +56,7 @@ def write_page(path: os.PathLike | str, runs: Sequence[Run], text: str, title: s
       title: Title of the page.
 
     Raises:
-      InputError: A run does not encode images, its data set cannot be read, or the page cannot be written.
+      InputError: A run has no codebook to show, its data set cannot be read, or the page cannot be written.
     """
     samples_by_dataset, run_entries = {}, []
     for run in runs:
@@ -68,7 +68,7 @@ def write_page(path: os.PathLike | str, runs: Sequence[Run], text: str, title: s
         views = run.model.codebook_views(run.variables, examples)
         if not views:
             model = type(run.model).__name__
-            raise InputError(f"{run.workdir} is a run of {model}, which has no codes of images: leave it out")
+            raise InputError(f"{run.workdir} is a run of {model}, which has no codebook to show; leave it out")
         codebooks = [_codebook_entry(name, view, examples["image"]) for name, view in views.items()]
         images = list(samples_by_dataset).index(key)
         run_entries.append({"name": run.workdir, "step": run.step, "images": images, "codebooks": codebooks})
@@ -86,7 +86,7 @@ def write_page(path: os.PathLike | str, runs: Sequence[Run], text: str, title: s
 
 
 def _codebook_entry(name: str, view: CodebookView, images: np.ndarray) -> dict[str, Any]:
-    """Returns an entry of `codebooks`."""
+    """Returns an entry of `codebooks`, see the module's docstring."""
     side = min(TILE_SIDE, max(2, math.isqrt(PIXELS_PER_VIEW // view.codebook_size)))
     patches = view.mean_patches(images)
     patches = patches.reshape(-1, *patches.shape[-3:])
@@ -113,7 +113,7 @@ def _codebook_entry(name: str, view: CodebookView, images: np.ndarray) -> dict[s
 
 
 def _tile_sheet(images: np.ndarray) -> dict[str, Any]:
-    """Joins images uint8 [n, h, w, 3] to one PNG picture in a data URL."""
+    """Joins images uint8 [n, h, w, 3] into one PNG picture; returns an entry of `images`."""
     count, height, width, _ = images.shape
     columns = math.ceil(math.sqrt(count))
     numbers = np.full(columns * math.ceil(count / columns), -1)

@@ -1,9 +1,9 @@
 "use strict";
-// One run on the page: its map, the selected code, and the images. Runs with the same images open the same one.
+// One run on the page: its map, the selected code, and the images. Runs on the same images show the same open image.
 
 const sides = [], chosenImage = new Map();
 
-/** Adds to a codebook, for each code, the positions where it occurs in all images, and its cell on the map. */
+/** Adds to a codebook the positions of each code in all images, its cell on the map, and a view of code counts. */
 function addIndex(codebook) {
   codebook.positions = Array.from({ length: codebook.size }, () => []);
   codebook.codes.forEach((code, position) => codebook.positions[code].push(position));
@@ -140,7 +140,7 @@ class Side {
     this.thumbnails.canvas.ariaLabel = "Validation images; use the arrow keys to open one";
   }
 
-  /** Marks the code under the pointer, or else the selected one, on the map and in the images. */
+  /** Outlines the code under the pointer, or otherwise the selected code, on the map and in the images. */
   mark() {
     const { positions, cells, grid, unit } = this.codebook, occurrences = positions[this.code];
     const thin = [...new Set(this.codes)].map((code) => [cells[code], 1]);
@@ -171,7 +171,7 @@ class Side {
 
   showTiles(occurrences) {
     const now = [this.run.name, this.codebook.name, this.code].join();
-    if (now === this.shown) return; // so that a clicked patch keeps the focus
+    if (now === this.shown) return; // keeps the focus on a clicked patch
     this.shown = now;
     const shown = this.codebook.views.filter((view) => view.tiles).map((view) => {
       const canvas = element("canvas");
@@ -205,7 +205,7 @@ class Side {
   }
 }
 
-/** Returns how to colour a view of numbers: its range over the codes in use, and a function from code to colour. */
+/** Returns the colour scale of a view of numbers: its range over the codes in use, and a function from code to colour. */
 function shading({ values, log }, positions) {
   const known = values.filter((value, code) => value !== null && positions[code].length);
   const low = Math.min(...known), high = Math.max(...known), scale = log ? Math.log : (value) => value;
@@ -227,7 +227,7 @@ function load(sheets) {
   await load([...DATA.images, ...codebooks.flatMap((codebook) => codebook.views).flatMap((view) => view.tiles ?? [])]);
   codebooks.forEach(addIndex);
   DATA.runs.slice(0, 2).forEach((_, i) => sides.push(new Side(i)));
-  sides.forEach((side) => side.showRun()); // after all were created, because they share the width
+  sides.forEach((side) => side.showRun()); // after all sides were created, because they share the width
   const again = () => sides.forEach((side) => side.draw());
   window.addEventListener("resize", again);
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);

@@ -1,4 +1,4 @@
-"""Writes the card of a shared run: README.md, with the metadata that the Hugging Face Hub reads at its top."""
+"""Writes the model card of a shared run: README.md, which begins with metadata for the Hugging Face Hub."""
 
 import json
 from collections.abc import Sequence
@@ -51,21 +51,21 @@ decoded = run.decode(codes)  # uint8 [n, h, w, 3]
 """
 
 
-LIMITS = """- Trained on images of the data set above only; on other images the reconstructions may be worse.
+LIMITS = """- Trained only on the data set above; reconstructions of other images may be worse.
 - Height and width of the images must be multiples of {stride} pixels.
 - It encodes and decodes images; generating new ones needs a model of the codes, which is not included.
-- Codes are lossy: details smaller than the area of a position, such as small text, may change.
+- Compression is lossy: details smaller than the image area of one code, such as small text, may change.
 """
 
 
 def model_card(run: "Run", name: str, figures: Sequence[str], license: str | None = None) -> str:
-    """Returns the card in Markdown, with the metadata that the Hugging Face Hub reads at its top.
+    """Returns the card in Markdown, which begins with metadata for the Hugging Face Hub.
 
     Args:
       run: A `kvae.runs.Run`.
-      name: What readers pass to `kvae.from_pretrained`.
+      name: The argument of `kvae.from_pretrained` in the card's example.
       figures: PNG files, relative to the card; the first is shown at the top.
-      license: An identifier of the Hub, such as "apache-2.0".
+      license: A licence identifier of the Hub, such as "apache-2.0".
     """
     title = name.rstrip("/").rpartition("/")[2]
     metadata = HUB_METADATA.format(license=f"\nlicense: {license}" if license else "")
@@ -141,9 +141,9 @@ def _training(run: "Run") -> str:
     details = f" ({', '.join(fields)})" if fields else ""
     count = sum(leaf.size for leaf in jax.tree.leaves(run.variables.get("params", {})))
     lines = [f"Trained on the data set `{dataset['name']}`{details}."]
-    if run.metrics:  # a converted PyTorch model has none, and an unknown batch size
+    if run.metrics:  # a converted PyTorch model has no metrics, and its batch size is unknown
         batch = run.config["batch_size"]
-        lines.append(f"{run.step:,} steps of {batch:,} images, {run.step * batch:,} in all, repetitions included.")
+        lines.append(f"{run.step:,} steps of {batch:,} images, {run.step * batch:,} in total, counting repetitions.")
     lines.append(f"{count:,} trained parameters. `config.json` has every field.\n")
     return " ".join(lines)
 

@@ -1,4 +1,7 @@
-"""Verifies the files of runs that are not training (checkpoints, config.json, metrics.jsonl) and of tokens."""
+"""Verifies run folders (checkpoints, config.json, metrics.jsonl) and token folders.
+
+A run must not be training while it is checked.
+"""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -15,10 +18,10 @@ from kvae.training.workdir.run_config import differences, read_config_json
 
 
 def findings(workdir: str) -> Iterator[tuple[str, str]]:
-    """Yields each part of a run and what is wrong with it; an empty text if it is intact."""
+    """Yields (part, problem) for each part of a run; the problem is an empty string if the part is intact."""
     with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
         if not checkpoints.steps():
-            yield "checkpoints", "there are none"
+            yield "checkpoints", "none found"
         for step in checkpoints.steps():
             problem = ""
             try:
@@ -32,17 +35,17 @@ def findings(workdir: str) -> Iterator[tuple[str, str]]:
 
 
 def _config_problem(workdir: str, saved: dict | None) -> str:
-    """Compares config.json with the config in the checkpoints."""
+    """Returns how config.json differs from the config in the checkpoints; empty if it does not."""
     try:
         config = read_config_json(workdir)
     except InputError as error:
         return str(error)
     changes = differences(saved, config) if saved is not None else []
-    return f"differs from the checkpoints: {'; '.join(changes)}" if changes else ""
+    return f"differs from the config in the checkpoints: {'; '.join(changes)}" if changes else ""
 
 
 def _rows_problem(workdir: str, saved: dict | None) -> str:
-    """Counts the lines of metrics.jsonl that cannot be read or are out of order."""
+    """Returns how many lines of metrics.jsonl are corrupted or out of order; empty if none are."""
     last_step, corrupted, misplaced = -1, 0, 0
     for row in rows_in(workdir, saved and saved.get("replicas")):
         if row is None:
@@ -55,17 +58,17 @@ def _rows_problem(workdir: str, saved: dict | None) -> str:
 
 
 def check(folders: Iterable[str]) -> bool:
-    """Prints one line for each part of runs, and of folders of tokens.
+    """Checks runs and token folders, and prints one line for each of their parts.
 
     Args:
-      folders: Folders of tokens, of runs, or above runs; local or in a bucket.
+      folders: Local token folders; run folders, or folders that contain them, local or in a bucket.
 
     Returns:
       True if every part is intact.
     """
     tokens = [folder for folder in folders if not is_bucket(folder) and find_manifest(as_path(folder), MANIFEST)]
-    above = [folder for folder in folders if folder not in tokens]
-    runs = run_folders(above) if above else []
+    others = [folder for folder in folders if folder not in tokens]
+    runs = run_folders(others) if others else []
     is_intact = True
     for folder in [*tokens, *runs]:
         with wrap_bucket_errors(folder):

@@ -12,10 +12,10 @@ from kvae.quantizers.base import Quantizer
 
 
 def validate_images(images: Any) -> np.ndarray:
-    """Returns images as uint8 [b, h, w, 3].
+    """Returns images as a uint8 array [b, h, w, 3].
 
     Raises:
-      InputError: They are anything else; the message suggests a conversion.
+      InputError: The images have another type or shape; the message suggests a conversion.
     """
     array = _to_array("images", images)
     if array.dtype == np.uint8 and array.ndim == 4 and array.shape[-1] == 3 and array.size:
@@ -36,16 +36,16 @@ def validate_codes(model: Model, codes: Mapping[str, Any]) -> dict[str, np.ndarr
     """Returns codes by codebook as int32 arrays.
 
     Args:
-      model: A model with quantizers.
+      model: A model with `quantizers`.
       codes: By codebook, integers [b, h', w'], or [b, h', w', q] for a quantiser with q codebooks.
 
     Raises:
-      InputError: A codebook is missing, an array has another type or shape, the arrays belong to images of different
+      InputError: A codebook is missing, an array has the wrong type or shape, the arrays belong to images of different
         sizes, or a code is outside 0 to K - 1.
     """
     if not isinstance(codes, Mapping):
         kind = type(codes).__name__
-        raise InputError(f"codes are a {kind}; they must be a dict of arrays by codebook, as `encode` returns them")
+        raise InputError(f"codes is a {kind}; it must be a dict of arrays by codebook, as `encode` returns it")
     check_names("codes", codes, model.quantizers)
     arrays, image_shapes = {}, {}
     for name, layer in model.quantizers.items():
@@ -81,20 +81,20 @@ def _to_array(name: str, value: Any) -> np.ndarray:
     try:
         return np.asarray(value)
     except Exception as error:  # NumPy raises several types, and an object's own __array__ may raise any
-        raise InputError(f"{name} are {short_repr(value)}, which NumPy cannot convert to one array") from error
+        raise InputError(f"{name} are {short_repr(value)}, which NumPy cannot convert to an array") from error
 
 
 def codes_near(model: Model, code: int, radius: float, codebook: str | None) -> np.ndarray:
     """Returns int32 [n], the codes within `radius` of a code, nearest first; see `kvae.runs.Run.codes_near`."""
     if codebook is None and len(model.quantizers) > 1:
-        raise InputError(f"codebook is missing; this model has {', '.join(model.quantizers)}")
+        raise InputError(f"codebook is missing; it must be one of {', '.join(model.quantizers)}")
     codebook = next(iter(model.quantizers)) if codebook is None else codebook
     layer = choose("codebook", codebook, model.quantizers)
     grid = _grid(codebook, layer)
     if not isinstance(code, (int, np.integer)):
         raise InputError(f"code is {short_repr(code)}; it must be an integer")
     if not 0 <= code < layer.codebook_size:
-        raise InputError(f"code is {code}; codes of {codebook!r} must be in 0 to {layer.codebook_size - 1}")
+        raise InputError(f"code is {code}; codes of {codebook!r} must be from 0 to {layer.codebook_size - 1}")
     distances = np.asarray(grid.distance(np.int32(code), np.arange(grid.size)))
     order = np.argsort(distances, kind="stable")
     return order[distances[order] < radius].astype(np.int32)
@@ -103,7 +103,7 @@ def codes_near(model: Model, code: int, radius: float, codebook: str | None) -> 
 def interpolate(
     model: Model, codes_a: Mapping[str, Any], codes_b: Mapping[str, Any], steps: int
 ) -> list[dict[str, np.ndarray]]:
-    """Returns codes from `codes_a` to `codes_b` along the grid; see `kvae.runs.Run.interpolate`."""
+    """Returns a list of codes from `codes_a` to `codes_b` along the grid; see `kvae.runs.Run.interpolate`."""
     codes_a, codes_b = validate_codes(model, codes_a), validate_codes(model, codes_b)
     for name, array in codes_a.items():
         if array.shape != codes_b[name].shape:
@@ -113,8 +113,8 @@ def interpolate(
         raise InputError(f"steps is {steps}; it must be 2 or larger, because both ends are included")
     grids = {name: _grid(name, layer) for name, layer in model.quantizers.items()}
     return [
-        {name: np.asarray(grid.between(codes_a[name], codes_b[name], share)) for name, grid in grids.items()}
-        for share in np.linspace(0, 1, steps)
+        {name: np.asarray(grid.between(codes_a[name], codes_b[name], fraction)) for name, grid in grids.items()}
+        for fraction in np.linspace(0, 1, steps)
     ]
 
 

@@ -18,8 +18,8 @@ class SeedGroup(NamedTuple):
     """The seeds of one config.
 
     Attributes:
-      label: Their folders.
-      fields: The fields of their config by dotted name.
+      label: The folders of the seeds, separated by commas.
+      fields: The fields of the config by dotted name.
       seeds: One or more.
     """
 
@@ -35,7 +35,7 @@ class SeedGroup(NamedTuple):
 
 def group_seeds(seeds: Iterable[Seed]) -> list[SeedGroup]:
     """Groups seeds whose configs differ only in fields that do not affect results."""
-    ignored = {*INCIDENTAL_FIELDS, "evaluate_every_steps"}  # the table shows the last value
+    ignored = {*INCIDENTAL_FIELDS, "evaluate_every_steps"}  # the frequency of evaluation
     by_config: dict[str, tuple[dict[str, Any], list[Seed]]] = {}
     for seed in seeds:
         fields = {name: value for name, value in seed.config.items() if name not in ignored}
@@ -49,7 +49,8 @@ def group_seeds(seeds: Iterable[Seed]) -> list[SeedGroup]:
 def differing_fields(groups: list[SeedGroup]) -> list[str]:
     """Returns the names of the fields in which groups differ, in the order of the config.
 
-    A field that some groups lack differs too, unless the name of its section explains that: FSQ has no grid.
+    A field that a group lacks also counts as different, unless the group's section has another name: FSQ, for example,
+    has no grid.
     """
     names = dict.fromkeys(name for group in groups for name in group.fields)
     return [name for name in names if _differs(name, groups)]
@@ -64,7 +65,7 @@ def _differs(name: str, groups: list[SeedGroup]) -> bool:
 
 
 def comparison_table(seeds: Iterable[Seed]) -> str:
-    """Returns a Markdown table with the last and the best value of each metric, and a line per unfinished seed.
+    """Returns a Markdown table of the last and best value of each metric, with a line per seed that has a problem.
 
     Args:
       seeds: From `kvae.runs.seeds.read_seeds`.
@@ -83,7 +84,7 @@ def comparison_table(seeds: Iterable[Seed]) -> str:
     for group in groups:
         metrics |= {name: metric for name, metric in group.metrics.items() if metric.column or name == "loss"}
     columns = [_heading(name, metric) for name, metric in metrics.items()]
-    # Two metrics with the same heading are shown by their names.
+    # Metrics that would have the same heading are shown by their names.
     columns = [column if columns.count(column) == 1 else name for column, name in zip(columns, metrics, strict=True)]
     headings = ["run", "seeds", "step", *(name.removeprefix("model.") for name in fields), *columns]
     rows = [headings, ["---"] * len(headings)]
@@ -113,7 +114,7 @@ def _format_field(value: Any) -> str:
 def _format_metric(seeds: list[Seed], name: str, metric: Metric) -> str:
     """Formats the mean last value and, if `metric.better` is set, the mean of the seeds' best values in brackets.
 
-    For the loss this is the rule of `kvae.training.best`; other metrics may be best at other steps.
+    The best loss is the lowest finite one, as in `kvae.training.best`; other metrics may be best at other steps.
     """
     histories = [[row[name] for row in seed.rows if row.get(name) is not None] for seed in seeds]
     histories = [history for history in histories if history]
@@ -138,7 +139,7 @@ def comparison_curves(seeds: Iterable[Seed]) -> dict[tuple[str, str], dict[str, 
       seeds: From `kvae.runs.seeds.read_seeds`.
 
     Returns:
-      {(title, unit): {label: (steps, values float64 [seeds, steps])}}: the panels, and in each a curve per config.
+      {(title, unit): {label: (steps, values float64 [seeds, steps])}}: one entry per panel, with one curve per config.
     """
     groups = group_seeds(seeds)
     panels: dict[tuple[str, str], dict[str, tuple[list[int], np.ndarray]]] = {}
@@ -165,7 +166,7 @@ def _short_labels(groups: list[SeedGroup]) -> list[str]:
 
 
 def _short_name(name: str, fields: list[str]) -> str:
-    """Returns the last part of a field's name, with its section if several end so; `optimizer` for `optimizer.name`."""
+    """Returns the last part of a field's name, after its section if ambiguous; `optimizer` for `optimizer.name`."""
     section, _, last = name.rpartition(".")
     section = section.rpartition(".")[2]
     if last == "name" and section:

@@ -3,14 +3,14 @@
     encode = jax.export.deserialize(pathlib.Path("served/encode.jax_export").read_bytes())
     codes = encode.call(images)
 
-To run them you need only JAX and flatbuffers. One file works on CPU, CUDA and TPU. Images are uint8 [b, h, w, 3]; the
+To run them you need only JAX and flatbuffers. Each file works on CPU, CUDA and TPU. Images are uint8 [b, h, w, 3]; the
 programs normalise them. `export.json` lists the inputs and outputs with their shapes, and the range of codes.
 
-The exported decoder cannot check codes: one outside 0 to K - 1 decodes as another code, by default the nearest end of
-the range. Check codes from elsewhere against the `range` in `export.json` first.
+The exported decoder does not check codes: a code outside 0 to K - 1 is decoded as some other code, without an error.
+Check codes from other sources against `range` in `export.json` first.
 
-Exported programs expire: JAX promises to read them for six months after the version that wrote them. Export the run
-again with a current JAX to renew them.
+Exported programs expire: JAX guarantees to read them for only six months. To renew them, export the run again with a
+current JAX.
 """
 
 import functools
@@ -46,10 +46,10 @@ def export_run(run: "Run", folder: os.PathLike | str, batch: str | int, size: in
       size: Edge of the images in pixels.
 
     Raises:
-      InputError: The folder holds other files or cannot be written, or the batch is neither a letter nor a size.
+      InputError: The folder holds other files or cannot be written, or the batch or the size is invalid.
     """
     with require_extra("share"):
-        import flatbuffers  # noqa: F401  # JAX serialises with it without declaring it
+        import flatbuffers  # noqa: F401  # JAX serialises with it but does not declare it
     count, size = _batch_count(batch), validate("size", size, Size)
     folder = target_path("the folder", folder)
     check_target(folder, DESCRIPTION, unfinished=tuple(f"{name}{SUFFIX}" for name in ("encode", "decode")))
@@ -80,7 +80,7 @@ def export_run(run: "Run", folder: os.PathLike | str, batch: str | int, size: in
 
 
 def _compile(run: "Run", method: str) -> Callable:
-    # The weights become constants of the program.
+    """Returns a method of the run's model as a compiled function; the weights are constants of the program."""
     return jax.jit(functools.partial(run.model.apply, jax.tree.map(jnp.asarray, run.variables), method=method))
 
 
@@ -103,7 +103,7 @@ def _batch_count(batch: object) -> Any:
         if isinstance(batch, str) and batch.isidentifier():
             return export.symbolic_shape(batch)[0]
         return validate("batch", batch, Count)
-    except ValueError as error:  # InputError is one; JAX reserves "mod", "max" and other words
+    except ValueError as error:  # of JAX, which reserves words such as "mod", or an InputError
         raise InputError(
             f"batch is {short_repr(batch)}; it must be a letter such as 'b' for any size, or a size such as 64"
         ) from error

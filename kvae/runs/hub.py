@@ -19,12 +19,12 @@ with require_extra("hub"):
 FILES = (share.WEIGHTS, "config.json", ROWS, "figures/*.png", "README.md")
 """Patterns of the files to download; anything else in a repository is ignored."""
 
-# The bases are OSError and the exception of whichever HTTP library the installed version uses.
+# OSError, and the error class of the HTTP library that the installed version of huggingface_hub uses.
 HTTP_ERRORS = HfHubHTTPError.__bases__
 
 
 class UploadedRun(ModelHubMixin):
-    """A run in the form that the Hub's mixin uploads.
+    """Adapts a run to `ModelHubMixin`, which uploads it.
 
     Args:
       run: A `kvae.runs.Run`.
@@ -46,19 +46,19 @@ def push(run: "Run", name: str, *, images: bool = False, license: str | None = N
       run: A `kvae.runs.Run`.
       name: The repository, "user/name". It is created if it does not exist.
       images: See `kvae.runs.Run.save_pretrained`.
-      license: The same.
-      **options: For `ModelHubMixin.push_to_hub`.
+      license: See `kvae.runs.Run.save_pretrained`.
+      **options: Passed to `ModelHubMixin.push_to_hub`.
 
     Returns:
       The URL of the commit.
 
     Raises:
-      InputError: The Hub cannot be reached or refuses.
+      InputError: The Hub cannot be reached or rejects the upload.
     """
     if not isinstance(name, str):
-        raise InputError(f"name is {short_repr(name)}; it must be a repository, 'user/name'")
+        raise InputError(f"name is {short_repr(name)}; it must be the name of a repository, 'user/name'")
     with _wrap_hub_errors(
-        f"{name} was not uploaded: the Hub refuses or does not answer; `hf auth login` saves a token"
+        f"{name} was not uploaded: the Hub rejected it or did not respond; log in with `hf auth login`"
     ):
         return str(UploadedRun(run, name, images=images, license=license).push_to_hub(name, **options))
 
@@ -68,17 +68,18 @@ def fetch(name: str, **options: Any) -> pathlib.Path:
 
     Args:
       name: The repository, "user/name".
-      **options: For `huggingface_hub.snapshot_download`.
+      **options: Passed to `huggingface_hub.snapshot_download`.
 
     Raises:
       InputError: The repository does not exist, or the Hub cannot be reached.
     """
-    with _wrap_hub_errors(f"{name} is not a local folder, and the Hub does not have it or does not answer"):
+    with _wrap_hub_errors(f"{name} is not a local folder, and the Hub does not have it or did not respond"):
         return pathlib.Path(snapshot_download(name, allow_patterns=list(FILES), **options))
 
 
 @contextlib.contextmanager
 def _wrap_hub_errors(message: str) -> Iterator[None]:
+    """Turns errors of the Hub into an InputError with a message and the error's text."""
     try:
         yield
     except (*HTTP_ERRORS, HFValidationError, LocalEntryNotFoundError) as error:

@@ -1,4 +1,4 @@
-"""Opens runs: `kvae.load` a run's folder, `kvae.from_pretrained` a shared one; `kvae.train` trains and opens one."""
+"""Opens runs: `kvae.load` opens a run folder, `kvae.from_pretrained` a shared run; `kvae.train` trains first."""
 
 import contextlib
 import itertools
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 HUB_NAME = re.compile(r"(?!\.)[\w.-]+/[\w.-]+")
-"""A repository on the Hugging Face Hub."""
+"""Matches the name of a repository on the Hugging Face Hub, "user/name"."""
 
 HUB_PAGE = re.compile(r"(?:https?://(?:www\.)?(?:huggingface\.co|hf\.co)|hf:/)/(?:models/)?([\w.-]+/[\w.-]+)")
-"""The address of a repository's page, or of the repository in fsspec."""
+"""Matches the URL of a repository on the Hugging Face Hub, or its hf:// address; group 1 is its name."""
 
 ATTEMPTS = 10
-"""Attempts at reading a run whose training deletes the checkpoint being read."""
+"""Maximum number of attempts to read a run while its training replaces checkpoints."""
 
 
 def read_run(workdir: str, step: int | str | None) -> tuple[dict[str, Any], int, dict[str, Any]]:
@@ -45,7 +45,7 @@ def read_run(workdir: str, step: int | str | None) -> tuple[dict[str, Any], int,
       The config, the step, and the state as nested dicts of NumPy arrays.
 
     Raises:
-      InputError: There is no run or no such checkpoint, or the bucket does not answer.
+      InputError: The run or the checkpoint does not exist, or the bucket does not respond.
     """
     check_reachable(workdir)
     with wrap_bucket_errors(workdir):
@@ -69,26 +69,28 @@ def _read_checkpoint(
         raise InputError(f"{workdir} has no checkpoint yet")
     config = config_of_checkpoints(workdir, checkpoints)
     if step == "best" and (step := checkpoints.best()) is None:
-        raise InputError(f"{workdir} has no checkpoint with a validation loss yet; leave step out")
+        raise InputError(f"{workdir} has no checkpoint with a validation loss yet; omit step to open the newest")
     if step is not None and step not in steps:
-        raise InputError(f"{workdir} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
+        raise InputError(f"{workdir} has no checkpoint at step {step}; it has steps {', '.join(map(str, steps))}")
     config = validate_run(config, workdir)
     if step is None:
         return config, *checkpoints.newest_intact(reversed(steps), checkpoints.variables)
     try:
         return config, step, checkpoints.variables(step)
     except CorruptedError as error:
-        others = ", ".join(str(other) for other in steps if other != step) or "no other"
-        raise InputError(f"checkpoint {step} of {workdir} is corrupted ({error}); the run has {others}") from error
+        others = ", ".join(str(other) for other in steps if other != step) or "none"
+        raise InputError(
+            f"checkpoint {step} of {workdir} is corrupted ({error}); other checkpoints: {others}"
+        ) from error
 
 
 def load(workdir: str, step: int | str | None = None, replica: int = 0) -> Run:
-    """Opens a run on any machine, whichever devices trained it. `Run` has an example.
+    """Opens a run, on any machine and any devices. See `Run` for an example.
 
     Args:
       workdir: The run's folder, local or in a bucket (gs://bucket/run).
       step: Step of the checkpoint. By default the newest intact one; "best" is the one with the lowest validation loss.
-      replica: Number of the replica, if several seeds were trained at once.
+      replica: Index of the replica, if several seeds were trained at once.
 
     Raises:
       InputError: The run, the checkpoint or the replica does not exist.
@@ -96,7 +98,7 @@ def load(workdir: str, step: int | str | None = None, replica: int = 0) -> Run:
     workdir = user_address("the run", workdir)
     config, step, state = read_run(workdir, step)
     if not 0 <= replica < config["replicas"]:
-        raise InputError(f"replica is {replica}; {workdir} has {config['replicas']}, numbered from 0")
+        raise InputError(f"replica is {replica}; it must be from 0 to {config['replicas'] - 1} for {workdir}")
     variables = {"params": state["params"], **state["collections"]}
     variables = jax.tree.map(lambda leaf: leaf[replica], variables)
     return Run(workdir, config, step, build_model(config), variables, replica)
@@ -112,53 +114,54 @@ def from_pretrained(name: os.PathLike | str, **options: Any) -> Run:
       Run('shared', step=4, model=VQVAE)
 
     Args:
-      name: A folder, or "user/name" on the Hugging Face Hub, which needs `pip install -e '.[hub]'`.
-      **options: For `huggingface_hub.snapshot_download`, such as revision, token and cache_dir.
+      name: A folder, or "user/name" on the Hugging Face Hub. The Hub needs `pip install -e '.[hub]'`.
+      **options: Passed to `huggingface_hub.snapshot_download`, such as revision, token and cache_dir.
 
     Raises:
-      InputError: There is no such folder or repository, or its weights are corrupted or belong to another model.
+      InputError: The folder or repository does not exist, or its weights are corrupted or belong to another model.
     """
     if isinstance(name, str) and (page := HUB_PAGE.match(name)):
-        raise InputError(f"the shared run is {short_repr(name, 200)}; pass its name, {page[1]!r}")
-    folder = user_path("the shared run", name)
+        raise InputError(f"name is {short_repr(name, 200)}; pass the name of the repository, {page[1]!r}")
+    folder = user_path("name", name)
     if not folder.is_dir():
-        folder = _fetched(name, folder, options)
+        folder = _download(name, folder, options)
     config, step, replica, variables = share.read_shared(folder)
     model = build_model(config)
     share.check_variables(model, variables, str(folder / share.WEIGHTS))
     return Run(str(folder), config, step, model, variables, replica)
 
 
-def _fetched(name: os.PathLike | str, folder: pathlib.Path, options: Mapping[str, Any]) -> pathlib.Path:
+def _download(name: os.PathLike | str, folder: pathlib.Path, options: Mapping[str, Any]) -> pathlib.Path:
+    """Downloads a shared run from the Hugging Face Hub and returns its local folder."""
     if folder.exists():
-        raise InputError(f"the shared run is {folder}, a file; pass the folder with {share.WEIGHTS}")
+        raise InputError(f"{folder} is a file; pass the folder that contains {share.WEIGHTS}")
     if not isinstance(name, str) or not HUB_NAME.fullmatch(name):
         raise InputError(f"{folder} does not exist; pass a folder, or user/name for a run on the Hugging Face Hub")
     try:
         from kvae.runs import hub
     except InputError as error:
-        raise InputError(f"there is no folder {name}; to look for it on the Hugging Face Hub: {error}") from error
+        raise InputError(f"{name} is not a local folder; to download it from the Hugging Face Hub: {error}") from error
     return hub.fetch(name, **options)
 
 
 def train(config: "Mapping[str, Any] | ConfigDict", workdir: str) -> Run:
-    """Trains a run as `python -m kvae.main` does, or resumes it, and opens it.
+    """Trains or resumes a run as `python -m kvae.main` does, then opens it.
 
-    On Ctrl-C or SIGTERM the run saves a checkpoint, then the signal takes its usual course: Ctrl-C raises
-    KeyboardInterrupt, so that a loop over seeds ends too. The same call resumes the run.
+    On Ctrl-C or SIGTERM the run saves a checkpoint and then raises the signal again. Ctrl-C therefore raises
+    KeyboardInterrupt, which also ends a loop over seeds. The same call resumes the run.
 
     Args:
-      config: A config such as `kvae.read_config("configs/photos_vqvae.py")`. Fields that are missing have their
+      config: A config such as `kvae.read_config("configs/photos_vqvae.py")`. Missing fields take their
         defaults.
       workdir: The run's folder, local or in a bucket.
 
     Raises:
-      InputError: A field, the data set or the folder does not fit.
+      InputError: A field is invalid, or the data set or the folder cannot be used.
       KeyboardInterrupt: The run was interrupted; its checkpoint is saved.
       SystemExit: Another process of the run was asked to stop; the checkpoint is saved.
     """
-    # Opening a run needs none of these.
-    from kvae.training import train as story
+    # Imported here because opening a run does not need them.
+    from kvae.training import train as training
     from kvae.training.parallel.cluster import StopSignal
     from kvae.training.workdir.journal import logged_to
     from kvae.training.workdir.mirror import mirrored
@@ -168,9 +171,9 @@ def train(config: "Mapping[str, Any] | ConfigDict", workdir: str) -> Run:
     workdir = open_address(workdir)
     stop = StopSignal()
     with mirrored(workdir) as mirror, logged_to(mirror.folder):
-        reached = story.train(config, workdir, mirror=mirror, stop=stop)
+        last_step = training.train(config, workdir, mirror=mirror, stop=stop)
     if stop.received is not None:
         signal.raise_signal(stop.received)
-    elif reached < config["steps"]:
+    elif last_step < config["steps"]:
         raise SystemExit(STOPPED)
     return load(workdir)

@@ -1,4 +1,4 @@
-"""`Run`: a trained model that encodes, decodes, is shared and exported. `kvae.load` opens one."""
+"""Defines `Run`, a trained model to encode and decode with, share and export. `kvae.load` opens one."""
 
 import functools
 import os
@@ -19,7 +19,7 @@ from kvae.training.workdir.journal import read_metrics
 
 
 class Run:
-    """A trained model with its variables. Images are uint8 throughout, NumPy arrays go in and come out.
+    """A trained model with its variables. Images are uint8; arguments and results are NumPy arrays.
 
     `kvae.load`, `kvae.from_pretrained`, `kvae.from_torch` and `kvae.train` return runs.
 
@@ -44,8 +44,8 @@ class Run:
       config: The complete config as nested dicts.
       step: The step of the checkpoint.
       model: The Flax module.
-      variables: What `model.apply` takes, as NumPy arrays.
-      replica: The number of the replica, if several seeds were trained at once.
+      variables: The variables of `model.apply`, as NumPy arrays.
+      replica: Index of the replica, if several seeds were trained at once.
     """
 
     def __init__(
@@ -64,8 +64,8 @@ class Run:
         """Returns the codewords of each codebook, arranged on its grid.
 
         Returns:
-          By codebook, float32 [*grid_shape, d], or [K, d] if there is no grid. A quantiser with q codebooks has q
-          entries: `<name>_0`, `<name>_1` and so on.
+          A dict by codebook: float32 [*grid_shape, d], or [K, d] if there is no grid. A quantiser with q codebooks has
+          q entries, `<name>_0`, `<name>_1` and so on.
 
         Raises:
           InputError: The model has no codebooks.
@@ -83,12 +83,12 @@ class Run:
         """Returns the size and crop of the images of the run's data set.
 
         Raises:
-          InputError: The config of the data set has no size.
+          InputError: The data set of the run has no size.
         """
         return data.image_spec(self.config["dataset"])
 
     def read_images(self, source: Any, *, size: int | None = None, crop: bool | None = None) -> np.ndarray:
-        """Reads images and resizes them as the run's data set does.
+        """Reads images and resizes them as in training.
 
         All images are held in memory; `python -m kvae.tokenize` processes folders of any size.
 
@@ -102,7 +102,7 @@ class Run:
           uint8 [n, size, size, 3].
 
         Raises:
-          InputError: There is no image, one cannot be read, or the data set has no size and none is given.
+          InputError: There are no images, one cannot be read, or no size is given and the data set has none.
         """
         return read_images(source, data.image_spec(self.config["dataset"], size, crop))
 
@@ -113,10 +113,10 @@ class Run:
           images: uint8 [b, h, w, 3]. Height and width must be multiples of the model's stride.
 
         Returns:
-          By codebook, int32 [b, h', w'], or [b, h', w', q] for a quantiser with q codebooks.
+          A dict by codebook: int32 [b, h', w'], or [b, h', w', q] for a quantiser with q codebooks.
 
         Raises:
-          InputError: The images have another type or shape.
+          InputError: The images have the wrong type or shape.
         """
         return self.apply("encode", codes.validate_images(images))
 
@@ -130,7 +130,7 @@ class Run:
           uint8 [b, h, w, 3].
 
         Raises:
-          InputError: A codebook is missing, a shape does not fit, or a code is outside 0 to K - 1.
+          InputError: A codebook is missing, an array has the wrong type or shape, or a code is outside 0 to K - 1.
         """
         self._check_method("decode")
         return self.apply("decode", codes.validate_codes(self.model, codes_by_codebook))
@@ -145,7 +145,7 @@ class Run:
         Args:
           code: From 0 to K - 1.
           radius: In nodes of the grid; 1.5 includes the eight neighbours on a plane.
-          codebook: Its name. Required if the model has several.
+          codebook: Name of the codebook. Required if the model has several.
 
         Returns:
           int32 [n], nearest first, starting with `code` itself.
@@ -159,13 +159,13 @@ class Run:
     def interpolate(
         self, codes_a: Mapping[str, np.ndarray], codes_b: Mapping[str, np.ndarray], steps: int
     ) -> list[dict[str, np.ndarray]]:
-        """Interpolates between codes along the grid; each position takes its own shortest path.
+        """Interpolates between codes along the grid; each position follows its own shortest path.
 
         Nearby codes of a map decode to similar patches: `[run.decode(codes) for codes in run.interpolate(a, b, 8)]`.
 
         Args:
-          codes_a: By codebook, as `encode` returns them.
-          codes_b: The same, with the same shapes.
+          codes_a: Codes by codebook, as `encode` returns them.
+          codes_b: Codes by codebook, of the same shapes.
           steps: Length of the result, both ends included; at least 2.
 
         Returns:
@@ -178,7 +178,7 @@ class Run:
         return codes.interpolate(self.model, codes_a, codes_b, steps)
 
     def winners(self, images: np.ndarray) -> np.ndarray:
-        """Returns the winning neuron (URL-SOM) of each image.
+        """Returns the winning neuron of each image (URL-SOM only).
 
         Args:
           images: uint8 [b, h, w, 3].
@@ -189,7 +189,7 @@ class Run:
         return self.apply("winners", codes.validate_images(images))
 
     def map(self, images: np.ndarray) -> np.ndarray:
-        """Returns the probability of each neuron (URL-SOM) for each image.
+        """Returns the probability of each neuron for each image (URL-SOM only).
 
         Args:
           images: uint8 [b, h, w, 3].
@@ -200,16 +200,16 @@ class Run:
         return self.apply("map", codes.validate_images(images))
 
     def save_pretrained(self, folder: os.PathLike | str, *, images: bool = False, license: str | None = None) -> None:
-        """Writes the run for others: model.safetensors, config.json, metrics.jsonl, figures, and README.md as its card.
+        """Writes the run for sharing: model.safetensors, config.json, metrics.jsonl, figures, and a card, README.md.
 
-        `kvae.from_pretrained(folder)` opens it, with weights that are equal bit for bit. Paths of this machine are
-        left out.
+        `kvae.from_pretrained(folder)` opens it, with bit-identical weights. Local paths of the data set are removed
+        from the config.
 
         Args:
           folder: New, empty, or written by an earlier call.
-          images: True also shares the figures that show images of the data set, such as reconstructions; by default
+          images: True also shares the figures that show images of the data set, such as reconstructions. By default
             only figures of curves and maps are shared, because the images may be private.
-          license: An identifier of the Hub for the card, such as "apache-2.0".
+          license: A licence identifier of the Hugging Face Hub for the card, such as "apache-2.0".
 
         Raises:
           InputError: The folder holds other files or cannot be written.
@@ -218,21 +218,21 @@ class Run:
         share.save_shared(self, folder, name, images=images, license=license)
 
     def push_to_hub(self, name: str, *, images: bool = False, license: str | None = None, **options: Any) -> str:
-        """Uploads what `save_pretrained` writes to a repository on the Hugging Face Hub.
+        """Uploads the files of `save_pretrained` to a repository on the Hugging Face Hub.
 
         Needs `pip install -e '.[hub]'` and a token, which `hf auth login` stores.
 
         Args:
           name: The repository, "user/name". It is created if it does not exist.
-          images: See `save_pretrained`; False uploads no figure that shows images of the data set.
+          images: See `save_pretrained`. By default no figure that shows images of the data set is uploaded.
           license: See `save_pretrained`.
-          **options: For `huggingface_hub.ModelHubMixin.push_to_hub`, such as private=True, branch and token.
+          **options: Passed to `huggingface_hub.ModelHubMixin.push_to_hub`, such as private=True, branch and token.
 
         Returns:
           The URL of the commit.
 
         Raises:
-          InputError: huggingface_hub is not installed, or the Hub cannot be reached or refuses.
+          InputError: huggingface_hub is not installed, or the Hub cannot be reached or rejects the upload.
         """
         from kvae.runs import hub
 
@@ -254,25 +254,25 @@ class Run:
         export.export_run(self, folder, batch, self.image_spec.size if size is None else size)
 
     def apply(self, method: str, *arguments: Any) -> Any:
-        """Calls a method of the model, compiled.
+        """Calls a method of the model, compiled with `jax.jit`.
 
         Args:
           method: One of `model.methods`.
           *arguments: Arrays.
 
         Returns:
-          What the method returns, as NumPy arrays.
+          The result of the method, as NumPy arrays.
 
         Raises:
-          InputError: The model does not offer the method, or an argument does not fit.
+          InputError: The model does not have the method, or an argument has the wrong shape.
         """
         self._check_method(method)
         return jax.device_get(_compiled(self.model, method)(self.variables, *arguments))
 
     def _check_method(self, method: str) -> None:
         if method not in self.model.methods:
-            offered = ", ".join(self.model.methods) or "no methods"
-            raise InputError(f"{self.workdir} is a run of {type(self.model).__name__}: no {method!r}; it has {offered}")
+            model, methods = type(self.model).__name__, ", ".join(self.model.methods) or "none"
+            raise InputError(f"{self.workdir} is a run of {model}, which has no method {method!r}; it has {methods}")
 
     def __repr__(self) -> str:
         return f"Run({self.workdir!r}, step={self.step}, model={type(self.model).__name__})"

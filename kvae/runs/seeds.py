@@ -1,4 +1,4 @@
-"""Reads the seeds of runs: the metrics of each, and whether it is finished."""
+"""Reads each seed of each run: its config, its metrics, and whether it is finished."""
 
 import statistics
 from collections.abc import Iterable, Iterator
@@ -26,7 +26,7 @@ INCIDENTAL_FIELDS = {
 """Fields that may differ between seeds that are averaged."""
 
 PARTS = ("config.json", "checkpoints", ROWS)
-"""A folder with any of these is a run; the others may be lost."""
+"""A folder that contains any of these is a run, even if others are missing."""
 
 
 class Seed(NamedTuple):
@@ -35,9 +35,9 @@ class Seed(NamedTuple):
     Attributes:
       workdir: The run's folder.
       number: The seed.
-      config: Its config by dotted names, without cache paths: {"model.quantizer.grid_shape": [16, 32], ...}.
+      config: The config by dotted name, without cache paths: {"model.quantizer.grid_shape": [16, 32], ...}.
       rows: The rows of metrics.jsonl with the values of this seed only.
-      problem: Reason not to average it with others; empty if nothing is wrong.
+      problem: Why it must not be averaged with others; empty if nothing is wrong.
     """
 
     workdir: str
@@ -58,7 +58,7 @@ class Seed(NamedTuple):
 
 
 def read_seeds(folders: Iterable[str]) -> list[Seed]:
-    """Reads every seed of every run in or below the folders, in the order of their paths.
+    """Reads every seed of every run in or below the folders, in the order of `run_folders`.
 
     Raises:
       InputError: A folder has no run, or a config.json is corrupted.
@@ -68,7 +68,7 @@ def read_seeds(folders: Iterable[str]) -> list[Seed]:
 
 
 def run_folders(folders: Iterable[str]) -> list[str]:
-    """Returns the folders of the runs in or below the folders, in the order of their paths.
+    """Returns the run folders in or below each folder in turn, sorted by path within each.
 
     Raises:
       InputError: A folder has no run, or is in a bucket that cannot be reached.
@@ -86,6 +86,7 @@ def run_folders(folders: Iterable[str]) -> list[str]:
 
 
 def _seeds_of(run: str) -> Iterator[Seed]:
+    """Yields the seeds of a run."""
     sections = validate_run(read_config_json(run), run)
     caches = {f"dataset.{name}" for name in data.cache_paths(sections["dataset"])}
     config = {name: value for name, value in flatten(sections).items() if name not in caches}
@@ -94,26 +95,27 @@ def _seeds_of(run: str) -> Iterator[Seed]:
     if not is_finished(config, rows):
         unfinished = f"unfinished, at step {rows[-1]['step'] if rows else 0} of {config['steps']}"
     for replica in range(config["replicas"]):
-        of_replica = [_of_replica(row, replica) for row in rows]
-        yield Seed(run, config["seed"] + replica, config, of_replica, _problem(of_replica, unfinished))
+        replica_rows = [_select_replica(row, replica) for row in rows]
+        yield Seed(run, config["seed"] + replica, config, replica_rows, _problem(replica_rows, unfinished))
 
 
-def _of_replica(row: dict[str, Any], replica: int) -> dict[str, Any]:
+def _select_replica(row: dict[str, Any], replica: int) -> dict[str, Any]:
+    """Returns a row of metrics.jsonl with the values of one replica."""
     if not any(isinstance(value, list) for value in row.values()):
         return row
     return {name: value[replica] if isinstance(value, list) else value for name, value in row.items()}
 
 
-def _problem(of_replica: list[dict[str, Any]], unfinished: str) -> str:
-    """Returns why a replica must not be averaged with others; empty if nothing is wrong."""
-    lost = [row["step"] for row in of_replica if row.get(LOSS, 0) is None]
-    if lost:
-        return f"its loss is not finite at step {lost[0]}"
-    return unfinished or ("" if any(LOSS in row for row in of_replica) else "it was never evaluated")
+def _problem(rows: list[dict[str, Any]], unfinished: str) -> str:
+    """Returns why the replica with these rows must not be averaged with others; empty if nothing is wrong."""
+    not_finite = [row["step"] for row in rows if row.get(LOSS, 0) is None]
+    if not_finite:
+        return f"its loss is not finite at step {not_finite[0]}"
+    return unfinished or ("" if any(LOSS in row for row in rows) else "it was never evaluated")
 
 
 def mean_and_std(values: list[float]) -> tuple[float, float | None]:
-    """Returns the mean and the sample standard deviation, which is None for a single value.
+    """Returns the mean and the sample standard deviation (None for a single value).
 
     Example:
       >>> mean_and_std([1.0, 3.0, 5.0])
@@ -123,12 +125,12 @@ def mean_and_std(values: list[float]) -> tuple[float, float | None]:
 
 
 def series(seeds: list[Seed], metric: str, last_step: float = np.inf) -> tuple[list[int], np.ndarray]:
-    """Returns the steps at which all seeds have a metric, and its values float64 [seeds, steps].
+    """Returns the steps at which all seeds have a metric, and the values there, float64 [seeds, steps].
 
     Args:
       seeds: One or more.
       metric: A name in their rows, such as "valid/loss".
-      last_step: Later steps are left out.
+      last_step: Last step to include.
     """
     by_step = [{row["step"]: row[metric] for row in seed.rows if metric in row} for seed in seeds]
     steps = sorted(step for step in set.intersection(*map(set, by_step)) if step <= last_step)

@@ -32,20 +32,22 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 
+REMEDY = "copy or download it again"
+
 
 def metadata(step: Natural = 0, replica: Natural = 0, digests: dict[str, str] = MappingProxyType({})) -> dict[str, Any]:
-    """Returns what the header of model.safetensors holds under "kvae"; its parameters are the schema of that entry.
+    """Returns the entry "kvae" in the header of model.safetensors. The parameters are the schema of the entry.
 
     Args:
       step: Step of the checkpoint.
-      replica: Number of the replica, if several seeds were trained at once.
-      digests: Digest of each array by name, see `kvae.core.digests`.
+      replica: Index of the replica, if several seeds were trained at once.
+      digests: Digest of each array by name; see `kvae.core.digests`.
     """
     return {"step": step, "replica": replica, "digests": dict(digests)}
 
 
 FIGURES_WITHOUT_IMAGES = ("u_matrix", "curves", "hit_map", "train_hit_map", "winners", "train_winners")
-"""Figures that show no images of the data set; several codebooks add a suffix to the name."""
+"""Figures that show no images of the data set; with several codebooks, a suffix follows the name."""
 
 LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 
@@ -53,14 +55,14 @@ LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 def save_shared(
     run: "Run", folder: os.PathLike | str, name: str, *, images: bool = False, license: str | None = None
 ) -> None:
-    """Writes a run for others: model.safetensors, config.json, metrics.jsonl, figures, and README.md as its card.
+    """Writes a run for sharing: model.safetensors, config.json, metrics.jsonl, figures, and a card, README.md.
 
     Args:
       run: A `kvae.runs.Run`.
       folder: New, empty, or written by an earlier call.
-      name: What readers of the card pass to `kvae.from_pretrained`.
+      name: The argument of `kvae.from_pretrained` in the card's example.
       images: See `kvae.runs.Run.save_pretrained`.
-      license: The same.
+      license: See `kvae.runs.Run.save_pretrained`.
 
     Raises:
       InputError: The folder holds other files or cannot be written.
@@ -68,18 +70,18 @@ def save_shared(
     folder = target_path("the folder", folder)
     check_target(folder, WEIGHTS)
     if license is not None and not (isinstance(license, str) and LICENSE.fullmatch(license)):
-        raise InputError(f"license is {short_repr(license)}; it must be an identifier such as 'apache-2.0'")
+        raise InputError(f"license is {short_repr(license)}; it must be a licence identifier such as 'apache-2.0'")
     arrays = {
         path: np.asarray(leaf, order="C")
         for path, leaf in flax.traverse_util.flatten_dict(run.variables, sep=".").items()
     }
-    # A single entry, because safetensors writes several in random order.
+    # A single entry, because safetensors writes several entries in random order.
     header = {"kvae": json.dumps(metadata(run.step, run.replica, digests(arrays)))}
-    paths = dict.fromkeys(data.local_paths(run.config["dataset"]), "")  # paths of this machine are not shared
+    paths = dict.fromkeys(data.local_paths(run.config["dataset"]), "")  # local paths are not shared
     config = {**run.config, "dataset": {**run.config["dataset"], **paths}}
     with wrap_write_errors(folder), wrap_bucket_errors(run.workdir):
         with replaced(folder / WEIGHTS) as incomplete:
-            # Files that safetensors itself writes are readable by their owner only.
+            # A file that safetensors writes itself is readable only by its owner.
             incomplete.write_bytes(safetensors.numpy.save(arrays, metadata=header))
         write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
         files = _figures(run, images)
@@ -95,7 +97,7 @@ def save_shared(
 
 
 def _figures(run: "Run", images: bool) -> dict[str, bytes]:
-    """Returns the figures to share by file; the first is shown at the top of the card."""
+    """Returns the contents of the figures to share, by file; the card shows the first at its top."""
     if run.replica:
         return {}  # the figures in a run's folder show its first replica
     files = sorted((as_path(run.workdir) / "figures").glob("*.png"))
@@ -114,7 +116,7 @@ def read_shared(folder: os.PathLike | str) -> tuple[dict[str, Any], int, int, di
     """Reads a run that `save_shared` wrote.
 
     Returns:
-      The config, the step, the number of the replica, and the variables as nested dicts of NumPy arrays.
+      The config, the step, the index of the replica, and the variables as nested dicts of NumPy arrays.
 
     Raises:
       InputError: The folder is not a shared run, or its weights are corrupted.
@@ -122,16 +124,16 @@ def read_shared(folder: os.PathLike | str) -> tuple[dict[str, Any], int, int, di
     folder = pathlib.Path(folder)
     path = folder / WEIGHTS
     if not path.exists():
-        hint = "; it is the folder of a run: open it with kvae.load" if (folder / "checkpoints").exists() else ""
+        hint = "; it is a run folder; open it with kvae.load" if (folder / "checkpoints").exists() else ""
         raise InputError(f"{folder} has no {WEIGHTS}{hint}")
     config = validate_run(read_config_json(str(folder)), str(folder))
     arrays, header = read_weights(path)
     saved = _read_metadata(path, header)
     expected = saved["digests"]
     if expected and (missing := sorted(expected.keys() ^ arrays.keys())):
-        raise InputError(f"{path} is corrupted: {missing[0]} is missing or was added; get the file again")
+        raise InputError(f"{path} is corrupted: {missing[0]} is missing or unexpected; {REMEDY}")
     if differing := [name for name, digest in digests(arrays).items() if expected.get(name, digest) != digest]:
-        raise InputError(f"{path} is corrupted: the checksum of {differing[0]} differs; get the file again")
+        raise InputError(f"{path} is corrupted: the checksum of {differing[0]} differs; {REMEDY}")
     return config, saved["step"], saved["replica"], _nested(path, arrays)
 
 
@@ -149,14 +151,14 @@ def _read_metadata(path: pathlib.Path, header: dict[str, str]) -> dict[str, Any]
 
 
 def _nested(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Returns arrays as nested dicts; a name is a path with dots."""
+    """Returns arrays as nested dicts; dots in a name separate the keys."""
     for name in sorted(arrays):
         parts = name.split(".")
         parents = (".".join(parts[:depth]) for depth in range(1, len(parts)))
         if "" in parts:
-            raise InputError(f"{path} is corrupted: {short_repr(name)} is not the name of an array; get the file again")
+            raise InputError(f"{path} is corrupted: {short_repr(name)} is not a valid array name; {REMEDY}")
         if parent := next((parent for parent in parents if parent in arrays), None):
-            raise InputError(f"{path} is corrupted: {parent} is an array, and {name} is in it; get the file again")
+            raise InputError(f"{path} is corrupted: {parent} is an array but contains {name}; {REMEDY}")
     return flax.traverse_util.unflatten_dict(arrays, sep=".")
 
 
@@ -170,22 +172,22 @@ def read_weights(path: os.PathLike | str) -> tuple[dict[str, np.ndarray], dict[s
       InputError: The file is corrupted or is not a safetensors file.
     """
     try:
-        check_file(path)  # safetensors would wait for a pipe
+        check_file(path)  # safetensors would block on a pipe
         with safetensors.safe_open(path, framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (OSError, TypeError, ValueError, AttributeError, safetensors.SafetensorError) as error:
-        raise InputError(f"{path} is not a readable safetensors file ({first_line(error)}); get it again") from error
+        raise InputError(f"{path} is not a readable safetensors file ({first_line(error)}); {REMEDY}") from error
 
 
 def check_variables(model: Model, variables: dict[str, Any], source: str) -> None:
-    """Raises InputError if variables do not have the names and shapes of an image tokeniser's.
+    """Raises InputError if the names, shapes or types of variables do not match a model.
 
     Models that do not encode and decode are not checked.
 
     Args:
       model: The model of the config.
       variables: Nested dicts of arrays.
-      source: The file that they come from, for messages.
+      source: The file that the variables come from, for messages.
     """
     if not card.is_tokeniser(model):
         return
@@ -200,8 +202,8 @@ def check_variables(model: Model, variables: dict[str, Any], source: str) -> Non
             raise InputError(f"{source} has {name}, which this model does not have")
         if arrays[name].shape != expected[name].shape:
             shape, fitting = list(arrays[name].shape), list(expected[name].shape)
-            is_other_grid = name.endswith("codewords") and shape[1:] == fitting[1:] and len(shape) == len(fitting)
-            hint = f"; a grid_shape of {shape[0]} nodes would fit" if is_other_grid else ""
+            fits_other_grid = name.endswith("codewords") and shape[1:] == fitting[1:] and len(shape) == len(fitting)
+            hint = f"; a grid_shape of {shape[0]} nodes would fit" if fits_other_grid else ""
             raise InputError(f"{source}: {name} has the shape {shape}; this model expects {fitting}{hint}")
         if arrays[name].dtype.kind != np.dtype(expected[name].dtype).kind:
             dtypes = f"{arrays[name].dtype}; this model expects {expected[name].dtype}"

@@ -1,1 +1,1 @@
-"""Encodes data sets to files of codes, and decodes them; `python -m kvae.tokenize` is the program."""
+"""The program `python -m kvae.tokenize`, which encodes images to files of codes and decodes such files."""

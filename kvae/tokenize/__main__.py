@@ -10,8 +10,8 @@ RUN is the folder of a run, local or in a bucket (gs://bucket/run), or a folder 
 
 Each image becomes one row, in order: its index, its name and label if it has them, and the codes of each codebook. Rows
 are stored in shards of ArrayRecord (read by config.dataset.name "tokens", grain and TFDS) or Parquet (read by pyarrow,
-pandas and Hugging Face's datasets); _tokens.json describes them. If interrupted, the same command resumes and produces
-identical files. Several processes share the shards among themselves.
+pandas and Hugging Face's datasets); _tokens.json describes them. If the program is interrupted, the same command
+resumes it and produces identical files. Several processes divide the shards among themselves.
 """
 
 import argparse
@@ -35,11 +35,11 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
       The options, and the fields of the data set, such as "dataset.size=32".
 
     Raises:
-      InputError: An argument is unknown or does not fit the others.
+      InputError: An argument is unknown, or two arguments cannot be combined.
     """
     count = program.number(Count)
     parser = program.Parser("python -m kvae.tokenize", __doc__)
-    parser.add_argument("run", metavar="RUN", help="the folder of a run")
+    parser.add_argument("run", metavar="RUN", help="run folder, or folder of a shared run")
     parser.add_argument("--out", metavar="DIR", required=True, help="the folder to write to")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--images", metavar="FOLDER", help="encode all images below a folder, resized as in training")
@@ -47,9 +47,11 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     source.add_argument("--decode", metavar="TOKENS", help="decode a folder of tokens to PNG files")
     parser.add_argument("--format", default="array_record", help="array_record or parquet (default: %(default)s)")
     parser.add_argument("--size", type=program.number(Size), help="edge of the --images in pixels (default: the run's)")
-    parser.add_argument("--skip-unreadable", action="store_true", help="skip corrupted --images and count them")
+    parser.add_argument("--skip-unreadable", action="store_true", help="skip unreadable --images and report how many")
     parser.add_argument("--step", type=int, help="step of the checkpoint (default: the newest)")
-    parser.add_argument("--replica", type=int, default=0, help="replica, if the run has several (default: %(default)s)")
+    parser.add_argument(
+        "--replica", type=int, default=0, help="index of the replica, if the run has several (default: %(default)s)"
+    )
     parser.add_argument(
         "--batch-size",
         type=program.number(BatchSize),
@@ -74,7 +76,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 def main(argv: list[str]) -> int:
     """Runs the program with these arguments and returns its exit status."""
     options, fields = parse(argv)
-    # Heavy imports follow the arguments so that a typo is answered immediately.
+    # Heavy imports come after argument parsing so that a typo is reported immediately.
     from kvae.core.buckets import as_path, check_reachable, wrap_bucket_errors
     from kvae.runs import opening
     from kvae.runs.share import WEIGHTS
@@ -89,7 +91,9 @@ def main(argv: list[str]) -> int:
         with wrap_bucket_errors(options.run):
             is_shared = (as_path(options.run) / WEIGHTS).exists()
         if is_shared and (options.step is not None or options.replica):
-            raise InputError("--step and --replica choose a checkpoint; a shared run has one set of weights")
+            raise InputError(
+                f"--step and --replica cannot be used with {options.run}: a shared run has one set of weights"
+            )
         if is_shared:
             run = opening.from_pretrained(options.run)
         else:

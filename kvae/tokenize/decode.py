@@ -24,7 +24,7 @@ def write_images(run: Run, tokens: str, out: str, batch_size: int) -> None:
     """Writes a PNG file for each row, `<split>/<name or index>.png`; skips files that exist.
 
     Args:
-      run: The run that encoded them.
+      run: The run that encoded the images.
       tokens: The folder of codes.
       out: The folder to write to.
       batch_size: Images per decoded batch.
@@ -40,7 +40,7 @@ def write_images(run: Run, tokens: str, out: str, batch_size: int) -> None:
             f"{tokens} holds codes of {source}; {run.workdir} at step {run.step} has another codebook{hint}"
         )
     if pathlib.Path(out).resolve() == pathlib.Path(tokens).resolve():
-        raise InputError(f"--out={out} is the folder of the codes; choose another one")
+        raise InputError(f"--out={out} is the folder of the codes; choose another --out")
     columns = columns_of(manifest)
     total = sum(split["rows"] for split in manifest["splits"].values())
     bar = tqdm.tqdm(total=total, desc=out, unit=" images", disable=None)
@@ -59,10 +59,10 @@ def write_images(run: Run, tokens: str, out: str, batch_size: int) -> None:
 
 
 def _file(folder: pathlib.Path, rows: Mapping[str, Any], i: int) -> pathlib.Path:
-    """Returns the file of a row. A name must not lead out of the folder: tokens may come from a stranger."""
+    """Returns the path of a row's PNG file; rejects names that point outside the folder, as tokens may be untrusted."""
     name = pathlib.PurePosixPath(rows["name"][i] if "name" in rows else f"{rows['index'][i]:08}")
     if name.is_absolute() or ".." in name.parts:
-        raise InputError(f"row {rows['index'][i]} has the name {str(name)!r}, which leads out of the folder")
+        raise InputError(f"row {rows['index'][i]} has the name {str(name)!r}, which points outside the output folder")
     return folder / f"{name}.png"
 
 

@@ -1,4 +1,4 @@
-"""Encodes images to files of codes. Each shard is written atomically, so a kill costs at most the open shard."""
+"""Encodes images to files of codes. Each shard is written atomically, so a killed process loses at most one shard."""
 
 import concurrent.futures
 import contextlib
@@ -48,7 +48,7 @@ with require_extra("train"):
 log = logging.getLogger(__name__)
 
 READ_AHEAD = 4
-"""Number of batches that are read before they are encoded."""
+"""Number of batches to read ahead of the encoder."""
 
 
 def write_tokens(run: Run, source: Source, out: str, file_format: str, batch_size: int, shard_size: int) -> None:
@@ -91,9 +91,9 @@ def write_tokens(run: Run, source: Source, out: str, file_format: str, batch_siz
 
 @contextlib.contextmanager
 def locked(folder: pathlib.Path) -> Iterator[None]:
-    """Creates and locks a folder. It saves a user who starts the same command twice from two writers of one file.
+    """Creates and locks a folder, so that a command started twice does not write the same files twice.
 
-    The system releases the lock of a process that ends, however it ends. Some file systems have no locks.
+    The lock ends with the process, even if the process is killed. Some file systems do not support locks.
 
     Raises:
       InputError: Another process has locked the folder.
@@ -105,9 +105,9 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             wait = "wait until it ends, or choose another --out"
-            raise InputError(f"another kvae.tokenize writes to --out={folder}; {wait}") from error
+            raise InputError(f"another kvae.tokenize is writing to --out={folder}; {wait}") from error
         except OSError:
-            log.info("%s is not locked: its file system has no locks", folder)
+            log.info("%s is not locked: its file system does not support locks", folder)
         yield
     finally:
         os.close(descriptor)
@@ -148,7 +148,7 @@ def make_encoder(
 
 
 def make_manifest(run: Run, source: Source, codes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
-    """Returns the contents of _tokens.json that are known before anything is encoded.
+    """Returns the contents of _tokens.json that are known before encoding.
 
     Args:
       run: The run that encodes.
@@ -183,13 +183,13 @@ def make_manifest(run: Run, source: Source, codes: Mapping[str, jax.ShapeDtypeSt
 
 
 def is_complete(folder: pathlib.Path, manifest: Mapping[str, Any]) -> bool:
-    """Creates the folder, or checks that an earlier call with the same arguments created it.
+    """Starts a new folder of tokens, or checks that an earlier call with the same arguments started it.
 
     Returns:
-      True if all its files exist.
+      True if the folder already has all its files.
 
     Raises:
-      InputError: The folder holds anything else.
+      InputError: The folder holds other files, or tokens made with other arguments.
     """
     for name in (MANIFEST, UNFINISHED):
         path = find_manifest(folder, name)
@@ -203,7 +203,7 @@ def is_complete(folder: pathlib.Path, manifest: Mapping[str, Any]) -> bool:
         ]
         if changes:
             raise InputError(
-                f"--out={folder} was made with other arguments: {'; '.join(changes[:3])}; choose another --out"
+                f"--out={folder} holds tokens made with other arguments: {'; '.join(changes[:3])}; choose another --out"
             )
         for partial in folder.glob(".*.*[0-9]") if jax.process_index() == 0 else ():  # left behind by a killed process
             partial.unlink()
@@ -211,7 +211,7 @@ def is_complete(folder: pathlib.Path, manifest: Mapping[str, Any]) -> bool:
         files = [file for split in splits for file in split["files"]]
         return name == MANIFEST and all((folder / file).exists() for file in files)
     if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"--out={folder} holds other files; choose an empty or a new folder")
+        raise InputError(f"--out={folder} holds other files; choose a new or empty folder")
     write_text(folder / UNFINISHED, json.dumps(manifest, indent=2) + "\n")
     return False
 
@@ -219,11 +219,11 @@ def is_complete(folder: pathlib.Path, manifest: Mapping[str, Any]) -> bool:
 def _write_split(
     encode: Callable, source: Source, split: str, folder: pathlib.Path, columns: Columns, manifest: Mapping[str, Any]
 ) -> None:
-    """Writes the missing shards of a split that belong to this process."""
+    """Writes the shards of a split that this process is responsible for and that do not exist yet."""
     count, size, file_format = len(source.splits[split]), manifest["shard_size"], FORMATS[manifest["format"]]
     names = _file_names(file_format, split, count, size)
-    own = range(jax.process_index(), len(names), jax.process_count())
-    missing = {i: range(i * size, min((i + 1) * size, count)) for i in own if not (folder / names[i]).exists()}
+    shards = range(jax.process_index(), len(names), jax.process_count())
+    missing = {i: range(i * size, min((i + 1) * size, count)) for i in shards if not (folder / names[i]).exists()}
     total, written, started = sum(map(len, missing.values())), 0, time.monotonic()
     bar = tqdm.tqdm(total=total, desc=split, unit=" images", disable=None)
     with prefetch(batches(source, split, missing, manifest["batch_size"]), READ_AHEAD) as ready, bar:
@@ -247,7 +247,7 @@ def _file_names(file_format: Format, split: str, count: int, size: int) -> list[
 def _encode_batches(
     encode: Callable, ready: Iterator[Batch], columns: Columns, size: int
 ) -> Iterator[tuple[Batch, dict[str, np.ndarray]]]:
-    """Yields batches with their codes; fetches a batch's codes while the devices encode the next one."""
+    """Yields batches with their codes; fetches the codes of a batch while the devices encode the next one."""
     previous = None
     for batch in ready:
         images = batch.arrays.get("image", ())
@@ -266,7 +266,7 @@ def _join_rows(names: Sequence[str], columns: Columns, parts: list[tuple[Batch, 
     index = np.concatenate([batch.indices for batch, _ in parts])
     rows: TokenRows = {"index": index}
     if columns.names:
-        # Bytes of a name that are not UTF-8 are written as escapes.
+        # Bytes of a name that are not valid UTF-8 are written as escape sequences.
         rows["name"] = [names[i].encode(errors="backslashreplace").decode() if len(names) else "" for i in index]
     if columns.labels:
         labels = [batch.arrays.get("label", np.zeros(0)) for batch, _ in parts]
@@ -291,7 +291,7 @@ def _finish(folder: pathlib.Path, columns: Columns, manifest: dict[str, Any]) ->
         }
         manifest["splits"][name] = {**split, "rows": rows, "files": described}
         if not rows:
-            raise InputError(f"none of the {split['images']} images of {name} can be read: {folder} holds no codes")
+            raise InputError(f"none of the {split['images']} images of {name} can be read; {folder} has no codes")
         skipped = f"; {split['images'] - rows} images skipped" if rows < split["images"] else ""
         log.info("%s: %d rows in %d files%s", name, rows, len(shards), skipped)
     file_format.finish(folder, files, columns)

@@ -1,4 +1,4 @@
-"""The images that are encoded: a folder or a data set, read in batches."""
+"""Reads the images to encode, in batches, from a folder or a data set."""
 
 import concurrent.futures
 import dataclasses
@@ -26,10 +26,10 @@ class Source:
     """Images by split.
 
     Attributes:
-      section: The section `dataset` of a config that loads them.
+      section: The section `dataset` of a config that loads the images.
       splits: The examples by split.
       shape: Height and width of an image.
-      has_labels: True if images have a label.
+      has_labels: True if the images have labels.
       label_names: Names of the classes; may be empty.
       skip_unreadable: True if an image that cannot be read is skipped with a warning.
     """
@@ -46,7 +46,7 @@ class Source:
         return getattr(self.splits[split], "names", ())
 
     def names_digest(self, split: str) -> str:
-        """Returns a digest of a split's names, which detects a folder that has changed."""
+        """Returns a digest of a split's names, used to detect that a folder has changed."""
         names = "\0".join(self.names(split)).encode(errors="surrogateescape")
         return hashlib.blake2b(names, digest_size=8).hexdigest()
 
@@ -55,9 +55,9 @@ def folder_source(run: Run, path: str, size: int | None, skip_unreadable: bool) 
     """Returns all images below a folder as one split, resized as in training.
 
     Args:
-      run: Its data set determines size and crop.
+      run: The run whose data set determines size and crop.
       path: The folder.
-      size: Edge in pixels instead of the data set's.
+      size: Edge in pixels; None takes the size of the run's data set.
       skip_unreadable: True to skip images that cannot be read.
 
     Raises:
@@ -74,12 +74,12 @@ def dataset_source(run: Run, name: str | None, fields: Sequence[str]) -> Source:
     """Returns all splits of a data set.
 
     Args:
-      run: Its data set is used if no other is named.
-      name: Name of another data set.
+      run: The run whose data set is used by default.
+      name: Name of another data set, or None.
       fields: Fields to set, such as "dataset.size=32".
 
     Raises:
-      InputError: The data set or a field does not exist, cannot be read, or has no images.
+      InputError: The data set or a field does not exist, or the data set cannot be read or has no images.
     """
     config = {**run.config, "dataset": dict(run.config["dataset"])}
     for field in [*([f"dataset.name={name}"] if name else []), *fields]:
@@ -90,17 +90,17 @@ def dataset_source(run: Run, name: str | None, fields: Sequence[str]) -> Source:
     splits = {"train": dataset.train, **dataset.validation}
     example = dataset.train[0]
     if "image" not in example:
-        raise InputError(f"the data set {short_repr(section['name'])} has no images; it has {', '.join(example)}")
+        raise InputError(f"the data set {short_repr(section['name'])} has no images, only {', '.join(example)}")
     has_labels = "label" in example and np.ndim(example["label"]) == 0
     return Source(section, splits, example["image"].shape[:2], has_labels, dataset.label_names if has_labels else ())
 
 
 class Batch(NamedTuple):
-    """Part of a shard.
+    """A batch of examples of one shard.
 
     Attributes:
       shard: Number of the shard.
-      indices: Indices of the examples in their split, int64 [n], without skipped ones.
+      indices: Indices of the examples in their split, int64 [n]; skipped examples are not included.
       arrays: The examples by name, [n, ...].
     """
 

@@ -1,4 +1,4 @@
-"""Published PyTorch models: the names of their weights, and the settings that the weights do not contain."""
+"""Describes the published PyTorch models: the names of their weights, and settings that the weights do not contain."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ def _vqvae_layers(blocks: int) -> dict[str, str]:
 def _vqvae2_layers(blocks: int) -> dict[str, str]:
     layers = {"upsample_top": "upsample_t"}
     layers |= {f"to_codeword_size_{level}": f"quantize_conv_{level[0]}" for level in ("top", "bottom")}
-    # In an nn.Sequential, layers without weights such as ReLU have a number too.
+    # nn.Sequential also numbers layers without weights, such as ReLU.
     parts = {"encoder_bottom": ("enc_b", (0, 2, 4), ()), "encoder_top": ("enc_t", (0, 2), ())}
     parts |= {"decoder_top": ("dec_t", (0,), (2,)), "decoder": ("dec", (0,), (2, 4))}
     for part, (module, convolutions, transposed) in parts.items():
@@ -39,9 +39,9 @@ class Architecture(NamedTuple):
     Attributes:
       model: Its name in `kvae.MODELS`.
       marker: A weight that only this architecture has.
-      layers: Takes the number of residual blocks; returns PyTorch's name of each layer by its path in kvae.
+      layers: Function of the number of residual blocks; maps each layer's path in kvae to its name in PyTorch.
       blocks: Regular expression that matches one weight of each residual block of an encoder.
-      quantizers: PyTorch's name of each quantiser by its name in kvae.
+      quantizers: Maps each quantiser's name in kvae to its name in PyTorch.
       size: Default edge of the images in pixels.
     """
 
@@ -71,8 +71,8 @@ ARCHITECTURES = (
         size=256,
     ),
 )
-"""VQ-VAE of zalandoresearch/pytorch-vq-vae and VQ-VAE-2 of rosinality/vq-vae-2-pytorch; the authors' release has the
-same layers."""
+"""VQ-VAE of zalandoresearch/pytorch-vq-vae and VQ-VAE-2 of rosinality/vq-vae-2-pytorch; the release of
+Irie et al. has the same layers."""
 
 
 class Origin(NamedTuple):
@@ -81,10 +81,10 @@ class Origin(NamedTuple):
     Attributes:
       quantizer: Name of the quantiser in `kvae.QUANTIZERS`.
       fields: Default fields of the quantiser.
-      leaves: PyTorch's name of each array of a codebook by its name in kvae.
-      transposed: True if codewords are columns.
+      leaves: Maps each array of a codebook from its name in kvae to its name in PyTorch.
+      transposed: True if the codewords are the columns of their array.
       statistics: Mean and std of the images on the 0-255 scale; None if they depend on the data set.
-      crop: True if images keep their aspect ratio and are cropped to the centre.
+      crop: True if images keep their aspect ratio and are cropped at the centre.
     """
 
     quantizer: str
@@ -121,4 +121,4 @@ ORIGINS = {
         "gradient", {"neighborhood": "none"}, {"codewords": "_embedding.weight"}, statistics=(127.5, 255.0)
     ),
 }
-"""The origins by name, in order of trial: kvae takes the first origin whose arrays are all present."""
+"""Origins by name, tried in this order: the first one whose arrays are all present is used."""

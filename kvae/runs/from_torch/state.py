@@ -17,7 +17,7 @@ State = dict[str, np.ndarray]
 """Arrays by their names in PyTorch."""
 
 NEIGHBORHOODS_OF_RELEASE = {"hard": "hard", "none": "none", "gaussian": "exponential"}
-"""kvae's neighbourhood by its name in the authors' release, whose "gaussian" is exponential in the distance."""
+"""Maps the neighbourhoods of the authors' release to kvae's; its "gaussian" is exponential in the distance."""
 
 
 def read_state(path: pathlib.Path) -> tuple[State, dict[str, Any]]:
@@ -43,10 +43,10 @@ def read_state(path: pathlib.Path) -> tuple[State, dict[str, Any]]:
 
 
 def state_and_arguments(path: pathlib.Path, loaded: Any) -> tuple[State, dict[str, Any]]:
-    """Returns the arrays and the arguments, see `read_state`, in what `torch.load` returned.
+    """Returns the arrays and the arguments (see `read_state`) in an object that `torch.load` returned.
 
     Raises:
-      InputError: It is not a state dict or a checkpoint of the authors' release.
+      InputError: The object is not a state dict or a checkpoint of the authors' release.
     """
     arguments: Any = {}
     if isinstance(loaded, Mapping) and isinstance(loaded.get("model"), Mapping):
@@ -62,6 +62,7 @@ def state_and_arguments(path: pathlib.Path, loaded: Any) -> tuple[State, dict[st
 
 
 def _dict_of_names(where: str, value: Any) -> dict[str, Any]:
+    """Returns the entries of a dict whose keys are strings; {} for None."""
     if value is None:
         return {}
     if not isinstance(value, Mapping):
@@ -70,7 +71,7 @@ def _dict_of_names(where: str, value: Any) -> dict[str, Any]:
 
 
 def _to_array(path: pathlib.Path, name: str, tensor: Any) -> np.ndarray:
-    """Converts a tensor, which may require gradients or be sparse or quantised."""
+    """Converts a tensor to float32 NumPy; it may require gradients, or be sparse or quantised."""
     try:
         tensor = tensor.detach()
         tensor = tensor.dequantize() if tensor.is_quantized else tensor
@@ -87,8 +88,8 @@ def _torch_load(path: pathlib.Path) -> Any:
         import torch
     except ModuleNotFoundError as error:
         raise InputError(
-            f"{path} needs PyTorch, which is not installed: pip install torch, or convert the file where it is: "
-            "safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
+            f"{path} needs PyTorch, which is not installed: pip install torch, or convert the file on a machine with "
+            "PyTorch: safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
         ) from error
     # The authors' checkpoints hold counters in this class; a plain dict replaces it.
     dict_classes = [(dict, "framework.data_structures.dotdict.DotDict")]
@@ -97,12 +98,12 @@ def _torch_load(path: pathlib.Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path} is not a file of weights only; other objects could run code when loaded: save the model with "
+            f"{path} holds objects other than weights, which could run code when loaded; save the weights with "
             "torch.save(model.state_dict(), FILE)"
         ) from error
     except (OSError, EOFError, RuntimeError, ValueError) as error:
         raise InputError(
-            f"{path} is not a readable file of PyTorch weights ({first_line(error)[:200]}); get it again"
+            f"{path} is not a readable file of PyTorch weights ({first_line(error)[:200]}); copy or download it again"
         ) from error
 
 
@@ -116,7 +117,7 @@ def release_arguments(
     quantizer: str,
     som_cost: NotNegative,
 ) -> None:
-    """Declares the arguments `vq_vae.<name>` of the authors' program that kvae reads; it has others too."""
+    """Declares the arguments `vq_vae.<name>` of the authors' program that kvae reads; it ignores others."""
 
 
 def quantizer_fields(arguments: Mapping[str, Any], codebook_size: int) -> dict[str, Any]:
@@ -149,7 +150,7 @@ def quantizer_fields(arguments: Mapping[str, Any], codebook_size: int) -> dict[s
 
 
 def grid_shape(size: int, axes: int) -> tuple[int, ...]:
-    """Returns the shape of the release's grid; its codes are numbered along the last axis first.
+    """Returns the grid shape of the authors' program; the last axis varies fastest in the numbering of codes.
 
     Example:
       >>> grid_shape(512, 2)

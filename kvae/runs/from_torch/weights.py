@@ -1,4 +1,4 @@
-"""Converts the weights of published PyTorch models to a run."""
+"""Converts the weights of published PyTorch models to runs."""
 
 import os
 import pathlib
@@ -20,10 +20,13 @@ from kvae.runs.share import check_variables
 from kvae.training.config.sections import build_model, validate_config
 
 KERNEL_AXES = (2, 3, 1, 0)
-"""Maps PyTorch's kernels [out, in, h, w], and [in, out, h, w] if transposed, to Flax's [h, w, in, out]."""
+"""Axis order that turns PyTorch's kernels [out, in, h, w] into kvae's [h, w, in, out].
+
+For transposed convolutions it turns [in, out, h, w] into [h, w, out, in].
+"""
 
 TRAINED_LEAVES = {"kohonen": (), "gradient": ("codewords",)}
-"""Arrays of a codebook that are parameters, by quantiser; the others are in the collection `codebook`."""
+"""Arrays of a codebook that are parameters, by quantiser; its other arrays are in the collection `codebook`."""
 
 
 def from_torch(
@@ -36,8 +39,9 @@ def from_torch(
 ) -> Run:
     """Opens a published PyTorch model as a run.
 
-    Supported are VQ-VAE and VQ-VAE-2 of the authors' release (github.com/IDSIA/kohonen-vae), VQ-VAE-2 of
-    rosinality/vq-vae-2-pytorch, and VQ-VAE of zalandoresearch/pytorch-vq-vae. The weights determine widths and depth.
+    Supports the VQ-VAE and VQ-VAE-2 of the authors' release (github.com/IDSIA/kohonen-vae), the VQ-VAE-2 of
+    rosinality/vq-vae-2-pytorch, and the VQ-VAE of zalandoresearch/pytorch-vq-vae. The number and size of the layers are
+    read from the weights.
 
     Example:
       >>> import kvae
@@ -46,16 +50,16 @@ def from_torch(
       (16, 4)
 
     Args:
-      path: A state dict as .safetensors, or a file of `torch.save` with a state dict or a checkpoint of the authors'
-        release. The latter needs PyTorch and is loaded with `weights_only=True`, so no code in it is run.
-      mean: Mean of each channel on the 0-255 scale with which the images were normalised. Required for the authors'
-        release, which stores it elsewhere: (127.5, 127.5, 127.5) for faces, (123.675, 116.28, 103.53) for ImageNet,
-        and the values in mean_std.pth for CIFAR-10.
-      std: Standard deviation of each channel on the same scale: (127.5, 127.5, 127.5) for faces,
-        (58.395, 57.12, 57.375) for ImageNet.
+      path: A .safetensors file of a state dict, or a `torch.save` file of a state dict or a checkpoint of the authors'
+        release. A `torch.save` file needs PyTorch; it is loaded with `weights_only=True`, so code in it never runs.
+      mean: Mean of each channel, on the 0-255 scale, that normalised the training images. Required for the authors'
+        release, whose files do not contain it: (127.5, 127.5, 127.5) for faces, (123.675, 116.28, 103.53) for
+        ImageNet, and the values in mean_std.pth for CIFAR-10.
+      std: Standard deviation of each channel, on the same scale: (127.5, 127.5, 127.5) for faces,
+        (58.395, 57.12, 57.375) for ImageNet, and the values in mean_std.pth for CIFAR-10.
       size: Edge of the images in pixels. By default 32 for a VQ-VAE and 256 for a VQ-VAE-2.
       quantizer: Fields of `config.model.quantizer` that the weights do not contain, such as grid_shape and
-        neighborhood. A checkpoint of the authors' release has them; otherwise the grid is a line.
+        neighborhood. A checkpoint of the authors' release contains them; for other files the grid is a line by default.
 
     Raises:
       InputError: The file cannot be read, has an unknown architecture, or needs `mean` and `std`.
@@ -68,14 +72,14 @@ def from_torch(
     if architecture is None:
         names = ", ".join(sorted(state)[:3])
         raise InputError(
-            f"{path} has an unknown architecture with {names}, ...; help(kvae.from_torch) lists the known ones"
+            f"{path} has an unknown architecture with {names}, ...; help(kvae.from_torch) lists those supported"
         )
     origin = _find_origin(path, state, architecture)
     blocks = sum(bool(re.fullmatch(architecture.blocks, name)) for name in state)
-    params = _take_layers(path, state, architecture.layers(blocks))  # takes its arrays out of `state`, as the next does
+    params = _take_layers(path, state, architecture.layers(blocks))  # removes its arrays from `state`
     codebooks = {slot: _take_codebook(path, state, name, origin) for slot, name in architecture.quantizers.items()}
     if state:
-        raise InputError(f"{path} has an unknown architecture: a {architecture.model} has no {min(state)}")
+        raise InputError(f"{path} has an unknown architecture: {min(state)} is not part of a {architecture.model}")
     section = _model_fields(params, architecture, blocks)
     for slot, codebook in codebooks.items():
         section[slot] = _quantizer_section(codebook, origin, arguments) | (quantizer or {})
@@ -93,7 +97,7 @@ def _find_origin(path: pathlib.Path, state: State, architecture: Architecture) -
     for origin in ORIGINS.values():
         if all(f"{quantizer}.{leaf}" in state for leaf in origin.leaves.values()):
             return origin
-    names = ", ".join(name for name in sorted(state) if name.startswith(f"{quantizer}.")) or "nothing"
+    names = ", ".join(name for name in sorted(state) if name.startswith(f"{quantizer}.")) or "none"
     raise InputError(f"{path} has an unknown architecture: the arrays of its quantiser {quantizer} are {names}")
 
 
@@ -109,7 +113,7 @@ def _take_layers(path: pathlib.Path, state: State, layers: Mapping[str, str]) ->
     for name, torch_name in layers.items():
         weight = _take(path, state, f"{torch_name}.weight")
         if weight.ndim != 4:
-            raise InputError(f"{path} has an unknown architecture: {torch_name}.weight is {list(weight.shape)}")
+            raise InputError(f"{path} has an unknown architecture: {torch_name}.weight has shape {list(weight.shape)}")
         params[f"{name}.kernel"] = np.ascontiguousarray(weight.transpose(KERNEL_AXES))
         if f"{torch_name}.bias" in state:
             params[f"{name}.bias"] = state.pop(f"{torch_name}.bias")
@@ -123,7 +127,7 @@ def _take_codebook(path: pathlib.Path, state: State, quantizer: str, origin: Ori
         arrays = {name: np.ascontiguousarray(array.T) for name, array in arrays.items()}
     if arrays["codewords"].ndim != 2:
         leaf = f"{quantizer}.{origin.leaves['codewords']}"
-        raise InputError(f"{path}: {leaf} has the shape {list(arrays['codewords'].shape)}; codewords are [K, d]")
+        raise InputError(f"{path}: {leaf} has the shape {list(arrays['codewords'].shape)}; it must be [K, d]")
     step = arrays.get("step", np.int32(0))
     if step.size != 1 or not 0 <= step.item() <= LARGEST_COUNT:
         leaf = f"{quantizer}.{origin.leaves['step']}"
@@ -145,7 +149,7 @@ def _model_fields(params: State, architecture: Architecture, blocks: int) -> dic
 
 
 def _quantizer_section(codebook: State, origin: Origin, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the section of a quantiser, with its name."""
+    """Returns the config section of a quantiser, including its name."""
     count = len(codebook["codewords"])
     fields = {"grid_shape": (count,), **origin.fields, **quantizer_fields(arguments, count)}
     known = fields_of(QUANTIZERS[origin.quantizer])
@@ -155,6 +159,7 @@ def _quantizer_section(codebook: State, origin: Origin, arguments: Mapping[str, 
 def _statistics(
     path: pathlib.Path, origin: Origin, mean: Iterable[float] | None, std: Iterable[float] | None
 ) -> dict[str, tuple[float, ...]]:
+    """Returns mean and std of each channel: the arguments if they are not None, otherwise the origin's."""
     defaults = origin.statistics or (None, None)
     statistics = {}
     for name, values, default in (("mean", mean, defaults[0]), ("std", std, defaults[1])):
@@ -169,7 +174,7 @@ def _statistics(
 
 
 def _variables(params: State, codebooks: dict[str, State], origin: Origin) -> dict[str, Any]:
-    """Returns the variables of the model; moves trained arrays of the codebooks to the parameters."""
+    """Returns the variables of the model; arrays of the codebooks that gradients train are moved to the parameters."""
     for slot, codebook in codebooks.items():
         params |= {f"{slot}.{leaf}": codebook.pop(leaf) for leaf in TRAINED_LEAVES[origin.quantizer]}
     return {"params": flax.traverse_util.unflatten_dict(params, sep="."), "codebook": codebooks}
