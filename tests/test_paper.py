@@ -89,7 +89,7 @@ def test_selectivity_is_drawn_by_sigma(make_config, tmp_path, capsys, monkeypatc
     assert values == {"training set": [[0.5, 0.9], [0.4, 0.8]], "held out": [[0.3, 0.7], [0.2, 0.6]]}
     assert "digits" in title
     assert program.run(paper.main, ["--figure=urlsom_7", str(tmp_path / "0.5"), f"--out={tmp_path}"]) == 2
-    assert "at least two values of model.sigma; there are 0.5" in capsys.readouterr().err
+    assert "at least two values of model.sigma; found 0.5" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,11 @@ def test_selectivity_is_drawn_by_sigma(make_config, tmp_path, capsys, monkeypatc
     [
         ("3", {"model.quantizer.neighborhood": "none"}, "there is no finished run of the setting 'hard' on photos"),
         ("1", {"model.quantizer.neighborhood": "none"}, "there is no finished run of the setting 'ema_n0' on photos"),
-        ("3", {"model.quantizer.radius": 3.0}, "figure 3 needs runs of some of these settings: ema, hard, exponential"),
+        (
+            "3",
+            {"model.quantizer.radius": 3.0},
+            "figure 3 needs runs of at least one of these settings: ema, hard, exponential",
+        ),
     ],
 )
 def test_figure_without_its_runs_names_what_it_needs(make_config, tmp_path, capsys, figure, fields, message):

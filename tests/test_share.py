@@ -105,7 +105,7 @@ def test_card_has_licence_parameters_images_and_limits(run, tmp_path):
     )
     assert "multiples of 4 pixels" in card and "## Licence\n\n`cc-by-4.0`" in card
     for license in ("a\nb: c", "", 3):
-        with pytest.raises(InputError, match="it must be an identifier such as"):
+        with pytest.raises(InputError, match="it must be a licence identifier such as"):
             run.save_pretrained(tmp_path / "a", license=license)
 
 

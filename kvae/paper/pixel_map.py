@@ -36,7 +36,9 @@ def pixels_and_labels(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
     """
     examples = [examples[i] for i in range(len(examples))]
     if not examples or "label" not in examples[0]:
-        raise InputError("the data set has no labels, so neural selectivity is not defined")
+        raise InputError(
+            "the data set has no labels, which neural selectivity needs; use one with labels, such as digits"
+        )
     pixels = np.stack([example["image"].ravel() for example in examples]).astype(np.float32) / 255
     return pixels, np.stack([example["label"] for example in examples])
 

@@ -45,7 +45,7 @@ def selectivity_figure(folders: list[str], stem: str) -> Iterator[str]:
     if len(sigmas) < 2 or not shared:
         raise InputError(
             "this figure needs finished runs of URL-SOM, on data with labels, with the same seeds and at least two "
-            f"values of model.sigma; there are {', '.join(map(str, sigmas)) or 'none'}"
+            f"values of model.sigma; found {', '.join(map(str, sigmas)) or 'none'}"
         )
     values = {
         label: [[rows[sigma][number][f"valid/{name}"] for sigma in sigmas] for number in shared]

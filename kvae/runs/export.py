@@ -103,7 +103,7 @@ def _batch_count(batch: object) -> Any:
         if isinstance(batch, str) and batch.isidentifier():
             return export.symbolic_shape(batch)[0]
         return validate("batch", batch, Count)
-    except ValueError as error:  # of JAX, which reserves words such as "mod", or an InputError
+    except ValueError as error:  # an InputError, or the error of JAX for a reserved word such as "mod"
         raise InputError(
             f"batch is {short_repr(batch)}; it must be a letter such as 'b' for any size, or a size such as 64"
         ) from error

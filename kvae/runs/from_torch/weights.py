@@ -40,8 +40,7 @@ def from_torch(
     """Opens a published PyTorch model as a run.
 
     Supports the VQ-VAE and VQ-VAE-2 of the authors' release (github.com/IDSIA/kohonen-vae), the VQ-VAE-2 of
-    rosinality/vq-vae-2-pytorch, and the VQ-VAE of zalandoresearch/pytorch-vq-vae. The number and size of the layers are
-    read from the weights.
+    rosinality/vq-vae-2-pytorch, and the VQ-VAE of zalandoresearch/pytorch-vq-vae. The weights determine the layers.
 
     Example:
       >>> import kvae
@@ -113,7 +112,8 @@ def _take_layers(path: pathlib.Path, state: State, layers: Mapping[str, str]) ->
     for name, torch_name in layers.items():
         weight = _take(path, state, f"{torch_name}.weight")
         if weight.ndim != 4:
-            raise InputError(f"{path} has an unknown architecture: {torch_name}.weight has shape {list(weight.shape)}")
+            shape = list(weight.shape)
+            raise InputError(f"{path} has an unknown architecture: {torch_name}.weight has shape {shape}, not 4 axes")
         params[f"{name}.kernel"] = np.ascontiguousarray(weight.transpose(KERNEL_AXES))
         if f"{torch_name}.bias" in state:
             params[f"{name}.bias"] = state.pop(f"{torch_name}.bias")
