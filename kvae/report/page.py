@@ -6,7 +6,7 @@ The page is `page.html` with its style, scripts and tables filled in, and this J
     codebooks [{name, unit, event, about, size, shape, cell, context, sheet, grid, codes, views}]: `sheet` is a table of
               codes in rows and columns, with -1 for an empty cell; `codes` lists the codes of all images, each image
               row by row; `grid` is the shape [h', w'] of an image's codes; `context` is the width of a patch in codes
-    views     [{label, tiles}] or [{label, values}]: one tile or one number per code; `tiles` is like an entry of `images`
+    views     [{label, tiles}] or [{label, values}]: one tile or one number per code; `tiles` is as in `images`
     images    [{src, count, columns, width, height}]: `src` is the data URL of a picture that contains `count` tiles
 """
 

@@ -35,7 +35,7 @@ class SeedGroup(NamedTuple):
 
 def group_seeds(seeds: Iterable[Seed]) -> list[SeedGroup]:
     """Groups seeds whose configs differ only in fields that do not affect results."""
-    ignored = {*INCIDENTAL_FIELDS, "evaluate_every_steps"}  # evaluation does not affect training
+    ignored = {*INCIDENTAL_FIELDS, "evaluate_every_steps"}  # how often runs are evaluated
     by_config: dict[str, tuple[dict[str, Any], list[Seed]]] = {}
     for seed in seeds:
         fields = {name: value for name, value in seed.config.items() if name not in ignored}
