@@ -1,8 +1,8 @@
 """Kohonen-VAE for JAX: VQ-VAEs whose codebook is a self-organising map.
 
-The layers `KohonenVQ`, `GradientVQ`, `FSQ`, `ResidualVQ` and `GroupedVQ`, and their twins for Flax NNX in `kvae.nnx`,
-need only the base install. Runs (`load`, `train`, `from_pretrained`, `from_torch`, `read_config`), models and data sets
-need the extra `train`; the scikit-learn estimator `SOM` and `plots` need the extra `som`.
+The quantiser layers, from `KohonenVQ` to `ResidualVQ`, and their twins for Flax NNX in `kvae.nnx`, need only the base
+install. Runs (`load`, `train`, `from_pretrained`, `from_torch`, `read_config`), models and data sets need the extra
+`train`; the scikit-learn estimator `SOM` and `plots` need the extra `som`.
 
 Example:
   >>> import jax, jax.numpy as jnp, kvae
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kvae.grids import GRIDS
     from kvae.models import MODELS
     from kvae.models.model import LossAndMetrics, Metric, Model
-    from kvae.quantizers import FSQ, QUANTIZERS, GradientVQ, GroupedVQ, KohonenVQ, ResidualVQ
+    from kvae.quantizers import BSQ, FSQ, LFQ, QUANTIZERS, GradientVQ, GroupedVQ, KohonenVQ, ResidualVQ, SimVQ
     from kvae.runs import export
     from kvae.runs.from_torch import from_torch
     from kvae.runs.opening import from_pretrained, load, train
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __docformat__ = "google"
 
 _HOMES = {
+    "BSQ": "kvae.quantizers",
     "DATASETS": "kvae.data",
     "FSQ": "kvae.quantizers",
     "GRIDS": "kvae.grids",
@@ -43,6 +44,7 @@ _HOMES = {
     "GroupedVQ": "kvae.quantizers",
     "InputError": "kvae.core.errors",
     "KohonenVQ": "kvae.quantizers",
+    "LFQ": "kvae.quantizers",
     "LossAndMetrics": "kvae.models.model",
     "MODELS": "kvae.models",
     "Metric": "kvae.models.model",
@@ -51,6 +53,7 @@ _HOMES = {
     "QUANTIZERS": "kvae.quantizers",
     "ResidualVQ": "kvae.quantizers",
     "SOM": "kvae.som",
+    "SimVQ": "kvae.quantizers",
     "from_pretrained": "kvae.runs.opening",
     "from_torch": "kvae.runs.from_torch",
     "load": "kvae.runs.opening",
@@ -76,9 +79,11 @@ _MODULES = {
 }
 
 __all__ = [
+    "BSQ",
     "DATASETS",
     "FSQ",
     "GRIDS",
+    "LFQ",
     "MODELS",
     "NEIGHBORHOODS",
     "QUANTIZERS",
@@ -91,6 +96,7 @@ __all__ = [
     "Metric",
     "Model",
     "ResidualVQ",
+    "SimVQ",
     "classic",
     "data",
     "export",

@@ -142,7 +142,7 @@ def by_chunks(lookup: Callable[[jax.Array], Any], z: jax.Array, codewords: jax.A
         half_norms = 0.5 * jnp.sum(jnp.square(codewords), axis=-1)
         return lookup(half_norms - jnp.matmul(z, codewords.T, precision=jax.lax.Precision.HIGHEST))
 
-    return _sharded_like(z, functools.partial(_by_chunks, lookup_vectors), z, codewords)
+    return sharded_like(z, functools.partial(_by_chunks, lookup_vectors), z, codewords)
 
 
 def _by_chunks(lookup, z, codewords):
@@ -204,7 +204,7 @@ def _batch_statistics(size, z, codes, mask):
 
 def codewords_of(codes: jax.Array, codewords: jax.Array) -> jax.Array:
     """Returns the codeword of each code: int32 [...] and float32 [K, d] -> float32 [..., d]."""
-    return _sharded_like(codes[..., None], lambda codes, codewords: codewords[codes], codes, codewords)
+    return sharded_like(codes[..., None], lambda codes, codewords: codewords[codes], codes, codewords)
 
 
 def update_codebook(
@@ -261,7 +261,7 @@ def unit(vectors: jax.Array) -> jax.Array:
 # scatters and reshapes above. We run these under Auto axes: XLA chooses all shardings except those of the results.
 
 
-def _sharded_like(array: jax.Array, function: Callable, *arguments: Any) -> Any:
+def sharded_like(array: jax.Array, function: Callable, *arguments: Any) -> Any:
     """Returns `function(*arguments)`; its results [..., *] are sharded as the leading axes of `array` [..., d] are."""
     sharding = getattr(jax.typeof(array), "sharding", None)
     spec = tuple(sharding.spec) if sharding is not None else ()

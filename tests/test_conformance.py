@@ -18,6 +18,8 @@ LAYERS = {
     "cosine, rotation": lambda: kvae.KohonenVQ((4, 8), metric="cosine", gradient="rotation"),
     "restarts": lambda: kvae.KohonenVQ((4, 8), "none", restart_below=0.5),
     "gradient": lambda: kvae.GradientVQ((4, 8), "hard"),
+    "SimVQ": lambda: kvae.SimVQ(codebook_size=32),
+    "LFQ": lambda: kvae.LFQ(bits=5),
     "residual": lambda: kvae.ResidualVQ(kvae.KohonenVQ((4, 8)), depth=2),
     "residual, dropout": lambda: kvae.ResidualVQ(kvae.KohonenVQ((4, 8)), depth=2, dropout=1.0),
     "grouped": lambda: kvae.GroupedVQ(kvae.KohonenVQ((4, 8)), groups=2),

@@ -53,6 +53,8 @@ LAYERS = {
     "tree": lambda rngs: kvae.nnx.KohonenVQ(16, grid_shape=(4, 8), rngs=rngs),
     "gradient": lambda rngs: kvae.nnx.GradientVQ(16, grid_shape=(4, 8), neighborhood="hard", rngs=rngs),
     "FSQ": lambda rngs: kvae.nnx.FSQ(16, levels=(4, 3), rngs=rngs),
+    "LFQ": lambda rngs: kvae.nnx.LFQ(16, bits=5, rngs=rngs),
+    "SimVQ": lambda rngs: kvae.nnx.SimVQ(16, codebook_size=32, rngs=rngs),
     "residual": lambda rngs: kvae.nnx.ResidualVQ(16, quantizer=MAP, depth=2, rngs=rngs),
     "grouped": lambda rngs: kvae.nnx.GroupedVQ(16, quantizer=MAP, groups=2, rngs=rngs),
 }
@@ -72,7 +74,10 @@ def test_output_and_updates_equal_linen_bit_for_bit(name):
     jax.tree.map(np.testing.assert_array_equal, layer.variables, variables)
 
 
-@pytest.mark.parametrize("name", ["KohonenVQ", "GradientVQ", "FSQ", "ResidualVQ", "GroupedVQ"])
+NAMES = [name for name in kvae.nnx.__all__ if name != "Codebook"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_signature_has_the_fields_of_the_linen_layer(name):
     linen = inspect.signature(getattr(kvae, name)).parameters
     fields = {field: (kind.default, plain_type(kind.annotation)) for field, kind in linen.items()}
@@ -91,11 +96,12 @@ FIELDS = {
     "topology": "torus", "initial_width": 2.0, "lowest_width": 0.5, "decay": 0.9, "init_count": 2.0,
     "update_empty": False, "metric": "cosine", "gradient": "rotation", "restart_below": 0.5, "axis_name": "data",
     "pull": "codeword", "neighbor_weight": 2.0, "levels": (4, 3), "quantizer": MAP, "depth": 2, "dropout": 0.5,
-    "groups": 2,
+    "groups": 2, "bits": 9, "entropy_weight": 0.2, "diversity_weight": 0.5, "temperature": 0.1, "codebook_size": 32,
+    "squashing": "ifsq", "noise_dropout": 0.5,
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["KohonenVQ", "GradientVQ", "FSQ", "ResidualVQ", "GroupedVQ"])
+@pytest.mark.parametrize("name", NAMES)
 def test_arguments_reach_the_linen_layer(name):
     kind = getattr(kvae.nnx, name)
     parameters = inspect.signature(kind).parameters

@@ -135,7 +135,7 @@ def test_error_falls_with_the_number_of_codebooks():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: kvae.ResidualVQ(kvae.FSQ((3, 3))), "quantizer is an FSQ"),
+        (lambda: kvae.ResidualVQ(kvae.FSQ((3, 3))), "quantizer is FSQ"),
         (lambda: kvae.ResidualVQ(kvae.GroupedVQ(MAP)), "GroupedVQ; it must be a layer with one codebook"),
         (lambda: kvae.ResidualVQ(3), "quantizer is 3; it must be a layer, such as kvae.KohonenVQ"),
         (lambda: kvae.ResidualVQ(MAP, depth=0), "depth is 0"),

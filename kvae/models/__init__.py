@@ -9,10 +9,12 @@ from kvae.models.autoencoders.vqvae import VQVAE
 from kvae.models.autoencoders.vqvae2 import VQVAE2
 from kvae.models.model import Model
 from kvae.models.urlsom.model import URLSOM
-from kvae.quantizers import FSQ, QUANTIZERS, GradientVQ, GroupedVQ, KohonenVQ, ResidualVQ
+from kvae.quantizers import BSQ, FSQ, LFQ, QUANTIZERS, GradientVQ, GroupedVQ, KohonenVQ, ResidualVQ, SimVQ
 
 __all__ = [
+    "BSQ",
     "FSQ",
+    "LFQ",
     "MODELS",
     "QUANTIZERS",
     "URLSOM",
@@ -23,6 +25,7 @@ __all__ = [
     "KohonenVQ",
     "Model",
     "ResidualVQ",
+    "SimVQ",
     "build",
     "declaration",
     "quantizer_field_names",

@@ -8,9 +8,10 @@ own, `Codebook`, and is updated in place, as `flax.nnx.BatchNorm` updates its st
 from flax import nnx
 
 from kvae import quantizers
+from kvae.nnx.fixed import BSQ, FSQ, LFQ, SimVQ
 from kvae.nnx.wrapper import Codebook, NnxQuantizer
 
-__all__ = ["FSQ", "Codebook", "GradientVQ", "GroupedVQ", "KohonenVQ", "ResidualVQ"]
+__all__ = ["BSQ", "FSQ", "LFQ", "Codebook", "GradientVQ", "GroupedVQ", "KohonenVQ", "ResidualVQ", "SimVQ"]
 
 
 class KohonenVQ(NnxQuantizer):
@@ -108,34 +109,6 @@ class GradientVQ(NnxQuantizer):
             lowest_width=lowest_width, pull=pull, neighbor_weight=neighbor_weight,
         )  # fmt: skip
         super().__init__(linen, features, rngs, use_running_average)
-
-
-class FSQ(NnxQuantizer):
-    """Finite scalar quantiser: `kvae.FSQ` for NNX.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from flax import nnx
-      >>> import kvae
-      >>> layer = kvae.nnx.FSQ(16, levels=(8, 5, 5, 5), rngs=nnx.Rngs(0))
-      >>> layer(jnp.ones((5, 16))).quantized.shape
-      (5, 16)
-
-    Args:
-      features: d, the length of the vectors.
-      levels: see `kvae.FSQ`.
-      rngs, use_running_average: see `KohonenVQ`.
-    """
-
-    def __init__(
-        self,
-        features: int,
-        *,
-        levels: tuple[int, ...] = (8, 5, 5, 5),
-        rngs: nnx.Rngs,
-        use_running_average: bool = False,
-    ):
-        super().__init__(quantizers.FSQ(levels=levels), features, rngs, use_running_average)
 
 
 class ResidualVQ(NnxQuantizer):

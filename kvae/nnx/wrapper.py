@@ -101,7 +101,8 @@ class NnxQuantizer(nnx.Module):
 
 def _has_dropout(linen: quantizers.Quantizer) -> bool:
     part = getattr(linen, "quantizer", None)
-    return bool(getattr(linen, "dropout", 0)) or (part is not None and _has_dropout(part))
+    rates = (getattr(linen, name, 0) for name in ("dropout", "noise_dropout"))
+    return any(rates) or (part is not None and _has_dropout(part))
 
 
 def _check_rngs(rngs: Any, has_dropout: bool) -> None:

@@ -11,18 +11,17 @@ from annotated_types import Ge, MinLen
 
 from kvae import kohonen, measures
 from kvae.core.errors import InputError, short_repr
-from kvae.core.fields import LARGEST_COUNT
+from kvae.core.fields import LARGEST_COUNT, OneOf, Probability
 from kvae.grids import LARGEST_SIZE
 from kvae.quantizers.base import (
     Quantized,
-    Quantizer,
     check_codes,
-    check_dimension,
     check_vectors,
     codebook_sums,
     masked,
     straight_through,
 )
+from kvae.quantizers.projections import Projected
 from kvae.topology import Grid, Plane
 
 MARGIN = 1e-3
@@ -31,13 +30,19 @@ MARGIN = 1e-3
 MOST_LEVELS = 2**24
 """Most levels of an element: float32 tells no more apart."""
 
+SQUASHINGS = {"tanh": 1.0, "ifsq": 0.8}
+"""Maps the names that the field `squashing` accepts to the slope a in tanh(a z)."""
 
-class FSQ(Quantizer):
-    """Finite scalar quantiser (Mentzer, Minnen, Agustsson and Tschannen, "Finite Scalar Quantization", 2023).
 
-    Each element of a vector is bounded by f(z) = (L - 1)(1 + margin) / 2 tanh(z + shift) - offset and rounded to one of
-    L levels; offset is 1/2 for an even L, else 0, and shift makes f(0) = 0. There is no loss. Codes number the levels
-    row by row, so the grid is a plane with the shape `levels`; there is no grid beyond 2^20 codes or 16 levels.
+class FSQ(Projected):
+    """Finite scalar quantiser (Mentzer et al., "Finite Scalar Quantization", 2023, arXiv:2309.15505).
+
+    Each element of a vector is bounded by f(z) = (L - 1)(1 + margin) / 2 tanh(a (z + shift)) - offset and rounded to
+    one of L levels; offset is 1/2 for an even L, else 0, and shift makes f(0) = 0. There is no loss. Codes number the
+    levels row by row, so the grid is a plane with the shape `levels`; there is no grid beyond 2^20 codes or 16 levels.
+
+    The paper has a = 1. With `squashing="ifsq"`, a = 0.8: this is 2 sigmoid(1.6 z) - 1 of iFSQ (Lin et al., 2026,
+    arXiv:2601.17124), which makes normally distributed elements uniform before they are rounded.
 
     Two learned linear layers in `params` project vectors of another length than `levels` there and back.
 
@@ -53,10 +58,16 @@ class FSQ(Quantizer):
     Attributes:
       levels: L of each element; the paper takes (8, 6, 5) for about 2^8 codes, (8, 5, 5, 5) for 2^10, (7, 5, 5, 5, 5)
         for 2^12, (8, 8, 8, 6, 5) for 2^14, (8, 8, 8, 5, 5, 5) for 2^16.
-      train: default for the argument `train` of a call, which changes nothing here.
+      squashing: the function that bounds the elements, "tanh" or "ifsq".
+      noise_dropout: probability that an element, in training, gets uniform noise from -1/2 to 1/2 level instead of
+        being rounded (Parker et al., 2024, arXiv:2411.19842). Codes are those of the rounded elements all the same.
+        Needs the random stream "dropout".
+      train: default for the argument `train` of a call, which only matters for `noise_dropout`.
     """
 
     levels: Annotated[tuple[Annotated[int, Ge(2)], ...], MinLen(1)] = (8, 5, 5, 5)
+    squashing: Annotated[str, OneOf(SQUASHINGS)] = "tanh"
+    noise_dropout: Probability = 0.0
     train: bool | None = None
 
     def __post_init__(self):
@@ -71,23 +82,9 @@ class FSQ(Quantizer):
 
     @nn.compact
     def quantize(self, z: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> Quantized:
-        """See `Quantizer.quantize`; `train` changes nothing."""
+        """See `Quantizer.quantize`; with `noise_dropout`, noise is added if `train` is True."""
         check_vectors(z, mask)
-        if self.has_variable("params", "back_kernel"):
-            kernel = self.get_variable("params", "back_kernel")
-            if len(kernel) != len(self.levels):
-                raise InputError(
-                    f"the variables are of {len(kernel)} levels, and levels is {self.levels}; make the layer with the "
-                    "levels of the variables, or initialise it again"
-                )
-            check_dimension(z, kernel)
-        if z.shape[-1] != len(self.levels):
-            for name, shape in (
-                ("to_levels", (z.shape[-1], len(self.levels))),
-                ("back", (len(self.levels), z.shape[-1])),
-            ):
-                self.param(f"{name}_kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
-                self.param(f"{name}_bias", nn.initializers.zeros, shape[1:], jnp.float32)
+        self.declare_projections(z, len(self.levels))
         bounded = self.bounded(masked(z, mask))
         # The margin is more than half a level from 1,002 levels on.
         half_widths, levels = self._half_widths, np.array(self.levels)
@@ -95,20 +92,36 @@ class FSQ(Quantizer):
         codes = self._codes(nearest)
         total = jnp.sum(bounded, axis=-1, keepdims=True)  # not finite if an element is not
         counts = kohonen.batch_statistics(total, codes, self.codebook_size, mask).counts
-        quantized = self._back(straight_through(bounded, nearest)).astype(z.dtype)
+        if train and self.noise_dropout:
+            nearest = self._with_noise(bounded, nearest)
+        quantized = self._vectors_of(straight_through(bounded, nearest)).astype(z.dtype)
         return Quantized(quantized, codes, jnp.zeros((), jnp.float32), measures.perplexity(counts), counts, {})
 
     def bounded(self, z: jax.Array) -> jax.Array:
         """Returns f(z) before rounding, in units of a level: float [..., d] -> float32 [..., number of levels]."""
         levels = np.array(self.levels)
         half, offset = (levels - 1) * (1 + MARGIN) / 2, np.where(levels % 2 == 0, 0.5, 0.0)
-        projected = self._projected("to_levels", z.astype(jnp.float32))
-        return half * jnp.tanh(projected + np.arctanh(offset / half)) - offset
+        # Under jax_enable_x64 arrays of float64 would make the result float64.
+        half, offset, shift = np.float32(half), np.float32(offset), np.float32(np.arctanh(offset / half))
+        return half * jnp.tanh(SQUASHINGS[self.squashing] * self.project_in(z) + shift) - offset
+
+    def _with_noise(self, bounded: jax.Array, nearest: jax.Array) -> jax.Array:
+        """Returns the nearest levels, or, for randomly chosen elements, noisy ones instead."""
+
+        def add_noise(bounded, nearest, key):
+            coin_key, noise_key = jax.random.split(key)
+            is_noisy = jax.random.bernoulli(coin_key, self.noise_dropout, bounded.shape)
+            noise = jax.random.uniform(noise_key, bounded.shape, minval=-0.5, maxval=0.5)
+            return jnp.where(is_noisy, bounded + noise, nearest)
+
+        return kohonen.sharded_like(
+            bounded, add_noise, jax.lax.stop_gradient(bounded), nearest, self.make_rng("dropout")
+        )
 
     def lookup(self, codes: jax.Array) -> jax.Array:
         """Returns the vectors [..., d] of codes, int [...]."""
         check_codes(codes, self.codebook_size)
-        return self._back(self._levels_of(codes))
+        return self._vectors_of(self._levels_of(codes))
 
     def batch_sums(self, z: jax.Array, out: Quantized, mask: jax.Array) -> dict[str, jax.Array]:
         """Returns `Quantizer.batch_sums` of the bounded vectors, in units of a level."""
@@ -151,11 +164,5 @@ class FSQ(Quantizer):
         indices = jnp.asarray(codes, jnp.int32)[..., None] // weights % np.array(self.levels, np.int32)
         return indices.astype(jnp.float32) - self._half_widths.astype(np.float32)
 
-    def _back(self, nearest: jax.Array) -> jax.Array:
-        return self._projected("back", nearest / self._half_widths)
-
-    def _projected(self, name: str, vectors: jax.Array) -> jax.Array:
-        if not self.has_variable("params", f"{name}_kernel"):
-            return vectors
-        kernel, bias = (self.get_variable("params", f"{name}_{part}") for part in ("kernel", "bias"))
-        return jnp.matmul(vectors, kernel, precision=jax.lax.Precision.HIGHEST) + bias
+    def _vectors_of(self, nearest: jax.Array) -> jax.Array:
+        return self.project_out(nearest / self._half_widths)

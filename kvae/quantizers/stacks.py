@@ -10,6 +10,7 @@ from kvae.core.errors import InputError, short_repr
 from kvae.core.fields import Depth, Probability
 from kvae.quantizers.base import Quantized, Quantizer, check_codes, check_vectors, masked, straight_through
 from kvae.quantizers.fsq import FSQ
+from kvae.quantizers.lookup_free import BSQ, LFQ
 from kvae.topology import Grid
 
 
@@ -111,11 +112,11 @@ class ResidualVQ(_Stack):
 
     def __post_init__(self):
         super().__post_init__()
+        kind = type(self.quantizer).__name__
         if self.quantizer.n_codebooks is not None:
-            kind = type(self.quantizer).__name__
             raise InputError(f"quantizer is a {kind}; it must be a layer with one codebook, such as a KohonenVQ")
-        if isinstance(self.quantizer, FSQ):
-            raise InputError("quantizer is an FSQ, whose fixed levels do not fit residuals; use a learned codebook")
+        if isinstance(self.quantizer, (FSQ, LFQ, BSQ)):
+            raise InputError(f"quantizer is {kind}, whose fixed codewords do not fit residuals; use a learned codebook")
 
     @property
     def n_codebooks(self) -> int:

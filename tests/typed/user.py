@@ -38,7 +38,10 @@ out, updated = layer.apply(variables, z, train=True, mutable=["codebook"])
 
 layers = [
     kvae.GradientVQ(grid_shape=(4, 8), neighborhood="hard"),
-    kvae.FSQ(levels=(8, 5)),
+    kvae.FSQ(levels=(8, 5), squashing="ifsq"),
+    kvae.LFQ(bits=9),
+    kvae.BSQ(bits=9),
+    kvae.SimVQ(codebook_size=32),
     kvae.ResidualVQ(quantizer=kvae.KohonenVQ((4, 4)), depth=2),
     kvae.GroupedVQ(quantizer=kvae.KohonenVQ((4, 4)), groups=2),
 ]

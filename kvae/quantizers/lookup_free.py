@@ -1,0 +1,224 @@
+"""Lookup-free quantisers: a code is the signs of a few numbers, so there is no codebook to learn or search."""
+
+import math
+from typing import Annotated
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from annotated_types import Ge, Le
+
+from kvae import kohonen, measures
+from kvae.core.fields import NotNegative, Positive
+from kvae.quantizers.base import (
+    Quantized,
+    check_codes,
+    check_vectors,
+    codebook_sums,
+    masked,
+    masked_mean,
+    straight_through,
+)
+from kvae.quantizers.projections import Projected
+
+Bits = Annotated[int, Ge(1), Le(20)]
+"""Number of bits of a code. The counts of 2^20 codes take 4 MiB."""
+
+SMALLEST_PROBABILITY = 1e-30
+"""Probabilities below it count as 0 in an entropy."""
+
+
+def bit_entropy(logits: jax.Array) -> jax.Array:
+    """Returns the entropy, in nats, of bits that are 1 with probability sigmoid(logit): float32 [...] -> [...]."""
+    size = jnp.abs(logits)
+    return jnp.log1p(jnp.exp(-size)) + size * jax.nn.sigmoid(-size)
+
+
+def mean_code_probabilities(logits: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    """Returns the mean probability of each code over all positions, without an N x K array.
+
+    The probability of a code is the product of the probabilities of its bits, p(c | z) = p(a | z) p(b | z) for the
+    first half a and the second half b of the bits. So the mean over N positions is a product of two matrices, each
+    N x sqrt(K).
+
+    Args:
+      logits: float32 [..., bits]; a bit is 1 with probability sigmoid(logit).
+      mask: optional bool [...]; where False, the position does not count.
+
+    Returns:
+      float32 [2^bits]; the first bit is the most significant one of a code.
+    """
+    mask = jnp.ones(logits.shape[:-1], bool) if mask is None else mask
+    return kohonen.replicated(_mean_code_probabilities, logits, mask)
+
+
+def _mean_code_probabilities(logits, mask):
+    logits, weights = logits.reshape(-1, logits.shape[-1]), mask.reshape(-1, 1).astype(jnp.float32)
+    half = logits.shape[-1] // 2
+    first, second = _word_probabilities(logits[:, :half]) * weights, _word_probabilities(logits[:, half:])
+    totals = jnp.matmul(first.T, second, precision=jax.lax.Precision.HIGHEST)
+    return totals.reshape(-1) / jnp.maximum(jnp.sum(weights), 1)
+
+
+def _word_probabilities(logits: jax.Array) -> jax.Array:
+    """Returns the probabilities of all words of n independent bits: [N, n] -> [N, 2^n]."""
+    n = logits.shape[-1]
+    words = (np.arange(2**n)[:, None] >> np.arange(n)[::-1]) & 1
+    by_bit = jnp.concatenate([jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)], axis=-1)
+    chosen = np.concatenate([words, 1 - words], axis=-1, dtype=np.float32)
+    return jnp.exp(jnp.matmul(by_bit, chosen.T, precision=jax.lax.Precision.HIGHEST))
+
+
+class _SignVQ(Projected):
+    """What `LFQ` and `BSQ` share: codes, lookup and loss. A subclass defines `scaled` and `magnitude`."""
+
+    bits: Bits = 10
+    commitment_weight: NotNegative = 0.25
+    entropy_weight: NotNegative = 0.1
+    diversity_weight: NotNegative = 1.0
+    temperature: Positive = 0.01
+    train: bool | None = None
+
+    @property
+    def codebook_size(self) -> int:
+        """K = 2^bits."""
+        return 2**self.bits
+
+    @property
+    def magnitude(self) -> float:
+        """Absolute value of the elements of a codeword."""
+        raise NotImplementedError
+
+    def scaled(self, vectors: jax.Array) -> jax.Array:
+        """Returns the vectors, float32 [..., bits], whose signs are taken."""
+        raise NotImplementedError
+
+    @nn.compact
+    def quantize(self, z: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> Quantized:
+        """See `Quantizer.quantize`; `train` changes nothing."""
+        check_vectors(z, mask)
+        self.declare_projections(z, self.bits)
+        vectors = self.project_in(masked(z, mask))
+        total = jnp.sum(vectors, axis=-1, keepdims=True)  # not finite if an element is not
+        vectors = self.scaled(vectors)
+        codes = jnp.sum((vectors > 0) * self._weights, axis=-1, dtype=jnp.int32)
+        counts = kohonen.batch_statistics(total, codes, self.codebook_size, mask).counts
+        nearest = self._signs_of(codes)
+        loss = self.commitment_weight * masked_mean(jnp.square(nearest - vectors), mask)
+        loss += self.entropy_weight * self._entropy_penalty(vectors, mask)
+        quantized = self.project_out(straight_through(vectors, nearest)).astype(z.dtype)
+        return Quantized(quantized, codes, loss, measures.perplexity(counts), counts, {})
+
+    def _entropy_penalty(self, vectors: jax.Array, mask: jax.Array | None) -> jax.Array:
+        """Returns mean H(p(c | z)) - diversity_weight * H(mean p(c | z))."""
+        logits = 4 * self.magnitude / self.temperature * vectors
+        uncertainty = masked_mean(bit_entropy(logits), mask) * self.bits
+        if not self.diversity_weight:
+            return uncertainty
+        probabilities = mean_code_probabilities(logits, mask)
+        # The gradient of p log p is infinite at 0.
+        surprise = -jnp.log(jnp.maximum(probabilities, SMALLEST_PROBABILITY))
+        return uncertainty - self.diversity_weight * jnp.sum(probabilities * surprise)
+
+    def lookup(self, codes: jax.Array) -> jax.Array:
+        """Returns the vectors [..., d] of codes, int [...]."""
+        check_codes(codes, self.codebook_size)
+        return self.project_out(self._signs_of(jnp.asarray(codes)))
+
+    def batch_sums(self, z: jax.Array, out: Quantized, mask: jax.Array) -> dict[str, jax.Array]:
+        """Returns `Quantizer.batch_sums` of the vectors whose signs are taken."""
+        vectors = self.scaled(self.project_in(masked(z, mask)))
+        return codebook_sums(vectors, out, mask, self._signs_of(out.codes), None, None)
+
+    @property
+    def _weights(self) -> np.ndarray:
+        return 2 ** np.arange(self.bits, dtype=np.int32)[::-1]
+
+    def _signs_of(self, codes: jax.Array) -> jax.Array:
+        ones = (codes.astype(jnp.int32)[..., None] & self._weights) > 0
+        return jnp.where(ones, self.magnitude, -self.magnitude).astype(jnp.float32)
+
+
+class LFQ(_SignVQ):
+    """Lookup-free quantiser (Yu et al., "Language Model Beats Diffusion", 2023, arXiv:2310.05737, Section 3).
+
+    Each element of a vector of length `bits` becomes its sign: q(z_i) = 1 if z_i > 0, else -1 (Eq. 3). A code is the
+    bits 1{z_i > 0}, the first bit the most significant one. With p(c | z) proportional to exp(-|z - c|^2 / temperature)
+    over all 2^bits codes, the loss is
+
+        commitment_weight * mean |sg(q(z)) - z|^2
+        + entropy_weight * (mean H(p(c | z)) - diversity_weight * H(mean p(c | z))).
+
+    The first entropy asks for clear decisions, the second for equal use of all codes (Eq. 5). Both are exact, in nats,
+    without an N x K array, up to 2^20 codes.
+
+    Two learned linear layers in `params` project vectors of another length than `bits` there and back. Under
+    `shard_map` or in micro-batches, the second entropy is that of each part.
+
+    Example:
+      >>> import jax, kvae
+      >>> layer = kvae.LFQ(bits=9)
+      >>> z = jax.random.normal(jax.random.key(1), (10, 16))
+      >>> variables = layer.init(jax.random.key(0), z)
+      >>> out = layer.apply(variables, z)
+      >>> layer.codebook_size, out.codes.shape, out.quantized.shape
+      (512, (10,), (10, 16))
+
+    Attributes:
+      bits: number of bits of a code; K is 2^bits.
+      commitment_weight: weight of the commitment loss.
+      entropy_weight: weight of both entropies.
+      diversity_weight: gamma, the weight of the entropy of the mean over that of each position.
+      temperature: how soft p(c | z) is, in units of squared distance.
+      train: default for the argument `train` of a call, which changes nothing here.
+    """
+
+    @property
+    def magnitude(self) -> float:
+        """1."""
+        return 1.0
+
+    def scaled(self, vectors: jax.Array) -> jax.Array:
+        """Returns the vectors themselves."""
+        return vectors
+
+
+class BSQ(_SignVQ):
+    """Binary spherical quantiser (Zhao, Xiong and Krähenbühl, 2024, arXiv:2406.07548, Section 4).
+
+    A vector v of length `bits` is scaled to length 1, u = v / |v|, and each element becomes its sign over
+    sqrt(bits), so that codewords have length 1 too: q(u) = sign(u) / sqrt(bits). With p(c | u) proportional to
+    exp(-|u - c|^2 / temperature), the paper's exp(tau c . u) with tau = 2 / temperature, the loss is
+
+        commitment_weight * mean |sg(q(u)) - u|^2
+        + entropy_weight * (mean H(p(c | u)) - diversity_weight * H(mean p(c | u))).
+
+    The paper approximates the second entropy by groups of bits; here it is exact, as in `LFQ`, whose codes and
+    projections this layer shares.
+
+    Example:
+      >>> import jax, kvae
+      >>> layer = kvae.BSQ(bits=9)
+      >>> z = jax.random.normal(jax.random.key(1), (10, 16))
+      >>> variables = layer.init(jax.random.key(0), z)
+      >>> layer.apply(variables, z).codes.shape
+      (10,)
+
+    Attributes:
+      bits: number of bits of a code; K is 2^bits.
+      commitment_weight: weight of the commitment loss.
+      entropy_weight: weight of both entropies.
+      diversity_weight: gamma, the weight of the entropy of the mean over that of each position.
+      temperature: how soft p(c | u) is, in units of squared distance.
+      train: default for the argument `train` of a call, which changes nothing here.
+    """
+
+    @property
+    def magnitude(self) -> float:
+        """1 / sqrt(bits)."""
+        return 1 / math.sqrt(self.bits)
+
+    def scaled(self, vectors: jax.Array) -> jax.Array:
+        """Returns the vectors scaled to length 1."""
+        return kohonen.unit(vectors)
