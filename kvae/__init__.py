@@ -1,8 +1,8 @@
 """Kohonen-VAE for JAX: VQ-VAEs whose codebook is a self-organising map.
 
-The quantiser layers, from `KohonenVQ` to `ResidualVQ`, and their twins for Flax NNX in `kvae.nnx`, need only the base
+The quantiser layers, from `KohonenVQ` to `ResidualVQ`, and their Flax NNX versions in `kvae.nnx`, need only the base
 install. Runs (`load`, `train`, `from_pretrained`, `from_torch`, `read_config`), models and data sets need the extra
-`train`; the scikit-learn estimator `SOM` and `plots` need the extra `som`.
+`train`. The scikit-learn estimator `SOM` and `plots` need the extra `som`.
 
 Example:
   >>> import jax, jax.numpy as jnp, kvae
@@ -77,6 +77,7 @@ _MODULES = {
     "testing": "kvae.testing",
     "topology": "kvae.topology",
 }
+"""Maps each public module to its import path."""
 
 __all__ = [
     "BSQ",
@@ -119,7 +120,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name on first use, so that `import kvae` stays light.
+    """Imports a public name on first use, so that `import kvae` stays fast.
 
     Raises:
       InputError: the name needs an extra that is not installed.
@@ -137,6 +138,6 @@ def __dir__() -> list[str]:
     return [*globals(), *__all__]
 
 
-# pdoc reads the module's __dict__, and would miss names that are imported on first use.
+# pdoc reads the module's __dict__, where names that are imported on first use are missing.
 if "pdoc" in sys.modules:
     globals().update({name: __getattr__(name) for name in __all__})

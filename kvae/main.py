@@ -1,10 +1,10 @@
-"""Trains a model as a config describes.
+"""Trains the model that a config describes.
 
     python -m kvae.main --config=configs/photos_vqvae.py [--workdir=DIR] [--config.FIELD=VALUE ...] [--debug]
 
 Every field of the config can be set: --config.steps=100. `--config=FILE --help` lists them with their values. To resume
-a run, run the same command again. Exit status: 0 when the run is complete; 2 after an error that you can fix; 75 if the
-run was asked to stop before its last step.
+a run, run the same command again. Exit status: 0 if the run is complete; 2 after an error that you can fix; 75 if a
+signal stopped the run before its last step.
 """
 
 import os
@@ -28,7 +28,9 @@ def parse(argv: list[str]) -> tuple[dict, str]:
     from kvae.training.config.command_line import config_of
 
     parser = program.Parser("python -m kvae.main", __doc__)
-    parser.add_argument("--config", metavar="FILE[:VARIANT]", help="for example configs/photos_vqvae.py:smoke")
+    parser.add_argument(
+        "--config", metavar="FILE[:VARIANT]", help="the config file, for example configs/photos_vqvae.py:smoke"
+    )
     parser.add_argument(
         "--workdir", metavar="DIR", help="the run's folder, or gs://BUCKET/FOLDER (default: runs/<config name>)"
     )
@@ -77,6 +79,6 @@ if __name__ == "__main__":
     status = program.run(main, sys.argv[1:])
     if status == program.MISTAKE:
         sys.stdout.flush()
-        # Background saves to a folder that is gone would raise as Python exits.
+        # If the run's folder was deleted, background saves would raise while Python exits.
         os._exit(status)
     sys.exit(status)

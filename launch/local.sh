@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Trains on this machine, on all of its devices.
+# Trains on all devices of this machine.
 #   bash launch/local.sh --config=configs/photos_vqvae.py
-# To resume, run the same command again. To use some of the GPUs, put CUDA_VISIBLE_DEVICES=0,1 before it.
+# To resume, run the same command again. To use only some GPUs, put for example CUDA_VISIBLE_DEVICES=0,1 before it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

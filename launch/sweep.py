@@ -1,4 +1,4 @@
-"""Trains the runs of a table and prints it: see `kvae.paper.sweep`, or --help."""
+"""Trains all runs of a table and prints the table. See `kvae.paper.sweep`, or --help."""
 
 import sys
 

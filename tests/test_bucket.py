@@ -220,7 +220,7 @@ def test_missing_credentials_are_one_line_with_the_remedy(monkeypatch, tmp_path,
     assert program.run(main.main, [*arguments, f"--workdir={PLACE}"]) == program.MISTAKE
     assert time.monotonic() - started < 60
     stderr = capsys.readouterr().err
-    assert "needs credentials, and none were found: run gcloud auth application-default login" in stderr
+    assert "needs credentials, but none were found: run gcloud auth application-default login" in stderr
     assert stderr.count("\n") == 1
 
 

@@ -22,7 +22,7 @@ def short_times(monkeypatch):
 
 def test_second_program_is_told_who_holds_the_lock(bucket):
     workdir = "gs://bucket/runs/locked"
-    message = rf"locked is in use: process {os.getpid()} on .* trains there; stop it, or choose another --workdir"
+    message = rf"locked is in use: process {os.getpid()} on .* is training there; stop it, or choose another --workdir"
     with BucketLock(workdir) as held:
         with pytest.raises(InputError, match=message), BucketLock(workdir):
             pass
@@ -48,7 +48,7 @@ def test_check_reports_a_lock_deleted_or_taken(bucket):
     with BucketLock("gs://bucket/runs/lost") as held:
         bucket.delete("runs/lost/lock")
         time.sleep(0.6)
-        with pytest.raises(InputError, match="lost, or the lock in it, was deleted while the run trained"):
+        with pytest.raises(InputError, match="lost, or the lock in it, was deleted during training"):
             held.check()
         bucket.write("runs/lost/lock", b"another's")
         with pytest.raises(InputError, match="lost was taken over by another program"):

@@ -91,7 +91,7 @@ def test_config_of_the_checkpoints_overrides_config_json(attack, make_config, te
     workdir = attack.damage("config.json", lambda path: path.write_text(text))
     assert kvae.load(workdir).config == attack.config
     (attack.scratch / "run" / "config.json").unlink()
-    with pytest.raises(InputError, match="was made with another config: seed 0 -> 1"):
+    with pytest.raises(InputError, match="has another config: seed 0 -> 1"):
         run(make_config(steps=8, evaluate_every_steps=4, seed=1), workdir)
 
 

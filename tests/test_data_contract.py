@@ -37,12 +37,12 @@ def registered(monkeypatch):
             "dataset.name is 'q'; it must be one of photos, folder, cifar10, svhn, imagenet, faces, digits, tokens",
         ),
         ({"name": "photos", "sise": 3}, "dataset has no field 'sise'; did you mean 'size'?"),
-        ({"name": "digits", "path": "x"}, "dataset has no field 'path'; it has size"),
+        ({"name": "digits", "path": "x"}, "dataset has no field 'path'; its fields are size"),
         (
             {"name": "digits", "size": 3},
-            "dataset.size is 3; it must be an integer, 8 or larger, because the digits have 8 x 8 pixels",
+            "dataset.size is 3; it must be an integer >= 8, because the digits have 8 x 8 pixels",
         ),
-        ({"name": "folder", "size": 3}, "dataset has no path; it must be a path on this machine"),
+        ({"name": "folder", "size": 3}, "dataset.path is missing; it must be a path on this machine"),
         ({"name": "folder", "path": 3}, "dataset.path is 3; it must be a path on this machine"),
     ],
 )
@@ -94,7 +94,7 @@ def test_data_set_declares_how_images_are_fitted(registered, section, spec):
 def test_image_size_must_be_known_and_positive():
     with pytest.raises(InputError, match="data set 'tokens' has no field size; give the size of the images"):
         data.image_spec({"name": "tokens"})
-    with pytest.raises(InputError, match="size is 0; it must be an integer, 1 or larger"):
+    with pytest.raises(InputError, match="size is 0; it must be an integer >= 1"):
         data.image_spec({"name": "folder", "size": 0})
 
 

@@ -162,10 +162,10 @@ def test_many_unreadable_images_give_one_line(tmp_path):
         ({"path": "{}/a.png"}, "dataset.path: {}/a.png is a file; name a folder of images"),
         ({"path": "{}/none_here"}, "dataset.path: {}/none_here has no images"),
         ({"path": "{}"}, "dataset.path: {} has 1 image; it needs two, one for training and one for validation"),
-        ({"path": "{}", "size": 0}, "dataset.size is 0; it must be an integer, 1 or larger"),
+        ({"path": "{}", "size": 0}, "dataset.size is 0; it must be an integer >= 1"),
         (
             {"path": "{}", "validation_fraction": 1.0},
-            "dataset.validation_fraction is 1.0; it must be a number, larger than 0 and below 1",
+            "dataset.validation_fraction is 1.0; it must be a number > 0 and < 1",
         ),
     ],
 )

@@ -81,7 +81,7 @@ def test_metric_without_value_is_warned_about_once(caplog):
     with caplog.at_level(logging.WARNING, "kvae"):
         for _ in range(2):
             evaluator.evaluate([{}], np.ones(1, bool))
-    assert caplog.text.count("Mean declares the metrics order and never computes them") == 1
+    assert caplog.text.count("Mean declares the metrics order but never computes them") == 1
 
 
 def test_what_metrics_hold_is_checked():

@@ -49,18 +49,18 @@ NAMES = tuple[Annotated[str, OneOf({"hard": 0, "none": 1})], ...]
         (int, 1.0, "x is 1.0; it must be an integer"),
         (float, "1", "x is '1'; it must be a number"),
         (float, float("nan"), "x is nan; it must be a number"),
-        (Positive, float("inf"), "x is inf; it must be a number, larger than 0"),
-        (Share, 1.0, "x is 1.0; it must be a number, 0 or larger and below 1"),
+        (Positive, float("inf"), "x is inf; it must be a number > 0"),
+        (Share, 1.0, "x is 1.0; it must be a number >= 0 and < 1"),
         (bool, "False", "x is 'False'; it must be True or False"),
         (bool, 1, "x is 1; it must be True or False"),
         (str, 3, "x is 3; it must be a string"),
-        (Counts, (), r"x is \(\); it must be a tuple of one or more integers, each 1 or larger"),
-        (Counts, (4, 0), r"x is \(4, 0\); it must be a tuple of one or more integers, each 1 or larger"),
+        (Counts, (), r"x is \(\); it must be a tuple of one or more integers, each >= 1"),
+        (Counts, (4, 0), r"x is \(4, 0\); it must be a tuple of one or more integers, each >= 1"),
         (Counts, 4, "x is 4; it must be a tuple of one or more integers"),
-        (Count, 2**31, "x is 2147483648; it must be an integer, 1 or larger and at most 2147483647"),
+        (Count, 2**31, "x is 2147483648; it must be an integer from 1 to 2147483647"),
         (tuple[int, int], (1,), r"x is \(1,\); it must be \(an integer; an integer\)"),
-        (Positive | None, 0.0, "x is 0.0; it must be None or a number, larger than 0"),
-        (Annotated[int, Ge(1), Le(8)], 9, "x is 9; it must be an integer, 1 or larger and at most 8"),
+        (Positive | None, 0.0, "x is 0.0; it must be None or a number > 0"),
+        (Annotated[int, Ge(1), Le(8)], 9, "x is 9; it must be an integer from 1 to 8"),
         (Annotated[str, OneOf({"hard": 0, "none": 1})], "hrad", "x is 'hrad'; did you mean 'hard'?"),
         (Annotated[str, OneOf({"hard": 0, "none": 1})], 7, "x is 7; it must be one of hard, none"),
         (NAMES, ("hrad",), "x is 'hrad'; did you mean 'hard'?"),
@@ -83,7 +83,7 @@ def test_fields_are_validated_by_name_and_completed():
 
     assert validate_fields("here", {"size": 3}, Owner) == {"size": 3, "names": ()}
     for values, message in [
-        ({}, "here has no size; it must be an integer, 1 or larger"),
+        ({}, "here.size is missing; it must be an integer >= 1"),
         ({"size": 3, "nmes": ()}, "here has no field 'nmes'; did you mean 'names'"),
         ({"size": "x"}, "here.size is 'x'"),
     ]:
@@ -128,7 +128,7 @@ def test_both_levels_keep_the_quantiser_they_share():
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--config.optimizer.rate=x", "config.optimizer has no field 'rate'; it has clip_norm, learning_rate, name"),
+        ("--config.optimizer.rate=x", "config.optimizer has no field 'rate'; its fields are clip_norm, learning_rate"),
         ("--config.extra.b=2", "config has no field 'extra'"),
         ("--config.model.quantizer.nam=x", "did you mean 'name'"),
     ],

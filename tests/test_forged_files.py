@@ -53,7 +53,7 @@ METADATA = {
     "3": "its metadata 'kvae' is 3; it must be a dict",
     "{": "its metadata 'kvae' is not JSON",
     "[" * 100_000: "its metadata 'kvae' is not JSON",
-    '{"step": -1}': "metadata.step is -1; it must be an integer, 0 or larger",
+    '{"step": -1}': "metadata.step is -1; it must be an integer >= 0",
     '{"step": "4"}': "metadata.step is '4'; it must be an integer",
     '{"step": 1e99}': "metadata.step is 1e+99; it must be an integer",
     '{"step": null}': "metadata.step is None; it must be an integer",
@@ -129,7 +129,7 @@ def test_shared_run_with_a_users_own_part_names_the_import(copy):
     for name in ("mine", "vqvae_of_mine"):
         config["model"]["name"] = name
         (copy / "config.json").write_text(json.dumps(config))
-        assert "import your file that adds it first" in refusal(kvae.from_pretrained, copy)
+        assert "import your file that adds this name first" in refusal(kvae.from_pretrained, copy)
 
 
 ARGUMENTS = {
@@ -141,7 +141,7 @@ ARGUMENTS = {
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("grid_dim", 0, "grid_dim is 0; it must be an integer, 1 or larger"),
+        ("grid_dim", 0, "grid_dim is 0; it must be an integer >= 1"),
         ("grid_dim", -1, "grid_dim is -1; it must be an integer"),
         ("grid_dim", "x", "grid_dim is 'x'; it must be an integer"),
         ("grid_dim", 10**6, "grid_dim is 1000000; it must be an integer"),
@@ -151,7 +151,7 @@ ARGUMENTS = {
         ("decay", float("nan"), "decay is nan; it must be a number"),
         ("som_cost", None, "som_cost is None; it must be a number"),
         ("quantizer", 3, "quantizer is 3; it must be a string"),
-        ("count_unit", ..., "has no count_unit; it must be a number"),
+        ("count_unit", ..., "count_unit is missing; it must be a number"),
     ],
 )
 def test_forged_arguments_of_the_release_are_one_line(name, value, message):
@@ -261,4 +261,4 @@ def test_huge_number_of_replicas_is_refused_by_reports(trained_run, tmp_path, re
     config = json.loads((trained_run(replicas=2) / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"replicas": replicas}))
     line = refusal(read_seeds, [str(tmp_path)])
-    assert f"config.replicas is {replicas}; it must be an integer, 1 or larger and at most 4096" in line
+    assert f"config.replicas is {replicas}; it must be an integer from 1 to 4096" in line

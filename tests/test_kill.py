@@ -96,7 +96,7 @@ def test_deleted_folder_ends_the_run_in_one_line(tmp_path, training):
     stderr = training[1].communicate(timeout=60)[1]
     assert training[1].returncode == program.MISTAKE, stderr
     # Either the next row or the checkpoint being saved notices it.
-    assert "was deleted while the run trained" in stderr or "cannot be written" in stderr
+    assert "was deleted during training" in stderr or "cannot be written" in stderr
     assert stderr.count("kvae: ") == 1 and "Traceback" not in stderr
 
 
@@ -105,7 +105,7 @@ def test_sigterm_saves_and_says_how_to_continue(tmp_path, training):
     process.send_signal(signal.SIGTERM)
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode == program.STOPPED, stderr
-    assert "run the same command again to continue" in stderr
+    assert "run the same command again to resume" in stderr
     assert "Traceback" not in stderr
     step = int(stderr.split("stopped at step ")[1].split(";")[0])
     assert (tmp_path / "run" / "checkpoints" / str(step)).exists()

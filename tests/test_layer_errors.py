@@ -97,7 +97,7 @@ def test_layer_without_state_learns_nothing():
     ["init_count", "shrink_step", "restart_below", "commitment_weight", "radius", "initial_width", "lowest_width"],
 )
 def test_numbers_that_overflow_float32_are_refused(field):
-    with pytest.raises(InputError, match=rf"{field} is 1e\+39; it must be .*a number, .* at most 1e\+30"):
+    with pytest.raises(InputError, match=rf"{field} is 1e\+39; it must be .*a number .*1e\+30"):
         kvae.KohonenVQ((3, 4), **{field: 1e39})
     layer = kvae.KohonenVQ((3, 4), **{field: 1e30})
     variables = start(layer)

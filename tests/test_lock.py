@@ -20,7 +20,7 @@ def short_times(monkeypatch):
 
 
 def test_second_program_is_told_who_holds_the_lock(tmp_path):
-    message = rf"run is in use: process {os.getpid()} on .* trains there; stop it, or choose another --workdir"
+    message = rf"run is in use: process {os.getpid()} on .* is training there; stop it, or choose another --workdir"
     with Lock(tmp_path / "run"), pytest.raises(InputError, match=message), Lock(tmp_path / "run"):
         pass
     with Lock(tmp_path / "run"):
@@ -58,7 +58,7 @@ def test_check_reports_a_lock_deleted_or_taken(tmp_path):
     with Lock(tmp_path / "run") as held:
         held.check()
         (tmp_path / "run" / "lock").unlink()
-        with pytest.raises(InputError, match="run, or the lock in it, was deleted while the run trained"):
+        with pytest.raises(InputError, match="run, or the lock in it, was deleted during training"):
             held.check()
         (tmp_path / "run" / "lock").write_text("another's")
         time.sleep(1)
@@ -73,5 +73,5 @@ def test_run_that_lost_its_lock_saves_nothing(tmp_path):
         mirror.open(held)
         mirror.upload_rows()
         (tmp_path / "run" / "lock").unlink()
-        with pytest.raises(InputError, match="was deleted while the run trained"):
+        with pytest.raises(InputError, match="was deleted during training"):
             mirror.upload_rows()  # as before every checkpoint

@@ -127,13 +127,13 @@ def test_hyper_parameters_are_those_of_the_paper(name, expected):
         (["--config=configs/photos_vqvae.py", "--config.modle.radius=2"], "did you mean 'model'?"),
         (
             ["--config=configs/photos_vqvae.py", "--config.steps=many"],
-            "config.steps is 'many'; it must be an integer, 1 or larger",
+            "config.steps is 'many'; it must be an integer >= 1",
         ),
         (
             ["--config=configs/photos_vqvae.py", "--confg.steps=1"],
-            "'--confg.steps=1' is not an option; fields are set as",
+            "'--confg.steps=1' is not an option; set fields like this",
         ),
-        (["--config=configs/photos_vqvae.py", "steps=1"], "'steps=1' is not an option; fields are set as"),
+        (["--config=configs/photos_vqvae.py", "steps=1"], "'steps=1' is not an option; set fields like this"),
         (
             ["--config=configs/photos_vqvae.py", "--config.model.quantizer.grid_shape=(0,4)"],
             "grid_shape is (0, 4); it must be",
@@ -142,7 +142,7 @@ def test_hyper_parameters_are_those_of_the_paper(name, expected):
         (["--config=configs/photos_vqvae.py", "--config.dataset.name=foto"], "dataset.name is 'foto'"),
         (
             ["--config=configs/photos_vqvae.py", "--config.batch_size=0"],
-            "batch_size is 0; it must be an integer, 1 or larger",
+            "batch_size is 0; it must be an integer >= 1",
         ),
         (["--config=configs/folder_vqvae.py"], "dataset.path"),
         (["--config=configs/folder_vqvae.py", "--config.dataset.path=no/such/place"], "no/such/place"),

@@ -58,7 +58,7 @@ def test_the_memory_check_shares_its_trace_with_the_run(make_config, monkeypatch
 
 
 def test_a_full_device_is_reported_in_one_line():
-    with pytest.raises(InputError, match="the run does not fit into the devices' memory"), wrap_memory_errors():
+    with pytest.raises(InputError, match="the run does not fit in the devices' memory"), wrap_memory_errors():
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 byte")
     with pytest.raises(jax.errors.JaxRuntimeError), wrap_memory_errors():
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
@@ -68,8 +68,8 @@ def test_a_full_device_is_reported_in_one_line():
     ("make", "message"),
     [
         (lambda: kvae.KohonenVQ((2**20, 2)), "has 2,097,152 nodes; it may have at most 1,048,576"),
-        (lambda: kvae.KohonenVQ((1,) * 100), "it must be a tuple of one to 16 integers"),
-        (lambda: kvae.ResidualVQ(kvae.KohonenVQ((2, 2)), depth=10**6), "1 or larger and at most 256"),
+        (lambda: kvae.KohonenVQ((1,) * 100), "it must be a tuple of 1 to 16 integers"),
+        (lambda: kvae.ResidualVQ(kvae.KohonenVQ((2, 2)), depth=10**6), "from 1 to 256"),
         (lambda: kvae.ResidualVQ(None), "quantizer is None; it must be a layer"),
     ],
 )

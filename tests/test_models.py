@@ -150,7 +150,7 @@ def test_images_of_wrong_type_or_size_are_rejected(bad, message):
         ({"quantizer": "k"}, "model.quantizer is 'k'; it must be a section with a name and fields"),
         ({"quantizer": {"name": "k"}}, "model.quantizer.name is 'k'; it must be one of kohonen, gradient"),
         ({"quantizer": QUANTIZER | {"pull": "x"}}, "model.quantizer has no field 'pull'"),
-        ({"num_downsamples": 0}, "model.num_downsamples is 0; it must be an integer, 1 or larger and at most 8"),
+        ({"num_downsamples": 0}, "model.num_downsamples is 0; it must be an integer from 1 to 8"),
         ({"dtype": "float16"}, "model.dtype is 'float16'"),
         ({"chanels": 8}, "model has no field 'chanels'; did you mean 'channels'"),
         (
@@ -166,7 +166,7 @@ def test_wrong_fields_are_named_with_the_remedy(fields, message):
 
 
 def test_a_model_checks_its_values_itself():
-    with pytest.raises(InputError, match="num_downsamples is 0; it must be an integer, 1 or larger and at most 8"):
+    with pytest.raises(InputError, match="num_downsamples is 0; it must be an integer from 1 to 8"):
         models.VQVAE(num_downsamples=0)
 
 

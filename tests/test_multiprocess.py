@@ -122,7 +122,7 @@ def test_sigterm_to_one_process_saves_and_stops_both(story):
     stderr, statuses = story["stopped"]
     assert statuses == [program.STOPPED] * 2, stderr
     for text in stderr:
-        assert f"stopped at step {story['reached']}; run the same command again to continue" in text
+        assert f"stopped at step {story['reached']}; run the same command again to resume" in text
 
 
 def test_two_processes_train_like_one_process(story, arguments, tmp_path):
@@ -204,7 +204,7 @@ def test_workdir_must_be_shared_by_all_processes(store, tmp_path, monkeypatch):
     (tmp_path / "lock").write_text("process 7")
     store["kvae-lock"] = "process 7"
     peers.check_shared_workdir(str(tmp_path), holds_lock=False)
-    with pytest.raises(InputError, match=r"process 1 does not see in .*other what process 0 writes there"):
+    with pytest.raises(InputError, match=r"process 1 does not see the files that process 0 writes to .*other"):
         peers.check_shared_workdir(str(tmp_path / "other"), holds_lock=False)
 
 

@@ -27,7 +27,7 @@ def test_shape_errors_name_shape_and_dtype():
     [
         (lambda: kvae.KohonenVQ((0, 3)), "grid_shape is"),
         (lambda: kvae.KohonenVQ((4, 4), "hrad"), "neighborhood is 'hrad'; did you mean 'hard'"),
-        (lambda: kvae.KohonenVQ((4, 4), decay=1.0), "decay is 1.0; it must be a number, 0 or larger and below 1"),
+        (lambda: kvae.KohonenVQ((4, 4), decay=1.0), "decay is 1.0; it must be a number >= 0 and < 1"),
         (lambda: kvae.KohonenVQ(4), "grid_shape is 4; it must be a tuple of one or more integers"),
         (lambda: kvae.KohonenVQ((10**5, 10**5)), "it may have at most 1,048,576"),
         (lambda: kvae.KohonenVQ((4, 4), radius=float("inf")), "radius is inf"),

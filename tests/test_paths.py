@@ -21,9 +21,9 @@ from kvae.training.workdir.run_config import open_address
 BAD = {
     "a\0b": "a path cannot contain a NUL byte",
     "~nouser_of_this_name/x": "there is no user 'nouser_of_this_name'",
-    "n" * 5000: "a name in a path has at most 255 bytes",
+    "n" * 5000: "each name in a path must have at most 255 bytes",
     "{}/loop": "cannot be opened: Too many levels of symbolic links",
-    "a\ud800b": "no file can have the character '\\ud800'",
+    "a\ud800b": "a path cannot contain the character '\\ud800'",
     "gs://bucket/x": "it must be a path",
     "/".join(["abc"] * 2000): "cannot be opened: File name too long",
 }

@@ -34,11 +34,11 @@ SMOKE = "--config=configs/photos_vqvae.py:smoke"
         (report.main, [], "the following arguments are required: RUNS"),
         (report.main, ["--table=", "x"], "--table is ''; it must be one of 1, 2"),
         (figures.main, ["--figure=77"], "argument --figure: invalid choice: '77'"),
-        (sweep.main, ["--table=3", "--dataset=photos", "--seeds=0"], "'0'; it must be an integer, 1 or larger"),
+        (sweep.main, ["--table=3", "--dataset=photos", "--seeds=0"], "'0'; it must be an integer >= 1"),
         (sweep.main, ["--table=", "--dataset=photos", "--print"], "--table is ''; it must be one of"),
-        (benchmark.main, ["--scaling", "--seconds=nan"], "'nan'; it must be a number, larger than 0"),
+        (benchmark.main, ["--scaling", "--seconds=nan"], "'nan'; it must be a number > 0"),
         (pixel_map.main, ["--config=configs/photos_vqvae.py"], "'vqvae', which has no grid_shape"),
-        (benchmark.main, [SMOKE, "--random-images=-3"], "'-3'; it must be an integer, 1 or larger"),
+        (benchmark.main, [SMOKE, "--random-images=-3"], "'-3'; it must be an integer >= 1"),
     ],
 )
 def test_every_program_reports_a_mistake_as_one_line(program_main, arguments, message, capsys):
@@ -74,7 +74,7 @@ def test_files_are_never_written_to_a_folder_called_gs(convert, tmp_path, monkey
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "x", "", "1e999", str(10**30)])
 def test_number_arguments_have_ranges(text):
-    with pytest.raises(InputError, match="it must be an integer, 1 or larger"):
+    with pytest.raises(InputError, match="it must be an integer >= 1"):
         parser = program.Parser("x", "x")
         parser.add_argument("--n", type=program.number(Count))
         parser.parse_args([f"--n={text}"])

@@ -148,7 +148,7 @@ def test_model_of_tokens_and_its_data_set(train_and_resume, capsys):
     assert "is a run of Bigram, which has no codebook to show" in capsys.readouterr().err
     few = ["--config=configs/photos_vqvae.py", "--config.dataset.name=words", "--config.dataset.count=3"]
     assert program.run(main.main, [*few, f"--workdir={run.workdir}"]) == 2
-    assert "dataset.count is 3; it must be an integer, 4 or larger" in capsys.readouterr().err
+    assert "dataset.count is 3; it must be an integer >= 4" in capsys.readouterr().err
 
 
 @dataclasses.dataclass(frozen=True)

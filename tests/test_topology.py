@@ -159,7 +159,7 @@ def test_large_maps_spread_without_a_matrix():
 
 @pytest.mark.parametrize("grid", [(), (0,), (4, -1), (4, 2.5), 4, (True, 2), "16"])
 def test_impossible_grids_are_rejected(grid):
-    with pytest.raises(InputError, match=r"shape is .*; it must be a tuple of one or more integers, each 1 or larger"):
+    with pytest.raises(InputError, match=r"shape is .*; it must be a tuple of one or more integers, each >= 1"):
         Plane(grid)
 
 

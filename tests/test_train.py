@@ -127,7 +127,7 @@ def test_micro_batches_differ_in_noise_and_share_one_update(micro_batches):
 
 @pytest.mark.parametrize("seed", [-1, 2**31])
 def test_seeds_outside_int32_are_refused(make_config, tmp_path, seed):
-    with pytest.raises(InputError, match=f"seed is {seed}; it must be an integer, 0 or larger"):
+    with pytest.raises(InputError, match=f"seed is {seed}; it must be an integer >= 0"):
         run(make_config(seed=seed), tmp_path)
 
 
@@ -156,7 +156,7 @@ def test_a_dying_codebook_is_reported_once(make_config, tmp_path, caplog, monkey
     monkeypatch.setattr(loop, "DYING_SHARE", 2.0)  # every codebook is dying
     with caplog.at_level(logging.WARNING, "kvae"):
         run(make_config(steps=4, log_every_steps=1, evaluate_every_steps=4), tmp_path)
-    assert caplog.text.count("the codebook is dying") == 1
+    assert caplog.text.count("the codebook is collapsing") == 1
 
 
 @pytest.mark.parametrize(("used", "warns"), [(51, True), (52, False)])  # of 1,024 codes; the limit is 5%
@@ -171,7 +171,7 @@ def test_a_codebook_is_dying_below_a_share_of_its_codes(make_config, caplog, use
         of_run.warn_if_dying({"codebook": counts}, np.ones(1, bool), loop.DYING_STEPS - 1)
         assert not caplog.text
         of_run.warn_if_dying({"codebook": counts}, np.ones(1, bool), loop.DYING_STEPS)
-    assert (f"the codebook is dying: {used} of 1024 codes" in caplog.text) == warns
+    assert (f"used only {used} of 1024 codes" in caplog.text) == warns
     assert ("model.quantizer.neighborhood='hard'" in caplog.text) == warns
 
 
@@ -186,22 +186,22 @@ def test_the_best_step_is_the_first_with_the_lowest_finite_loss():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"batch_size": 0}, "config.batch_size is 0; it must be an integer, 1 or larger"),
-        ({"log_every_steps": 5}, "evaluate_every_steps is 6; it must be a multiple of log_every_steps, 5"),
+        ({"batch_size": 0}, "config.batch_size is 0; it must be an integer >= 1"),
+        ({"log_every_steps": 5}, "evaluate_every_steps is 6; it must be a multiple of log_every_steps \\(5\\)"),
         ({"micro_batches": 3}, r"batch_size is 32; it must be a multiple of 3 \(1 devices, 3 micro-batches\)"),
         ({"model.quantizer.grid_shape": (0,)}, "grid_shape is"),
         (
             {"optimizer.momentum": 0.9},
-            "optimizer has no field 'momentum'; it has clip_norm, learning_rate, name, schedule, warmup, weight_decay",
+            "optimizer has no field 'momentum'; its fields are clip_norm, learning_rate, name, schedule",
         ),
-        ({"optimizer.warmup": ((9, 1e-3), (3, 1e-4))}, r"optimizer.warmup is .*; its steps must ascend"),
-        ({"optimizer.learning_rate": -1.0}, "optimizer.learning_rate is -1.0; it must be a number, 0 or larger"),
+        ({"optimizer.warmup": ((9, 1e-3), (3, 1e-4))}, r"optimizer.warmup is .*; its steps must increase"),
+        ({"optimizer.learning_rate": -1.0}, "optimizer.learning_rate is -1.0; it must be a number >= 0"),
         ({"optimizer": 3}, "optimizer is 3; it must be a section of fields"),
         ({"steps": 1.5}, "config.steps is 1.5; it must be an integer"),
         ({"replicas": True}, "config.replicas is True; it must be an integer"),
         ({"learning_rate": 1e-3}, "config has no field 'learning_rate'"),
-        ({"dataset.mean": (1.0, 2.0, 3.0)}, r"dataset.mean is \(1.0, 2.0, 3.0\) and dataset.std \(\); give both"),
-        ({"dataset.std": (0.0, 1.0, 1.0)}, "dataset.std is .*; it must be a tuple of numbers, each larger than 0"),
+        ({"dataset.mean": (1.0, 2.0, 3.0)}, r"dataset.mean is \(1.0, 2.0, 3.0\) and dataset.std is \(\); set both"),
+        ({"dataset.std": (0.0, 1.0, 1.0)}, "dataset.std is .*; it must be a tuple of numbers, each > 0"),
         ({"dataset.size": "x"}, "dataset.size is 'x'; it must be an integer"),
         ({"model.quantizer": "kohonen"}, "model.quantizer is 'kohonen'; it must be a section"),
         ({"model.quantizer.name": "kohonnen"}, "model.quantizer.name is 'kohonnen'; did you mean 'kohonen'"),

@@ -55,7 +55,7 @@ def test_unreadable_compiled_programs_are_removed_once(tmp_path, caplog):
     (tmp_path / "notes").write_bytes(b"")
     with caplog.at_level(logging.WARNING, "kvae"):
         assert [remove_unreadable(tmp_path) for _ in range(2)] == [2, 0]
-    assert caplog.text.count("removed 2 compiled programs from") == 1
+    assert caplog.text.count("removed 2 unreadable compiled programs from") == 1
     assert {path.name for path in tmp_path.iterdir()} == {"jit_intact-cache", "notes", "kvae-checked"}
     (tmp_path / "jit_later-cache").write_bytes(b"")
     assert remove_unreadable(tmp_path) == 1

@@ -90,7 +90,7 @@ def test_changed_cooldown_is_allowed_with_a_warning(make_config, copy_of_run, mo
     workdir, config = str(copy_of_run()), make_config(**{"optimizer.schedule": "cooldown"})
     monkeypatch.setattr(Checkpoints, "config", lambda checkpoints: {**config, "steps": 4})
     open_workdir(workdir, {**config, "steps": 8}, Checkpoints(workdir))
-    assert "the learning rate now follows the schedule of a run of 8 steps, not of 4" in caplog.text
+    assert "the learning rate now follows the schedule of a run with 8 steps, not 4" in caplog.text
 
 
 def test_config_without_a_newer_field_takes_its_default(make_config, copy_of_run, monkeypatch):
@@ -151,7 +151,7 @@ def test_fewer_steps_than_a_run_has_taken_are_refused(copy_of_run):
     workdir = copy_of_run()
     before = (workdir / "config.json").read_bytes()
     config = json.loads(before) | {"steps": 2}
-    with pytest.raises(InputError, match=r"config.steps is 2, but .* is already at step 4; set it to at least that"):
+    with pytest.raises(InputError, match=r"config.steps is 2; it must be at least 4, the last checkpoint of"):
         open_workdir(str(workdir), config, Checkpoints(str(workdir)))
     assert (workdir / "config.json").read_bytes() == before
 

@@ -1,4 +1,4 @@
-"""Runs in a bucket of Google Cloud Storage: addresses, paths, and one-line messages for its errors."""
+"""Support for runs in Google Cloud Storage buckets: addresses, paths and one-line error messages."""
 
 import contextlib
 import functools
@@ -19,20 +19,20 @@ SCHEME = "gs://"
 ADDRESS = re.compile(r"gs://[^/]+/+[^/]")
 
 CONNECT_SECONDS = 30
-"""Time that a bucket has to answer when a program starts."""
+"""Time limit for a bucket to answer when a program starts."""
 
 CLIENTS = ("aiohttp", "gcsfs", "google", "requests", "urllib3")
-"""Packages whose exceptions come from the network or from the bucket."""
+"""Packages that raise the exceptions of a network or a bucket."""
 
 REFUSALS = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "PERMISSION_DENIED", "UNAUTHENTICATED")
-"""Beginnings of tensorstore's ValueErrors when a bucket does not answer or denies access.
+"""Prefixes of tensorstore's ValueErrors when a bucket does not answer or denies access.
 
-JAX's errors begin the same way when another process has died or a GPU is full, but they are RuntimeErrors.
+JAX errors have the same prefixes when another process has died or a GPU is full, but they are RuntimeErrors.
 """
 
 
 def is_bucket(path: object) -> bool:
-    """True if a path is an address in a bucket.
+    """True if a path is the address of a bucket, or of a folder or object in one.
 
     Example:
       >>> is_bucket("gs://my-bucket/runs/photos"), is_bucket("runs/photos")
@@ -51,7 +51,7 @@ def check_address(name: str, path: object) -> None:
     if isinstance(path, pathlib.PurePath) and re.match(r"gs:/[^/]", str(path)):
         # pathlib merges slashes, and would create a local folder called "gs:".
         address = str(path).replace("gs:/", SCHEME, 1)
-        raise InputError(f"{name} is {path}, an address changed by pathlib; pass it as a string, {address!r}")
+        raise InputError(f"{name} is {path}, from which pathlib removed a slash; pass the string {address!r} instead")
     check_utf8(name, path)
     if not is_bucket(path):
         check_local(name, path)
@@ -60,12 +60,12 @@ def check_address(name: str, path: object) -> None:
 
 
 def as_path(path: object) -> pathlib.Path:
-    """Returns the path of a file or folder: an `etils.epath` path, with the same methods, if it is in a bucket."""
+    """Returns a `pathlib.Path`, or for an address in a bucket an `etils.epath` path, which has the same methods."""
     return _epath().Path(str(path)) if is_bucket(path) else pathlib.Path(path)
 
 
 def folders_with(names: Collection[str], folder: pathlib.Path) -> set[pathlib.Path]:
-    """Finds all folders, `folder` included, that directly contain a file or folder with one of the names."""
+    """Returns `folder` and the folders below it that directly contain a file or folder with one of the names."""
     if not is_bucket(folder):
         return {path.parent for name in names for path in folder.rglob(name)}
     import fsspec
@@ -73,11 +73,11 @@ def folders_with(names: Collection[str], folder: pathlib.Path) -> set[pathlib.Pa
     filesystem, root = fsspec.core.url_to_fs(str(folder))
     below = (path.removeprefix(root) for path in filesystem.find(root))
     parts = [pathlib.PurePosixPath("/", path.lstrip("/")).parts[1:] for path in below]
-    return {folder.joinpath(*of_path[:at]) for of_path in parts for at, part in enumerate(of_path) if part in names}
+    return {folder.joinpath(*names_of[:i]) for names_of in parts for i, name in enumerate(names_of) if name in names}
 
 
 def rename_folder(folder: pathlib.Path, name: pathlib.Path) -> None:
-    """Renames a folder. Buckets have no folders: there the objects are copied (by the bucket itself), then deleted."""
+    """Renames a folder. Buckets have no folders, so there each object is copied on the server and then deleted."""
     if not is_bucket(folder):
         folder.rename(name)
         return
@@ -91,13 +91,13 @@ def rename_folder(folder: pathlib.Path, name: pathlib.Path) -> None:
 
 @functools.cache
 def _epath():
-    """Returns epath, set up to reach buckets through gcsfs, with a gcsfs that caches no listings: others write too."""
-    # epath prefers TensorFlow if it is installed, which imports slowly and raises exceptions of its own.
+    """Returns `etils.epath`, set up to use gcsfs without cached listings, because other programs also write there."""
+    # By default epath uses TensorFlow if it is installed. TensorFlow is slow to import and raises its own exceptions.
     os.environ["EPATH_USE_TF"] = "false"
     epath, gpath = importlib.import_module("etils.epath"), importlib.import_module("etils.epath.gpath")
     gpath._is_tf_installed.cache_clear()  # epath may have been used before
     importlib.import_module("fsspec.config").conf.setdefault("gcs", {})["use_listings_cache"] = False
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs tracebacks of requests that it then repeats
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs tracebacks of requests that it retries
     return epath
 
 
@@ -108,7 +108,7 @@ def open_bucket(path: object) -> "google.cloud.storage.Bucket":
       path: An address in the bucket.
 
     Returns:
-      The bucket, which has answered. Close its client after use.
+      The bucket, after it has answered a request. Close its client after use.
 
     Raises:
       InputError: A package, the credentials or the bucket is missing, or the bucket does not answer or denies access.
@@ -127,17 +127,19 @@ def open_bucket(path: object) -> "google.cloud.storage.Bucket":
         return storage.Client().get_bucket(name, timeout=CONNECT_SECONDS, retry=retry)
     except DefaultCredentialsError as error:
         raise InputError(
-            f"{path} needs credentials, and none were found: run gcloud auth application-default login, or set "
-            "GOOGLE_APPLICATION_CREDENTIALS to a file of credentials"
+            f"{path} needs credentials, but none were found: run gcloud auth application-default login, or set "
+            "GOOGLE_APPLICATION_CREDENTIALS to a credentials file"
         ) from error
     except Forbidden as error:
         raise InputError(
-            f"{path} cannot be read with these credentials: they need a role for objects and one for the bucket, such "
-            f"as roles/storage.objectUser and roles/storage.legacyBucketReader ({first_line(error)})"
+            f"{path} cannot be read with these credentials: they need one role for objects and one for the bucket, "
+            f"such as roles/storage.objectUser and roles/storage.legacyBucketReader ({first_line(error)})"
         ) from error
     except NotFound as error:
-        raise InputError(f"{path}: bucket {name!r} does not exist; gcloud storage buckets create makes one") from error
-    except Exception as error:  # each library in between raises its own
+        raise InputError(
+            f"{path}: bucket {name!r} does not exist; create it with gcloud storage buckets create gs://{name}"
+        ) from error
+    except Exception as error:  # each underlying library raises its own exceptions
         raise InputError(f"{path} cannot be reached: {bucket_error(error) or first_line(error)}") from error
 
 
@@ -150,7 +152,7 @@ def check_reachable(path: object) -> None:
 def bucket_error(error: BaseException | None) -> str | None:
     """Returns the message of the first exception in a chain that came from a bucket or the network; None if none did.
 
-    It saves the user of a bucket that is briefly away from the false message that their files are corrupted.
+    Callers use it so that a short network failure is not reported as a corrupted file.
     """
     while error is not None and not isinstance(error, InputError):
         text = first_line(error)
@@ -165,9 +167,9 @@ def bucket_error(error: BaseException | None) -> str | None:
 
 @contextlib.contextmanager
 def wrap_bucket_errors(path: object) -> Iterator[None]:
-    """Turns the exceptions of a bucket that does not answer or denies access into one line.
+    """Turns the exceptions of a bucket that does not answer or denies access into a one-line InputError.
 
-    It does nothing for local paths.
+    All other exceptions, and all exceptions for local paths, pass through.
 
     Args:
       path: An address in the bucket, for the message.
@@ -182,5 +184,5 @@ def wrap_bucket_errors(path: object) -> Iterator[None]:
         if reason is None:
             raise
         raise InputError(
-            f"{path} cannot be reached: {reason}; nothing there is lost; run the same command again once it can be"
+            f"{path} cannot be reached: {reason}; no files are lost; run the same command again once it is reachable"
         ) from error

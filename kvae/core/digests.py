@@ -1,4 +1,4 @@
-"""Digests that show whether a checkpoint or a file of weights still holds the values that were saved."""
+"""Digests that detect changed values in checkpoints and weight files."""
 
 import hashlib
 import json
@@ -15,9 +15,9 @@ def digests(tree: Any) -> dict[str, str]:
       tree: Any JAX tree of arrays, on devices or on the host.
 
     Returns:
-      The BLAKE2b digest (16 bytes, in hex) of each leaf's dtype, shape and bytes, by the leaf's path, such as
-      "params/encoder/kernel". Attributes, dict keys and list indices are written the same way, because a state is
-      read back as nested dicts.
+      A dict from the path of each leaf, such as "params/encoder/kernel", to the BLAKE2b digest (16 bytes, in hex) of
+      its dtype, shape and bytes. Attributes, dict keys and list indices look the same in a path, because a saved
+      state is restored as nested dicts.
 
     Example:
       >>> digests({"a": {"b": np.zeros(2, np.float32)}})
@@ -34,5 +34,5 @@ def digests(tree: Any) -> dict[str, str]:
 
 
 def digest_of_json(value: Any) -> str:
-    """Computes the BLAKE2b digest (16 bytes, in hex) of a value's JSON, with keys in sorted order."""
+    """Computes the BLAKE2b digest (16 bytes, in hex) of a value's JSON with sorted keys."""
     return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()

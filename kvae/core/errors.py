@@ -1,4 +1,4 @@
-"""The exception for mistakes that a user can fix, and context managers that turn other exceptions into it."""
+"""`InputError`, the exception for mistakes that a user can fix, and helpers that raise it."""
 
 import contextlib
 import difflib
@@ -12,14 +12,14 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCE
 
 
 class InputError(ValueError):
-    """Something outside the program is wrong: a field, a file, a folder or an array.
+    """Raised for a mistake that the user can fix, in a field, file, folder or array.
 
     The message is one line that names the value, where it was found, and what to do. Programs print it without a
     traceback and exit with status 2. Any other exception is a bug in kvae and keeps its traceback.
 
     Example:
-      >>> print(InputError("steps is 0; it must be an integer, 1 or larger"))
-      steps is 0; it must be an integer, 1 or larger
+      >>> print(InputError("steps is 0; it must be an integer >= 1"))
+      steps is 0; it must be an integer >= 1
     """
 
     def __init__(self, message: str):
@@ -27,22 +27,22 @@ class InputError(ValueError):
 
 
 class UnknownNameError(InputError):
-    """A name that no entry of a dict has, such as the name of a model that a user's file adds."""
+    """Raised by `choose` for an unknown name, such as a model that is defined in a file that was not imported."""
 
 
 STORE_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 LONGEST_NAME = 255
-"""Bytes in the name of a file or folder, on every common file system."""
+"""Maximum length, in bytes, of the name of a file or folder on all common file systems."""
 
 
 def check_local(name: str, path: object) -> None:
-    """Raises InputError unless a value can be a path on this machine.
+    """Raises InputError unless a value is a valid path on this machine.
 
     Args:
       name: What the path is called in the message.
-      path: A string or an `os.PathLike`. The address of a bucket or another store, such as gs://bucket/folder, is
-        refused: a local folder called "gs:" would be created.
+      path: A string or an `os.PathLike`. Addresses of buckets and other stores, such as gs://bucket/folder, are
+        rejected, because writing to one would create a local folder called "gs:".
     """
     if not isinstance(path, (str, os.PathLike)):
         raise InputError(f"{name} is {short_repr(path)}; it must be a path on this machine")
@@ -55,11 +55,12 @@ def check_local(name: str, path: object) -> None:
     try:
         encoded = os.fsencode(path)
     except UnicodeEncodeError as error:
-        raise InputError(f"{name} is {shown}; no file can have the character {error.object[error.start]!r}") from error
+        letter = error.object[error.start]
+        raise InputError(f"{name} is {shown}; a path cannot contain the character {letter!r}") from error
     if 0 in encoded:
         raise InputError(f"{name} is {shown}; a path cannot contain a NUL byte")
     if max(map(len, encoded.split(b"/"))) > LONGEST_NAME:
-        raise InputError(f"{name} is {shown}; a name in a path has at most {LONGEST_NAME} bytes")
+        raise InputError(f"{name} is {shown}; each name in a path must have at most {LONGEST_NAME} bytes")
 
 
 def check_utf8(name: str, path: object) -> None:
@@ -67,11 +68,12 @@ def check_utf8(name: str, path: object) -> None:
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"{name} is {short_repr(path, 200, str)}; rename the folder: its name is not UTF-8") from error
+        shown = short_repr(path, 200, str)
+        raise InputError(f"{name} is {shown}; its name is not valid UTF-8: rename the folder") from error
 
 
 def one_line(text: str) -> str:
-    """Joins a text to one printable line; file names may hold line breaks and bytes that are not UTF-8."""
+    """Returns a text as one printable line. File names may contain line breaks and bytes that are not UTF-8."""
     joined = " ".join(text.split())
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in joined)
 
@@ -82,29 +84,29 @@ def first_line(error: BaseException) -> str:
 
 
 def short_repr(value: Any, longest: int = 60, text: Callable[[Any], str] = repr) -> str:
-    """Returns a value as one short line for messages.
+    """Returns a short one-line text of a value for messages.
 
     Example:
       >>> short_repr("a long text", 8)
       "'a lo..."
 
     Args:
-      value: anything; if `text` fails on it, the name of its type is returned.
-      longest: maximum length; longer texts end in "...".
+      value: any object; if `text` fails on it, the name of its type is returned.
+      longest: maximum length; longer texts are cut and end in "...".
       text: `repr` or `str`.
     """
     try:
-        words = " ".join(text(value).split())
+        line = " ".join(text(value).split())
     except Exception:
-        words = type(value).__name__
-    return words if len(words) <= longest else f"{words[: longest - 3]}..."
+        line = type(value).__name__
+    return line if len(line) <= longest else f"{line[: longest - 3]}..."
 
 
 @contextlib.contextmanager
 def require_extra(extra: str) -> Iterator[None]:
-    """Turns the ImportError of a package that is not installed into one line that names the package and the extra.
+    """Turns the error of a missing package into an InputError that names the package and the extra to install.
 
-    Any other ImportError, such as a name that a package does not have, passes through.
+    Other ImportErrors, such as a name that an installed package does not have, pass through.
 
     Args:
       extra: Name of the optional dependencies in pyproject.toml, such as "train".
@@ -128,22 +130,22 @@ def require_extra(extra: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def wrap_read_errors(source: object, remedy: str) -> Iterator[None]:
-    """Turns any exception of a library that reads a missing or corrupted file into one line.
+    """Turns any exception from reading a missing or corrupted file into a one-line InputError.
 
-    If the system refuses access or runs out of memory, the file may be intact: then the remedy is left out.
+    If the system denies access or runs out of memory, the file may be intact. The message then omits the remedy.
 
     Args:
       source: The file or folder, for the message.
       remedy: What to do if it is corrupted.
 
     Raises:
-      InputError: Anything was raised in the block.
+      InputError: The block raised an exception.
     """
     try:
         yield
     except InputError:
         raise
-    except Exception as error:  # each library raises its own: RuntimeError, ValueError, IndexError, OSError ...
+    except Exception as error:  # libraries raise RuntimeError, ValueError, IndexError, OSError and others
         is_refused = isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)
         if is_refused or isinstance(error, MemoryError):
             raise InputError(f"{source} cannot be read: {first_line(error)}") from error
@@ -152,7 +154,7 @@ def wrap_read_errors(source: object, remedy: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def wrap_write_errors(folder: object) -> Iterator[None]:
-    """Turns the exception of a full, read-only or failing disk, from whichever library, into one line.
+    """Turns any library's exception for a full, read-only or failing disk into a one-line InputError.
 
     Other exceptions pass through. Files are written under temporary names, so existing files are intact.
 
@@ -160,7 +162,7 @@ def wrap_write_errors(folder: object) -> Iterator[None]:
       folder: Where the block writes, for the message.
 
     Raises:
-      InputError: The disk refused.
+      InputError: The disk cannot be written.
     """
     try:
         yield
@@ -174,13 +176,13 @@ def wrap_write_errors(folder: object) -> Iterator[None]:
 
 
 def _disk_error(error: BaseException | None) -> str | None:
-    """Returns the reason of the first disk error in a chain of exceptions, or None."""
+    """Returns the system's text for the first disk error in a chain of exceptions; None if there is none."""
     if error is None or isinstance(error, InputError):
         return None
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
     for number in DISK_ERRORS:
-        # C++ libraries raise their own exceptions but keep the system's text.
+        # C++ libraries raise their own exceptions, but the messages contain the system's text.
         if os.strerror(number) in str(error):
             return os.strerror(number)
     return _disk_error(error.__cause__ or error.__context__)
@@ -195,7 +197,7 @@ def choose(field: str, name: object, values: Mapping[str, Any]) -> Any:
       values: Entries by name.
 
     Raises:
-      UnknownNameError: There is no such entry; the message names the nearest key.
+      UnknownNameError: `values` has no such key; the message suggests the nearest one.
 
     Example:
       >>> choose("metric", "cosin", {"cosine": 1, "euclidean": 2})
@@ -213,7 +215,7 @@ def check_names(section: str, names: Iterable[str], known: Iterable[str]) -> Non
     """Raises InputError for the first name that is not known; the message suggests the nearest known name.
 
     Args:
-      section: Where the names were found, for the message.
+      section: The section that has these names, for the message.
       names: The names to check.
       known: All allowed names.
     """
@@ -221,5 +223,6 @@ def check_names(section: str, names: Iterable[str], known: Iterable[str]) -> Non
     for name in names:
         if name not in known:
             nearest = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {nearest[0]!r}?" if nearest else f"it has {', '.join(known) or 'none'}"
+            others = f"its fields are {', '.join(known)}" if known else "it takes no fields"
+            hint = f"did you mean {nearest[0]!r}?" if nearest else others
             raise InputError(f"{section} has no field {name!r}; {hint}")

@@ -1,6 +1,6 @@
-"""Fields: the type, range and default of what a section of a config, a layer or a data set can be given.
+"""Declares and validates fields: the type, range and default of each setting of a config, layer or data set.
 
-A dataclass, such as a Flax module, or a function declares fields by annotations such as Annotated[float, Ge(0)].
+The annotations of a function or a dataclass, such as a Flax module, declare its fields: Annotated[float, Ge(0)].
 """
 
 import dataclasses
@@ -23,9 +23,9 @@ LARGEST_COUNT = 2**31 - 1
 
 Count = Annotated[int, annotated_types.Ge(1), annotated_types.Le(LARGEST_COUNT)]
 Natural = Annotated[int, annotated_types.Ge(0), annotated_types.Le(LARGEST_COUNT)]
-NotNegative = Annotated[float, annotated_types.Ge(0), annotated_types.Le(1e30)]  # float32 holds 1e30 times K or steps
+NotNegative = Annotated[float, annotated_types.Ge(0), annotated_types.Le(1e30)]  # times K or steps it fits in float32
 Positive = Annotated[float, annotated_types.Gt(0), annotated_types.Le(1e30)]
-Depth = Annotated[int, annotated_types.Ge(1), annotated_types.Le(256)]  # repetitions of a part that is compiled
+Depth = Annotated[int, annotated_types.Ge(1), annotated_types.Le(256)]  # repetitions of a compiled part
 Replicas = Annotated[int, annotated_types.Ge(1), annotated_types.Le(4096)]  # seeds trained at once
 
 Width = Annotated[int, annotated_types.Ge(1), annotated_types.Le(2**20)]
@@ -43,7 +43,7 @@ Widths = Annotated[tuple[Width, ...], annotated_types.Len(1, 16)]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OneOf:
-    """Constraint of an annotation: the value must be a key of the dict `values`, which may still grow."""
+    """Constraint in an annotation: the value must be a key of `values`, also one that is added later."""
 
     values: Mapping[str, Any]
 
@@ -53,16 +53,16 @@ class OneOf:
 
 @dataclasses.dataclass(frozen=True)
 class OnThisMachine:
-    """In an annotation: the value is a path on this machine; the other fields determine the files in a cache."""
+    """Constraint in an annotation: the value is a local path. The other fields determine the content of a cache."""
 
     is_cache: bool = False
 
 
 LocalPath = Annotated[str, OnThisMachine()]
-"""A path on this machine: emptied in runs that are shared, and free to differ between the hosts of a run."""
+"""A path on this machine. It is removed from shared runs, and may differ between the hosts of a run."""
 
 CachePath = Annotated[str, OnThisMachine(is_cache=True)]
-"""A `LocalPath` to files that kvae prepares: it may also differ between seeds that are averaged."""
+"""A `LocalPath` to files that kvae prepares. It may also differ between runs whose results are averaged."""
 
 
 class Field(typing.NamedTuple):
@@ -71,8 +71,8 @@ class Field(typing.NamedTuple):
     Attributes:
       annotation: its type and range.
       default: its default value; `inspect.Parameter.empty` if it is required.
-      section: the module class that it holds, such as a quantiser, which a config describes in a section of its own;
-        None for a plain value.
+      section: the class of the module in this field, such as a quantiser, which has its own section in a config; None
+        for a plain value.
     """
 
     annotation: Any
@@ -81,8 +81,8 @@ class Field(typing.NamedTuple):
 
     @property
     def path(self) -> OnThisMachine | None:
-        """The mark of a `LocalPath` or a `CachePath`; None for any other field."""
-        return next((mark for mark in _constraints(self.annotation) if isinstance(mark, OnThisMachine)), None)
+        """The constraint of a `LocalPath` or a `CachePath`; None for any other field."""
+        return next((limit for limit in _constraints(self.annotation) if isinstance(limit, OnThisMachine)), None)
 
 
 NOT_CONFIGURED = ("parent", "name")
@@ -90,7 +90,7 @@ NOT_CONFIGURED = ("parent", "name")
 
 
 class Declaration(typing.NamedTuple):
-    """Declares the fields of a section: those of `owner`, a dataclass or function, `without` some of them."""
+    """The fields of a section: all fields of `owner`, a dataclass or function, except those in `without`."""
 
     owner: Callable
     without: Collection[str] = ()
@@ -98,7 +98,7 @@ class Declaration(typing.NamedTuple):
 
 @functools.cache
 def fields_of(owner: Callable) -> dict[str, Field]:
-    """Returns the fields of a dataclass or a function by name, in the order of their declaration.
+    """Returns the fields of a dataclass or a function by name, in declaration order.
 
     Example:
       >>> def resize(size: Count, crop: bool = True): ...
@@ -130,7 +130,7 @@ def _is_union(annotation: Any) -> bool:
 def validate_fields(
     where: str, values: Mapping[str, Any], owner: Callable, without: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Validates the values of fields, and adds the defaults of the others.
+    """Validates fields, and adds the defaults of those that are missing.
 
     Example:
       >>> def resize(size: Count, ratio: float = 1.0): ...
@@ -141,13 +141,13 @@ def validate_fields(
       where: the section, for messages.
       values: values by field name.
       owner: the dataclass or function that declares the fields.
-      without: fields of the owner that cannot be given here.
+      without: fields of the owner that are not allowed here.
 
     Returns:
-      All fields by name, each of its declared type; lists become tuples, and integers floats, where those are declared.
+      All fields by name, each converted to its declared type: lists to tuples, and integers to floats.
 
     Raises:
-      InputError: a field is unknown, missing, of another type or out of range.
+      InputError: a field is unknown, missing, of the wrong type or out of range.
     """
     known = {name: field for name, field in fields_of(owner).items() if name not in without}
     check_names(where, values, known)
@@ -156,7 +156,7 @@ def validate_fields(
         if name in values:
             validated[name] = validate(f"{where}.{name}", values[name], field.annotation)
         elif field.default is inspect.Parameter.empty:
-            raise InputError(f"{where} has no {name}; it must be {describe(field.annotation)}")
+            raise InputError(f"{where}.{name} is missing; it must be {describe(field.annotation)}")
         else:
             validated[name] = field.default
     return validated
@@ -166,7 +166,7 @@ def validate_attributes(module: Any) -> None:
     """Converts the attributes of a dataclass instance, such as a Flax module, to their declared types, in place.
 
     Raises:
-      InputError: an attribute is of another type or out of range.
+      InputError: an attribute is of the wrong type or out of range.
     """
     for name, field in fields_of(type(module)).items():
         if field.section is None:
@@ -181,15 +181,15 @@ def validate(name: str, value: Any, annotation: Any) -> Any:
       (4, 8)
       >>> validate("size", 0, Count)
       Traceback (most recent call last):
-      kvae.core.errors.InputError: size is 0; it must be an integer, 1 or larger
+      kvae.core.errors.InputError: size is 0; it must be an integer >= 1
 
     Args:
       name: the field, for messages.
-      value: its value; NumPy scalars and lists are accepted too.
-      annotation: type and range; values of types that a config cannot hold are returned unchecked.
+      value: its value, which may be a NumPy scalar or a list.
+      annotation: type and range. If a config cannot contain values of this type, the value is returned unchecked.
 
     Raises:
-      InputError: the value is of another type or out of range.
+      InputError: the value is of the wrong type or out of range.
     """
     if not _is_plain(annotation):
         return value
@@ -209,7 +209,7 @@ def validate(name: str, value: Any, annotation: Any) -> Any:
 
 
 def _is_plain(annotation: Any) -> bool:
-    """Returns True if a config can hold such values: numbers, strings, and tuples of them."""
+    """True if a config can contain values of this type: numbers, booleans, strings, None, and tuples of them."""
     if arguments := typing.get_args(annotation):
         inner = arguments[:1] if typing.get_origin(annotation) is Annotated else arguments
         return all(_is_plain(argument) for argument in inner)
@@ -217,7 +217,7 @@ def _is_plain(annotation: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Returns a value with Python scalars instead of NumPy's, and tuples instead of lists."""
+    """Returns a value with NumPy scalars replaced by Python scalars, and lists by tuples."""
     if isinstance(value, (list, tuple)):
         return tuple(_plain(element) for element in value)
     return value.item() if isinstance(value, np.generic) else value
@@ -240,15 +240,15 @@ def _names_in_tuple(annotation: Any) -> OneOf | None:
 
 
 def describe(annotation: Any, value: Any = None) -> str:
-    """Returns what a value must be, in words.
+    """Returns the type and range of an annotation in words.
 
     Example:
       >>> describe(Counts)
-      'a tuple of one or more integers, each 1 or larger'
+      'a tuple of one or more integers, each >= 1'
 
     Args:
       annotation: type and range.
-      value: a value that was refused; limits that hardly any value exceeds are named only if it exceeds them.
+      value: the rejected value; limits as large as int32 are included only if it exceeds them.
     """
     constraints = _constraints(annotation)
     kind = typing.get_args(annotation)[0] if constraints else annotation
@@ -264,37 +264,34 @@ def describe(annotation: Any, value: Any = None) -> str:
     if _is_union(kind):
         parts = sorted(typing.get_args(kind), key=lambda part: part is not types.NoneType)
         return " or ".join(describe(part, value) for part in parts)
-    ranges = " and ".join(text for constraint in constraints if (text := _range(constraint, value)))
-    return ", ".join(filter(None, (KINDS.get(kind, getattr(kind, "__name__", str(kind))), ranges)))
+    return f"{KINDS.get(kind, getattr(kind, '__name__', str(kind)))} {_range(constraints, value)}".rstrip()
 
 
 KINDS = {int: "an integer", float: "a number", bool: "True or False", str: "a string", types.NoneType: "None"}
+SIGNS = {"ge": ">=", "gt": ">", "lt": "<", "le": "<="}
 
 
 def _tuple(*elements: Any, length: tuple, value: Any) -> str:
     if elements[-1] is not Ellipsis:
-        return f"({'; '.join(describe(element) for element in elements)})"
-    most = next((c.max_length for c in length if isinstance(c, annotated_types.Len)), None)
+        return f"a tuple ({', '.join(describe(element) for element in elements)})"
+    longest = next((c.max_length for c in length if isinstance(c, annotated_types.Len)), None)
     head, element = "a tuple of one or more" if length else "a tuple of", describe(elements[0])
-    if most and isinstance(value, (tuple, list)) and len(value) > most:
-        head = f"a tuple of one to {most}"
-    if element.startswith("("):
-        return f"{head} {element}"
+    if longest and isinstance(value, (tuple, list)) and len(value) > longest:
+        head = f"a tuple of 1 to {longest}"
+    if element.startswith("a tuple ("):
+        return f"{head} tuples {element.removeprefix('a tuple ')}"
     if element.startswith("one of "):
         return f"{head} names, each {element}"
-    kind, _, ranges = element.partition(", ")
-    return f"{head} {kind.split(' ')[-1]}s{f', each {ranges}' if ranges else ''}"
+    _, kind, *limits = element.split(" ")
+    return f"{head} {kind}s{', each ' if limits else ''}{' '.join(limits)}"
 
 
-def _range(constraint: Any, value: Any) -> str:
-    match constraint:
-        case annotated_types.Ge(ge=limit):
-            return f"{limit} or larger"
-        case annotated_types.Gt(gt=limit):
-            return f"larger than {limit}"
-        case annotated_types.Le(le=limit):
-            is_beyond = isinstance(value, (int, float)) and value > limit
-            return f"at most {limit}" if limit < LARGEST_COUNT or is_beyond else ""
-        case annotated_types.Lt(lt=limit):
-            return f"below {limit}"
-    return ""
+def _range(constraints: tuple, value: Any) -> str:
+    """Returns the limits of a number, such as "from 1 to 8", "> 0" or ">= 0 and < 1"; empty if there are none."""
+    limits = {sign: getattr(c, name) for name, sign in SIGNS.items() for c in constraints if hasattr(c, name)}
+    highest = limits.get("<=", 0)
+    if highest >= LARGEST_COUNT and not (isinstance(value, (int, float)) and value > highest):
+        del limits["<="]
+    if [*limits] == [">=", "<="]:
+        return f"from {limits['>=']} to {highest}"
+    return " and ".join(f"{sign} {limit}" for sign, limit in limits.items())

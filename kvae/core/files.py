@@ -13,7 +13,7 @@ from kvae.core.errors import InputError, check_local, check_utf8, first_line, sh
 
 
 def user_path(name: str, path: object) -> pathlib.Path:
-    """Returns a local path that a user gave, with `~` expanded; every program and function opens such paths with it.
+    """Returns a user's local path with `~` expanded, after checking that the system can look it up.
 
     Example:
       >>> user_path("--out", "runs/one").name
@@ -27,8 +27,8 @@ def user_path(name: str, path: object) -> pathlib.Path:
       path: A string or an `os.PathLike`; the file or folder need not exist.
 
     Raises:
-      InputError: The value is not a path, or the system cannot look it up: a NUL byte, a name that is too long, an
-        unknown user after `~`, a loop of links, or a folder that denies access.
+      InputError: The value is not a path, or the system cannot look it up: it has a NUL byte, a name that is too long,
+        an unknown user after `~`, a loop of symbolic links, or a folder that denies access.
     """
     check_local(name, path)
     path = pathlib.Path(path)
@@ -47,20 +47,20 @@ def user_path(name: str, path: object) -> pathlib.Path:
 
 
 def target_path(name: str, path: object) -> pathlib.Path:
-    """Returns `user_path` for a file or folder that kvae writes. Its name must be UTF-8: some libraries need that."""
+    """Returns `user_path` for a file or folder to write. Its name must be UTF-8, because some libraries require it."""
     target = user_path(name, path)
     check_utf8(name, target)
     return target
 
 
 def user_address(name: str, path: object) -> str:
-    """Returns the address of a run's folder that a user gave: `user_path`, or an address in a bucket."""
+    """Returns a user's address of a run's folder: in a bucket unchanged, otherwise `user_path` as a string."""
     check_address(name, path)
     return str(path) if is_bucket(path) else str(user_path(name, path))
 
 
 def opened(path: os.PathLike | str) -> BinaryIO:
-    """Opens a file, on a disk or in a bucket, to read its bytes.
+    """Opens a file on a disk or in a bucket for reading in binary mode.
 
     Args:
       path: The file; an object in a bucket is read into memory.
@@ -69,8 +69,8 @@ def opened(path: os.PathLike | str) -> BinaryIO:
       A binary file object.
 
     Raises:
-      OSError: It cannot be opened, or it is a folder, a pipe or a device: a pipe would block until someone writes.
-      InputError: Its bucket does not answer.
+      OSError: The file cannot be opened, or it is a folder, a pipe or a device. Reading a pipe could block forever.
+      InputError: The bucket does not answer.
     """
     if is_bucket(path):
         with wrap_bucket_errors(path):
@@ -87,7 +87,7 @@ def opened(path: os.PathLike | str) -> BinaryIO:
 def check_file(path: os.PathLike | str | int) -> None:
     """Raises OSError unless a local path, or an open descriptor, is a file.
 
-    Libraries that open a path themselves need this check first: they block on a pipe until someone writes.
+    Call it before a library opens the path, because a library would block on a pipe.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError("it is a folder, a pipe or a device, not a file")
@@ -98,7 +98,7 @@ def read_text(path: os.PathLike | str) -> str:
 
     Raises:
       OSError: As for `opened`.
-      UnicodeDecodeError: The file is not UTF-8. It is a ValueError.
+      UnicodeDecodeError: The file is not UTF-8 (a kind of ValueError).
     """
     with opened(path) as file:
         return file.read().decode()
@@ -108,9 +108,10 @@ def check_target(folder: pathlib.Path, mark: str, unfinished: Collection[str] = 
     """Raises InputError if writing into a folder would mix kvae's files with the user's.
 
     Args:
-      folder: Where files are to be written.
-      mark: A file that every folder written by kvae holds. A folder with other files must have it.
-      unfinished: Files that kvae writes before the mark; an earlier call that was interrupted may have left them.
+      folder: The folder to write to.
+      mark: Name of a file that identifies folders written by kvae. A folder that already has files must contain it.
+      unfinished: Names of files that kvae writes before the mark. A folder may contain them without the mark, because
+        an interrupted call leaves such a folder.
     """
     others = sorted(path.name for path in folder.glob("*") if not path.name.startswith("."))
     if mark not in others and (others := [name for name in others if name not in unfinished]):
@@ -145,7 +146,7 @@ def replaced(path: os.PathLike | str) -> Iterator[pathlib.Path]:
 def write_text(path: os.PathLike | str, text: str) -> None:
     """Writes a UTF-8 text file atomically, on a disk or in a bucket.
 
-    Surrogates, as in file names that are not UTF-8, are written as escapes.
+    Surrogates, which stand for bytes that are not UTF-8 in file names, are written as escapes.
 
     Example:
       >>> import tempfile

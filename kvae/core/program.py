@@ -21,24 +21,24 @@ FAILED, MISTAKE, STOPPED, INTERRUPTED = 1, 2, 75, 130
 """Exit statuses: a part failed; an error that the user can fix; stopped before the end (EX_TEMPFAIL); Ctrl-C."""
 
 JAX_START_ERRORS = ("Unable to initialize backend", "for JAX flag", "for environment")
-"""Parts of JAX's messages when an environment variable asks for a missing platform or has an invalid value."""
+"""Parts of JAX's error messages when an environment variable names a missing platform or has an invalid value."""
 
 QUIET_LOGGERS = ("absl", "asyncio")
-"""Orbax logs internals under these names; kvae reports the outcome itself."""
+"""Loggers that Orbax uses for its internals; kvae reports the outcome itself."""
 
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
-"""Signals that ask a program to stop, from a cluster, Ctrl-C or a closed terminal."""
+"""Signals that ask a program to stop: from a cluster, from Ctrl-C, and from a closed terminal."""
 
 
 def exit_at_signals() -> None:
-    """Makes each stop signal end this process immediately with one line, for as long as there is nothing to save."""
+    """Makes each stop signal end this process at once with a one-line message; for programs with nothing to save."""
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # set by nohup
             signal.signal(number, _exit)
 
 
 def _exit(number: int, frame: object) -> None:
-    # An exception would be caught or printed by whichever library is being imported.
+    # No exception is raised, because a library that is being imported might catch or print it.
     line, status = "stopped; run the same command again to resume", STOPPED
     if number == signal.SIGINT:
         line, status = "interrupted", INTERRUPTED
@@ -74,7 +74,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def number(annotation: Any) -> Callable[[str], Any]:
-    """Returns the `type` of an argument that must be a number.
+    """Returns a function that parses and validates a number, for the `type` of an argparse argument.
 
     Args:
       annotation: Type and range of the number, such as `kvae.core.fields.Count`.
@@ -110,10 +110,10 @@ def import_files(argv: list[str]) -> list[str]:
 
 
 def run_file(option: str, path: str) -> dict[str, Any]:
-    """Runs a Python file of a user's and returns its names.
+    """Runs a user's Python file and returns its global variables.
 
     Args:
-      option: The option that names it, for messages.
+      option: The option that names the file, for messages.
       path: The file.
 
     Raises:
@@ -131,18 +131,19 @@ def run_file(option: str, path: str) -> dict[str, Any]:
 def run(program: Callable[[list[str]], int], argv: list[str]) -> int:
     """Runs a program and returns its exit status.
 
-    An `InputError` is printed as one line to stderr and gives `MISTAKE`; with `--debug` its traceback is printed too.
+    If the program raises `InputError`, its one line is printed to stderr, after the traceback if `--debug` is set, and
+    the status is `MISTAKE`.
 
     Args:
-      program: Takes the arguments and returns an exit status.
-      argv: Its arguments, without the program's name.
+      program: A function from the arguments to an exit status.
+      argv: The arguments, without the program's name.
     """
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     # Orbax leaves a coroutine behind after a failed write.
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # tables and paths have letters that some terminals lack
+        sys.stdout.reconfigure(errors="backslashreplace")  # some terminals cannot show all characters
     try:
         with require_extra("train"):
             return program(import_files(argv))
@@ -166,8 +167,8 @@ def run(program: Callable[[list[str]], int], argv: list[str]) -> int:
 
 
 def _is_start_error(error: Exception) -> bool:
-    """Returns True for an exception of JAX that an environment variable caused."""
-    if isinstance(error, AssertionError):  # JAX_PLATFORMS names a platform without a plugin: an assertion without text
+    """True if a JAX_* environment variable caused this exception."""
+    if isinstance(error, AssertionError):  # raised without text if JAX_PLATFORMS names a platform without a plugin
         return [*traceback.walk_tb(error.__traceback__)][-1][0].f_globals["__name__"] == "jax._src.xla_bridge"
     return any(part in str(error) for part in JAX_START_ERRORS)
 

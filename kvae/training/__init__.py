@@ -1,1 +1,1 @@
-"""Training: from a config to a run's folder. Start reading at `kvae.training.train`."""
+"""Trains a run from its config. Start reading at `kvae.training.train`."""

@@ -1,8 +1,8 @@
-"""The rule for "best": the lowest finite validation loss, and of equal losses the earliest.
+"""Defines the best step of a run: the lowest finite validation loss, and the earliest if several are equal.
 
-A checkpoint holds all replicas of a run, so its loss is the mean over the replicas whose loss is finite: the best
-checkpoint is the same one for each of them. Early stopping and tables look at each seed alone, and say in their
-docstrings how they apply the rule.
+A checkpoint holds all replicas of a run. Its loss is the mean over the replicas with a finite loss, so that all
+replicas have the same best checkpoint. Early stopping and tables apply the rule to each seed separately, as their
+docstrings describe.
 """
 
 import math
@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 LOSS = "valid/loss"
-"""The name of the validation loss in a row of metrics.jsonl; rows that have it are evaluations."""
+"""Name of the validation loss in metrics.jsonl. Rows with this name are evaluations."""
 
 
 def mean_over_replicas(losses: float | Sequence[float]) -> float | None:
-    """Returns the mean of the finite losses of the replicas; None if none is finite.
+    """Returns the mean of the replicas' finite losses; None if no loss is finite.
 
     Example:
       >>> mean_over_replicas([0.5, float("nan"), 0.25])
@@ -27,7 +27,7 @@ def mean_over_replicas(losses: float | Sequence[float]) -> float | None:
 
 
 def best_step(losses: Mapping[int, float | None]) -> int | None:
-    """Returns the step with the lowest finite loss, the earliest of equal ones; None if no loss is finite.
+    """Returns the earliest step with the lowest finite loss; None if no loss is finite.
 
     Example:
       >>> best_step({1000: 0.5, 2000: 0.25, 3000: 0.25, 4000: None})

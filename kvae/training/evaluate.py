@@ -1,4 +1,4 @@
-"""Validation: metrics over the validation sets, metrics over the training set, and metrics of the model itself."""
+"""Computes a model's metrics on the validation sets and, if the model needs it, on the training set."""
 
 import dataclasses
 import functools
@@ -19,18 +19,18 @@ from kvae.training.parallel.devices import ReplicaGroups, Replicas, scalar_or_li
 log = logging.getLogger(__name__)
 
 SAMPLES = 32
-"""Number of validation examples for a model's `extra_metrics`, and the least number in its figures."""
+"""Number of validation examples for a model's `extra_metrics`, and the minimum number in its figures."""
 
 PICTURED_BYTES = 2**20
-"""Total size of the validation examples in figures, unless `SAMPLES` of them are larger."""
+"""Maximum total size of the validation examples in figures; if `SAMPLES` examples are larger, they are all shown."""
 
 
 class Evaluation(NamedTuple):
     """Result of an evaluation.
 
     Attributes:
-      row: `valid/<metric>`, numbers or lists in seed order; with several sets `valid/<set>/<metric>` too.
-      sums: sums over all validation sets, and over the training set as `train_<name>`; arrays [replicas, ...].
+      row: `valid/<metric>`, numbers or lists in seed order; for several validation sets also `valid/<set>/<metric>`.
+      sums: sums over all validation sets, and `train_<name>` over the training set; arrays [replicas, ...].
       variables: the model's variables on the host, arrays [replicas, ...].
     """
 
@@ -44,9 +44,9 @@ class Evaluator:
 
     Args:
       model: the model to measure.
-      replicas: the layout of its replicas.
-      dataset: its validation sets are measured; the training set too if the model asks for it.
-      batch_size: examples in a batch.
+      replicas: the replicas of the run.
+      dataset: the validation sets are measured, and the training set too if the model needs it.
+      batch_size: number of examples in a batch.
 
     Attributes:
       samples: validation examples for `extra_metrics`, arrays [n, ...] by name.
@@ -64,7 +64,7 @@ class Evaluator:
 
         Args:
           groups: variables of the model.
-          finite: bool [replicas], at least one True; the metrics of the others are NaN.
+          finite: bool [replicas], at least one True; where it is False, the replica's metrics are NaN.
         """
         sums_by_set, train = self._all_sums(groups, self.dataset)
         pooled = jax.tree.map(lambda *parts: sum(parts), *sums_by_set.values()) | train
@@ -84,7 +84,7 @@ class Evaluator:
         return Evaluation({name: scalar_or_list([row[name] for row in rows]) for name in failed}, pooled, variables)
 
     def check(self, groups: ReplicaGroups) -> None:
-        """Measures one batch of each set, so that a mistake in a metric ends a run before its first step.
+        """Measures one batch of each set, so that a mistake in a metric is reported before the first step.
 
         Args:
           groups: variables of the model.
@@ -99,22 +99,22 @@ class Evaluator:
             for sums in sums_by_set.values():
                 all_metrics(self.model, select_replica(sums | train, 0))
         except InputError:
-            # One batch may lack what a metric needs, such as examples of each class; only all examples can tell.
+            # One batch may be too small for a metric that needs, for example, every class: try all examples.
             self.evaluate(groups, np.ones(self.replicas.count, bool))
 
     def _all_sums(self, groups: ReplicaGroups, dataset: Dataset) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-        """Returns the sums of each validation set, and those of the training set, if the model needs them."""
+        """Returns the sums of each validation set, and of the training set if the model needs them (else empty)."""
         sums_by_set = {name: self.sums(groups, examples) for name, examples in dataset.validation.items()}
         train = self.sums(groups, dataset.train, "train_sums") if self.model.needs_train_sums else {}
         return sums_by_set, {f"train_{name}": total for name, total in train.items()}
 
     def _warn_of_metrics_without_values(self, row: Mapping[str, Any]) -> None:
-        """Warns once about metrics that are declared without a `compute` and computed nowhere else."""
+        """Logs one warning about metrics that the model declares without a `compute` and never returns."""
         declared = [name for name, metric in self.model.metrics.items() if not metric.compute]
         missing = [name for name in declared if f"valid/{name}" not in row]
         if missing and jax.process_index() == 0 and not self._has_warned:
             log.warning(
-                "%s declares the metrics %s and never computes them: give each a compute, or return it from "
+                "%s declares the metrics %s but never computes them: give each a compute function, or return it from "
                 "compute_metrics or extra_metrics",
                 type(self.model).__name__,
                 ", ".join(missing),
@@ -122,7 +122,7 @@ class Evaluator:
         self._has_warned = True
 
     def sums(self, groups: ReplicaGroups, examples: Examples, method: str = "batch_sums") -> dict[str, Any]:
-        """Sums the results of a model's method over the batches of a set: float64 [replicas, ...]."""
+        """Returns the sums of a model method's results over the batches of a set: float64 [replicas, ...]."""
         batches = pipeline.evaluation_batches(
             examples,
             batch_size=self._batch_size,
@@ -141,7 +141,7 @@ class Evaluator:
         return self.replicas.program(functools.partial(self.model.apply, method=method), shared=(1,))
 
     def extra_metrics(self, variables: Mapping[str, Any]) -> dict[str, float]:
-        """Returns the model's `extra_metrics` as `valid/<metric>`; empty on all processes but the first.
+        """Returns the model's `extra_metrics` as `valid/<metric>`; processes other than the first return none.
 
         Args:
           variables: the variables of one replica, on the host.
@@ -153,16 +153,16 @@ class Evaluator:
 
 
 def all_metrics(model: Model, sums: Mapping[str, Any]) -> dict[str, float]:
-    """Returns the model's `compute_metrics`, and the metrics with a `compute` that it leaves out.
+    """Returns the result of the model's `compute_metrics`, and those metrics with a `compute` that it leaves out.
 
     Raises:
-      InputError: a `compute` fails, or `compute_metrics` does not return numbers by name, `loss` among them.
+      InputError: a `compute` fails, or `compute_metrics` does not return a dict with the key `loss`.
     """
     metrics = model.compute_metrics(sums)
     if not isinstance(metrics, Mapping) or "loss" not in metrics:
         raise InputError(
-            f"compute_metrics of {type(model).__name__} returns {short_repr(metrics)}; it must return numbers by name, "
-            "'loss' among them"
+            f"compute_metrics of {type(model).__name__} returns {short_repr(metrics)}; it must return a dict of "
+            "numbers with the key 'loss'"
         )
     left_out = model.declared_metrics(sums) if {*_computable(model)} - metrics.keys() else {}
     return {**left_out, **metrics}
@@ -176,10 +176,10 @@ def _computable(model: Model) -> list[str]:
 def joined_metrics(
     model: Model, pooled: Mapping[str, float], by_set: Mapping[str, Mapping[str, float]]
 ) -> dict[str, float]:
-    """Returns the metrics of several sets as one row: pooled, or means over the sets, as each `Metric` declares.
+    """Returns the metrics of several sets as one row; each `Metric` declares whether it is pooled or averaged.
 
     Args:
-      model: declares its metrics.
+      model: the model, which declares its metrics.
       pooled: metrics of all sets together.
       by_set: metrics of each set.
     """
@@ -202,7 +202,7 @@ def first_examples(examples: Examples, count: int) -> Examples:
 
 @dataclasses.dataclass(frozen=True)
 class _First:
-    """The first examples of a set that is read from disk."""
+    """The first `count` examples of a set that is read from disk."""
 
     examples: Examples
     count: int

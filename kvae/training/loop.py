@@ -29,16 +29,16 @@ from kvae.training.workdir.mirror import Mirror
 log = logging.getLogger(__name__)
 
 DYING_SHARE = 0.05
-"""A codebook is dying if fewer than this share of its codes are used between two logs."""
+"""A codebook is collapsing if less than this share of its codes is used between two logs."""
 
 DYING_STEPS = 500
-"""Steps, or one epoch if that is shorter, before the use of codes is checked."""
+"""Code usage is checked after this many steps, or after one epoch if that is shorter."""
 
 LEAST_STEPS = 50
-"""Steps before the use of codes is checked, even if an epoch is shorter."""
+"""Code usage is never checked before this step."""
 
 BATCHES_AHEAD = 4
-"""Batches that are prepared in the background while the devices train."""
+"""Number of batches that are prepared in the background while the devices train."""
 
 
 def training_batches(config: Mapping[str, Any], examples: Examples, first_step: int) -> Iterator[dict[str, np.ndarray]]:
@@ -68,7 +68,7 @@ def training_batches(config: Mapping[str, Any], examples: Examples, first_step: 
 
 
 def on_devices(batches: Iterator[dict[str, np.ndarray]], replicas: Replicas) -> Iterator[ReplicaGroups]:
-    """Yields each batch as groups of global arrays [g, b, ...] on the devices."""
+    """Yields each batch as one tree of global arrays [g, b, ...] per group, on the devices."""
     sharding = devices.batch_sharding(replicas.mesh)
     for batch in batches:
         yield [devices.to_devices(sharding, group) for group in replicas.split(batch)]
@@ -76,13 +76,13 @@ def on_devices(batches: Iterator[dict[str, np.ndarray]], replicas: Replicas) -> 
 
 @dataclasses.dataclass(frozen=True)
 class RunFiles:
-    """Everything a run writes to.
+    """The files that a run writes.
 
     Attributes:
       workdir: the run's folder, on a disk or in a bucket.
-      mirror: its small files on this machine, and the lock of the run.
-      checkpoints: its checkpoints.
-      journal: its metrics and log.
+      mirror: the small files on this machine, and the lock of the run.
+      checkpoints: the checkpoints.
+      journal: the metrics and the log.
     """
 
     workdir: str
@@ -97,14 +97,14 @@ class RunFiles:
 
 
 class Loop:
-    """Trains a run from a step to its end, and writes down what happens.
+    """Runs the training loop, and writes metrics, checkpoints and figures.
 
     Args:
       config: the validated config.
       step: the compiled training step, from groups and a batch to groups.
       evaluator: measures the model on the data set.
-      files: where the run writes.
-      stop: tells whether the run was asked to stop.
+      files: the files to write.
+      stop: records signals that ask the run to stop.
     """
 
     def __init__(
@@ -120,10 +120,10 @@ class Loop:
         self.has_warned, self.failed = False, set()
 
     def run(self, groups: ReplicaGroups, first_step: int) -> int:
-        """Trains from `first_step` to the last step, an early stop, or a request to stop.
+        """Trains from `first_step` until the last step, early stopping or a stop signal.
 
         Returns:
-          The last step of the config, also after an early stop; the step that was reached if the run was asked to stop.
+          The last step of the config, also after early stopping. If a signal stopped the run, the step that it reached.
         """
         steps = self.config["steps"]
         if first_step >= steps or self.early_stopping.is_over():
@@ -153,7 +153,7 @@ class Loop:
                 if self.stop.requested(done) and done < steps:
                     self.save(groups, done, None)
                     self.files.checkpoints.wait()
-                    log.warning("stopped at step %d; run the same command again to continue", done)
+                    log.warning("stopped at step %d; run the same command again to resume", done)
                     return done
         if (self.files.figures / "index.html").exists():
             log.info("all figures are in %s", as_path(self.files.workdir) / "figures" / "index.html")
@@ -161,18 +161,18 @@ class Loop:
 
     @contextlib.contextmanager
     def saved_if_it_fails(self, groups: ReplicaGroups, done: int) -> Iterator[None]:
-        """Saves the state of the step `done` if the block fails, for example because an image has been deleted."""
+        """Saves the state of the step `done` if the block fails, for example because an image was deleted."""
         try:
             yield
         except Exception:
-            if done and jax.process_count() == 1:  # other processes would not know of the failure
+            if done and jax.process_count() == 1:  # saving needs all processes, and the others do not know of the error
                 self.save(groups, done, None)
                 self.files.checkpoints.wait()
                 log.warning("saved step %d, because the next one failed", done)
             raise
 
     def is_due(self, field: str, done: int) -> bool:
-        """Returns True for every step that is a multiple of config[field], and for the last step."""
+        """True if a step is a multiple of config[field] or is the last step."""
         return done % self.config[field] == 0 or done == self.config["steps"]
 
     def log(
@@ -184,9 +184,9 @@ class Loop:
         reached: np.ndarray,
         rates: Mapping[str, float],
     ) -> None:
-        """Writes the row of a step, with an evaluation if one is due; then saves, and then draws.
+        """Writes the row of a step; evaluates, saves a checkpoint and draws figures if they are due.
 
-        The order matters to a run that is killed: a checkpoint always has its row, and a figure its checkpoint.
+        The row is written before the checkpoint is saved, so that a run that is killed has a row for each checkpoint.
 
         Args:
           groups: the state.
@@ -194,7 +194,7 @@ class Loop:
           metric_sums: sums since the last log, arrays [replicas, ...].
           finite: bool [replicas], False for replicas that have failed.
           reached: int32 [replicas], the step of each replica's state.
-          rates: as `rates` returns them.
+          rates: the result of the method `rates`.
         """
         self.files.mirror.check()
         self.check_failures(done, finite, reached)
@@ -208,33 +208,34 @@ class Loop:
         if not (self.is_due("checkpoint_every_steps", done) or self.early_stopping.is_over()):
             return
         self.save(groups, done, evaluation)
-        # Drawing takes longer than an evaluation, so it comes with the checkpoints only.
+        # Drawing takes longer than an evaluation, so figures are drawn only with checkpoints.
         if evaluation is not None and jax.process_index() == 0:
             rows = self.files.journal.rows
             pictures.draw(self.evaluator.model, evaluation, self.evaluator.pictured, rows, self.files.figures)
-        wait_for_all("drawn")  # collectives on a CPU time out after half a minute
+        wait_for_all("drawn")  # otherwise the other processes' next collective could time out
 
     def evaluate(
         self, groups: ReplicaGroups, finite: np.ndarray, row: Mapping[str, Any], metric_sums: MetricSums
     ) -> Evaluation:
-        """Evaluates the state; if that fails before the last step, writes the row without an evaluation, and saves."""
+        """Evaluates the state. If that fails before the last step, writes the row alone and saves a checkpoint."""
         try:
             return self.evaluator.evaluate([group.variables for group in groups], finite)
         except Exception:
-            if row["step"] < self.config["steps"]:  # a run that is complete is not evaluated again
+            # With a checkpoint of the last step, the run would be complete and would never repeat the evaluation.
+            if row["step"] < self.config["steps"]:
                 with self.saved_if_it_fails(groups, row["step"]):
                     self.files.journal.write(row, summary(row, metric_sums.counts))
                     raise
             raise
 
     def save(self, groups: ReplicaGroups, done: int, evaluation: Evaluation | None) -> None:
-        """Starts saving a checkpoint in the background, after all rows have been published."""
+        """Uploads all rows if the run is in a bucket, then starts saving a checkpoint in the background."""
         self.files.mirror.upload_rows()
         loss = mean_over_replicas(evaluation.row[LOSS]) if evaluation else None
         self.files.checkpoints.save(done, self.replicas.join(groups), self.config, loss)
 
     def rates(self, steps: int, seconds: float) -> dict[str, float]:
-        """Returns steps and images per second since the last log, without compilation, evaluation and drawing."""
+        """Returns steps and images per second since the last log; compilation, evaluation and drawing do not count."""
         if not steps:
             return {}
         images = steps * self.config["batch_size"] * self.config["replicas"]
@@ -244,16 +245,14 @@ class Loop:
         """Logs which replicas have failed since the last log.
 
         Raises:
-          InputError: no replica has a finite loss any more.
+          InputError: all replicas have failed.
         """
         if not np.any(finite):
             failed_at, rate = int(np.max(reached)) + 1, self.config["optimizer"]["learning_rate"]
-            remedy = f"a lower optimizer.learning_rate (now {rate}) may help"
+            remedy = f"earlier checkpoints are intact; try a lower optimizer.learning_rate (now {rate})"
             if failed_at == 1:
-                remedy = "at the first step this is seldom the learning rate: check that the data fit the model"
-            raise InputError(
-                f"the loss is not finite at step {failed_at}; the checkpoints before it are intact, and {remedy}"
-            )
+                remedy = "at the first step the cause is rarely the learning rate: check that the data fit the model"
+            raise InputError(f"the loss is not finite at step {failed_at}; {remedy}")
         failed = set(np.flatnonzero(~finite).tolist())
         for replica in sorted(failed - self.failed):
             seed = self.config["seed"] + replica
@@ -261,7 +260,7 @@ class Loop:
         self.failed = failed
 
     def warn_if_dying(self, counts: Mapping[str, np.ndarray], finite: np.ndarray, done: int) -> None:
-        """Warns, once, if hardly any code of a codebook is in use, with the model's remedy.
+        """Logs one warning, with the model's remedy, if a codebook uses too few of its codes.
 
         Args:
           counts: by codebook, how often each code was chosen: float32 [replicas, ..., K].
@@ -279,17 +278,17 @@ class Loop:
             if np.any(used < DYING_SHARE * np.minimum(size, np.sum(code_counts, axis=-1))):
                 self.has_warned = True
                 log.warning(
-                    "the %s is dying: %d of %d codes were used by %d vectors since the last log; %s",
+                    "the %s is collapsing: %d vectors used only %d of %d codes since the last log; %s",
                     name if name in ("codebook", "map") else f"{name} codebook",
+                    np.sum(code_counts, axis=-1).flat[np.argmin(used)],
                     np.min(used),
                     size,
-                    np.sum(code_counts, axis=-1).flat[np.argmin(used)],
                     self.evaluator.model.collapse_hint,
                 )
 
 
 def training_means(metric_sums: MetricSums, finite: np.ndarray) -> dict[str, Any]:
-    """Returns `train/<metric>`: means since the last log, NaN for a replica that has failed."""
+    """Returns the means since the last log as `train/<metric>`; NaN for replicas that have failed."""
     steps = np.maximum(metric_sums.steps, 1)
     means = {name: np.where(finite, total / steps, np.nan) for name, total in metric_sums.metrics.items()}
     return {f"train/{name}": scalar_or_list(mean.tolist()) for name, mean in means.items()}

@@ -22,15 +22,15 @@ SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
     "cooldown": _cooldown,
     "cosine": lambda rate, steps: optax.cosine_decay_schedule(rate, max(steps, 1), alpha=0.01),
 }
-"""Learning-rate schedules after the warm-up, by name: functions of the rate and of the number of steps that are left.
+"""Learning-rate schedules after the warm-up, by name: functions of the rate and the number of remaining steps.
 
-`cooldown` holds the rate and, over the last fifth of the steps, lowers it linearly to a hundredth (Hägele et al.,
-"Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations", 2024). `cosine` falls along half a cosine
-to a hundredth at the last step (Loshchilov and Hutter, "SGDR", 2017).
+`cooldown` keeps the rate constant, then lowers it linearly to 1% over the last fifth of the steps (Hägele et al.,
+"Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations", 2024). `cosine` lowers the rate along half
+a cosine to 1% at the last step (Loshchilov and Hutter, "SGDR", 2017).
 """
 
 CONSISTENT_RMS = 0.2
-"""Root mean square of Muon's updates at a rate of 1: as for Adam, so that one rate suits both (Liu et al., 2025)."""
+"""Root mean square of Muon's updates at a rate of 1. It matches Adam's, so one rate suits both (Liu et al., 2025)."""
 
 
 def _adam(rate: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
@@ -49,10 +49,10 @@ def _muon(rate: optax.Schedule, weight_decay: float) -> optax.GradientTransforma
 
 
 def _matrices(params: Any) -> Any:
-    """Returns the axes that make each kernel a matrix, from all axes but the last to the last; None for other leaves.
+    """Returns, for each kernel, which axes are the inputs and the output of its matrix; None for other leaves.
 
-    Dense kernels have two axes and kernels of images' convolutions four. Other kernels, such as attention's, may have
-    several output axes, so they are left to Adam.
+    The last axis is the output, and all others are inputs. Dense kernels have two axes and 2D convolution kernels four.
+    Other kernels, such as those of attention, may have several output axes, so Adam updates them.
     """
 
     def axes(path: tuple, leaf: jax.Array) -> MuonDimensionNumbers | None:
@@ -63,7 +63,7 @@ def _matrices(params: Any) -> Any:
 
 
 OPTIMIZERS: dict[str, Callable[[optax.Schedule, float], optax.GradientTransformation]] = {"adam": _adam, "muon": _muon}
-"""Optimisers by name: functions of the learning-rate schedule and of the weight decay.
+"""Optimisers by name: functions of the learning-rate schedule and the weight decay.
 
 `muon` orthogonalises the momentum of each dense or convolutional kernel, as a matrix from inputs to outputs (Jordan et
 al., "Muon: An optimizer for hidden layers in neural networks", 2024), with updates scaled as in Liu et al., "Muon is
@@ -80,19 +80,19 @@ def make_optimizer(
     weight_decay: NotNegative = 0.0,
     clip_norm: NotNegative = 0.0,
 ) -> optax.GradientTransformation:
-    """Returns an optimiser that clips the gradients to a global norm before it uses them.
+    """Returns an optimiser that can clip the global norm of the gradients.
 
     Args:
-      steps: updates of the complete run.
+      steps: total number of updates of the run.
       name: the optimiser; the authors' release uses Adam.
       learning_rate: the rate after the warm-up.
       schedule: how the rate changes after the warm-up.
-      warmup: pairs of a step and the rate until that step, such as ((1000, 1e-4), (2000, 5e-4)).
+      warmup: pairs (step, rate), such as ((1000, 1e-4), (2000, 5e-4)); each rate applies until its step.
       weight_decay: decoupled weight decay, as in AdamW (Loshchilov and Hutter, 2019); 0 in the authors' release.
-      clip_norm: largest global norm of the gradients; 0 turns clipping off.
+      clip_norm: maximum global norm of the gradients; 0 turns clipping off.
 
     Raises:
-      InputError: no optimiser or schedule has that name, or the steps of the warm-up do not ascend.
+      InputError: no optimiser or schedule has that name, or the steps of the warm-up do not increase.
 
     Example:
       >>> import jax.numpy as jnp
@@ -102,11 +102,11 @@ def make_optimizer(
       >>> updates["bias"].round(3).tolist()
       [-0.5, -0.5, -0.5]
     """
-    optimize, decline = choose("optimizer.name", name, OPTIMIZERS), choose("optimizer.schedule", schedule, SCHEDULES)
+    optimize, decay = choose("optimizer.name", name, OPTIMIZERS), choose("optimizer.schedule", schedule, SCHEDULES)
     ends, rates = [step for step, _ in warmup], [rate for _, rate in warmup]
     if ends != sorted(set(ends)):
-        raise InputError(f"optimizer.warmup is {warmup}; its steps must ascend")
-    last = decline(learning_rate, steps - max(ends, default=0))
+        raise InputError(f"optimizer.warmup is {warmup}; its steps must increase")
+    last = decay(learning_rate, steps - max(ends, default=0))
     rate = optax.join_schedules([*(optax.constant_schedule(rate) for rate in rates), last], ends)
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
     return optax.chain(clip, optimize(rate, weight_decay))

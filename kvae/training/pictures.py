@@ -1,4 +1,4 @@
-"""The figures of a run: those of its model, the curves of its metrics, and the page that shows them."""
+"""Draws the figures of a run's model, its training curves, and the HTML page that shows them all."""
 
 import logging
 import pathlib
@@ -20,16 +20,16 @@ def draw(
     rows: Sequence[Mapping],
     folder: pathlib.Path,
 ) -> None:
-    """Draws the figures of the first replica, the curves of all replicas, and `index.html`.
+    """Draws the figures of the first replica, the training curves of all replicas, and `index.html`.
 
-    A figure that cannot be drawn is logged as a warning: no run ends because of a figure.
+    If a figure cannot be drawn, a warning is logged and the run continues.
 
     Args:
-      model: decides what is drawn.
-      evaluation: the evaluation of the step that is shown.
+      model: the model, whose method `pictures` returns the figures to draw.
+      evaluation: the evaluation to show.
       samples: validation examples, arrays [n, ...] by name.
-      rows: rows of metrics.jsonl, ascending.
-      folder: where the files go; created if missing.
+      rows: rows of metrics.jsonl, sorted by step.
+      folder: the folder to write to; created if missing.
     """
     from kvae.plots import index
     from kvae.plots.curves import draw_training_curves
@@ -60,7 +60,7 @@ def _reason(error: Exception) -> str:
 
 
 def panels(model: Model, rows: Sequence[Mapping]) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """Returns the title, the unit, and the (label, metric) pairs of each panel of the curves."""
+    """Returns the title, unit and (label, metric) pairs of each panel of the training curves."""
     measured = {name.partition("/")[2] for row in rows for name in row}
     metrics_by_panel = {}
     for name, metric in model.metrics.items():

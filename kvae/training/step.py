@@ -1,4 +1,4 @@
-"""The state of training, and the step from one batch to the next. Everything here concerns one replica."""
+"""The training state and the training step of one replica."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,12 +12,12 @@ from kvae.core.errors import InputError
 from kvae.models.model import Batch, LossAndMetrics, Model
 
 STREAMS = ("augmentation", "dropout")
-"""Names of the random streams of a model in training."""
+"""Names of the random streams that a model gets in training."""
 
 
 @struct.dataclass
 class MetricSums:
-    """Sums since the last log; they stay on the device until the next one.
+    """Sums since the last log, which stay on the device until the next log.
 
     Attributes:
       steps: int32 [], number of steps.
@@ -32,14 +32,14 @@ class MetricSums:
 
 @struct.dataclass
 class TrainState:
-    """Everything a step reads and writes.
+    """The state that a training step updates.
 
     Attributes:
       seed: int32 [], the seed of initialisation, data order and random streams.
-      step: int32 [], updates done so far.
-      finite: bool [], False after a loss or gradient that is not finite: the state stays as it was before that step.
+      step: int32 [], number of updates done.
+      finite: bool [], False once a loss or gradient is not finite; that step and all later ones change nothing else.
       params: parameters, trained by gradient descent.
-      collections: the other variables, among them `codebook`.
+      collections: the model's other variables, such as the collection `codebook`.
       optimizer: state of the optimiser.
       metric_sums: sums since the last log.
     """
@@ -67,9 +67,9 @@ def initial_state(model: Model, optimizer: optax.GradientTransformation, batch: 
     """Returns the state before the first step.
 
     Args:
-      model: initialised through its `loss_and_metrics`.
+      model: the model; its method `loss_and_metrics` creates the variables.
       optimizer: the optimiser of the parameters.
-      batch: a batch like those of training; only shapes and dtypes matter.
+      batch: an example of a training batch; only shapes and dtypes matter.
       seed: int32 [].
 
     Raises:
@@ -99,19 +99,19 @@ def initial_state(model: Model, optimizer: optax.GradientTransformation, batch: 
 
 
 def _result(outcome: Any) -> str:
-    """Returns what a method of the user's own returned, in words."""
+    """Describes the value that a user's `loss_and_metrics` returned."""
     if isinstance(outcome, LossAndMetrics):
         return "a LossAndMetrics without the metric 'loss'"
     return "None" if outcome is None else f"an object of type {type(outcome).__name__}"
 
 
 def _with_mask(batch: Batch) -> Batch:
-    """Returns the batch with a mask, as in evaluation; in training every example counts."""
+    """Returns the batch with a mask, as evaluation batches have; it is True for every training example."""
     return {**batch, "mask": jnp.ones(len(next(iter(batch.values()))), bool)}
 
 
 def _streams(key: jax.Array, part: int | jax.Array) -> dict[str, jax.Array]:
-    """Returns a key for each random stream; each micro-batch has its own."""
+    """Returns a key for each random stream; each micro-batch has its own keys."""
     key = jax.random.fold_in(key, part)
     return {name: jax.random.fold_in(key, number) for number, name in enumerate(STREAMS)}
 
@@ -119,9 +119,9 @@ def _streams(key: jax.Array, part: int | jax.Array) -> dict[str, jax.Array]:
 def _outcome(
     model: Model, variables: Mapping[str, Any], batch: Batch, key: jax.Array, part: int | jax.Array = 0
 ) -> tuple[LossAndMetrics, Mapping[str, Any]]:
-    """Returns loss and metrics, and the collections that a forward pass updates: all but the codebooks.
+    """Returns loss and metrics, and the collections that a forward pass can update.
 
-    Codebooks are updated once per batch, by statistics of all its micro-batches.
+    The collection `codebook` is not among them: codebooks are updated once per batch, from all its micro-batches.
     """
     mutable = [name for name in variables if name not in ("params", "codebook")]
     return model.apply(variables, batch, method="loss_and_metrics", rngs=_streams(key, part), mutable=mutable)
@@ -132,13 +132,14 @@ def train_step(
 ) -> TrainState:
     """Returns the state after one update of parameters and codebooks.
 
-    Micro-batches run one after the other: their gradients are averaged, their codebook statistics summed, and both
-    applied once. A step whose loss or gradient is not finite changes nothing but `finite`.
+    Micro-batches are processed one after the other. Their gradients are averaged and their codebook statistics are
+    summed; then parameters and codebooks are updated once. If the loss or the gradient is not finite, only
+    `state.finite` changes.
 
     Args:
       model: the model.
       optimizer: the optimiser that made `state.optimizer`.
-      micro_batches: parts of the batch; must divide b.
+      micro_batches: number of micro-batches; must divide b.
       state: the state before the step.
       batch: the global batch, arrays [b, ...] by name.
     """
@@ -181,14 +182,14 @@ def _accumulate(
 ) -> tuple[Any, LossAndMetrics, dict[str, Any]]:
     """Returns gradients and metrics averaged over micro-batches, and counts and statistics summed over them.
 
-    Collections that forward passes update, such as the running averages of batch normalisation, start from the same
-    values in each micro-batch and are averaged: one update, by the mean over the micro-batches.
+    Forward passes may update collections, such as the running averages of batch normalisation. Each micro-batch starts
+    from the same values, and the results are averaged.
     """
     if micro_batches == 1:
         return forward_and_backward(batch, 0)
 
     def split(array):
-        # Example i goes to part i % micro_batches, so that each device has its share of every micro-batch.
+        # Example i goes to micro-batch i % micro_batches, so that each device has its share of every micro-batch.
         return jnp.moveaxis(array.reshape(-1, micro_batches, *array.shape[1:]), 1, 0)
 
     parts = jax.tree.map(split, batch)

@@ -1,4 +1,4 @@
-"""The story of a run: from a config to a folder with metrics, checkpoints and figures."""
+"""Trains a run: from a config to a folder with metrics, checkpoints and figures."""
 
 import contextlib
 import functools
@@ -34,7 +34,7 @@ from kvae.training.workdir.run_config import open_workdir
 log = logging.getLogger(__name__)
 
 SIZE_FIELDS = ("grid_shape", "depth", "levels", "groups")
-"""Fields of models and quantisers whose size decides how long compilation takes."""
+"""Fields of models and quantisers that determine how long compilation takes."""
 
 
 def train(
@@ -44,20 +44,20 @@ def train(
     mirror: Mirror | None = None,
     stop: StopSignal | None = None,
 ) -> int:
-    """Trains a run, or resumes the run that the folder holds. Users call `kvae.train`.
+    """Trains a new run, or resumes the run in the folder. The public function is `kvae.train`.
 
     Args:
       config: nested dicts; configs/README.md lists the fields.
       workdir: the run's folder; created if missing.
       devices_used: the devices to train on; all by default.
-      mirror: where the small files of the run are, if its log is already written there.
-      stop: remembers a signal for the caller, who may have to pass it on.
+      mirror: the mirror of the folder, if the caller has created one for the log; by default a new one.
+      stop: records stop signals, so that the caller can see which one arrived; by default a new one.
 
     Returns:
-      `config["steps"]`, also after an early stop; the step that was reached if the run was asked to stop.
+      The last step of the config, also after early stopping. If a signal stopped the run, the step that it reached.
 
     Raises:
-      InputError: something the user can fix: a field, the data, the folder, a loss that is not finite.
+      InputError: a field, the data or the folder is invalid, or the loss is not finite.
     """
     config = validate_config(config)
     peers.agree("config", lambda: facts_of_program(config))
@@ -105,7 +105,7 @@ def seeds(config: Mapping[str, Any], replicas: Replicas) -> ReplicaGroups:
 def init_and_step(
     config: Mapping[str, Any], model: Model, example: Example, mesh: Mesh
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Returns two functions of one replica: from a seed to its first state, and from a state and a batch to the next.
+    """Returns two functions of one replica: init(seed) -> state, jitted, and step(state, batch) -> state.
 
     Args:
       config: the validated config.
@@ -114,8 +114,8 @@ def init_and_step(
       mesh: the devices that will hold the state.
 
     Raises:
-      InputError: micro_batches is above 1 for a loss of the complete batch, the example does not fit the model, or a
-        step does not fit in memory.
+      InputError: micro_batches is above 1 although the model's loss needs the whole batch, the model cannot process
+        the example, or a step does not fit in memory.
     """
     if model.needs_whole_batch and config["micro_batches"] > 1:
         raise InputError(
@@ -131,10 +131,10 @@ def init_and_step(
 
 @contextlib.contextmanager
 def wrap_data_errors(config: Mapping[str, Any], example: Example) -> Iterator[None]:
-    """Turns the exception of a model that cannot read an example into one line; `--debug` shows the model's own.
+    """Turns a model's exception on a training example into a one-line InputError; `--debug` shows both.
 
     Raises:
-      InputError: the block raised what arrays of other names, shapes or dtypes raise.
+      InputError: the block raised an exception that arrays of the wrong name, shape or dtype can cause.
     """
     try:
         yield
@@ -146,7 +146,7 @@ def wrap_data_errors(config: Mapping[str, Any], example: Example) -> Iterator[No
         )
         reason = f"{type(error).__name__}: {short_repr(first_line(error), 200, str)}"
         raise InputError(
-            f"the model {config['model']['name']} fails on the examples of the data set {config['dataset']['name']} "
+            f"the model {config['model']['name']} cannot process the data set {config['dataset']['name']} "
             f"({arrays}): {reason}"
         ) from error
 
@@ -158,18 +158,19 @@ def newest_state(checkpoints: Checkpoints, replicas: Replicas, groups: ReplicaGr
 
 
 def facts_of_program(config: Mapping[str, Any]) -> dict[str, object]:
-    """Returns what must be equal in all processes of a run: the config, the code, and the devices of each."""
+    """Returns facts that must be equal in all processes of a run: about the config, the code and the devices."""
     sources = sorted(pathlib.Path(__file__).parents[1].rglob("*.py"))
     code = hashlib.blake2b(b"".join(path.read_bytes() for path in sources), digest_size=8).hexdigest()
     may_differ = {f"dataset.{name}" for name in data.local_paths(config["dataset"])}
     fields = {f"config.{name}": value for name, value in flatten(config).items() if name not in may_differ}
-    device_facts = {"the kind of devices": jax.default_backend(), "the number of its devices": jax.local_device_count()}
+    device_facts = {"the platform": jax.default_backend(), "the number of local devices": jax.local_device_count()}
     return {**fields, "the code of kvae": code, "the version of JAX": jax.__version__, **device_facts}
 
 
 def facts_of_data(config: Mapping[str, Any], dataset: Dataset) -> dict[str, object]:
-    """Returns what all processes must have read: sizes, mean and std, and the first and last example."""
-    sets = {"the training set": dataset.train, **{f"the set {name!r}": of for name, of in dataset.validation.items()}}
+    """Returns facts about the data that must be equal in all processes: sizes, first and last example, mean and std."""
+    sets = {"the training set": dataset.train}
+    sets |= {f"the validation set {name!r}": examples for name, examples in dataset.validation.items()}
     facts = {f"the size of {name}": len(examples) for name, examples in sets.items()}
     for index in (0, -1):
         example = dataset.train[range(len(dataset.train))[index]]
@@ -184,7 +185,7 @@ def log_sizes(config: Mapping[str, Any], dataset: Dataset) -> None:
 
 
 def log_compilation(config: Mapping[str, Any]) -> None:
-    """Logs the model that is being compiled, with the fields that make this slow."""
+    """Logs the name of the model, and the fields that determine how long compilation takes."""
     fields = flatten(config["model"])
     sizes = "".join(f", {name} {value}" for name, value in fields.items() if name.split(".")[-1] in SIZE_FIELDS)
     log.info("building and compiling model %s%s; large sizes may take minutes", fields["name"], sizes)

@@ -1,4 +1,4 @@
-"""The config on the command line: a config file, and fields set after it.
+"""Reads a config file, and the fields that the command line sets in it.
 
 Only light modules are imported here, so that a typo is answered immediately.
 """
@@ -26,29 +26,30 @@ def config_of(chosen: str, arguments: list[str]) -> tuple[dict[str, Any], str]:
     """Reads a config file, and sets fields in it.
 
     Args:
-      chosen: path of the file and, after a colon, a variant: configs/photos_vqvae.py:smoke.
-      arguments: fields, such as --config.steps=100 or --config.model.quantizer.name=fsq. A new `name` of a section
-        keeps the fields that the new model, quantiser or data set has too, and drops the others. A stack of quantisers,
-        such as residual, is built from the quantiser that was there.
+      chosen: path of the file, optionally with a colon and a variant: configs/photos_vqvae.py:smoke.
+      arguments: fields, such as --config.steps=100 or --config.model.quantizer.name=fsq. If an argument changes the
+        `name` of a section, the fields that the new model, quantiser or data set shares with the old one are kept,
+        and the others are dropped. A stack of quantisers, such as residual, wraps the quantiser that it replaces.
 
     Returns:
       The config, not validated yet, and its name, such as photos_vqvae_smoke.
 
     Raises:
-      InputError: the file, variant or field does not exist, or the file fails.
+      InputError: the file, variant or field does not exist, or the file raises an exception.
     """
     file, _, variant = chosen.partition(":")
     config = read_config(chosen)
     with _wrap_file_errors(file):
         config = config.to_dict()
-    # Names first, outer sections before inner ones: the name decides which fields a section has.
-    for path, text in sorted(_settings(arguments), key=lambda it: (not it[0].endswith(".name"), it[0].count("."))):
+    # Names are set first, in outer sections before inner ones, because the name decides which fields a section has.
+    settings = [*_settings(arguments)]
+    for path, text in sorted(settings, key=lambda setting: (not setting[0].endswith(".name"), setting[0].count("."))):
         set_field(config, path, text)
     return config, pathlib.Path(file).stem + (f"_{variant}" if variant else "")
 
 
 def read_config(chosen: str) -> ConfigDict:
-    """Reads a config file; change its fields and pass it to `kvae.train`.
+    """Reads a config file. Change the fields of the result as needed, and pass it to `kvae.train`.
 
     Example:
       >>> import kvae
@@ -57,14 +58,14 @@ def read_config(chosen: str) -> ConfigDict:
       'kohonen'
 
     Args:
-      chosen: path of the file and, after a colon, a variant: configs/photos_vqvae.py:smoke.
+      chosen: path of the file, optionally with a colon and a variant: configs/photos_vqvae.py:smoke.
 
     Raises:
-      InputError: the file or variant does not exist, or the file fails.
+      InputError: the file or variant does not exist, or the file raises an exception.
     """
     file, _, variant = chosen.partition(":")
     if not os.path.isfile(file):
-        known = ", ".join(sorted(str(path) for path in pathlib.Path("configs").glob("*_*.py"))) or "no files here"
+        known = ", ".join(sorted(str(path) for path in pathlib.Path("configs").glob("*_*.py"))) or "no config files"
         problem = "it is not a file" if os.path.exists(file) else "there is no such file"
         raise InputError(f"--config={file}: {problem}; configs/ has {known}")
     with _wrap_file_errors(file), _importable(os.path.dirname(file)):
@@ -81,7 +82,7 @@ def read_config(chosen: str) -> ConfigDict:
 def _check_names_are_strings(file: str, section: Mapping | ConfigDict) -> None:
     for name, value in section.items():
         if not isinstance(name, str):
-            raise InputError(f"--config={file}: a field is named {short_repr(name)}; the name must be a string")
+            raise InputError(f"--config={file}: a field is named {short_repr(name)}; names must be strings")
         if isinstance(value, (Mapping, ConfigDict)):
             _check_names_are_strings(file, value)
 
@@ -99,7 +100,7 @@ def _wrap_file_errors(file: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _importable(folder: str) -> Iterator[None]:
-    """Lets a config file import the files next to it, as a script can."""
+    """Lets a config file import the Python files in its folder, as a script can."""
     sys.path.insert(0, folder)
     try:
         yield
@@ -121,15 +122,15 @@ def _reason(error: BaseException, file: str) -> str:
 
 
 def _settings(arguments: list[str]) -> Iterator[tuple[str, str]]:
-    """Yields the path of each field that is set, and its value as text."""
+    """Yields the path and the text of each field that the arguments set."""
     rest = iter(arguments)
     for argument in rest:
         field = FIELD.fullmatch(argument)
         if field is None:
-            raise InputError(f"{argument!r} is not an option; fields are set as --config.steps=100")
+            raise InputError(f"{argument!r} is not an option; set fields like this: --config.steps=100")
         text = field[2] if field[2] is not None else next(rest, None)
         if text is None:
-            raise InputError(f"{argument} has no value; fields are set as --config.steps=100")
+            raise InputError(f"{argument} has no value; set fields like this: --config.steps=100")
         yield field[1], text
 
 
@@ -165,7 +166,7 @@ def set_field(config: dict[str, Any], path: str, text: str) -> None:
 
 
 def _names(sections: list[str], name: str | None) -> set[str]:
-    """Returns the names of the fields and sections of a section whose `name` is `name`."""
+    """Returns the names of the fields and subsections of a section, given the value of its field `name`."""
     if not sections:
         return {*fields_of(RunFields), *SECTIONS}
     # Imported here because it loads every model.
@@ -175,7 +176,7 @@ def _names(sections: list[str], name: str | None) -> set[str]:
 
 
 def _rename_section(section: dict[str, Any], known: set[str], *, is_quantizer: bool) -> None:
-    """Drops the fields that a section cannot have under its new name; a stack wraps the quantiser that was there."""
+    """Drops the fields that a section's new name does not have; a new stack wraps the previous quantiser."""
     before = dict(section)
     for name in before.keys() - known:
         del section[name]
@@ -184,7 +185,7 @@ def _rename_section(section: dict[str, Any], known: set[str], *, is_quantizer: b
 
 
 def literal(text: str, before: Any) -> Any:
-    """Returns the value that a text denotes.
+    """Converts the text of a command-line argument to a value.
 
     Example:
       >>> literal("(4, 8)", None), literal("true", None), literal("3", "a string")
@@ -192,7 +193,7 @@ def literal(text: str, before: Any) -> Any:
 
     Args:
       text: a Python literal, or true, false or none; anything else is a string.
-      before: the value to be replaced; if it is a string, the text is returned as it is.
+      before: the value to be replaced; if it is a string, the text is returned unchanged.
     """
     if isinstance(before, str):
         return text

@@ -1,4 +1,4 @@
-"""The fields of a config that belong to the run itself. The command line reads them without loading any model."""
+"""The config fields of the run itself, in a module of their own so that the command line need not load any model."""
 
 import dataclasses
 
@@ -19,12 +19,12 @@ class RunFields:
       steps: total number of updates.
       batch_size: examples in the global batch, over all devices.
       seed: seed of initialisation, data order and random streams.
-      replicas: number of seeds trained at once; replica i equals the run with seed + i.
-      micro_batches: parts of a batch that run one after the other, to save memory.
+      replicas: number of seeds trained in one run; replica i equals the run with seed + i.
+      micro_batches: number of equal parts of a batch that are processed one after the other, to save memory.
       log_every_steps: updates between two rows of metrics.jsonl.
       evaluate_every_steps: updates between two evaluations; a multiple of `log_every_steps`.
       checkpoint_every_steps: updates between two checkpoints; a multiple of `log_every_steps`.
-      patience_evaluations: the run stops after this many evaluations without a lower loss; 0 never stops early.
+      patience_evaluations: number of evaluations without a lower loss after which the run stops; 0 never stops early.
     """
 
     steps: Count
@@ -40,11 +40,11 @@ class RunFields:
 
 @dataclasses.dataclass(frozen=True)
 class ImageStatistics:
-    """The fields of the section `dataset` that every data set has, for models that normalise their images.
+    """Fields of the section `dataset` for models that normalise their images. They apply to every data set.
 
     Attributes:
-      mean: mean of each channel, on the 0-255 scale; () measures it over the training set.
-      std: standard deviation of each channel; set it together with `mean`.
+      mean: mean of each channel, on the 0-255 scale; () computes `mean` and `std` from the training set.
+      std: standard deviation of each channel, on the same scale; set it together with `mean`.
     """
 
     mean: tuple[float, ...] = ()

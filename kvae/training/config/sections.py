@@ -1,4 +1,4 @@
-"""Validates a config, and makes the data set and the model that it describes."""
+"""Validates a config, and creates the data set and the model that it describes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ OPTIMIZER = Declaration(make_optimizer, without=("steps",))
 
 
 def validate_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Validates the config of a run that is to be trained.
+    """Validates the config of a run before training.
 
     Example:
       >>> config = validate_config({
@@ -27,16 +27,16 @@ def validate_config(config: Mapping[str, Any]) -> dict[str, Any]:
       ((4, 4), 'adam')
 
     Args:
-      config: nested dicts, such as configs/ have; fields with a default may be missing.
+      config: nested dicts, like those in configs/; fields with a default may be missing.
 
     Returns:
-      The config with all fields, each of its declared type.
+      The config with all fields, each converted to its declared type.
 
     Raises:
-      InputError: a field is missing, unknown, of another type or out of range, or two fields do not fit together.
+      InputError: a field is missing, unknown, of the wrong type or out of range, or two fields contradict each other.
     """
     if not isinstance(config, Mapping):
-        raise InputError(f"the config is {short_repr(config)}; it must be a dict, such as those in configs/")
+        raise InputError(f"the config is {short_repr(config)}; it must be a dict, like those in configs/")
     check_names("config", config, {*fields_of(RunFields), *SECTIONS})
     dataset, model, optimizer = (_section(config, name, {}) for name in SECTIONS)
     statistics, dataset = _split_statistics(dataset)
@@ -51,24 +51,25 @@ def validate_config(config: Mapping[str, Any]) -> dict[str, Any]:
         validated["dataset"] |= statistics
     elif any(statistics.values()):
         raise InputError(
-            f"dataset.mean is {statistics['mean']}, dataset.std {statistics['std']}; this model has neither"
+            f"dataset.mean is {statistics['mean']} and dataset.std is {statistics['std']}; remove both, because this "
+            "model does not normalise images"
         )
     _check_run_fields(validated)
     return validated
 
 
 def validate_run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
-    """Validates the config of a run that has been trained.
+    """Validates the config of an existing run.
 
-    The sections `dataset` and `optimizer` are not checked: opening a run needs neither, and they may name code that
-    this program does not have.
+    Of the section `dataset`, only `name`, `mean` and `std` are checked, and `optimizer` is not checked at all. Opening
+    a run does not need the rest, and it may refer to code that is not imported.
 
     Args:
       config: the content of config.json.
       workdir: the run's folder, for messages.
 
     Raises:
-      InputError: a field is missing, unknown, of another type or out of range.
+      InputError: a field is missing, unknown, of the wrong type or out of range.
     """
     try:
         dataset, model, optimizer = (_section(config, name, None) for name in SECTIONS)
@@ -81,7 +82,7 @@ def validate_run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
             "optimizer": dict(optimizer),
         }
     except InputError as error:
-        hint = "; import your file that adds it first, or pass --import=FILE to the program"
+        hint = "; import your file that adds this name first, or pass --import=FILE to the program"
         raise InputError(f"{workdir}/config.json: {error}{hint * isinstance(error, UnknownNameError)}") from error
 
 
@@ -97,7 +98,7 @@ def _run_fields(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _split_statistics(dataset: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns the fields `mean` and `std` that a section `dataset` has, and its other fields."""
+    """Splits a section `dataset` into its fields `mean` and `std`, if it has them, and its other fields."""
     names = fields_of(ImageStatistics)
     statistics = {name: value for name, value in dataset.items() if name in names}
     return statistics, {name: value for name, value in dataset.items() if name not in names}
@@ -105,24 +106,27 @@ def _split_statistics(dataset: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
 
 def _check_run_fields(config: Mapping[str, Any]) -> None:
     if config["seed"] + config["replicas"] > 2**31:
-        raise InputError(f"config.seed is {config['seed']}; with {config['replicas']} replicas it must be below 2^31")
+        highest = 2**31 - config["replicas"]
+        raise InputError(
+            f"config.seed is {config['seed']}; with {config['replicas']} replicas it must be at most {highest}"
+        )
     log_every = config["log_every_steps"]
     for name in ("evaluate_every_steps", "checkpoint_every_steps"):
         if config[name] % log_every:
-            raise InputError(f"config.{name} is {config[name]}; it must be a multiple of log_every_steps, {log_every}")
+            raise InputError(f"config.{name} is {config[name]}; it must be a multiple of log_every_steps ({log_every})")
 
 
 def normalizes(model: Mapping[str, Any]) -> bool:
-    """Returns True if the model of a section has the fields `mean` and `std`."""
+    """True if the model of a section `model` has the fields `mean` and `std`."""
     return fields_of(models.MODELS[model["name"]]).keys() >= fields_of(ImageStatistics).keys()
 
 
 def declarations(path: str, name: str | None = None) -> list[Declaration]:
-    """Returns the declarations of the fields of a section, other than its field `name`.
+    """Returns the declarations of a section's fields, without the field `name`.
 
     Args:
       path: the section, such as "model.quantizer".
-      name: the value of its field `name`; unused for the optimizer.
+      name: the value of the field `name`; unused for the optimizer.
 
     Raises:
       InputError: no data set, model or quantiser has that name.
@@ -135,12 +139,12 @@ def declarations(path: str, name: str | None = None) -> list[Declaration]:
 
 
 def names_in(path: str, name: str | None) -> set[str]:
-    """Returns the names of all fields and sections that a section can have; for the arguments see `declarations`."""
+    """Returns the names of all possible fields and subsections of a section; the arguments are as in `declarations`."""
     names = set() if path == "optimizer" else {"name"}
     for owner, without in declarations(path, name):
         names |= fields_of(owner).keys() - without
         if models.quantizer_field_names(owner):
-            names.add("quantizer")  # serves all quantisers of the model that have no section
+            names.add("quantizer")  # applies to every quantiser of the model that has no section of its own
     return names
 
 
@@ -160,7 +164,8 @@ def load_data(config: Mapping[str, Any]) -> tuple[data.Dataset, dict[str, Any]]:
     lengths = {len(value) for value in statistics.values()}
     if len(lengths) > 1:
         raise InputError(
-            f"dataset.mean is {statistics['mean']} and dataset.std {statistics['std']}; give both, or () for both"
+            f"dataset.mean is {statistics['mean']} and dataset.std is {statistics['std']}; set both to one number per "
+            "channel, or both to ()"
         )
     dataset = data.load(**fields)
     names, classes = config["model"].get("label_names", ()), dataset.label_names
@@ -172,12 +177,12 @@ def load_data(config: Mapping[str, Any]) -> tuple[data.Dataset, dict[str, Any]]:
 
 
 def build_model(config: Mapping[str, Any]) -> models.Model:
-    """Makes the model of a config, with the mean and std of its section `dataset`."""
+    """Creates the model of a config, with the mean and std of the section `dataset`."""
     return models.build(config["model"], **_split_statistics(config["dataset"])[0])
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flattens a nested config.
+    """Returns a nested config as one dict whose keys are dotted paths.
 
     Example:
       >>> flatten({"steps": 4, "model": {"name": "vqvae"}})

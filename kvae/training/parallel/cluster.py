@@ -1,4 +1,4 @@
-"""Several processes: joining a cluster, waiting for each other, and stopping at the same step."""
+"""Runs on several processes: joining a cluster, barriers, and stopping at the same step."""
 
 import atexit
 import contextlib
@@ -19,29 +19,28 @@ from kvae.core.errors import InputError
 from kvae.core.program import FAILED, MISTAKE, SIGNALS
 
 METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/worker-network-endpoints"
-"""Address that tells a Cloud TPU VM the other workers of its slice."""
+"""Address at which a Cloud TPU VM can read the list of workers in its slice."""
 
 HEARTBEAT_TIMEOUT_SECONDS = 60
 """JAX aborts all processes of a cluster when one has been silent for this long."""
 
 GOODBYE_SECONDS = 10
-"""Grace period in which the other processes report the same mistake."""
+"""Time to wait for the other processes to report the same mistake and leave, too."""
 
 LONGEST_PREPARATION_SECONDS = 24 * 3600
-"""Time that processes wait for the one that prepares a data set: a day."""
+"""Time limit for waiting until another process has prepared a data set: a day."""
 
 
 @contextlib.contextmanager
 def joined_cluster() -> Iterator[int]:
-    """Joins the other processes of a cluster, if there is one. It must be entered before JAX is used.
+    """Joins the other processes of a cluster, if there is one. Must be entered before JAX is used.
 
     A cluster is either described by `JAX_COORDINATOR_ADDRESS` (host:port of process 0), `JAX_NUM_PROCESSES` and
-    `JAX_PROCESS_ID`, as in launch/kubernetes.yaml, or detected: a Slurm step of several tasks, or a TPU slice of
+    `JAX_PROCESS_ID`, as in launch/kubernetes.yaml, or detected: a Slurm step with several tasks, or a TPU slice with
     several workers.
 
     If a process dies, JAX aborts the others: at once if it was process 0, which runs the coordination service,
-    otherwise after `HEARTBEAT_TIMEOUT_SECONDS`. They exit with status 134 (SIGABRT) after a message of JAX's that says
-    that another task died, and which.
+    otherwise after `HEARTBEAT_TIMEOUT_SECONDS`. They exit with status 134 (SIGABRT), and JAX prints which task died.
 
     Yields:
       The index of this process; 0 without a cluster.
@@ -63,7 +62,7 @@ def joined_cluster() -> Iterator[int]:
         _leave(MISTAKE)
         raise
     except jax.errors.JaxRuntimeError:
-        # A collective fails if another process has died. Then JAX aborts this one, too, and says which one it was.
+        # A collective fails if another process has died. Wait for JAX to abort this one and print which process died.
         time.sleep(HEARTBEAT_TIMEOUT_SECONDS + 10)
         _leave(FAILED)
         raise
@@ -73,7 +72,7 @@ def joined_cluster() -> Iterator[int]:
 
 
 def _leave(status: int) -> None:
-    """Disconnects from the other processes if they leave as well; JAX would wait for five minutes if they do not."""
+    """Waits briefly for the other processes to leave, too (JAX would wait five minutes), and sets the exit status."""
     goodbye = threading.Thread(target=jax.distributed.shutdown, daemon=True)
     goodbye.start()
     goodbye.join(GOODBYE_SECONDS)
@@ -81,7 +80,7 @@ def _leave(status: int) -> None:
 
 
 def _cluster_arguments() -> dict | None:
-    """Returns the arguments of `jax.distributed.initialize` that JAX does not detect itself; None without a cluster."""
+    """Returns the arguments of `jax.distributed.initialize` that JAX cannot detect; None without a cluster."""
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     values = [os.environ.get(name) for name in names]
     if any(values):
@@ -95,7 +94,7 @@ def _cluster_arguments() -> dict | None:
             )
         return {"coordinator_address": address, "num_processes": int(count), "process_id": int(index)}
     if (tasks := _slurm_number("SLURM_STEP_NUM_TASKS")) > 1:
-        # JAX gives each Slurm task one GPU. A task that has its node to itself takes all GPUs.
+        # By default JAX gives each Slurm task one GPU. A task that is alone on its node gets all of the node's GPUs.
         has_own_node = tasks == _slurm_number("SLURM_STEP_NUM_NODES")
         gpus = _slurm_number("SLURM_GPUS_ON_NODE") if has_own_node else 0
         return {"local_device_ids": list(range(gpus))} if gpus else {}
@@ -103,7 +102,7 @@ def _cluster_arguments() -> dict | None:
 
 
 def _slurm_number(name: str) -> int:
-    """Reads a variable such as 4, or a100:4 for GPUs; 0 if it is not set."""
+    """Returns the number in a variable such as "4", or "a100:4" for GPUs; 0 if the variable is not set."""
     value = os.environ.get(name, "")
     number = value.rpartition(":")[2]
     if value and not number.isdecimal():
@@ -112,7 +111,7 @@ def _slurm_number(name: str) -> int:
 
 
 def _tpu_workers() -> str:
-    """Returns the workers of this TPU slice, separated by commas; empty on any other machine."""
+    """Returns the workers of this TPU slice, separated by commas; empty if this is not a TPU machine."""
     if workers := os.environ.get("TPU_PROCESS_ADDRESSES") or os.environ.get("TPU_WORKER_HOSTNAMES"):
         return workers
     chips = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")
@@ -128,7 +127,7 @@ def _tpu_workers() -> str:
 
 @contextlib.contextmanager
 def first_process_first() -> Iterator[None]:
-    """Runs the block on process 0 first, then on the others, which find on a shared disk what process 0 prepared."""
+    """Runs the block on process 0 first, then on the others, which can use the files that process 0 has prepared."""
     if jax.process_index() > 0:
         wait_for_all("first process")
     yield
@@ -137,22 +136,22 @@ def first_process_first() -> Iterator[None]:
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when every process has called it.
+    """Blocks until every process has called it.
 
     Args:
-      name: What is waited for, the same on all processes.
+      name: Name of the barrier, the same on all processes.
     """
     if jax.process_count() > 1:
-        # Imported here because it takes a second. JAX's own barrier gives up after half a minute on a CPU.
+        # Imported here because the import takes a second. On CPUs, JAX's own barrier times out after half a minute.
         from orbax.checkpoint import multihost
 
         multihost.get_barrier_sync_fn()(key=name, timeout_ms=LONGEST_PREPARATION_SECONDS * 1000)
 
 
 class StopSignal(contextlib.AbstractContextManager):
-    """Remembers a signal to stop, which the training loop asks for between steps, so that it can save a checkpoint.
+    """Records stop signals. The training loop checks for one after each step, so that it can save a checkpoint.
 
-    The signals are SIGTERM, Ctrl-C, and the SIGHUP of a terminal that is closed. A second Ctrl-C interrupts at once.
+    Stop signals are SIGTERM, Ctrl-C, and the SIGHUP of a closed terminal. A second Ctrl-C interrupts at once.
 
     Attributes:
       received: the number of the signal, or None.
@@ -168,11 +167,11 @@ class StopSignal(contextlib.AbstractContextManager):
 
     def __enter__(self) -> "StopSignal":
         self._previous = {}
-        # With several processes JAX handles SIGTERM itself, and makes all of them stop at the same step.
+        # With several processes, JAX handles SIGTERM and makes all of them stop at the same step.
         signals = [number for number in SIGNALS if number != signal.SIGTERM or jax.process_count() == 1]
-        in_main_thread = threading.current_thread() is threading.main_thread()  # no other can handle signals
+        in_main_thread = threading.current_thread() is threading.main_thread()  # others cannot handle signals
         for number in signals if in_main_thread else ():
-            if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            if signal.getsignal(number) != signal.SIG_IGN:  # set by nohup
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 

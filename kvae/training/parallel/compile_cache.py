@@ -1,4 +1,4 @@
-"""Keeps JAX's cache of compiled programs intact."""
+"""Removes unreadable programs from JAX's compilation cache."""
 
 import contextlib
 import logging
@@ -9,23 +9,23 @@ import time
 log = logging.getLogger(__name__)
 
 SUFFIX = "-cache"
-"""The end of the name of a compiled program in JAX's cache."""
+"""Suffix of the files of compiled programs in JAX's cache."""
 
 MARK = "kvae-checked"
-"""An empty file in the cache; programs that are older than it have been checked."""
+"""Name of an empty file in the cache. Programs older than this file have been checked."""
 
 
 def remove_unreadable(folder: pathlib.Path) -> int:
-    """Removes programs that cannot be unpacked, such as those that a full disk has truncated, and logs how many.
+    """Removes programs that cannot be decompressed, such as those truncated by a full disk, and logs how many.
 
-    JAX never replaces a file of its cache, so it would warn about such a program, and compile it, at every start. Each
-    program is read once: later calls read only those that have been written since.
+    JAX never replaces a file in its cache, so it would log a warning and compile such a program again at every start.
+    A call reads only the programs that were written since the last call.
 
     Args:
-      folder: The cache; if it does not exist, or is not on this machine, nothing is done.
+      folder: The cache. Nothing happens if it does not exist or is not on this machine.
 
     Returns:
-      The number of programs that were removed.
+      The number of removed programs.
 
     Example:
       >>> import tempfile
@@ -35,7 +35,7 @@ def remove_unreadable(folder: pathlib.Path) -> int:
       1
     """
     removed, started = 0, time.time()
-    with contextlib.suppress(OSError):  # a cache that cannot be read is JAX's to report
+    with contextlib.suppress(OSError):  # JAX itself reports a cache that cannot be read
         mark = folder / MARK
         checked = mark.stat().st_mtime if mark.exists() else 0
         for path in folder.glob(f"*{SUFFIX}"):
@@ -45,25 +45,25 @@ def remove_unreadable(folder: pathlib.Path) -> int:
                     removed += 1
         if folder.is_dir():
             mark.touch()
-            # Programs that were written during the check are checked next time; file systems may round to seconds.
+            # The next call checks programs that were written during this one; file systems may round times to seconds.
             os.utime(mark, (started - 2, started - 2))
     if removed:
         log.warning(
-            "removed %d compiled program%s from %s, which could not be read; %s compiled again",
+            "removed %d unreadable compiled program%s from %s; JAX will compile %s again",
             removed,
             "" if removed == 1 else "s",
             folder,
-            "it is" if removed == 1 else "they are",
+            "it" if removed == 1 else "them",
         )
     return removed
 
 
 def _is_intact(path: pathlib.Path) -> bool:
-    from jax._src.compilation_cache import decompress_executable  # JAX offers it nowhere else
+    from jax._src.compilation_cache import decompress_executable  # it has no public name
 
     content = path.read_bytes()
     try:
         decompress_executable(content)
-    except Exception:  # each compressor raises its own
+    except Exception:  # each compressor raises its own exceptions
         return False
     return True

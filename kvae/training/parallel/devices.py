@@ -1,7 +1,7 @@
-"""Devices: the mesh, how arrays are placed on it, and how replicas are compiled for it.
+"""The device mesh, the sharding of arrays, and the compilation of programs for all replicas.
 
-One program serves one device and many hosts. Arrays of the state have a leading axis of replicas, seeds that are
-trained in one run; batches have a second axis of examples.
+The same code runs on one device and on many hosts. A replica is one of several seeds that are trained in one run. State
+arrays have a leading axis of replicas, and batches have a second axis of examples.
 """
 
 import contextlib
@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 
 
 def replicas_at_once(replicas: int) -> int:
-    """Returns how many of a run's replicas one program trains: all of them on TPUs, one elsewhere.
+    """Returns the number of replicas that one program trains at once: all of them on TPUs, one elsewhere.
 
-    On CPUs and GPUs, XLA is slow at convolutions whose kernels have a batch axis, so there replicas take turns.
+    On CPUs and GPUs, XLA is slow at convolutions whose kernels have a batch axis, so replicas run one after another.
     """
     return replicas if jax.default_backend() == "tpu" else 1
 
@@ -35,8 +35,8 @@ def replicas_at_once(replicas: int) -> int:
 def make_mesh(replicas: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Arranges devices as a mesh with the axes ("replica", "data").
 
-    Replicas that are trained at once are spread over the devices, as far as their numbers have a common divisor. If
-    replicas take turns, and on several hosts, every device holds all of them.
+    The length of the replica axis is the greatest common divisor of the number of devices and the number of replicas
+    that are trained at once. On several hosts it is 1. If it is 1, every device holds all replicas.
 
     Args:
       replicas: The number of replicas.
@@ -62,14 +62,14 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def shared_batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of batches [b, ...] that all replicas share: examples split over all devices."""
+    """Returns the sharding of batches [b, ...] that all replicas share: the examples split over all devices."""
     return NamedSharding(mesh, PartitionSpec(("replica", "data")))
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, micro_batches: int = 1) -> None:
     """Raises InputError unless a batch can be split evenly over devices and micro-batches.
 
-    For evaluation, where replicas share batches, it must be divisible by the number of all devices, too.
+    It must also be divisible by the number of all devices, because replicas share the batches of evaluations.
     """
     divisor = math.lcm(mesh.shape["data"] * micro_batches, mesh.size)
     if batch_size < 1 or batch_size % divisor:
@@ -78,31 +78,31 @@ def check_batch_size(batch_size: int, mesh: Mesh, micro_batches: int = 1) -> Non
 
 
 def to_devices(sharding: NamedSharding, batch: Any) -> Any:
-    """Places a global batch on the devices, from each process's slice of it (a tree of NumPy arrays)."""
+    """Creates a global batch on the devices from this process's slice of it (a tree of NumPy arrays)."""
     return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, array), batch)
 
 
 RUN_ONCE_OPTIONS = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-"""Compiler options for a program that runs once: on a CPU, optimising the initialisation takes half of the start-up."""
+"""Compiler options for programs that run once. On a CPU, optimising the initialisation takes half of the start-up."""
 
 
 @functools.cache
 def run_once_options() -> dict[str, int | bool] | None:
-    """Returns `RUN_ONCE_OPTIONS`; None if this JAX does not know them, since they only change speed."""
+    """Returns `RUN_ONCE_OPTIONS` on CPUs; None on other devices, or if this version of JAX does not accept them."""
     if jax.default_backend() != "cpu":
         return None
     try:
         jax.jit(lambda: 0, compiler_options=RUN_ONCE_OPTIONS).lower().compile()
     except jax.errors.JaxRuntimeError as error:
-        log.warning("this JAX does not accept %s, so start-up is slower: %s", RUN_ONCE_OPTIONS, error)
+        log.warning("this version of JAX does not accept %s, so start-up is slower: %s", RUN_ONCE_OPTIONS, error)
         return None
     return RUN_ONCE_OPTIONS
 
 
 def keep_compiled_programs() -> None:
-    """Makes JAX cache compiled programs in the user's cache folder, so that a config starts quickly the next time.
+    """Makes JAX cache compiled programs in the user's cache folder, so that later runs of a config start quickly.
 
-    As in any JAX program, `JAX_COMPILATION_CACHE_DIR` chooses another folder.
+    As in any JAX program, `JAX_COMPILATION_CACHE_DIR` sets another folder.
     """
     if jax.config.jax_compilation_cache_dir is None:
         cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
@@ -114,7 +114,7 @@ def keep_compiled_programs() -> None:
 
 @contextlib.contextmanager
 def wrap_memory_errors() -> Iterator[None]:
-    """Turns JAX's out-of-memory errors into one line.
+    """Turns JAX's out-of-memory errors into a one-line InputError.
 
     Raises:
       InputError: A device is out of memory.
@@ -125,13 +125,13 @@ def wrap_memory_errors() -> Iterator[None]:
         if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise InputError(
-            "the run does not fit into the devices' memory; use a lower batch_size, fewer replicas, more micro_batches "
+            "the run does not fit in the devices' memory; use a lower batch_size, fewer replicas, more micro_batches "
             "or a smaller model"
         ) from error
 
 
 ReplicaGroups = list
-"""A list with a tree of arrays [g, ...] for each group of g replicas that are trained at once."""
+"""A list with one tree of arrays [g, ...] for each group of g replicas that are trained at once."""
 
 
 class Replicas:
@@ -162,7 +162,7 @@ class Replicas:
     def program(
         self, function: Callable, *, shared: Sequence[int] = (), donate: bool = False, run_once: bool = False
     ) -> Callable[..., ReplicaGroups]:
-        """Compiles a function of one replica as a function from groups to groups.
+        """Compiles a function of one replica, and returns a function from groups to groups.
 
         Args:
           function: A function of positional arguments, from arrays to arrays.
@@ -181,7 +181,7 @@ class Replicas:
                 with wrap_memory_errors():
                     results.append(compiled(*(a if n in shared else a[i] for n, a in enumerate(arguments))))
                 if self.count > self.size and self.mesh.size > 1 and jax.default_backend() == "cpu":
-                    # On CPUs, the collectives of two programs that run at once can deadlock.
+                    # On CPUs, the collectives of two concurrent programs can deadlock.
                     jax.block_until_ready(results[-1])
             return results
 
@@ -190,7 +190,7 @@ class Replicas:
     def compiled(
         self, function: Callable, *, shared: Sequence[int] = (), donate: bool = False, run_once: bool = False
     ) -> Callable:
-        """Returns the jitted program of one group; the arguments are those of `program`."""
+        """Returns the jitted program of one group; the arguments are as for `program`."""
         return jax.jit(
             over_replicas(function, self.size, shared),
             donate_argnums=0 if donate else None,
@@ -199,21 +199,21 @@ class Replicas:
         )
 
     def split(self, tree: Any) -> ReplicaGroups:
-        """Splits a tree of arrays [count, ...] into groups; one group keeps the arrays themselves."""
+        """Splits a tree of arrays [count, ...] into groups; if there is only one group, nothing is copied."""
         if self.count == self.size:
             return [tree]
         starts = range(0, self.count, self.size)
         return [jax.tree.map(lambda leaf, s=start: leaf[s : s + self.size], tree) for start in starts]
 
     def join(self, groups: ReplicaGroups) -> Any:
-        """Joins groups to a tree of arrays [count, ...] on the devices; several groups are copied."""
+        """Joins groups into a tree of arrays [count, ...] on the devices; if there is only one, nothing is copied."""
         if len(groups) == 1:
             return groups[0]
         with wrap_memory_errors():
             return _concatenate_on(self.sharding)(groups)
 
     def abstract(self, groups: ReplicaGroups) -> Any:
-        """Returns the tree of ShapeDtypeStructs of what `join` returns, without allocating it."""
+        """Returns the result of `join` as a tree of ShapeDtypeStructs, without allocating memory."""
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct((self.count, *leaf.shape[1:]), leaf.dtype, sharding=self.sharding),
             groups[0],
@@ -247,17 +247,17 @@ def over_replicas(function: Callable, size: int, shared: Sequence[int] = ()) -> 
         return mapped
 
     def squeezed(*arguments: Any) -> Any:
-        of_replica = [a if n in shared else jax.tree.map(lambda leaf: leaf[0], a) for n, a in enumerate(arguments)]
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], function(*of_replica))
+        arguments = [a if n in shared else jax.tree.map(lambda leaf: leaf[0], a) for n, a in enumerate(arguments)]
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], function(*arguments))
 
     return squeezed
 
 
 def select_replica(tree: Any, replica: int) -> Any:
-    """Returns the part of a tree of arrays [count, ...] that belongs to one replica."""
+    """Returns one replica of a tree of arrays [count, ...], without the axis of replicas."""
     return jax.tree.map(lambda leaf: leaf[replica], tree)
 
 
 def scalar_or_list(values: Sequence) -> Any:
-    """Formats the values of all replicas for a row: one value alone, several as a list in the order of their seeds."""
+    """Returns the values of all replicas as they appear in a row: a scalar for one replica, otherwise a list."""
     return values[0] if len(values) == 1 else list(values)

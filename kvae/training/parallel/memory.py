@@ -1,6 +1,6 @@
-"""An estimate of the memory that a run needs, made before it is taken.
+"""Estimates the memory that a run needs, before any is allocated.
 
-It saves users whose run is too large for the host: Linux kills such a process without a message.
+Without this check, Linux would kill a process that is too large for the host, without any message.
 """
 
 import contextlib
@@ -19,24 +19,24 @@ from kvae.core.errors import InputError
 from kvae.training.parallel.devices import replicas_at_once
 
 BYTES_PER_PIXEL_VALUE = 5
-"""A uint8 as it is read and a float32 as it is trained on."""
+"""One byte for the uint8 value that is read, and four for its float32 copy in training."""
 
 
 def check_memory(config: Mapping[str, Any], init: Any, example: Mapping[str, Any], mesh: Mesh) -> None:
-    """Compares a lower bound on the memory of a step with what a device has (on a CPU: the host).
+    """Compares a lower bound on the memory of a step with the memory of a device, or of the host on a CPU.
 
     The bound counts parameters, gradients, optimiser state, codebooks, images, and the largest activation with its
     gradient. XLA's own buffers are not counted, so a run that passes may still be too large.
 
     Args:
       config: the validated config.
-      init: the jitted function from a seed to the first state of a replica; it is traced, not run, and the trace is
-        the one that JAX uses when the run starts.
+      init: the jitted function from a seed to the first state of a replica. It is traced but not run; JAX reuses the
+        trace when the run starts.
       example: one training example.
       mesh: the devices.
 
     Raises:
-      InputError: the bound is above the memory.
+      InputError: the bound exceeds the memory.
     """
     traced = init.trace(jax.ShapeDtypeStruct((), jnp.int32))
     state = traced.out_info
@@ -55,7 +55,7 @@ def check_memory(config: Mapping[str, Any], init: Any, example: Mapping[str, Any
     if needed > available:
         listed = ", ".join(f"{name} {_gibibytes(part)}" for name, part in parts.items())
         raise InputError(
-            f"a step needs at least {_gibibytes(needed)} ({listed}), and {owner} has {_gibibytes(available)}; use a "
+            f"a step needs at least {_gibibytes(needed)} ({listed}), but {owner} has {_gibibytes(available)}; use a "
             f"lower batch_size ({config['batch_size']}), fewer replicas ({config['replicas']}), more micro_batches "
             f"({config['micro_batches']}) or a smaller model"
         )
@@ -66,7 +66,7 @@ def _bytes(tree: Any) -> int:
 
 
 def _largest_activation(jaxpr: Any) -> int:
-    """Returns the bytes of the largest array [1, h, w, c] that a convolution or product makes from one example."""
+    """Returns the bytes of the largest array [1, h, w, c] that a convolution or matrix product of one example gives."""
     largest = 0
     for equation in jaxpr.eqns:
         for part in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")):
@@ -84,7 +84,7 @@ def _gibibytes(number: int) -> str:
 
 
 def available_memory() -> tuple[int, str]:
-    """Returns the bytes of memory and the name of its owner."""
+    """Returns the available memory in bytes, and the name of the device or machine for messages."""
     device = jax.local_devices()[0]
     if limit := (device.memory_stats() or {}).get("bytes_limit"):
         return limit, f"a {device.device_kind}"

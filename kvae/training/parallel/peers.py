@@ -1,7 +1,7 @@
 """Checks that all processes of a run were started the same way and see the same folder.
 
-Facts are exchanged through the key-value store of JAX's coordination service, which runs in process 0. Collectives
-would hang or abort where processes differ.
+Processes exchange facts through the key-value store of JAX's coordination service, which runs in process 0. Collectives
+would hang or abort if the processes differ.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 
 import jax
-from jax._src.distributed import global_state  # JAX offers its key-value store nowhere else
+from jax._src.distributed import global_state  # the key-value store has no public name
 
 from kvae.core.buckets import as_path
 from kvae.core.errors import InputError
@@ -26,11 +26,11 @@ SHARED_DISK_SECONDS = 30
 def agree(topic: str, read_facts: Callable[[], Mapping[str, object]]) -> None:
     """Compares facts, such as the fields of the config, between all processes.
 
-    It saves the user who starts one machine with another config, kvae or data set: training would hang, or produce a
-    model that nobody asked for. A single process returns at once, without reading the facts.
+    If one machine ran with another config, version of kvae or data set, training would hang or produce a wrong model.
+    With a single process this function does nothing.
 
     Args:
-      topic: What the facts are about, for messages; each call needs its own.
+      topic: What the facts are about, for messages; each call needs a different topic.
       read_facts: Returns facts by name, with values that JSON can hold.
 
     Raises:
@@ -53,14 +53,14 @@ def agree(topic: str, read_facts: Callable[[], Mapping[str, object]]) -> None:
 def check_shared_workdir(workdir: str, holds_lock: bool) -> None:
     """Checks that this process sees the lock that process 0 holds in the run's folder.
 
-    It saves the user whose --workdir is a local disk on each machine: checkpoints would lack most of their arrays.
+    If --workdir were on a local disk of each machine, no disk would have complete checkpoints.
 
     Args:
-      workdir: The run's folder, as this process names it.
+      workdir: The run's folder, as given to this process.
       holds_lock: True if this process has locked it.
 
     Raises:
-      InputError: It does not see the lock.
+      InputError: This process does not see the lock.
     """
     if jax.process_count() == 1:
         return
@@ -76,13 +76,13 @@ def check_shared_workdir(workdir: str, holds_lock: bool) -> None:
                 return
         time.sleep(0.5)
     raise InputError(
-        f"process {jax.process_index()} does not see in {workdir} what process 0 writes there; --workdir must be "
+        f"process {jax.process_index()} does not see the files that process 0 writes to {workdir}; --workdir must be "
         "on a disk that all processes share, or in a bucket that all of them can read"
     )
 
 
 def _wait_for(key: str, process: int, topic: str) -> str:
-    """Returns the value that another process sets for a key."""
+    """Waits until another process has set a key, and returns the value."""
     deadline = time.monotonic() + LONGEST_PREPARATION_SECONDS
     while time.monotonic() < deadline:
         with contextlib.suppress(jax.errors.JaxRuntimeError):

@@ -1,1 +1,1 @@
-"""A run's folder: config, checkpoints, metrics, lock, and its mirror in a bucket."""
+"""A run's folder: config, checkpoints, metrics, lock, and uploads to a bucket."""

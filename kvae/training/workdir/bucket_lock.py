@@ -1,6 +1,6 @@
-"""The lock of a run in a bucket: an object that is created only if there is none, and that its holder keeps renewing.
+"""The lock of a run in a bucket: an object that one program creates and keeps renewing.
 
-Each write states which generation of the object it expects to replace, so only one of several programs succeeds.
+Each write names the generation of the object that it expects to replace, so that only one of several programs succeeds.
 """
 
 import contextlib
@@ -15,14 +15,14 @@ from kvae.training.workdir import lock
 from kvae.training.workdir.lock import LockWatch, check_held
 
 NO_OBJECT = 0
-"""The generation that a write expects if the object must not exist yet."""
+"""The generation to expect if the object must not exist yet."""
 
 
 class BucketLock(contextlib.AbstractContextManager):
     """The object `<workdir>/lock`, which names the program that trains there.
 
-    Another program's lock is watched until it is renewed, or stale. So a run that was killed waits for about a minute
-    when it is started again.
+    If another program's lock exists, it is watched until it is renewed or becomes stale. So restarting a killed run
+    takes about a minute.
 
     Args:
       workdir: The run's folder, in a bucket.
@@ -33,14 +33,14 @@ class BucketLock(contextlib.AbstractContextManager):
 
     def __init__(self, workdir: str):
         self._workdir = str(workdir)
-        # The token tells apart the locks of two processes that have the same number, as in containers.
+        # The token distinguishes processes with the same number and host name, which containers can have.
         self._text = f"process {os.getpid()} on {socket.gethostname()}\n{secrets.token_hex(16)}\n"
         self._ended, self._write_lock = threading.Event(), threading.Lock()
         self._is_lost, self._renewed = False, 0.0
 
     def __enter__(self) -> "BucketLock":
         self._bucket = open_bucket(self._workdir)
-        # Named like all other files of the run: the user's address may have more slashes.
+        # `as_path` removes extra slashes from the user's address, as for all other files of the run.
         self._name = str(as_path(self._workdir) / "lock").removeprefix(SCHEME).partition("/")[2]
         with wrap_bucket_errors(self._workdir):
             self._acquire()
@@ -52,7 +52,7 @@ class BucketLock(contextlib.AbstractContextManager):
         while not self._write(NO_OBJECT):
             current = self._read()
             if current is None:
-                continue  # it has just been released
+                continue  # it was released just now
             generation, text = current
             holder = text.partition("\n")[0] if text.startswith("process ") else "another program"
             if watch.is_stale(generation, holder) and self._write(generation):
@@ -60,7 +60,7 @@ class BucketLock(contextlib.AbstractContextManager):
             time.sleep(lock.HEARTBEAT_SECONDS / 4)
 
     def _write(self, expected: int) -> bool:
-        """Writes the object if it has the expected generation; returns whether it is this program's now."""
+        """Writes the object if it has the expected generation; returns True if this program now holds the lock."""
         from google.api_core.exceptions import PreconditionFailed
 
         started, blob = time.time(), self._bucket.blob(self._name)
@@ -69,7 +69,7 @@ class BucketLock(contextlib.AbstractContextManager):
                 blob.upload_from_string(self._text, if_generation_match=expected)
                 self._generation = int(blob.generation)
             except PreconditionFailed:
-                # The client repeats a write that was not answered; the first one may have succeeded.
+                # The client repeats a write that gets no answer, although the first attempt may have succeeded.
                 current = self._read()
                 if current is None or current[1] != self._text:
                     return False
@@ -78,7 +78,7 @@ class BucketLock(contextlib.AbstractContextManager):
             return True
 
     def _read(self) -> tuple[int, str] | None:
-        """Reads the generation and the text of the object; None if there is none."""
+        """Returns the generation and the text of the object; None if it does not exist."""
         from google.api_core.exceptions import NotFound
 
         with contextlib.suppress(NotFound):
@@ -94,7 +94,7 @@ class BucketLock(contextlib.AbstractContextManager):
             except Exception as error:
                 if bucket_error(error) is None:
                     raise
-                # If the bucket stays away, `check` reports it.
+                # If the bucket stays unreachable, `check` reports it.
 
     def check(self) -> None:
         """Checks that this program may still write to the run's folder.
@@ -103,7 +103,7 @@ class BucketLock(contextlib.AbstractContextManager):
           LostLockError: The lock was deleted, or another program has taken it.
           InputError: The bucket does not answer.
         """
-        # The wall clock, because the monotonic one stops while a machine is suspended; it may be set back, too.
+        # The monotonic clock stops while a machine is suspended, so this uses the wall clock, which may be set back.
         is_fresh = 0 <= time.time() - self._renewed < lock.STALE_SECONDS / 2
         with wrap_bucket_errors(self._workdir):
             if not is_fresh and not self._is_lost:

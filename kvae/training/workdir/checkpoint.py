@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written by Orbax in the background, the newest and the best kept, every array checksummed."""
+"""Checkpoints of a run. Orbax writes them in the background, and every array is saved with a checksum."""
 
 import contextlib
 import gc
@@ -25,18 +25,18 @@ from kvae.training.workdir.orbax_manager import CONFIG, DIGESTS, LOSS_ITEM, make
 log = logging.getLogger(__name__)
 
 STRAGGLER_SECONDS = 0.2
-"""Time in which Orbax's other reading threads may still print errors after the first one."""
+"""Time after a failed read in which Orbax's other threads may still print errors."""
 
 
 class CorruptedError(Exception):
-    """A checkpoint cannot be read, or is not what was saved."""
+    """Raised if a checkpoint cannot be read, or differs from what was saved."""
 
 
 class Checkpoints:
     """The checkpoints in `<workdir>/checkpoints`.
 
-    Orbax restores a flipped bit without an error. So each array is saved with a digest and compared with it when it is
-    read. A corrupted checkpoint is never loaded.
+    Orbax does not notice a flipped bit. So each array is saved with its digest, and compared with the digest when it is
+    restored. A corrupted checkpoint is never loaded.
 
     Args:
       workdir: The run's folder, on a disk or in a bucket.
@@ -60,30 +60,30 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def are_unchanged(self) -> bool:
-        """True if the folder still has the steps it had when it was last read; a run that trains replaces them."""
+        """True if the folder has the same steps as when it was last read; a run that is training replaces them."""
         before = self.steps()
         self._manager.reload()
         return before == self.steps()
 
     def best(self) -> int | None:
-        """Returns the best of the steps that have a checkpoint, by `kvae.training.best`; None if none has a loss."""
-        metrics = {step: self._manager.metrics(step) for step in self.steps()}
-        return best_step({step: of_step[LOSS_ITEM] for step, of_step in metrics.items() if of_step})
+        """Returns the best step that has a checkpoint (see `kvae.training.best`); None if no checkpoint has a loss."""
+        metrics_by_step = {step: self._manager.metrics(step) for step in self.steps()}
+        return best_step({step: metrics[LOSS_ITEM] for step, metrics in metrics_by_step.items() if metrics})
 
     def save(self, step: int, state: Any, config: Mapping[str, Any], loss: float | None) -> None:
-        """Saves a checkpoint in the background, unless the step has one.
+        """Saves a checkpoint in the background, unless the step already has one.
 
         Args:
           step: The number of training steps done.
           state: A tree of arrays.
-          config: The run's config, resolved.
+          config: The run's validated config.
           loss: The validation loss; None if it was not measured.
 
         Raises:
           InputError: The folder cannot be written, or was deleted.
         """
         if step in self._manager.all_steps():
-            return  # a signal to stop may come right after the step's own checkpoint
+            return  # a stop signal may arrive right after a scheduled checkpoint
         metrics = {LOSS_ITEM: loss} if loss is not None and np.isfinite(loss) else None
         digest_of_loss = {LOSS_ITEM: digest_of_json(metrics)} if metrics else {}
         arguments = ocp.args.Composite(
@@ -99,10 +99,10 @@ class Checkpoints:
 
         Args:
           step: One of `steps()`.
-          target: A tree of arrays or ShapeDtypeStructs: the shapes, dtypes and shardings of the result.
+          target: A tree of arrays or ShapeDtypeStructs with the shapes, dtypes and shardings of the result.
 
         Raises:
-          CorruptedError: It cannot be read, or is not what was saved.
+          CorruptedError: The checkpoint cannot be read, or differs from what was saved.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
         arguments = ocp.checkpoint_utils.construct_restore_args(abstract)
@@ -118,7 +118,7 @@ class Checkpoints:
           The step and its state; None if there is no checkpoint.
 
         Raises:
-          InputError: There are checkpoints, but all are corrupted; they are left as they are.
+          InputError: There are checkpoints, but all are corrupted; none is renamed.
         """
         steps = self.steps()
         if not steps:
@@ -129,17 +129,17 @@ class Checkpoints:
         return step, state
 
     def newest_intact(self, steps: Iterable[int], restore: Callable[[int], Any]) -> tuple[int, Any]:
-        """Tries steps in turn, and logs a warning for each that is corrupted.
+        """Tries steps in turn, and logs a warning for each corrupted one.
 
         Args:
-          steps: The steps to try, the newest first.
+          steps: The steps to try, from new to old.
           restore: Restores a step, or raises CorruptedError.
 
         Returns:
           The first step that can be restored, and the result of `restore`.
 
         Raises:
-          InputError: All are corrupted.
+          InputError: None of the steps can be restored.
         """
         corrupted = []
         for step in steps:
@@ -149,19 +149,19 @@ class Checkpoints:
                 reason = str(error)
             time.sleep(STRAGGLER_SECONDS)
             with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
-                gc.collect()  # coroutines that failed after the first error warn when they are freed
+                gc.collect()  # frees Orbax's failed coroutines here, where their warnings are ignored
             if not (self.folder / str(step)).exists():
-                continue  # a run that is training has deleted it
+                continue  # a run that is training deleted it
             log.warning("checkpoint %d is corrupted (%s); falling back to the previous one", step, reason)
             corrupted.append(step)
         raise InputError(f"no checkpoint in {self.folder} can be read (tried {corrupted}); restore one from a backup")
 
     def variables(self, step: int) -> dict[str, Any]:
-        """Restores all of a step's state but the optimiser's, two thirds of it; see `restore_as_saved`."""
+        """Restores params, collections and step, but not the optimiser state, about two thirds of a checkpoint."""
         return self.restore_as_saved(step, ("params", "collections", "step"))
 
     def restore_as_saved(self, step: int, parts: Collection[str] | None = None) -> dict[str, Any]:
-        """Restores a step's state on the host, whatever devices saved it.
+        """Restores a step's state on the host, with the shapes and dtypes that were saved.
 
         Args:
           step: One of `steps()`.
@@ -171,7 +171,7 @@ class Checkpoints:
           Nested dicts of NumPy arrays.
 
         Raises:
-          CorruptedError: It cannot be read, or is not what was saved.
+          CorruptedError: The checkpoint cannot be read, or differs from what was saved.
         """
         with self._wrap_orbax_errors():
             saved = self._manager.item_metadata(step)["state"]
@@ -197,11 +197,11 @@ class Checkpoints:
         changed = sorted(dict(digests(state).items() ^ saved.items())) if saved else []
         if changed:
             more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-            raise CorruptedError(f"{changed[0]}{more}: the digest differs from the saved one")
+            raise CorruptedError(f"{changed[0]}{more}: the digest does not match the saved digest")
         return state
 
     def config(self) -> dict[str, Any] | None:
-        """Reads the config of the newest checkpoint whose config matches its digest; None if there is none."""
+        """Reads the newest config that matches its digest from the checkpoints; None if there is none."""
         for step in reversed(self.steps()):
             with contextlib.suppress(CorruptedError), self._wrap_orbax_errors():
                 config = self._manager.json(step, CONFIG)
@@ -210,6 +210,7 @@ class Checkpoints:
         return None
 
     def _set_aside(self, steps: list[int]) -> None:
+        """Renames corrupted checkpoints to `corrupted-<step>`."""
         if not steps:
             return
         if jax.process_index() == 0:
@@ -221,7 +222,7 @@ class Checkpoints:
         self._manager.reload()
 
     def wait(self) -> None:
-        """Returns when the last checkpoint is stored.
+        """Blocks until the last checkpoint is stored.
 
         Raises:
           InputError: As for `save`.
@@ -231,7 +232,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _wrap_save_errors(self) -> Iterator[None]:
-        """Turns write errors, and whatever Orbax raises if the folder was deleted, into one line."""
+        """Turns write errors, and any exception of Orbax if the folder was deleted, into a one-line InputError."""
         try:
             with wrap_write_errors(self.folder.parent), wrap_bucket_errors(self.folder.parent):
                 yield
@@ -240,11 +241,11 @@ class Checkpoints:
         except Exception as error:
             if (self.folder.parent / "config.json").exists():
                 raise
-            raise InputError(f"{self.folder.parent} was deleted while the run trained; training ends") from error
+            raise InputError(f"{self.folder.parent} was deleted during training; the run stops") from error
 
     @contextlib.contextmanager
     def _wrap_orbax_errors(self) -> Iterator[None]:
-        """Turns whatever Orbax raises while reading into CorruptedError, unless the bucket does not answer."""
+        """Turns any exception of Orbax while reading into CorruptedError, unless the bucket does not answer."""
         try:
             with wrap_bucket_errors(self.folder.parent):
                 yield

@@ -1,4 +1,4 @@
-"""The record of a run: metrics.jsonl, TensorBoard events, log.txt, and lines or a progress bar on the terminal."""
+"""Writes metrics.jsonl, TensorBoard events and log.txt, and log lines or a progress bar to the terminal."""
 
 import contextlib
 import io
@@ -23,7 +23,7 @@ from kvae.training.workdir.metrics_file import ROWS, EarlyStopping, RowSample, r
 log = logging.getLogger(__name__)
 
 LOG = "log.txt"
-"""The name of the file that keeps what was logged."""
+"""Name of the log file."""
 
 
 def read_metrics(workdir: str, replicas: int | None = None) -> list[dict[str, Any]]:
@@ -31,7 +31,7 @@ def read_metrics(workdir: str, replicas: int | None = None) -> list[dict[str, An
 
     Args:
       workdir: The run's folder, on a disk or in a bucket.
-      replicas: The run's number of replicas, if known; rows with lists of another length are corrupted.
+      replicas: The run's number of replicas, if known; rows with lists of another length count as corrupted.
 
     Returns:
       The rows in file order, without corrupted or truncated lines; empty if there is no file.
@@ -71,7 +71,7 @@ def _warn_of_corrupted_lines(workdir: str, count: int) -> None:
 
 
 def as_json(value: Any) -> float | int | list | None:
-    """Converts a metric to JSON: a number, a list of numbers, and null for values that are not finite.
+    """Converts a metric to a number or a list of numbers for JSON, with None for values that are not finite.
 
     Example:
       >>> as_json(np.array([0.5, np.nan]))
@@ -84,7 +84,7 @@ def as_json(value: Any) -> float | int | list | None:
 
 
 def is_finished(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> bool:
-    """True if a run has reached its last step, or has stopped early.
+    """True if a run has reached its last step or has stopped early.
 
     Args:
       config: The run's config.
@@ -97,20 +97,20 @@ def is_finished(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) ->
 
 
 class Journal:
-    """Writes the record of a run; on processes other than the first it writes nothing.
+    """Writes the metrics of a run to files and the terminal; on processes other than the first it writes nothing.
 
-    Whatever the number of rows, it keeps at most a few thousand in memory.
+    It keeps at most 4,001 rows in memory.
 
     Args:
       workdir: The local folder to write to.
-      first_step: The step of the restored checkpoint. Later rows, which a killed run may have left, are dropped.
+      first_step: The step of the restored checkpoint. Later rows, which a killed run may have written, are dropped.
       steps: The last step of the run, for the progress bar.
       patience: See `EarlyStopping`.
       writes: True if this process writes.
-      replicas: The run's number of replicas, if known; rows with lists of another length are corrupted.
+      replicas: The run's number of replicas, if known; rows with lists of another length count as corrupted.
 
     Attributes:
-      early_stopping: True if the run should stop; a run on several processes needs it on each of them.
+      early_stopping: The run's `EarlyStopping`. Every process has one, so that all of them stop at the same step.
 
     Raises:
       InputError: metrics.jsonl cannot be read or written.
@@ -119,7 +119,7 @@ class Journal:
     def __init__(
         self, workdir: str, *, first_step: int, steps: int, patience: int, writes: bool, replicas: int | None = None
     ):
-        # Evaluations are rare, and each is a point of a curve: they are sampled separately.
+        # Evaluations are rarer than other rows, so they are sampled separately to keep enough of them for curves.
         self._sample, self._evaluations, self._last = RowSample(), RowSample(), None
         self.early_stopping, self._writes = EarlyStopping(patience), writes
         end, corrupted = 0, 0
@@ -132,7 +132,7 @@ class Journal:
         if not writes:
             return
         _warn_of_corrupted_lines(workdir, corrupted)
-        # Imported here: reading a journal needs neither.
+        # Imported here because processes that only read metrics do not need them.
         from tensorboardX import SummaryWriter
         from tqdm import tqdm
 
@@ -159,14 +159,14 @@ class Journal:
             self._started, self._first_step = time.monotonic(), self._done
 
     def write(self, row: Mapping[str, Any], text: str) -> None:
-        """Writes a row to the disk, and a summary of it to the terminal.
+        """Writes a row to the disk, and its summary to the terminal.
 
         Args:
           row: Metrics by name, and "step".
           text: A summary of the row, to log.
 
         Raises:
-          InputError: The disk refuses.
+          InputError: The disk cannot be written.
         """
         row = {name: value if name == "step" else as_json(value) for name, value in row.items()}
         self._keep(row)
@@ -176,7 +176,7 @@ class Journal:
             self._write(row)
         if self._terminal:
             self._bar.set_postfix_str(text)
-        # A progress bar shows the text already.
+        # On a terminal, the progress bar already shows the text.
         level = logging.DEBUG if self._terminal else logging.INFO
         left = self._time_left(row["step"])
         log.log(level, "step %d/%d  %s%s", row["step"], self._steps, text, f"  {left} left" if left else "")
@@ -202,7 +202,7 @@ class Journal:
                 self._events.add_scalar(name, sum(finite) / len(finite), row["step"])
 
     def _time_left(self, step: int) -> str:
-        """Formats the time until the last step as h:mm:ss; empty after the first step, when it is not known yet."""
+        """Returns the estimated time until the last step as h:mm:ss; empty before there is an estimate."""
         if self._started is None or step <= self._first_step:
             return ""
         seconds = int((time.monotonic() - self._started) / (step - self._first_step) * (self._steps - step))
@@ -230,7 +230,7 @@ class _Terminal(logging.Handler):
 def logged_to(workdir: str, *, first_process: bool = True) -> Iterator[None]:
     """Sends kvae's log to the terminal and, with dates, to `<workdir>/log.txt`.
 
-    Processes other than the first write no file, and only warnings to the terminal.
+    Processes other than the first write no file and send only warnings to the terminal.
 
     Args:
       workdir: A local folder; created if missing.
@@ -251,10 +251,10 @@ def logged_to(workdir: str, *, first_process: bool = True) -> Iterator[None]:
 
 @contextlib.contextmanager
 def shown_on_terminal(*others: logging.Handler, first_process: bool = True) -> Iterator[None]:
-    """Sends kvae's log to the terminal; from processes other than the first, only warnings.
+    """Sends kvae's log to the terminal; processes other than the first send only warnings.
 
     Args:
-      *others: Further handlers, which get every record and are closed afterwards.
+      *others: More handlers, which get every record and are closed after the block.
       first_process: True if this is the first process.
     """
     handlers = (_Terminal(logging.INFO if first_process else logging.WARNING), *others)
@@ -275,12 +275,12 @@ def shown_on_terminal(*others: logging.Handler, first_process: bool = True) -> I
 
 
 def summary(row: Mapping[str, Any], counts: Mapping[str, np.ndarray]) -> str:
-    """Summarises a row in a few words for the terminal and the log.
+    """Summarises a row in one line for the terminal and the log.
 
     Args:
       row: The metrics of a step.
-      counts: How often each code was used, [..., K], by codebook. Their sum, N, is the number of vectors that were
-        quantised: fewer vectors than codes cannot use all codes.
+      counts: How often each code was used, [..., K], by codebook. The summary shows their sum, the number N of
+        quantised vectors, because N vectors can use at most N codes.
 
     Example:
       >>> summary({"train/loss": 0.5, "images_per_second": 800.0}, {"codebook": np.array([[3, 0, 1]])})
@@ -289,9 +289,9 @@ def summary(row: Mapping[str, Any], counts: Mapping[str, np.ndarray]) -> str:
     parts = [f"loss {np.nanmean(row['train/loss']):.4f}"]
     if LOSS in row:
         parts.append(f"valid {np.nanmean(row[LOSS]):.4f}")
-    for name, of_codes in counts.items():
-        used, vectors = np.mean(np.count_nonzero(of_codes, axis=-1)), np.mean(np.sum(of_codes, axis=-1))
-        parts.append(f"{name} {used:.0f}/{np.shape(of_codes)[-1]} codes (N = {vectors:.0f})")
+    for name, code_counts in counts.items():
+        used, vectors = np.mean(np.count_nonzero(code_counts, axis=-1)), np.mean(np.sum(code_counts, axis=-1))
+        parts.append(f"{name} {used:.0f}/{np.shape(code_counts)[-1]} codes (N = {vectors:.0f})")
     if "images_per_second" in row:
         parts.append(f"{row['images_per_second']:.0f} images/s")
     return "  ".join(parts)

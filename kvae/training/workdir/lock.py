@@ -1,6 +1,6 @@
-"""The lock of a run's folder: one program at a time trains there, on whatever host shares the disk.
+"""The lock of a run's folder, which lets only one program at a time train there, on all hosts that share the disk.
 
-It saves the user who starts the same command twice, or on two machines, from two programs that overwrite each other.
+Without it, two programs started with the same command would overwrite each other's files.
 """
 
 import contextlib
@@ -19,18 +19,18 @@ HEARTBEAT_SECONDS = 5
 """Time between two renewals of a lock by its holder."""
 
 STALE_SECONDS = 60
-"""Time without renewal after which a lock may be taken over."""
+"""Time without a renewal after which another program may take over a lock."""
 
 
 class LostLockError(InputError):
-    """This program no longer holds the lock of its run, and must not write there."""
+    """Raised if this program has lost the lock of its run, and so must not write to the run's folder."""
 
 
 class Lock(contextlib.AbstractContextManager):
-    """The file `<workdir>/lock`, which names the program that trains there and is touched while that program lives.
+    """The file `<workdir>/lock`, which names the program that trains there. That program keeps touching the file.
 
-    The lock of a process that was killed on this host is taken over at once. A lock from another host is watched until
-    it is touched, or stale.
+    If a process on this host was killed, its lock is taken over at once. A lock from another host is watched until it
+    is touched or becomes stale.
 
     Args:
       workdir: The run's folder; created if missing.
@@ -68,7 +68,7 @@ class Lock(contextlib.AbstractContextManager):
                 return
             owner = self._lease.owner
             if watch.is_stale(touched, f"process {owner.pid} on {owner.hostname}" if owner else "another program"):
-                self._lease.force_break()  # a lock without an owner, as a power cut can leave it
+                self._lease.force_break()  # the owner of this lock is unknown, for example after a power cut
             time.sleep(HEARTBEAT_SECONDS / 4)
 
     def _touched(self) -> int | None:
@@ -77,21 +77,21 @@ class Lock(contextlib.AbstractContextManager):
         return None
 
     def check(self) -> None:
-        """Raises LostLockError if the lock was deleted, or taken over while this machine was suspended."""
+        """Raises LostLockError if the lock was deleted, or was taken over while this machine was suspended."""
         exists = os.path.exists(self._lease.lock_file)
         check_held(self._workdir, exists=exists, is_lost=self._lease.compromise is not None)
 
     def __exit__(self, *error: object) -> None:
-        with contextlib.suppress(OSError):  # the folder may be gone
+        with contextlib.suppress(OSError):  # the folder may have been deleted
             self._lease.release()
 
 
 def check_held(workdir: str, *, exists: bool, is_lost: bool) -> None:
     """Raises LostLockError if a program's lock no longer exists or belongs to another program."""
     if not exists:
-        raise LostLockError(f"{workdir}, or the lock in it, was deleted while the run trained; training ends")
+        raise LostLockError(f"{workdir}, or the lock in it, was deleted during training; the run stops")
     if is_lost:
-        raise LostLockError(f"{workdir} was taken over by another program while this one was suspended")
+        raise LostLockError(f"{workdir} was taken over by another program while this one was suspended; the run stops")
 
 
 class LockWatch:
@@ -103,21 +103,23 @@ class LockWatch:
 
     def __init__(self, workdir: str):
         self._workdir = workdir
-        self._started, self._last_sign, self._has_warned = time.monotonic(), None, False
+        self._started, self._last_version, self._has_warned = time.monotonic(), None, False
 
-    def is_stale(self, sign: object, holder: str) -> bool:
+    def is_stale(self, version: object, holder: str) -> bool:
         """True if the lock may be taken over.
 
         Args:
-          sign: A value that changes whenever the holder renews the lock.
-          holder: Who holds the lock, for messages.
+          version: A value that changes whenever the holder renews the lock.
+          holder: The program that holds the lock, for messages.
 
         Raises:
-          InputError: The sign has changed, so another program trains there.
+          InputError: The version has changed, so the holder is alive.
         """
-        if self._last_sign not in (None, sign):
-            raise InputError(f"{self._workdir} is in use: {holder} trains there; stop it, or choose another --workdir")
-        self._last_sign, waited = sign, time.monotonic() - self._started
+        if self._last_version not in (None, version):
+            raise InputError(
+                f"{self._workdir} is in use: {holder} is training there; stop it, or choose another --workdir"
+            )
+        self._last_version, waited = version, time.monotonic() - self._started
         if waited > 2 * HEARTBEAT_SECONDS and not self._has_warned:
             log.warning("%s is locked by %s, which may be dead; watching the lock for a minute", self._workdir, holder)
             self._has_warned = True

@@ -1,4 +1,4 @@
-"""Reads metrics.jsonl row by row and keeps a sample of the rows."""
+"""Reads metrics.jsonl, samples its rows for curves, and decides on early stopping."""
 
 import functools
 import json
@@ -11,13 +11,13 @@ import numpy as np
 from kvae.training.best import LOSS
 
 ROWS = "metrics.jsonl"
-"""The name of the file."""
+"""Name of the file of metrics."""
 
 LONGEST_LINE_BYTES = 2**24
-"""Longer lines are split, and so count as corrupted: a file without line breaks must not fill the memory."""
+"""Longer lines are split and count as corrupted, so that a file without line breaks cannot fill the memory."""
 
 KEPT_ROWS = 1_000
-"""About as many rows as a curve can show."""
+"""About the number of rows that a curve can show."""
 
 
 def parse_row(line: bytes, replicas: int | None = None) -> dict[str, Any] | None:
@@ -61,8 +61,8 @@ def read_rows(file: BinaryIO, replicas: int | None = None) -> Iterator[tuple[int
       replicas: The run's number of replicas, if known.
 
     Yields:
-      For each line that is not empty, the offset in bytes at which its content ends, and its row; None if the line is
-      corrupted.
+      For each line that is not empty: the offset in bytes of the end of its content, and its row (None if the line is
+      corrupted).
     """
     end = 0
     for line in iter(functools.partial(file.readline, LONGEST_LINE_BYTES), b""):
@@ -72,9 +72,9 @@ def read_rows(file: BinaryIO, replicas: int | None = None) -> Iterator[tuple[int
 
 
 class RowSample:
-    """Keeps between 1,000 and 2,000 of the rows that are added, evenly spread, and all of the first 2,000.
+    """An evenly spaced sample of the added rows: all of them up to 2,000, then between 1,000 and 2,000.
 
-    It saves a run of millions of rows from holding them all in memory for its curves.
+    It bounds the memory that a run with millions of rows needs for its curves.
 
     Example:
       >>> sample = RowSample()
@@ -88,7 +88,7 @@ class RowSample:
         self.rows, self._count, self._stride = [], 0, 1
 
     def add(self, row: dict[str, Any]) -> None:
-        """Adds a row, which may be dropped now or later."""
+        """Adds a row, which may not be in the sample or may be dropped later."""
         if self._count % self._stride == 0:
             self.rows.append(row)
         self._count += 1
@@ -100,13 +100,12 @@ class RowSample:
 class EarlyStopping:
     """Decides from the rows of a run whether its validation loss has stopped falling.
 
-    Training ends when, in every replica, none of the last `patience` validation losses is below the lowest before
-    them: the rule
-    of `kvae.training.best`, applied to each replica by itself. Because the rows decide, a run that was resumed stops
-    where the uninterrupted run does.
+    Training stops when, in every replica, none of the last `patience` validation losses is lower than the lowest loss
+    before them. As in `kvae.training.best`, losses that are not finite are ignored. The decision depends only on the
+    rows, so a resumed run stops at the same step as an uninterrupted one.
 
     Args:
-      patience: The number of evaluations without a lower loss; 0 means never to stop.
+      patience: The number of evaluations without a lower loss; 0 never stops early.
 
     Example:
       >>> early_stopping = EarlyStopping(patience=2)

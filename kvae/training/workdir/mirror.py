@@ -1,7 +1,7 @@
-"""The small files of a run that is training: where they are written, and how they reach the run's folder.
+"""Writes the small files of a run that is training: metrics, log, TensorBoard events and figures.
 
-Rows, log, events and pictures are appended to, or written piece by piece. On a disk they are written in the run's
-folder itself. Objects in a bucket cannot be appended to, so there they are written in a local folder and uploaded.
+Most of these files grow during training. If the run's folder is on a disk, they are written directly to it. Objects in
+a bucket cannot be appended to, so the files of a run in a bucket are written to a local folder and uploaded.
 """
 
 import concurrent.futures
@@ -27,11 +27,11 @@ from kvae.training.workdir.metrics_file import ROWS
 log = logging.getLogger(__name__)
 
 UPLOAD_SECONDS = 30
-"""The shortest time between two uploads of all files. A bucket accepts one write per object and second."""
+"""Minimum time between two uploads of all files. A bucket accepts only one write per second to each object."""
 
 
 class Mirror:
-    """The small files of a run, and its lock. Nothing is written to a bucket without holding the lock.
+    """The small files of a run, and its lock. Files are uploaded to a bucket only while this process holds the lock.
 
     Args:
       workdir: The run's folder, on a disk or in a bucket.
@@ -50,7 +50,7 @@ class Mirror:
         self._job, self._last_upload = None, time.monotonic()
 
     def open(self, lock: "Lock | BucketLock | None") -> None:
-        """Downloads the run's existing rows and log from its bucket. From now on, files may be uploaded.
+        """Downloads the existing rows and log of a run in a bucket. Afterwards files may be uploaded.
 
         Args:
           lock: The run's lock, which this process holds; None on processes other than the first.
@@ -61,10 +61,10 @@ class Mirror:
         folder = pathlib.Path(self.folder)
         folder.mkdir(parents=True, exist_ok=True)
         with wrap_bucket_errors(self._bucket_folder):
-            for name in (ROWS, LOG) if lock is not None else (ROWS,):  # all read the rows, one writes the log
+            for name in (ROWS, LOG) if lock is not None else (ROWS,):  # only process 0 writes the log
                 remote, local = self._bucket_folder / name, folder / name
                 if remote.exists():
-                    # This program's log is already open for appending; the older log goes in front.
+                    # This program has already begun to write its log; the older log goes in front.
                     new = local.read_bytes() if local.exists() else b""
                     local.write_bytes(remote.read_bytes() + new)
 
@@ -74,18 +74,18 @@ class Mirror:
             self._lock.check()
 
     def upload(self) -> None:
-        """Starts to upload changed files in the background, unless the last upload was less than half a minute ago."""
+        """Starts uploading changed files in the background, at most every `UPLOAD_SECONDS`."""
         if time.monotonic() - self._last_upload > UPLOAD_SECONDS:
             self._start()
 
     def upload_rows(self) -> None:
         """Uploads all rows before it returns, and then the other files in the background.
 
-        It is called before every checkpoint, so that a checkpoint is never ahead of its rows.
+        It is called before each checkpoint is saved, so that the bucket has the rows of every checkpoint.
 
         Raises:
           LostLockError: This process has lost the run's lock.
-          InputError: The bucket does not accept them.
+          InputError: The bucket does not accept the file.
         """
         self.check()
         if self._must_upload():
@@ -97,7 +97,7 @@ class Mirror:
 
         Raises:
           LostLockError: This process has lost the run's lock.
-          InputError: The bucket does not accept them. They stay in the local folder.
+          InputError: The bucket does not accept the files. They stay in the local folder.
         """
         self._thread.shutdown()
         if not self._must_upload():
@@ -109,7 +109,7 @@ class Mirror:
             raise
         except InputError as error:
             self.keep_folder = True
-            raise InputError(f"{error}; the last rows, log and pictures are in {self.folder}") from error
+            raise InputError(f"{error}; the last rows, log and figures are in {self.folder}") from error
         except BaseException:
             self.keep_folder = True
             raise
@@ -125,18 +125,18 @@ class Mirror:
         try:
             self._upload_all()
         except LostLockError:
-            pass  # the training loop checks, too, and ends
+            pass  # the training loop checks the lock, too, and stops
         except Exception as error:
             log.warning("%s; training continues", error)
 
     def _upload_all(self) -> None:
         for path in sorted(pathlib.Path(self.folder).rglob("*")):
-            # A name that begins with a dot is that of a file being written.
+            # Files whose names begin with a dot are still being written.
             if path.is_file() and not path.name.startswith("."):
                 self._upload_file(path)
 
     def _upload_file(self, path: pathlib.Path) -> None:
-        with self._upload_lock:  # or an older version of the file could arrive last
+        with self._upload_lock:  # otherwise an older version of the file could be uploaded last
             stat = path.stat()
             version = stat.st_size, stat.st_mtime_ns
             if self._uploaded.get(path) != version:
@@ -162,7 +162,7 @@ def mirrored(workdir: str) -> Iterator[Mirror]:
         yield Mirror(workdir, workdir)
         return
     temporary = tempfile.mkdtemp(prefix="kvae-")
-    # Pictures take the run's name from the folder's.
+    # The titles of figures take the run's name from the name of this folder.
     mirror = Mirror(workdir, str(pathlib.Path(temporary, as_path(workdir).name)))
     try:
         yield mirror
@@ -180,7 +180,7 @@ def locked_workdir(workdir: str, mirror: Mirror | None = None) -> Iterator[Mirro
       mirror: The folder's mirror; a new one by default.
 
     Yields:
-      The open mirror. It is closed, and the folder unlocked, after the block.
+      The open mirror. After the block, the mirror is closed and the folder is unlocked.
 
     Raises:
       InputError: Another program trains there, a process does not see the folder, or its bucket does not answer.
@@ -196,8 +196,8 @@ def locked_workdir(workdir: str, mirror: Mirror | None = None) -> Iterator[Mirro
         except BaseException:
             try:
                 mirror.close()
-            except Exception as error:  # the reason why training ended is the one to raise
-                log.warning("the last rows and pictures were not uploaded: %s", error)
+            except Exception as error:  # the exception that stopped training is raised instead
+                log.warning("the last rows and figures were not uploaded: %s", error)
             raise
         mirror.close()
 

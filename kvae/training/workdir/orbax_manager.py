@@ -1,4 +1,4 @@
-"""Orbax's checkpoint manager, set up for a run: what it keeps, and what it must not raise or print."""
+"""Configures Orbax's checkpoint manager for a run, and silences its log."""
 
 import contextlib
 import logging
@@ -14,14 +14,14 @@ from kvae.core.buckets import bucket_error, is_bucket
 from kvae.core.digests import digest_of_json
 
 LOSS_ITEM, CONFIG, DIGESTS = "loss", "config", "digests"
-"""Names within a checkpoint: of the loss among its metrics, and of the items next to `state`."""
+"""Names in a checkpoint: the loss among its metrics, and two items saved next to `state`."""
 
 
 class Manager(ocp.CheckpointManager):
-    """Orbax's manager, treating an unreadable metrics file as missing.
+    """Orbax's manager, except that an unreadable metrics file counts as missing.
 
-    Orbax reads the metrics of all checkpoints on start-up, and would raise. So one corrupted file does not make all
-    checkpoints unusable.
+    Orbax reads the metrics of all checkpoints on start-up. Without this class, one corrupted file would raise an
+    exception there and make all checkpoints unusable.
     """
 
     def metrics(self, step: int) -> dict | None:
@@ -31,11 +31,11 @@ class Manager(ocp.CheckpointManager):
             return metrics if digest in (None, digest_of_json(metrics)) else None
         except Exception as error:
             if is_bucket(self.directory) and bucket_error(error):
-                raise  # the bucket is away; this may be the best checkpoint
+                raise  # the bucket is unreachable, and this may be the best checkpoint
             return None
 
     def json(self, step: int, item: str) -> dict:
-        """Reads a JSON item; empty if the checkpoint has none."""
+        """Reads a JSON item; returns {} if the checkpoint does not have it."""
         folder = self.directory / str(step) / item
         return ocp.JsonCheckpointHandler().restore(folder) if folder.exists() else {}
 
@@ -48,11 +48,11 @@ def make_manager(folder: pathlib.Path, *, read_only: bool) -> Manager:
       read_only: True if the folder must not be created.
     """
     loss = operator.itemgetter(LOSS_ITEM)
-    # A checkpoint without an evaluation has no loss, and is kept only while it is one of the newest.
+    # A checkpoint without an evaluation has no loss, so it is kept only while it is one of the two newest.
     best = checkpoint_managers.BestN(get_metric_fn=loss, reverse=True, n=1, keep_checkpoints_without_metrics=False)
     options = ocp.CheckpointManagerOptions(
         preservation_policy=checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(2), best]),
-        best_fn=loss,  # without it Orbax does not save the losses, and a resumed run would forget its best
+        best_fn=loss,  # without it Orbax does not save the losses, and a resumed run would not know its best step
         best_mode="min",
         create=not read_only,
         enable_async_checkpointing=True,
@@ -69,14 +69,14 @@ def make_manager(folder: pathlib.Path, *, read_only: bool) -> Manager:
 
 @contextlib.contextmanager
 def silence_orbax() -> Iterator[None]:
-    """Silences what Orbax logs and its threads print; kvae's own messages tell the user what they need to know."""
+    """Silences Orbax's log, and the errors that its threads print; kvae reports failures in its own messages."""
     loggers, hook = [logging.getLogger(name) for name in ("absl", "asyncio")], sys.unraisablehook
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
 
     def ignore_cancelled_reads(unraisable: "sys.UnraisableHookArgs") -> None:
-        # When one read has failed, Orbax drops the others, which complain when they are freed.
+        # After one failed read, Orbax drops the other reads, and their coroutines print errors when they are freed.
         code = getattr(unraisable.object, "cr_code", None)
         is_cancelled_read = code is not None and "orbax" in code.co_filename
         if not is_cancelled_read and str(unraisable.exc_value) != "Event loop is closed":

@@ -1,4 +1,4 @@
-"""The config of a run's folder: each folder belongs to one config."""
+"""Reads, compares and writes the config of a run's folder. A folder belongs to one config."""
 
 import json
 import logging
@@ -16,18 +16,17 @@ from kvae.training.workdir.checkpoint import Checkpoints
 log = logging.getLogger(__name__)
 
 REQUIRED_FIELDS = {"seed": int, "replicas": int, "steps": int, "dataset": dict, "model": dict}
-"""Fields that the config of every run has, and their types."""
-
+"""Fields that every run's config has, and their types."""
 
 DEEPEST_NESTING = 32
-"""Sections within sections; a config that nests more would exceed Python's limit of recursion."""
+"""Maximum depth of nested sections. Without a limit, a deep config would exceed Python's recursion limit."""
 
 
 def open_address(workdir: str) -> str:
     """Returns the address of a run's folder, with `~` expanded.
 
     Raises:
-      InputError: it is neither a local path nor a folder in a bucket that can be reached.
+      InputError: the workdir is not a valid local path or a folder in a reachable bucket.
     """
     workdir = user_address("--workdir", workdir)
     check_reachable(workdir)
@@ -37,7 +36,7 @@ def open_address(workdir: str) -> str:
 def open_workdir(workdir: str, config: Mapping, checkpoints: Checkpoints) -> None:
     """Writes the run's config.json, or checks that an existing run has this config.
 
-    A folder without checkpoints takes any config, so a mistake in the first one can be fixed in the same folder.
+    A folder without checkpoints accepts any config, so that a wrong config can be corrected in the same folder.
 
     Args:
       workdir: The run's folder.
@@ -50,17 +49,16 @@ def open_workdir(workdir: str, config: Mapping, checkpoints: Checkpoints) -> Non
     config = json.loads(json.dumps(config))
     if steps := checkpoints.steps():
         saved = config_of_checkpoints(workdir, checkpoints)
-        saved = json.loads(json.dumps(validate_config(saved)))  # adds the defaults of fields that are newer
+        saved = json.loads(json.dumps(validate_config(saved)))  # adds the defaults of new fields
         if changes := differences(saved, config):
-            raise InputError(f"{workdir} was made with another config: {'; '.join(changes)}; choose another --workdir")
+            raise InputError(f"{workdir} has another config: {'; '.join(changes)}; choose another --workdir")
         if steps[-1] > config["steps"]:
             raise InputError(
-                f"config.steps is {config['steps']}, but {workdir} is already at step {steps[-1]}; set it to at least "
-                "that"
+                f"config.steps is {config['steps']}; it must be at least {steps[-1]}, the last checkpoint of {workdir}"
             )
         if saved["steps"] != config["steps"] and config["optimizer"]["schedule"] != "constant":
             log.warning(
-                "the learning rate now follows the schedule of a run of %d steps, not of %d",
+                "the learning rate now follows the schedule of a run with %d steps, not %d",
                 config["steps"],
                 saved["steps"],
             )
@@ -70,14 +68,14 @@ def open_workdir(workdir: str, config: Mapping, checkpoints: Checkpoints) -> Non
 
 
 def differences(saved: Mapping, config: Mapping) -> list[str]:
-    """Lists the fields that differ between two configs but must not differ within a run.
+    """Returns the differences between two configs in fields that must not change during a run.
 
     Args:
-      saved: The config the run was made with.
+      saved: The config of the run's checkpoints.
       config: The config to compare.
 
     Returns:
-      The name of each such field with both values, as in "batch_size 32 -> 16".
+      The name and both values of each such field, as in "batch_size 32 -> 16".
     """
     saved, config = flatten(saved), flatten(config)
     changed = [name for name in sorted(saved.keys() | config.keys()) if saved.get(name) != config.get(name)]
@@ -88,7 +86,7 @@ def config_of_checkpoints(workdir: str, checkpoints: Checkpoints) -> dict:
     """Reads the config saved with the checkpoints, or config.json if no checkpoint has an intact one.
 
     Raises:
-      InputError: There is neither.
+      InputError: Neither can be read.
     """
     saved = checkpoints.config()
     return read_config_json(workdir) if saved is None else saved
@@ -98,7 +96,7 @@ def read_config_json(workdir: str) -> dict:
     """Reads the config of a run from its config.json, without validating its fields.
 
     Raises:
-      InputError: It is missing or unreadable, or it is not the config of a run.
+      InputError: The file is missing or unreadable, or is not the config of a run.
     """
     path = as_path(workdir) / "config.json"
     with wrap_bucket_errors(workdir):
@@ -112,13 +110,16 @@ def read_config_json(workdir: str) -> dict:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not the config of a run: it is not JSON ({error})") from error
     if not isinstance(config, dict):
-        raise InputError(f"{path} is not the config of a run: it holds {short_repr(config)}")
+        raise InputError(f"{path} is not the config of a run: it is {short_repr(config)}, not a dict")
     _check_depth(path, config)
     for name, kind in REQUIRED_FIELDS.items():
         if name not in config:
             raise InputError(f"{path} is not the config of a run: it has no {name}")
         if type(config[name]) is not kind:
-            raise InputError(f"{path} is not the config of a run: {name} is {short_repr(config[name])}")
+            kind_name = "an integer" if kind is int else "a dict"
+            raise InputError(
+                f"{path} is not the config of a run: {name} is {short_repr(config[name])}; it must be {kind_name}"
+            )
     return config
 
 
@@ -128,4 +129,4 @@ def _check_depth(path: object, config: dict) -> None:
         inner = [value.values() if isinstance(value, dict) else value for value in level]
         level = [value for values in inner for value in values if isinstance(value, (dict, list))]
     if level:
-        raise InputError(f"{path} is not the config of a run: it has more than {DEEPEST_NESTING} levels")
+        raise InputError(f"{path} is not the config of a run: it has more than {DEEPEST_NESTING} nested sections")
