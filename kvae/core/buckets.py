@@ -65,7 +65,7 @@ def as_path(path: object) -> pathlib.Path:
 
 
 def folders_with(names: Collection[str], folder: pathlib.Path) -> set[pathlib.Path]:
-    """Returns `folder` and the folders below it that directly contain a file or folder with one of the names."""
+    """Returns the folders, at or below `folder`, that directly contain a file or folder with one of the names."""
     if not is_bucket(folder):
         return {path.parent for name in names for path in folder.rglob(name)}
     import fsspec

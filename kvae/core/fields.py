@@ -43,7 +43,7 @@ Widths = Annotated[tuple[Width, ...], annotated_types.Len(1, 16)]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OneOf:
-    """Constraint in an annotation: the value must be a key of `values`, also one that is added later."""
+    """Constraint in an annotation: the value must be a key of `values`. Keys may still be added to it."""
 
     values: Mapping[str, Any]
 
@@ -53,7 +53,7 @@ class OneOf:
 
 @dataclasses.dataclass(frozen=True)
 class OnThisMachine:
-    """Constraint in an annotation: the value is a local path. The other fields determine the content of a cache."""
+    """Constraint in an annotation: the value is a local path. If `is_cache`, the other fields determine its files."""
 
     is_cache: bool = False
 

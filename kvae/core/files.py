@@ -146,7 +146,7 @@ def replaced(path: os.PathLike | str) -> Iterator[pathlib.Path]:
 def write_text(path: os.PathLike | str, text: str) -> None:
     """Writes a UTF-8 text file atomically, on a disk or in a bucket.
 
-    Surrogates, which stand for bytes that are not UTF-8 in file names, are written as escapes.
+    Surrogates, which Python uses for bytes of file names that are not UTF-8, are written as escapes.
 
     Example:
       >>> import tempfile

@@ -1,6 +1,6 @@
 """Estimates the memory that a run needs, before any is allocated.
 
-Without this check, Linux would kill a process that is too large for the host, without any message.
+Without this check, Linux would kill a process that is too large for the host, and print no message.
 """
 
 import contextlib

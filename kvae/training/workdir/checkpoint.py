@@ -157,7 +157,7 @@ class Checkpoints:
         raise InputError(f"no checkpoint in {self.folder} can be read (tried {corrupted}); restore one from a backup")
 
     def variables(self, step: int) -> dict[str, Any]:
-        """Restores params, collections and step, but not the optimiser state, about two thirds of a checkpoint."""
+        """Restores params, collections and step, but not the optimiser state (about two thirds of a checkpoint)."""
         return self.restore_as_saved(step, ("params", "collections", "step"))
 
     def restore_as_saved(self, step: int, parts: Collection[str] | None = None) -> dict[str, Any]:

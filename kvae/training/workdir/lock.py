@@ -1,4 +1,4 @@
-"""The lock of a run's folder, which lets only one program at a time train there, on all hosts that share the disk.
+"""The lock of a run's folder: only one program at a time may train there, even if several hosts share the disk.
 
 Without it, two programs started with the same command would overwrite each other's files.
 """
