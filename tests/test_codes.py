@@ -101,7 +101,7 @@ def test_interpolation_follows_the_grid_from_end_to_end(run):
     longest = np.abs(at[-1] - at[0])
     assert np.all(np.abs(np.diff(at, axis=0)) <= np.ceil(longest / 4))
     assert run.decode(way[2]).shape == (1, 32, 32, 3)
-    with pytest.raises(InputError, match="steps is 1; it must be 2 or larger"):
+    with pytest.raises(InputError, match="steps is 1; it must be an integer >= 2"):
         run.interpolate(*ends, steps=1)
     with pytest.raises(InputError, match=r"have different shapes: \[1, 8, 8\] and \[1, 4, 4\]"):
         run.interpolate(ends[0], {"codebook": np.zeros((1, 4, 4), int)}, steps=3)

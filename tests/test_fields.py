@@ -58,7 +58,7 @@ NAMES = tuple[Annotated[str, OneOf({"hard": 0, "none": 1})], ...]
         (Counts, (4, 0), r"x is \(4, 0\); it must be a tuple of one or more integers, each >= 1"),
         (Counts, 4, "x is 4; it must be a tuple of one or more integers"),
         (Count, 2**31, "x is 2147483648; it must be an integer from 1 to 2147483647"),
-        (tuple[int, int], (1,), r"x is \(1,\); it must be \(an integer; an integer\)"),
+        (tuple[int, int], (1,), r"x is \(1,\); it must be a tuple \(an integer, an integer\)"),
         (Positive | None, 0.0, "x is 0.0; it must be None or a number > 0"),
         (Annotated[int, Ge(1), Le(8)], 9, "x is 9; it must be an integer from 1 to 8"),
         (Annotated[str, OneOf({"hard": 0, "none": 1})], "hrad", "x is 'hrad'; did you mean 'hard'?"),

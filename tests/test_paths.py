@@ -76,8 +76,8 @@ def test_weights_that_are_not_a_file_are_refused(tmp_path, make):
 def test_folders_to_write_need_utf8_names(tmp_path):
     name = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
     assert files.user_path("--images", name).name == "\udcff"
-    assert "its name is not UTF-8" in refusal(files.target_path, "--out", name)
-    assert "its name is not UTF-8" in refusal(check_address, "--workdir", name)
+    assert "its name is not valid UTF-8" in refusal(files.target_path, "--out", name)
+    assert "its name is not valid UTF-8" in refusal(check_address, "--workdir", name)
 
 
 def test_path_objects_are_paths(tmp_path):
@@ -97,13 +97,13 @@ def test_bad_paths_of_runs_are_refused(loop, path, capsys):
         assert message in refusal(call, path)
     if not path.startswith("gs://"):
         line = refusal(kvae.load, path)
-        assert message in line or "its name is not UTF-8" in line
+        assert message in line or "its name is not valid UTF-8" in line
     options = ["--out={}", "--curves={}", "--table=3 --experiments={}", "--import={}"]
     for option in options if path.startswith("gs://") else [*options, "{}", "--check {}"]:
         arguments = option.replace("{}", path).split(" ")
         assert program.run(report.main, [*arguments, "runs"] if "=" in option else arguments) == program.MISTAKE
         error = capsys.readouterr().err
-        assert message in error or "its name is not UTF-8" in error
+        assert message in error or "its name is not valid UTF-8" in error
         assert error.count("\n") == 1
 
 

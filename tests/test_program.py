@@ -38,7 +38,7 @@ SMOKE = "--config=configs/photos_vqvae.py:smoke"
         (sweep.main, ["--table=", "--dataset=photos", "--print"], "--table is ''; it must be one of"),
         (benchmark.main, ["--scaling", "--seconds=nan"], "'nan'; it must be a number > 0"),
         (pixel_map.main, ["--config=configs/photos_vqvae.py"], "'vqvae', which has no grid_shape"),
-        (benchmark.main, [SMOKE, "--random-images=-3"], "'-3'; it must be an integer >= 1"),
+        (benchmark.main, [SMOKE, "--random-images=-3"], "'-3'; it must be an integer from 1 to 4096"),
     ],
 )
 def test_every_program_reports_a_mistake_as_one_line(program_main, arguments, message, capsys):
@@ -92,8 +92,8 @@ CONFIG_FILES = {
     "x = 1\n": "has no attribute 'get_config'",
     "raise SystemExit('bye')\n": "SystemExit, line 1: bye",
     "class E(BaseException): pass\nraise E('x')\n": "E, line 2: x",
-    "def get_config(): return {1: 2, 'a': {3.5: 4}}\n": "a field is named 1; the name must be a string",
-    "def get_config(): return {'a': {3.5: 4}}\n": "a field is named 3.5; the name must be a string",
+    "def get_config(): return {1: 2, 'a': {3.5: 4}}\n": "a field is named 1; names must be strings",
+    "def get_config(): return {'a': {3.5: 4}}\n": "a field is named 3.5; names must be strings",
     "\x89PNG\r\n\x00": "it is not valid Python",
 }
 

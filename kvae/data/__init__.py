@@ -139,7 +139,7 @@ def image_spec(section: Mapping, size: int | None = None, crop: bool | None = No
     if size is None:
         raise InputError(f"data set {section['name']!r} has no field size; give the size of the images")
     if size < 1:
-        raise InputError(f"size is {size}; it must be an integer, 1 or larger")
+        raise InputError(f"size is {size}; it must be an integer >= 1")
     return ImageSpec(int(size), bool(fields["crop"] if crop is None else crop), fields.get("white", 0))
 
 

@@ -110,7 +110,7 @@ def interpolate(
             shapes = f"{list(array.shape)} and {list(codes_b[name].shape)}"
             raise InputError(f"codes of {name!r} have different shapes: {shapes}")
     if steps < 2:
-        raise InputError(f"steps is {steps}; it must be 2 or larger, because both ends are included")
+        raise InputError(f"steps is {steps}; it must be an integer >= 2, because both ends are included")
     grids = {name: _grid(name, layer) for name, layer in model.quantizers.items()}
     return [
         {name: np.asarray(grid.between(codes_a[name], codes_b[name], fraction)) for name, grid in grids.items()}

@@ -25,9 +25,7 @@ def digits(size: Size = 32) -> Dataset:
         from sklearn import datasets
 
     if size < 8:
-        raise InputError(
-            f"dataset.size is {size}; it must be an integer, 8 or larger, because the digits have 8 x 8 pixels"
-        )
+        raise InputError(f"dataset.size is {size}; it must be an integer >= 8, because the digits have 8 x 8 pixels")
     source = datasets.load_digits()
     grey = np.round(source.images * (255 / 16)).astype(np.uint8)
     large = [np.asarray(Image.fromarray(digit).resize((size, size), Image.Resampling.BILINEAR)) for digit in grey]
