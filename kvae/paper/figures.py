@@ -116,7 +116,7 @@ def codebook_map_figures(table: Table, stem: str) -> Iterator[str]:
 
 
 def moved_codes_figure(table: Table, stem: str, image: int | None = None) -> Iterator[str]:
-    """Draws Figure 3, images after their codes are moved; with `image`, Figure 8 or 9, that image by level moved."""
+    """Draws Figure 3, images after their codes are moved; with `image`, Figure 8 or 9, moved one level at a time."""
     runs = {"map": open_seed(seeds_of(table, MAP)[0]), "EMA-VQ": open_seed(seeds_of(table, EMA)[0])}
     levels = list(runs["map"].codebooks)
     if image is not None and len(levels) < 2:

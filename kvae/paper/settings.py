@@ -62,7 +62,7 @@ def load_experiments(path: str | None) -> dict[str, Any]:
 def setting_of(config: Mapping[str, Any], experiments: Mapping[str, Any]) -> str | None:
     """Returns the setting that a run belongs to, or None. If several match, the one with the most fields wins.
 
-    Fields of `BASE` that the run's quantiser does not have are ignored. Grids need only the same number of axes.
+    Fields of `BASE` that the run's quantiser does not have are ignored. Grids match if they have as many axes.
 
     Example:
       >>> from kvae.paper import experiments
@@ -148,8 +148,8 @@ def measures_of(seed: Seed) -> dict[str, float]:
     """Returns a seed's measures: `loss`, `steps_10`, `steps_20`, and all metrics of its last evaluation.
 
     `loss` is the lowest validation reconstruction loss, as in the paper; `kvae.training.best` compares the total loss.
-    `steps_10` is the step of the first evaluation whose loss is at most 1.1 times the lowest; for `steps_20` it is 1.2
-    times.
+    `steps_10` is the step of the first evaluation whose loss is at most 1.1 times the lowest; `steps_20` allows
+    1.2 times.
     """
     rows = seed.evaluations
     lowest = min(row["valid/reconstruction_loss"] for row in rows)

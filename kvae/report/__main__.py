@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", metavar="FILE", help="write the table to a file instead of printing it")
     parser.add_argument("--curves", metavar="PNG", help="draw the validation curves of the runs to a file")
     parser.add_argument(
-        "--experiments", metavar="FILE", help="settings and tables of --table (kvae/paper/experiments.py)"
+        "--experiments", metavar="FILE", help="settings and tables (default: kvae/paper/experiments.py)"
     )
     parser.add_argument("--check", action="store_true", help="verify the files of runs or token folders")
     options = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""Checks the images and codes that a user passes to a model, and moves codes along the grid."""
+"""Validates the images and codes that a user passes to a model, and moves codes along the grid."""
 
 from collections.abc import Mapping
 from typing import Any
