@@ -1,7 +1,7 @@
 """The classic forms of Kohonen's map on plain arrays: online, Hebbian and batch (Appendix A of Irie et al., 2023).
 
 `*_update` functions take one step and are compiled once for each neighbourhood; `fit_*` functions train a map on the
-rows of an array. A map needs a wide neighbourhood at first to unfold, as in the example.
+rows of an array. To unfold, a map needs a wide neighbourhood at first, as in the example.
 
 Example:
   >>> import jax
@@ -41,7 +41,7 @@ def online_update(
     Args:
       codewords: w, float32 [K, d].
       x: one vector, float [d].
-      neighborhood: A, taken at `step`.
+      neighborhood: A, evaluated at `step`.
       step: number of updates so far, integer [].
       learning_rate: beta, float [].
 
@@ -62,10 +62,12 @@ def hebbian_update(
 ) -> jax.Array:
     """Takes one step of Hebbian learning: W + (beta A y) (x - W^T y)^T, y = hardmax(W x) (Eqs. 17 and 18).
 
-    It differs from `online_update` in two ways. The winner y has the largest dot product with x; this is the nearest
-    codeword if all have the same length. And W^T y is the *winner's* codeword: neighbours move parallel to the winner,
-    while Eq. 13 moves each of them towards x. For the same winner both move its codeword equally, and with the kernel
-    `none` they are equal. Arguments and result are as in `online_update`; of equal winners the first wins.
+    It differs from `online_update` in two ways. First, the winner is the codeword with the largest dot product with x,
+    which is the nearest codeword if all have the same length; the first code wins ties. Second, neighbours move
+    parallel to the winner, because W^T y is the winner's codeword, whereas Eq. 13 moves each neighbour towards x. The
+    winner itself moves in the same way. With the kernel `none` and the same winner, the updates are equal.
+
+    Arguments and result are the same as in `online_update`.
     """
     winner = jnp.argmax(jnp.matmul(codewords, x, precision=jax.lax.Precision.HIGHEST))
     pull = learning_rate * _weights(neighborhood, winner, step)
@@ -74,18 +76,18 @@ def hebbian_update(
 
 @functools.partial(jax.jit, static_argnames="neighborhood")
 def batch_update(codewords: jax.Array, data: jax.Array, neighborhood: Neighborhood, step: jax.Array | int) -> jax.Array:
-    """Takes one step of the batch form: each codeword becomes the mean of its and its neighbours' members (Eqs. 19-21).
+    """Takes one batch step: each codeword becomes a weighted mean of its own and its neighbours' vectors (Eqs. 19-21).
 
     With the kernel `none` this is Lloyd's K-means.
 
     Args:
       codewords: w, float32 [K, d].
       data: all vectors, float [..., d].
-      neighborhood: A, taken at `step`.
+      neighborhood: A, evaluated at `step`.
       step: number of updates so far, integer [].
 
     Returns:
-      The new codewords, float32 [K, d]; those with a weighted count N_k of 0 do not change.
+      The new codewords, float32 [K, d]; codewords whose weighted count N_k is 0 do not change.
     """
     statistics = batch_statistics(data, nearest_code(data, codewords), neighborhood.grid.size)
     return weighted_means(statistics, neighborhood, neighborhood.width(step), codewords)
@@ -94,20 +96,20 @@ def batch_update(codewords: jax.Array, data: jax.Array, neighborhood: Neighborho
 def weighted_means(
     statistics: Statistics, neighborhood: Neighborhood, width: jax.Array, codewords: jax.Array
 ) -> jax.Array:
-    """Returns the mean of each code's and its neighbours' members (Eqs. 19-21).
+    """Returns for each code the weighted mean of its own and its neighbours' vectors (Eqs. 19-21).
 
     Args:
-      statistics: sum and number of the members of each code, added over all parts of the data.
-      neighborhood: A, taken at `width`.
-      width: in nodes, float32 [].
-      codewords: float [K, d]; codes with a weighted count N_k of 0 keep theirs.
+      statistics: sum and number of the vectors of each code, over all data.
+      neighborhood: A, evaluated at `width`.
+      width: width in nodes, float32 [].
+      codewords: current codewords, float [K, d]; codewords whose weighted count N_k is 0 do not change.
 
     Returns:
       The new codewords, [K, d].
     """
     sums = spread_at(neighborhood, statistics.sums, width)
     counts = spread_at(neighborhood, statistics.counts, width)
-    # Below 1e-30, in the far tail of a Gaussian, float32 sums lose their digits.
+    # Below 1e-30, in the far tail of a Gaussian, float32 sums lose precision.
     moves = counts > 1e-30
     return jnp.where(moves[:, None], sums / jnp.where(moves, counts, 1.0)[:, None], codewords)
 
@@ -124,7 +126,7 @@ def fit_online(
 
     Args:
       data: float [n, d].
-      neighborhood: grid, kernel, and widths over the steps.
+      neighborhood: grid, kernel, and schedule of widths over the steps.
       steps: number of updates.
       learning_rate: beta, a number, or a function of the step such as an optax schedule.
       key: random key.
@@ -134,7 +136,7 @@ def fit_online(
       The codewords, float32 [K, d].
 
     Raises:
-      InputError: data without rows or of another shape than [n, d], or initial codewords of the wrong shape.
+      InputError: `data` is not [n, d] with n at least 1, or `codewords` has the wrong shape.
     """
     start_key, draw_key = jax.random.split(key)
     data, codewords = _start(data, neighborhood, start_key, codewords)
@@ -154,11 +156,11 @@ def fit_batch(
     key: jax.Array,
     codewords: jax.Array | None = None,
 ) -> jax.Array:
-    """Trains a map with `batch_update`, one update an epoch.
+    """Trains a map with `batch_update`, one update per epoch.
 
     Args:
       data: float [n, d].
-      neighborhood: grid, kernel, and widths over the epochs.
+      neighborhood: grid, kernel, and schedule of widths over the epochs.
       epochs: number of updates.
       key: random key for the initial codewords.
       codewords: initial codewords, float [K, d]; by default random rows of `data`.
@@ -167,7 +169,7 @@ def fit_batch(
       The codewords, float32 [K, d].
 
     Raises:
-      InputError: as `fit_online`.
+      InputError: as in `fit_online`.
     """
     data, codewords = _start(data, neighborhood, key, codewords)
     return jax.lax.fori_loop(0, epochs, lambda t, w: batch_update(w, data, neighborhood, t), codewords)
@@ -181,15 +183,15 @@ def _weights(neighborhood: Neighborhood, winner: jax.Array, step: jax.Array | in
 def _start(
     data: jax.Array, neighborhood: Neighborhood, key: jax.Array, codewords: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns data and initial codewords as float32."""
+    """Returns the data and the initial codewords as float32."""
     data = jnp.asarray(data, jnp.float32)
     if data.ndim != 2 or len(data) == 0:
         raise InputError(f"data has the shape {data.shape}; it must be [n, d] with n at least 1")
     shape = (neighborhood.grid.size, data.shape[1])
     if codewords is None:
-        # Different rows if there are enough.
+        # Draw distinct rows if there are enough.
         rows = jax.random.choice(key, len(data), shape[:1], replace=len(data) < neighborhood.grid.size)
         codewords = data[rows]
     if codewords.shape != shape:
-        raise InputError(f"codewords have the shape {codewords.shape}; this grid and this data need {shape}")
+        raise InputError(f"codewords has the shape {codewords.shape}; for this grid and data it must be {shape}")
     return data, jnp.asarray(codewords, jnp.float32)

@@ -1,7 +1,7 @@
-"""Grids: where the codes of a map are, how far apart two of them are, and which are neighbours.
+"""Grids: the positions of a map's codes, the distances between them, and their neighbours.
 
-A `Grid` is a static value: hashable, and the same inside and outside of `jax.jit`. Codes number the nodes row by row:
-code k is at `np.unravel_index(k, grid_shape)`. Add a grid by assigning to `GRIDS`.
+A `Grid` is hashable, so it can be a static argument of `jax.jit`. Codes number the nodes row by row: code k is at
+`np.unravel_index(k, grid_shape)`. To add a grid, assign to `GRIDS`.
 """
 
 import abc
@@ -19,20 +19,20 @@ from kvae.core.errors import InputError, choose, short_repr
 from kvae.core.fields import Counts, validate_attributes
 
 LARGEST_SIZE = 2**20
-"""Largest number of nodes: coordinates and neighbours are stored for each node."""
+"""Maximum number of nodes of a grid. Coordinates and neighbours are stored for each node."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Grid(abc.ABC):
-    """Nodes, and the distance between any two. Abstract: a subclass defines `distance`.
+    """Abstract base class of grids: nodes with a distance between any two. A subclass defines `distance`.
 
     Attributes:
       shape: number of nodes along each axis; K is their product.
-      cell: shape in which plots draw a node, "square" or "hexagon".
-      border: caption that plots give to the border; empty where the grid ends at its border.
+      cell: shape of a node in plots, "square" or "hexagon".
+      border: caption of the border in plots; empty if the grid ends at its border.
 
     Raises:
-      InputError: an impossible shape.
+      InputError: the shape is invalid, or the grid has too many nodes.
 
     Example:
       >>> import jax.numpy as jnp, kvae
@@ -54,34 +54,35 @@ class Grid(abc.ABC):
     def __post_init__(self):
         validate_attributes(self)
         if self.size > LARGEST_SIZE:
-            raise InputError(f"a grid of {self.shape} has {self.size:,} nodes; it may have at most {LARGEST_SIZE:,}")
+            raise InputError(f"grid shape {self.shape} has {self.size:,} nodes; it must have at most {LARGEST_SIZE:,}")
 
     @abc.abstractmethod
     def distance(self, codes: jax.Array, others: jax.Array) -> jax.Array:
-        """Returns the distance on the grid, in nodes: two int arrays that broadcast -> float32.
+        """Returns the distance between codes on the grid, in nodes: two int arrays that broadcast -> float32.
 
-        Neighbours and neighbourhoods follow from it. JAX must be able to trace it.
+        Neighbours and neighbourhoods are derived from this method. JAX must be able to trace it.
         """
 
     def candidates(self, radius: float) -> np.ndarray:
-        """Returns codes that include, for each node, all at a distance below `radius`: int32 [n, K].
+        """Returns for each node a superset of the codes at a distance below `radius`: int32 [n, K].
 
-        By default all K; with fewer, `neighbors` is faster. No code except the node's own may occur twice.
+        The default is all K codes; a smaller superset makes `neighbors` faster. A column must not contain a code twice,
+        except the node's own.
         """
         codes = np.arange(self.size, dtype=np.int32)
         return np.broadcast_to(codes[:, None], (self.size, self.size))
 
     def axis_distances(self) -> list[jax.Array] | None:
-        """Returns the distances along each axis of n nodes, float32 [n, n]; None if distances are not Euclidean."""
+        """Returns a distance matrix for each axis with n nodes, float32 [n, n]; None if distances are not Euclidean."""
         return None
 
     @property
     def adjacency(self) -> Mapping[str, float]:
-        """Definitions of "neighbour" for judging a map: maps names to the distance below which nodes are neighbours.
+        """Definitions of "neighbour" for map measures: maps names to the distance below which nodes are neighbours.
 
-        The first is the default. On a plane a node has 8 or 4 neighbours, with and without diagonals; on a line both
-        mean the two adjacent nodes. In a cube it has 26 with diagonals and 6 along the axes; with more axes,
-        neighbours differ along three axes at most. A grid with other distances overrides it.
+        The first is the default. On a plane a node has 8 neighbours with diagonals and 4 without; on a line it has 2 by
+        both definitions. In a cube it has 26 with diagonals and 6 along the axes. With more than three axes, neighbours
+        differ along at most three. A grid with other distances overrides this property.
         """
         return {"8": 1.5, "4": 1.1} if len(self.shape) <= 2 else {"diagonals": 1.8, "axes": 1.1}
 
@@ -109,35 +110,35 @@ class Grid(abc.ABC):
         """Returns the other nodes at a distance below `radius`.
 
         Returns:
-          Their codes, int32 [n, K], for at most n neighbours of a node, and which entries are neighbours, bool [n, K];
-          the other entries hold the node's own code.
+          Their codes, int32 [n, K], with n the largest number of neighbours of a node, and a mask, bool [n, K]. Where
+          the mask is False, the entry is not a neighbour but the node's own code.
         """
-        codes, own = self.candidates(radius), np.arange(self.size, dtype=np.int32)
-        with jax.ensure_compile_time_eval():  # one compiled program, even while another is being traced
-            is_near = np.asarray(jax.jit(self.distance)(own, codes)) < radius
-        is_near &= codes != own
+        codes, nodes = self.candidates(radius), np.arange(self.size, dtype=np.int32)
+        with jax.ensure_compile_time_eval():  # runs even while another program is being traced
+            is_near = np.asarray(jax.jit(self.distance)(nodes, codes)) < radius
+        is_near &= codes != nodes
         order = np.argsort(~is_near, axis=0, kind="stable")[: is_near.sum(axis=0).max(initial=0)]
         is_near = np.take_along_axis(is_near, order, axis=0)
-        return np.where(is_near, np.take_along_axis(codes, order, axis=0), own), is_near
+        return np.where(is_near, np.take_along_axis(codes, order, axis=0), nodes), is_near
 
     def shift(self, codes: jax.Array, offset: int | Sequence[int]) -> jax.Array:
-        """Moves codes over the grid, up to its border: int [...] -> int32 [...].
+        """Returns the codes `offset` nodes away, clipped at the border: int [...] -> int32 [...].
 
         Args:
           codes: int [...].
-          offset: number of nodes to move, an integer for all axes or one for each; may be negative.
+          offset: number of nodes, one integer for all axes or one for each axis; may be negative.
         """
         return _shifted(self.shape, codes, offset, "clip")
 
     def between(self, codes: jax.Array, others: jax.Array, share: float) -> jax.Array:
         """Returns the node nearest to a point on the shortest path from codes to others.
 
-        This is the node k with the least (d(code, k) - share D)^2 + (d(k, other) - (1 - share) D)^2, where D is the
-        distance between code and other.
+        The node k minimises (d(code, k) - share D)^2 + (d(k, other) - (1 - share) D)^2, where D is the distance between
+        code and other.
 
         Args:
           codes, others: int arrays that broadcast.
-          share: part of the path before the point, from 0 to 1.
+          share: position of the point on the path, from 0 at `codes` to 1 at `others`.
         """
         codes, others = jnp.broadcast_arrays(jnp.asarray(codes), jnp.asarray(others))
         total, nodes = self.distance(codes, others)[..., None], jnp.arange(self.size)
@@ -147,11 +148,11 @@ class Grid(abc.ABC):
 
 
 class Rectangular(Grid):
-    """A line, rectangle, box and so on with Euclidean distance. Abstract: `Plane` has a border, `Torus` has none."""
+    """Abstract base class of lines, rectangles and boxes with Euclidean distance: `Plane` and `Torus`."""
 
     @abc.abstractmethod
     def shortest(self, steps: jax.Array, length: int) -> jax.Array:
-        """Returns the signed steps of the shortest path between two nodes of an axis.
+        """Returns the signed number of steps of the shortest path between two nodes along an axis.
 
         Args:
           steps: difference of their indices, float32.
@@ -159,7 +160,7 @@ class Rectangular(Grid):
         """
 
     def steps(self, codes: jax.Array, others: jax.Array) -> list[jax.Array]:
-        """Returns the signed steps from codes to others along each axis, float32."""
+        """Returns the signed number of steps from codes to others along each axis, float32."""
         axes = jnp.asarray(self.coordinates, jnp.float32).T
         return [
             self.shortest(axis[jnp.asarray(others)] - axis[jnp.asarray(codes)], length)
@@ -167,7 +168,7 @@ class Rectangular(Grid):
         ]
 
     def distance(self, codes: jax.Array, others: jax.Array) -> jax.Array:
-        """Returns the Euclidean distance over the axes."""
+        """Returns the Euclidean distance, float32."""
         return jnp.sqrt(sum(jnp.square(steps) for steps in self.steps(codes, others)))
 
     def axis_distances(self) -> list[jax.Array]:
@@ -176,7 +177,7 @@ class Rectangular(Grid):
         return [jnp.abs(self.shortest(index[:, None] - index, len(index))) for index in indices]
 
     def between(self, codes: jax.Array, others: jax.Array, share: float) -> jax.Array:
-        """Returns the node nearest to a share of the path, rounded along each axis."""
+        """Returns the node nearest to a point on the shortest path, rounded along each axis."""
         starts = jnp.unravel_index(jnp.asarray(codes), self.shape)
         moved = [
             start + jnp.round(share * steps).astype(jnp.int32)
@@ -186,7 +187,7 @@ class Rectangular(Grid):
 
 
 class Plane(Rectangular):
-    """A rectangle, or a line, a box and so on, with a border: Euclidean distance between coordinates.
+    """A line, rectangle or box with a border and the Euclidean distance between coordinates.
 
     Example:
       >>> print(Plane((3, 5)).distance(0, 4))
@@ -194,42 +195,42 @@ class Plane(Rectangular):
     """
 
     def shortest(self, steps: jax.Array, length: int) -> jax.Array:
-        """Returns the steps."""
+        """Returns the steps unchanged."""
         return steps
 
     def candidates(self, radius: float) -> np.ndarray:
-        """Returns the box around each node."""
+        """Returns the codes in a box around each node."""
         return _box(self.shape, math.ceil(radius) - 1)
 
 
 class Torus(Rectangular):
-    """A rectangle without a border: the node after the last of a row or column is the first.
+    """A rectangle without a border: the last node of each row and column is next to the first.
 
     Example:
       >>> print(Torus((3, 5)).distance(0, 4))
       1.0
     """
 
-    border: ClassVar[str] = "opposite borders are neighbours"
+    border: ClassVar[str] = "opposite edges are connected"
 
     def shortest(self, steps: jax.Array, length: int) -> jax.Array:
-        """Returns the steps, or those around the torus where they are fewer."""
+        """Returns the steps of the shorter way, direct or around the torus."""
         return steps - length * jnp.round(steps / length)
 
     def candidates(self, radius: float) -> np.ndarray:
-        """Returns the box around each node."""
+        """Returns the codes in a box around each node."""
         return _box(self.shape, math.ceil(radius) - 1, wraps=True)
 
     def shift(self, codes: jax.Array, offset: int | Sequence[int]) -> jax.Array:
-        """Moves codes over the grid, and around it."""
+        """Returns the codes `offset` nodes away, wrapping around the torus."""
         return _shifted(self.shape, codes, offset, "wrap")
 
 
 class Hexagonal(Grid):
-    """Rows of hexagons, every second one shifted half a node to the right: inside, a node has 6 neighbours 1 away.
+    """Rows of hexagons, every second row shifted right by half a node. Inner nodes have 6 neighbours at distance 1.
 
     Raises:
-      InputError: a shape other than (rows, columns).
+      InputError: the shape is not (rows, columns).
 
     Example:
       >>> codes, are_neighbors = Hexagonal((4, 5)).neighbors(1.1)
@@ -243,11 +244,11 @@ class Hexagonal(Grid):
     def __post_init__(self):
         super().__post_init__()
         if len(self.shape) != 2:
-            raise InputError(f"grid_shape is {self.shape!r}; a hexagonal grid has rows and columns, such as (16, 32)")
+            raise InputError(f"grid_shape is {self.shape!r}; a hexagonal grid must be (rows, columns)")
 
     @property
     def points(self) -> np.ndarray:
-        """Centres of the hexagons, float64 [K, 2]: rows are sqrt(3) / 2 apart."""
+        """Centres of the hexagons, float64 [K, 2]. Rows are sqrt(3) / 2 apart."""
         row, column = self.coordinates.T
         return np.stack([row * math.sqrt(0.75), column + 0.5 * (row % 2)], axis=-1)
 
@@ -257,22 +258,22 @@ class Hexagonal(Grid):
         return jnp.linalg.norm(points[jnp.asarray(codes)] - points[jnp.asarray(others)], axis=-1)
 
     def candidates(self, radius: float) -> np.ndarray:
-        """Returns the box around each node: rows or columns n apart are more than n / 1.2 away from each other."""
+        """Returns the codes in a box around each node, larger than the radius because rows are only 0.87 apart."""
         return _box(self.shape, math.ceil(1.2 * radius) - 1)
 
 
 def _box(shape: tuple[int, ...], reach: int, wraps: bool = False) -> np.ndarray:
-    """Returns the codes of the box `reach` nodes around each node, int32 [n, K]; outside, the node's own code."""
+    """Returns codes up to `reach` nodes from each node along every axis, int32 [n, K]; off the grid, its own code."""
     axes = []
     for length in shape:
         nearest = min(reach, length - 1)
-        # Around a small torus two directions reach the same node: it is listed once.
+        # On a small torus, both directions reach the same node. List it only once.
         axes.append(range(-nearest, min(nearest + 1, length - nearest) if wraps else nearest + 1))
-    own = np.stack(np.unravel_index(np.arange(math.prod(shape)), shape), axis=-1)
-    moved = own + np.array(list(itertools.product(*axes)))[:, None]
+    nodes = np.stack(np.unravel_index(np.arange(math.prod(shape)), shape), axis=-1)
+    moved = nodes + np.array(list(itertools.product(*axes)))[:, None]
     codes = np.ravel_multi_index(moved.T, shape, mode="wrap" if wraps else "clip").T
     is_inside = wraps | np.all((moved >= 0) & (moved < shape), axis=-1)
-    return np.where(is_inside, codes, np.arange(len(own))).astype(np.int32)
+    return np.where(is_inside, codes, np.arange(len(nodes))).astype(np.int32)
 
 
 def _shifted(shape: tuple[int, ...], codes: jax.Array, offset: int | Sequence[int], mode: str) -> jax.Array:
@@ -282,14 +283,14 @@ def _shifted(shape: tuple[int, ...], codes: jax.Array, offset: int | Sequence[in
 
 
 GRIDS: dict[str, Callable[[tuple[int, ...]], Grid]] = {"plane": Plane, "torus": Torus, "hexagonal": Hexagonal}
-"""Maps the names that the field `topology` accepts to functions that make a grid from its shape."""
+"""Maps the values of the field `topology` to functions that make a grid from its shape."""
 
 
 def make_grid(name: str, shape: tuple[int, ...]) -> Grid:
-    """Returns the grid of this name in `GRIDS`, with this shape.
+    """Returns a grid with the given shape, made by the entry `name` of `GRIDS`.
 
     Raises:
-      InputError: an unknown name, an impossible shape, or an entry of `GRIDS` that makes something else.
+      InputError: the name is unknown, the shape is invalid, or the entry does not make such a grid.
     """
     make = choose("topology", name, GRIDS)
     grid = make(shape) if callable(make) else None

@@ -1,10 +1,10 @@
 """Kohonen's map: nearest code, batch statistics, and the update rule as a moving average.
 
-`kvae.KohonenVQ` runs `update_codebook`; `kvae.classic` has the online and the batch form.
+`kvae.KohonenVQ` calls `update_codebook`. `kvae.classic` implements the online and batch forms.
 
 Equation numbers refer to Irie, Csordás and Schmidhuber, "Topological Neural Discrete Representation Learning à la
-Kohonen" (2023). All arithmetic is float32 with the highest matrix precision, whatever the model's dtype: TF32 and
-bfloat16 passes flip the argmin.
+Kohonen" (2023). Distances are computed in float32 with the highest matrix precision, whatever the model's dtype,
+because TF32 and bfloat16 can change which code is nearest.
 
 Example:
   >>> import jax, jax.numpy as jnp
@@ -29,13 +29,13 @@ from jax.sharding import AxisType, PartitionSpec
 from kvae.topology import Neighborhood, spread
 
 EPSILON = 1e-5
-"""Pseudo-count of the smoothing; codes with spread counts at or below it are empty."""
+"""Pseudo-count that smooths the counts. Without smoothing, codes with at most this spread count are not updated."""
 
 SCORES_PER_CHUNK = {"cpu": 2**22}
-"""Number of the N x K scores that the lookup holds at once: the fastest on a CPU (measured), 2^25 elsewhere."""
+"""Maximum number of scores, of N x K, computed at once, by platform: the fastest measured on a CPU, 2^25 elsewhere."""
 
 SLICES, LANES = 8, 16
-"""Slices and register width, in float32 numbers, of the CPU argmin."""
+"""For the argmin on a CPU: number of slices, and number of float32 values in a register."""
 
 
 class CodebookState(NamedTuple):
@@ -55,11 +55,11 @@ class CodebookState(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """A vector drawn for each code, times a weight: see `kvae.quantizers.restarts`.
+    """A randomly drawn vector for each code, multiplied by a weight (see `kvae.quantizers.restarts`).
 
     Attributes:
       sums: weight times vector, float32 [K, d].
-      counts: the weight, float32 [K]; 0 without a vector.
+      counts: the weight, float32 [K]; 0 if no vector was drawn.
     """
 
     sums: jax.Array
@@ -67,12 +67,12 @@ class Samples(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Statistics of a batch, before spreading. The statistics of micro-batches add up to the batch's.
+    """Statistics of a batch, before spreading. A batch's statistics are the sum of its micro-batches' statistics.
 
     Attributes:
       sums: s_k, the sum of the vectors with code k, float32 [K, d].
       counts: c_k, the number of vectors with code k, float32 [K].
-      samples: the vectors at which unused codes restart; None without restarts.
+      samples: vectors at which unused codes can restart; None if restarts are off.
     """
 
     sums: jax.Array
@@ -81,9 +81,9 @@ class Statistics(NamedTuple):
 
 
 def initial_codebook(key: jax.Array, size: int, dimension: int, init_count: float) -> CodebookState:
-    """Returns a codebook before its first update: w = m drawn from N(0, 1), N = `init_count` (Section 2.3)."""
+    """Returns an initial codebook: w = m drawn from N(0, 1), and N = `init_count` (Section 2.3)."""
     codewords = jax.random.normal(key, (size, dimension), jnp.float32)
-    # A copy: leaves that share a buffer cannot be donated.
+    # Copy, because arrays that share a buffer cannot be donated.
     sums = jnp.array(codewords, copy=True)
     return CodebookState(codewords, sums, jnp.full((size,), init_count, jnp.float32), jnp.zeros((), jnp.int32))
 
@@ -91,29 +91,29 @@ def initial_codebook(key: jax.Array, size: int, dimension: int, init_count: floa
 def nearest_code(z: jax.Array, codewords: jax.Array) -> jax.Array:
     """Returns the nearest code of each vector, code_i = argmin_k |z_i - w_k|^2 (Eq. 2).
 
-    The N x K distances are never held at once (see `by_chunks`).
+    The N x K distance matrix is never materialised (see `by_chunks`).
 
     Args:
       z: vectors, float [..., d].
       codewords: float32 [K, d].
 
     Returns:
-      int32 [...]; the lowest code where several are equally near.
+      int32 [...]; the lowest code if several are equally near.
     """
     return by_chunks(lowest, z, codewords)
 
 
 def lowest(scores: jax.Array) -> jax.Array:
-    """Returns the lowest score's code, the first of equal ones, 0 if all are NaN: float32 [n, K] -> int32 [n]."""
+    """Returns the code of the lowest score: float32 [n, K] -> int32 [n]. The first code wins ties; all NaN gives 0."""
     return jax.lax.platform_dependent(
         scores, cpu=_lowest_by_slices, default=lambda scores: jnp.argmin(scores, axis=-1).astype(jnp.int32)
     )
 
 
 def _lowest_by_slices(scores: jax.Array) -> jax.Array:
-    """Compares slices of the codes with each other: vectorised on a CPU, it takes a quarter of argmin's time."""
+    """Returns `lowest` by comparing slices of the codes. Vectorised on a CPU, it takes a quarter of argmin's time."""
     size = scores.shape[-1]
-    # Slices fill whole registers if there are enough codes; the last slice may overlap the one before.
+    # With enough codes, a slice fills complete registers. The last slice may overlap the one before.
     width = min(size, math.ceil(size / SLICES / LANES) * LANES)
     best, start = scores[:, :width], jnp.zeros((len(scores), width), jnp.int32)
     for first in range(width, size, width):
@@ -126,16 +126,16 @@ def _lowest_by_slices(scores: jax.Array) -> jax.Array:
 
 
 def by_chunks(lookup: Callable[[jax.Array], Any], z: jax.Array, codewords: jax.Array) -> Any:
-    """Applies a function to the scores of vectors in chunks, so that the N x K scores are never held at once.
+    """Applies a function to the scores of vectors in chunks, so that the N x K score matrix is never materialised.
 
-    The score |w_k|^2 / 2 - z . w_k orders codewords as their distance from z does.
+    The score |w_k|^2 / 2 - z . w_k ranks the codewords by their distance from z.
 
     Args:
       lookup: maps scores float32 [n, K] to a tree of arrays [n].
       z, codewords: as in `nearest_code`.
 
     Returns:
-      The tree, with arrays [...].
+      The same tree with arrays [...], the results for all vectors.
     """
 
     def lookup_vectors(z, codewords):
@@ -147,9 +147,9 @@ def by_chunks(lookup: Callable[[jax.Array], Any], z: jax.Array, codewords: jax.A
 
 def _by_chunks(lookup, z, codewords):
     leading, count, size = z.shape[:-1], math.prod(z.shape[:-1]), len(codewords)
-    if not isinstance(count, int):  # symbolic, from `jax.export`
+    if not isinstance(count, int):  # a symbolic shape of `jax.export`
         return jax.lax.map(lambda z: _by_chunks(lookup, z, codewords), z)
-    # z may be sharded: each shard is cut separately, so that vectors stay on their device.
+    # If z is sharded, each shard is split separately, so that vectors stay on their device.
     shards = jax.device_count() if count % jax.device_count() == 0 else 1
     rows = count // shards
     chunks = min(_number_of_chunks(count, size), rows)
@@ -174,18 +174,18 @@ def _number_of_chunks(count: int, size: int) -> int:
 
 
 def batch_statistics(z: jax.Array, codes: jax.Array, size: int, mask: jax.Array | None = None) -> Statistics:
-    """Returns sum and number of the vectors with each code (the inner sums of Eqs. 9 and 10).
+    """Returns the sum and the number of the vectors with each code (the inner sums of Eqs. 9 and 10).
 
-    A vector whose squared length is not finite is left out: it would stay in the moving averages forever.
+    Vectors whose squared length is not finite are left out, because they would stay in the moving averages forever.
 
     Args:
       z: vectors, float [..., d]; no gradient flows through them.
       codes: int32 [...].
       size: K.
-      mask: optional bool [...], False where a vector is left out; or float [...], the weight of each vector.
+      mask: optional bool [...], False for vectors to leave out; or float [...], the weight of each vector.
 
     Returns:
-      Sums and counts, float32, or float64 if the vectors are.
+      Sums and counts in float32, or in float64 for float64 vectors.
     """
     z = jax.lax.stop_gradient(z)
     mask = jnp.ones_like(codes, bool) if mask is None else mask
@@ -196,7 +196,7 @@ def _batch_statistics(size, z, codes, mask):
     z = z.reshape(-1, z.shape[-1]).astype(jnp.promote_types(z.dtype, jnp.float32))
     weights = mask.reshape(-1).astype(z.dtype)
     counted = jnp.isfinite(jnp.sum(jnp.square(z), axis=-1)) & (weights > 0)
-    codes = jnp.where(counted, codes.reshape(-1), size)  # out of range: dropped by the sums below
+    codes = jnp.where(counted, codes.reshape(-1), size)  # out of range, so the sums below drop it
     weighted = z if mask.dtype == bool else z * weights[:, None]
     sums = jax.ops.segment_sum(weighted, codes, num_segments=size)
     return Statistics(sums, jax.ops.segment_sum(weights, codes, num_segments=size))
@@ -217,7 +217,7 @@ def update_codebook(
 ) -> CodebookState:
     """Updates a codebook by Kohonen's rule as a moving average (Eqs. 9-11).
 
-    With the neighbourhood A after t updates and a batch's sums s and counts c,
+    For the neighbourhood A after t updates and the sums s and counts c of a batch,
 
         m <- (1 - beta) m + beta A^T s,   N <- (1 - beta) N + beta A^T c,   w_k <- m_k / N_k.
 
@@ -225,12 +225,12 @@ def update_codebook(
 
     Args:
       codebook: w, m, N and t.
-      statistics: s and c of the whole batch.
-      neighborhood: A, taken at t.
+      statistics: s and c of the batch.
+      neighborhood: A, evaluated at t.
       decay: 1 - beta.
       update_empty: True updates every code and smooths the counts, N_k <- (N_k + eps) / (sum N + K eps) sum N, as
-        common EMA-VQ code does. False skips codes whose spread count is at most eps, and does not smooth. (The
-        authors' code tests for 0, so that the tail of a Gaussian, 1e-26, blows a codeword up.)
+        most EMA-VQ code does. False skips codes whose spread count is at most eps and does not smooth the counts. (The
+        authors' code skips only counts of 0, so a count of 1e-26 in a Gaussian's tail makes a codeword explode.)
 
     Returns:
       The codebook after t + 1 updates.
@@ -242,7 +242,7 @@ def update_codebook(
     if update_empty:
         total = jnp.sum(counts)
         counts = (counts + EPSILON) / (total + len(counts) * EPSILON) * total
-        # Counts are 0 only while a codebook that started at zero counts has not seen a vector.
+        # Counts are 0 only if they started at 0 and no vector has been seen yet.
         moves = counts > 0
     else:
         moves = spread_counts > EPSILON
@@ -253,23 +253,23 @@ def update_codebook(
 
 
 def unit(vectors: jax.Array) -> jax.Array:
-    """Scales vectors, float [..., d], to length 1; vectors near 0 stay near 0."""
+    """Returns vectors, float [..., d], scaled to length 1; vectors near 0 stay near 0."""
     return vectors / jnp.sqrt(jnp.sum(jnp.square(vectors), axis=-1, keepdims=True) + EPSILON**2)
 
 
-# Explicit mesh axes, the default of `jax.make_mesh`, make shardings part of array types, and refuse the gathers,
-# scatters and reshapes above. We run these under Auto axes: XLA chooses all shardings except those of the results.
+# With Explicit mesh axes, the default of `jax.make_mesh`, shardings are part of array types, and JAX rejects the
+# gathers, scatters and reshapes above. They run under Auto axes instead, where XLA chooses all other shardings.
 
 
 def sharded_like(array: jax.Array, function: Callable, *arguments: Any) -> Any:
-    """Returns `function(*arguments)`; its results [..., *] are sharded as the leading axes of `array` [..., d] are."""
+    """Returns `function(*arguments)`, with results [..., *] sharded like the leading axes of `array` [..., d]."""
     sharding = getattr(jax.typeof(array), "sharding", None)
     spec = tuple(sharding.spec) if sharding is not None else ()
     return _under_auto_axes(function, arguments, spec[:-1])
 
 
 def replicated(function: Callable, *arguments: Any) -> Any:
-    """Returns `function(*arguments)`; its results are the same on every device."""
+    """Returns `function(*arguments)`, with results replicated on every device."""
     return _under_auto_axes(function, arguments, ())
 
 

@@ -1,6 +1,6 @@
 """Measures of reconstruction, codebook use and map quality.
 
-Pure functions of arrays. `squared_error` and `psnr` return a value for each example; the caller takes the mean.
+All functions are pure functions of arrays. `squared_error` and `psnr` return a value for each example, not the mean.
 
 Example:
   >>> import jax, jax.numpy as jnp
@@ -58,8 +58,8 @@ def to_uint8(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
 def psnr(images: jax.Array, reconstructions: jax.Array) -> jax.Array:
     """Returns the peak signal-to-noise ratio of each image, 10 log10(255^2 / MSE), in dB.
 
-    The MSE is at least that of a single value off by 1: identical images get a finite PSNR that no other pair exceeds,
-    83.0 dB for 32 x 32 x 3.
+    The MSE is at least the error of one value that is off by 1. Identical images therefore have a finite PSNR, the
+    highest possible: 83.0 dB for 32 x 32 x 3.
 
     Args:
       images, reconstructions: [..., h, w, c], values from 0 to 255, of any dtype.
@@ -114,7 +114,7 @@ def quantization_error(z: jax.Array, codewords: jax.Array) -> jax.Array:
 
 
 def topographic_error(z: jax.Array, codewords: jax.Array, grid: Grid, adjacency: str | None = None) -> jax.Array:
-    """Returns the share of the vectors that are `topographic_errors`: float32 [], from 0 (best) to 1."""
+    """Returns `topographic_errors` as a share of the vectors: float32 [], from 0 (best) to 1."""
     return topographic_errors(z, codewords, grid, adjacency) / math.prod(z.shape[:-1])
 
 
@@ -123,15 +123,15 @@ def topographic_errors(
 ) -> jax.Array:
     """Returns the number of vectors whose two nearest codewords are not neighbours on the grid.
 
-    The measure is Kiviluoto's, "Topology preservation in self-organizing maps" (1996). Of equally near codewords the
-    one with the lowest code counts as the nearest. A map with one code has no errors. Counts of batches add up.
+    This is the measure of Kiviluoto, "Topology preservation in self-organizing maps" (1996). The lower code wins ties.
+    A map with one code has no errors. The numbers of several batches can be added.
 
     Args:
       z: vectors, float [..., d].
       codewords: float32 [K, d].
       grid: a grid with K nodes.
-      adjacency: definition of "neighbour", a name in the grid's `adjacency`; its first by default.
-      mask: optional bool [...]; where False, the vector is not counted.
+      adjacency: definition of "neighbour", a name in `Grid.adjacency`; the first by default.
+      mask: optional bool [...], False for vectors that are not counted.
 
     Returns:
       int32 [].
@@ -168,14 +168,14 @@ def two_lowest(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def trustworthiness(codewords: jax.Array, grid: Grid, n_neighbors: int) -> jax.Array:
-    """Returns to what degree codes that are neighbours on the grid are near in space, from 0 to 1 (best).
+    """Returns how well codes that are neighbours on the grid are also near in space, from 0 to 1 (best).
 
-    1 - 2 / (K n (2K - 3n - 1)) sum_i sum_j max(0, r(i, j) - n), where j runs over the n nearest codes to i on the
-    grid and r(i, j) is the rank of j by distance from w_i in space (Venna and Kaski, "Neighborhood preservation in
-    nonlinear projection methods: an experimental study", 2001).
+    The value is 1 - 2 / (K n (2K - 3n - 1)) sum_i sum_j max(0, r(i, j) - n), where j runs over the n codes nearest to i
+    on the grid and r(i, j) is the rank of j by distance from w_i in space (Venna and Kaski, "Neighborhood preservation
+    in nonlinear projection methods: an experimental study", 2001).
 
-    Distances on a grid have many ties. Codes at the same distance on the grid are ordered by distance in space, so
-    that a perfect map scores 1; codewords at the same distance in space are ordered by code.
+    Distances on a grid have many ties. Ties on the grid are broken by the distance in space, so that a perfect map
+    scores 1. Ties in space are broken by the code.
 
     Args:
       codewords: float32 [K, d].
@@ -192,24 +192,25 @@ def trustworthiness(codewords: jax.Array, grid: Grid, n_neighbors: int) -> jax.A
 
 
 def neighborhood_preservation(codewords: jax.Array, grid: Grid, n_neighbors: int) -> jax.Array:
-    """Returns to what degree codes that are near in space are neighbours on the grid, from 0 to 1 (best).
+    """Returns how well codes that are near in space are also neighbours on the grid, from 0 to 1 (best).
 
-    Also called continuity. This is `trustworthiness` with space and grid exchanged: j runs over the n nearest codes to
-    i in space and r(i, j) is its rank on the grid (Venna and Kaski, 2001). Arguments, ties and errors are the same.
+    This measure, also called continuity, is `trustworthiness` with space and grid exchanged: j runs over the n codes
+    nearest to i in space, and r(i, j) is its rank on the grid (Venna and Kaski, 2001). Arguments, ties and errors are
+    the same.
     """
     return _preservation(codewords, grid, n_neighbors)[1]
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _preservation(codewords: jax.Array, grid: Grid, n_neighbors: int) -> jax.Array:
-    """Returns trustworthiness and neighbourhood preservation, float32 [2], without any K x K array."""
+    """Returns trustworthiness and neighbourhood preservation, float32 [2], without forming a K x K array."""
     _check_grid(codewords, grid)
     size = len(codewords)
     if not 0 < n_neighbors < size / 2:
-        raise InputError(f"n_neighbors is {n_neighbors}; it must be above 0 and below half of the {size} codes")
+        raise InputError(f"n_neighbors is {n_neighbors}; it must be at least 1 and below K / 2, {size / 2:g}")
 
     def penalties(code):
-        # The code itself has rank 0, even if another codeword equals its own.
+        # The code itself has rank 0, even if another code has the same codeword.
         in_space = jnp.sum(jnp.square(codewords - codewords[code]), axis=-1).at[code].set(-1)
         on_grid = grid.distance(code, jnp.arange(size))
         space_rank = jnp.argsort(jnp.argsort(in_space))
@@ -224,7 +225,7 @@ def _preservation(codewords: jax.Array, grid: Grid, n_neighbors: int) -> jax.Arr
 
 @functools.partial(jax.jit, static_argnames=("grid", "adjacency"))
 def u_matrix(codewords: jax.Array, grid: Grid, adjacency: str | None = None) -> jax.Array:
-    """Returns the mean Euclidean distance of each codeword to its neighbours' on the grid (Ultsch and Siemon, 1990).
+    """Returns the mean Euclidean distance from each codeword to its grid neighbours (Ultsch and Siemon, 1990).
 
     Args:
       codewords: float32 [K, d].
@@ -232,7 +233,7 @@ def u_matrix(codewords: jax.Array, grid: Grid, adjacency: str | None = None) -> 
       adjacency: as in `topographic_errors`.
 
     Returns:
-      float32, in the shape of the grid; 0 for a node without neighbours.
+      float32 [*grid_shape]; 0 for a node without neighbours.
 
     Raises:
       InputError: the grid does not have K nodes, or has no such adjacency.
@@ -246,11 +247,12 @@ def u_matrix(codewords: jax.Array, grid: Grid, adjacency: str | None = None) -> 
 
 
 def _check_grid(codewords: jax.Array, grid: Grid) -> None:
-    if not isinstance(grid, Grid):  # a shape such as (16, 32) is the usual mistake
+    if not isinstance(grid, Grid):  # users often pass a shape such as (16, 32)
         raise InputError(f"grid is {grid!r}; it must be a grid, such as kvae.topology.Plane((16, 32))")
     if grid.size != len(codewords):
         raise InputError(
-            f"grid_shape is {grid.shape}, which has {grid.size} nodes; there are {len(codewords)} codewords"
+            f"grid has the shape {grid.shape} and {grid.size} nodes; it must have one for each of the "
+            f"{len(codewords)} codewords"
         )
 
 
@@ -259,5 +261,6 @@ def _reach(grid: Grid, adjacency: str | None) -> float:
     if adjacency is None:
         return next(iter(grid.adjacency.values()))
     if adjacency not in grid.adjacency:
-        raise InputError(f"adjacency is {adjacency!r}; this grid has {', '.join(map(repr, grid.adjacency))}")
+        names = ", ".join(map(repr, grid.adjacency))
+        raise InputError(f"adjacency is {adjacency!r}; for this grid it must be one of {names}")
     return grid.adjacency[adjacency]

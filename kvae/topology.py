@@ -1,7 +1,8 @@
 """Neighbourhoods: how an update to one code spreads to the codes around it on a grid.
 
-Pure functions of arrays. A `Kernel` turns a distance on the grid into a weight; a `Neighborhood` combines a kernel, a
-grid and a schedule of widths. Add a kernel by assigning to `NEIGHBORHOODS`, a grid by assigning to `kvae.grids.GRIDS`.
+All functions are pure functions of arrays. A `Kernel` maps a distance on the grid to a weight. A `Neighborhood`
+combines a kernel, a grid and a schedule of widths. To add a kernel, assign to `NEIGHBORHOODS`; to add a grid, assign
+to `kvae.grids.GRIDS`.
 """
 
 import dataclasses
@@ -37,7 +38,7 @@ LARGEST_DENSE_SIZE = 16_384
 """Largest n for which an n x n matrix (1 GiB of float32) is formed."""
 
 LARGEST_WINDOW_SIZE = 27
-"""Most neighbours (a 3 x 3 x 3 box) that are added one by one; wider neighbourhoods use the matrix."""
+"""Maximum number of nodes in a neighbourhood (a 3 x 3 x 3 box) for adding them one by one instead of with a matrix."""
 
 Spread = Callable[[jax.Array, jax.Array], jax.Array]
 """Maps (values [K, ...], width []) to A^T values without forming the K x K matrix A."""
@@ -45,7 +46,7 @@ Spread = Callable[[jax.Array, jax.Array], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """The shape of a neighbourhood.
+    """Shape of a neighbourhood: the weight at each distance on the grid.
 
     Example:
       >>> import jax.numpy as jnp, kvae
@@ -55,11 +56,11 @@ class Kernel:
 
     Attributes:
       weight: maps (distance D on the grid, width in nodes, radius in nodes) to the share of an update that a node at
-        distance D receives. The node itself always receives 1.
+        distance D receives. The winning node itself always receives 1.
       fast: maps a neighbourhood to a function that spreads values without the K x K matrix, or to None if there is
         no such function.
-      paper_width: initial width in nodes in the paper, or in its released code.
-      initial_width, lowest_width: defaults in nodes for layers that name only the kernel.
+      paper_width: initial width in nodes that the paper or its released code uses.
+      initial_width, lowest_width: default widths in nodes, for layers that do not set them.
       shrink_exponent: the width falls as (1 + t tau) ** -shrink_exponent.
     """
 
@@ -80,8 +81,8 @@ def _gaussian(distance: jax.Array, width: jax.Array, radius: float | None) -> ja
 
 
 def _by_window(neighborhood: "Neighborhood") -> Spread | None:
-    """Adds the neighbours one by one, if there are few."""
-    # Count before listing: the neighbours within a huge radius would fill the memory.
+    """Returns a function that adds the neighbours one by one; None if there are too many."""
+    # Count the neighbours before listing them, because with a huge radius the list would exhaust the memory.
     axes = len(neighborhood.grid.shape)
     if (2 * math.ceil(neighborhood.radius) - 1) ** axes > LARGEST_WINDOW_SIZE:
         return None
@@ -89,14 +90,17 @@ def _by_window(neighborhood: "Neighborhood") -> Spread | None:
 
     def add_neighbors(values, width):
         present = exists.reshape(*exists.shape, *[1] * (values.ndim - 1))
-        neighbors = sum(jnp.where(is_there, values[code], 0) for code, is_there in zip(codes, present, strict=True))
+        neighbors = sum(jnp.where(exists, values[code], 0) for code, exists in zip(codes, present, strict=True))
         return values + _hard(0.0, width, neighborhood.radius) * neighbors
 
     return add_neighbors
 
 
 def _by_axes(neighborhood: "Neighborhood") -> Spread | None:
-    """Multiplies each axis by its own small matrix: exp(-(dx^2 + dy^2) / s) = exp(-dx^2 / s) exp(-dy^2 / s)."""
+    """Returns a function that multiplies each axis by its own small matrix; None if the grid does not allow it.
+
+    A Gaussian factorises: exp(-(dx^2 + dy^2) / s) = exp(-dx^2 / s) exp(-dy^2 / s).
+    """
     grid = neighborhood.grid
     if max(grid.shape) > LARGEST_DENSE_SIZE or grid.axis_distances() is None:
         return None
@@ -119,7 +123,7 @@ NEIGHBORHOODS: dict[str, Kernel] = {
     ),
     "hard": Kernel(_hard, _by_window),
     "gaussian": Kernel(_gaussian, _by_axes, initial_width=4.0, lowest_width=0.5),
-    # The authors' released code runs this kernel under the name Gaussian.
+    # The authors' released code calls this kernel Gaussian.
     "exponential": Kernel(
         lambda distance, width, radius: jnp.exp(-distance / width),
         paper_width=10.0,
@@ -127,23 +131,23 @@ NEIGHBORHOODS: dict[str, Kernel] = {
         shrink_exponent=1.0,
     ),
 }
-"""Kernels by name. Their weights at distance D, width w:
+"""Kernels by name. The weights at distance D for width w are:
 
     none         0
     hard         min(1, w^2) where D < radius           (Eq. 15: w^2 = 1 / (1 + t tau))
     gaussian     exp(-D^2 / w^2), so sigma = w / sqrt(2)   (Eq. 16: the same w)
     exponential  exp(-D / w)                            (the authors' code: w = 10 / (1 + t tau))
 
-In a layer, a Gaussian starts 4 nodes wide by default and ends at half a node, since a map has to unfold. The paper's
-Gaussian starts at 1 and ends at 0, as `Neighborhood` does by default.
+By default, the Gaussian of a layer shrinks from 4 nodes to half a node, so that the map can unfold. The paper's
+Gaussian shrinks from 1 node to 0, which is the default of `Neighborhood`.
 """
 
 
 def kernel_of(name: str) -> Kernel:
-    """Returns the kernel of that name in `NEIGHBORHOODS`.
+    """Returns the kernel with this name in `NEIGHBORHOODS`.
 
     Raises:
-      InputError: there is no such kernel.
+      InputError: the name is unknown, or its entry is not a `Kernel`.
     """
     kernel = choose("neighborhood", name, NEIGHBORHOODS)
     if not isinstance(kernel, Kernel):
@@ -162,14 +166,14 @@ class Neighborhood:
       grid: positions of the codes.
       kernel: a name in `NEIGHBORHOODS`.
       shrink_step: tau, how fast the neighbourhood shrinks.
-      radius: in nodes. The `hard` kernel reaches nodes at a grid distance below it: 1.5 gives two neighbours on a line
-        and eight on a plane.
-      initial_width: in nodes, at t = 0; None takes the paper's, 1 (10 for the exponential kernel).
-      lowest_width: in nodes; the width never falls below it, so that a map stays in order however long it trains.
+      radius: reach of the `hard` kernel in nodes. The kernel includes nodes at a grid distance below it: 1.5 gives two
+        neighbours on a line and eight on a plane.
+      initial_width: width in nodes at t = 0; None uses the paper's width, 1 (10 for the exponential kernel).
+      lowest_width: lower bound of the width, in nodes. A bound above 0 keeps the map in order however long it trains.
 
     Raises:
-      InputError: an unknown kernel, a value out of range, or a kernel that needs a K x K matrix on a grid too large
-        for one.
+      InputError: the kernel is unknown, a value is out of range, or the kernel needs a K x K matrix and the grid is too
+        large for one.
 
     Example:
       >>> from kvae.topology import Neighborhood, Plane, matrix
@@ -191,19 +195,19 @@ class Neighborhood:
             object.__setattr__(self, "initial_width", kernel_of(self.kernel).paper_width)
         if self.grid.size > LARGEST_DENSE_SIZE and self.fast is None:
             raise InputError(
-                f"neighborhood {self.kernel!r} with radius {self.radius} on a grid of {self.grid.shape} needs an n x n "
-                f"matrix, which is refused above n = {LARGEST_DENSE_SIZE}; use 'hard' with radius up to 2, or a "
-                "'gaussian' on a plane or torus of shorter axes"
+                f"neighborhood is {self.kernel!r} with radius {self.radius}, which needs a K x K matrix on a grid of "
+                f"shape {self.grid.shape}; K must be at most {LARGEST_DENSE_SIZE}: use 'hard' with a radius of at most "
+                "2, or 'gaussian' on a plane or torus with shorter axes"
             )
 
     @functools.cached_property
     def fast(self) -> Spread | None:
-        """The kernel's way of spreading without the K x K matrix, if it has one."""
+        """Function that spreads values without the K x K matrix; None if there is none for this grid and radius."""
         return kernel_of(self.kernel).fast(self)
 
     @functools.cached_property
     def neighbors(self) -> tuple[np.ndarray, np.ndarray]:
-        """`Grid.neighbors` within the radius."""
+        """Neighbours of each node within the radius, as returned by `Grid.neighbors`."""
         return self.grid.neighbors(self.radius)
 
     def width(self, step: jax.Array | int) -> jax.Array:
@@ -233,11 +237,11 @@ def _matrix(neighborhood: Neighborhood, width: jax.Array | float) -> jax.Array:
 
 
 def spread(neighborhood: Neighborhood, values: jax.Array, step: jax.Array | int) -> jax.Array:
-    """Returns A(t)^T values: what each code receives when every code shares with its neighbours (Eqs. 9 and 10).
+    """Returns A(t)^T values: for each code, the weighted sum over itself and its neighbours (Eqs. 9 and 10).
 
     Args:
       neighborhood: the grid and the kernel.
-      values: float32 [K] or [K, d], by code.
+      values: a number or vector for each code, float32 [K] or [K, d].
       step: t, the number of updates so far, integer [].
 
     Returns:
@@ -247,7 +251,7 @@ def spread(neighborhood: Neighborhood, values: jax.Array, step: jax.Array | int)
 
 
 def spread_at(neighborhood: Neighborhood, values: jax.Array, width: jax.Array | float) -> jax.Array:
-    """`spread` at a given width in nodes, float32 [], for schedules other than the neighbourhood's own."""
+    """Returns A^T values like `spread`, but for a width in nodes, float32 [], instead of a step."""
     if neighborhood.fast is not None:
         return neighborhood.fast(values, width)
     return jnp.matmul(_matrix(neighborhood, width), values, precision=jax.lax.Precision.HIGHEST)

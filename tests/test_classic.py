@@ -184,5 +184,5 @@ def test_fits_reject_wrong_shapes():
                     key=jax.random.key(0),
                     **{"epochs" if fit is classic.fit_batch else "steps": 1},
                 )
-    with pytest.raises(InputError, match=r"codewords have the shape \(11, 5\).*need \(12, 5\)"):
+    with pytest.raises(InputError, match=r"codewords has the shape \(11, 5\).*must be \(12, 5\)"):
         classic.fit_batch(DATA, Neighborhood(Plane(GRID)), 1, jax.random.key(0), START[:11])

@@ -186,11 +186,11 @@ def test_u_matrix_by_hand():
 
 def test_map_measures_reject_wrong_grids():
     codewords = jnp.zeros((6, 2))
-    with pytest.raises(InputError, match=r"grid_shape is \(2, 2\), which has 4 nodes; there are 6 codewords"):
+    with pytest.raises(InputError, match=r"grid has the shape \(2, 2\) and 4 nodes; it must have .* 6 codewords"):
         measures.topographic_error(codewords, codewords, Plane((2, 2)))
-    with pytest.raises(InputError, match="adjacency is '6'; this grid has '8', '4'"):
+    with pytest.raises(InputError, match="adjacency is '6'; for this grid it must be one of '8', '4'"):
         measures.u_matrix(codewords, Plane((2, 3)), "6")
-    with pytest.raises(InputError, match="n_neighbors is 3; it must be above 0 and below half of the 6 codes"):
+    with pytest.raises(InputError, match="n_neighbors is 3; it must be at least 1 and below K / 2, 3"):
         measures.trustworthiness(codewords, Plane((2, 3)), 3)
 
 

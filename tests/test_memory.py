@@ -67,10 +67,10 @@ def test_a_full_device_is_reported_in_one_line():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: kvae.KohonenVQ((2**20, 2)), "has 2,097,152 nodes; it may have at most 1,048,576"),
+        (lambda: kvae.KohonenVQ((2**20, 2)), "has 2,097,152 nodes; it must have at most 1,048,576"),
         (lambda: kvae.KohonenVQ((1,) * 100), "it must be a tuple of 1 to 16 integers"),
         (lambda: kvae.ResidualVQ(kvae.KohonenVQ((2, 2)), depth=10**6), "from 1 to 256"),
-        (lambda: kvae.ResidualVQ(None), "quantizer is None; it must be a layer"),
+        (lambda: kvae.ResidualVQ(None), "quantizer is None; it must be a linen layer"),
     ],
 )
 def test_grids_and_stacks_have_a_largest_size(make, message):

@@ -14,7 +14,7 @@ from vectors import vectors
 def test_shape_errors_name_shape_and_dtype():
     layer = kvae.KohonenVQ((4, 4))
     variables = init(layer, jax.random.key(0), vectors(3, 8))
-    with pytest.raises(InputError, match="z has 9-dimensional vectors; the codebook has 8 dimensions"):
+    with pytest.raises(InputError, match="z has 9-dimensional vectors; for this codebook they must be 8-dimensional"):
         layer.apply(variables, vectors(3, 9))
     with pytest.raises(InputError, match=r"z is int32\[3, 8\]; it must be a float array"):
         layer.apply(variables, np.zeros((3, 8), np.int32))
@@ -29,7 +29,7 @@ def test_shape_errors_name_shape_and_dtype():
         (lambda: kvae.KohonenVQ((4, 4), "hrad"), "neighborhood is 'hrad'; did you mean 'hard'"),
         (lambda: kvae.KohonenVQ((4, 4), decay=1.0), "decay is 1.0; it must be a number >= 0 and < 1"),
         (lambda: kvae.KohonenVQ(4), "grid_shape is 4; it must be a tuple of one or more integers"),
-        (lambda: kvae.KohonenVQ((10**5, 10**5)), "it may have at most 1,048,576"),
+        (lambda: kvae.KohonenVQ((10**5, 10**5)), "it must have at most 1,048,576"),
         (lambda: kvae.KohonenVQ((4, 4), radius=float("inf")), "radius is inf"),
         (lambda: kvae.KohonenVQ((200_000,), "gaussian"), "needs an n x n matrix"),
         (lambda: kvae.KohonenVQ((4, 4), update_empty="False"), "update_empty is 'False'; it must be True or False"),

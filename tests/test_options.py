@@ -129,7 +129,7 @@ def test_train_can_be_an_attribute():
 
 def test_missing_mutable_is_an_error():
     layer = kvae.KohonenVQ((4, 4))
-    with pytest.raises(InputError, match=r'mutable: call apply\(\.\.\., mutable=\["codebook"\]\), or train=False'):
+    with pytest.raises(InputError, match=r'mutable; call apply\(\.\.\., mutable=\["codebook"\]\), or pass train=False'):
         apply(layer, init(layer, jax.random.key(0), Z), Z, train=True)
 
 

@@ -47,13 +47,13 @@ def test_figures_show_values_of_map():
     titles = [ax.get_title(loc="left") for ax in som.plot(DATA, DATA[:, 0] > 0).axes if ax.get_title(loc="left")]
     assert titles[0] == "U-matrix" and titles[1].startswith("Hits") and titles[2].startswith("Classes")
     assert titles[3:] == ["x0", "x1", "x2", "x3", "x4"]
-    with pytest.raises(InputError, match="feature is 'y'; it must be a number below 5"):
+    with pytest.raises(InputError, match="feature is 'y'; it must be an integer below 5"):
         plots.component(som, "y")
-    with pytest.raises(InputError, match=r"X has 200 rows and y has 5 labels; the numbers must be equal"):
+    with pytest.raises(InputError, match=r"y has 5 labels; it must have one for each of the 200 rows of X"):
         plots.classes(som, DATA, range(5))
     halves = plots.classes(som, [DATA[:100], DATA[100:]], DATA[:, 0] > 0)  # an iterable of batches
     assert halves.axes[0].get_title(loc="left") == titles[2]
-    with pytest.raises(InputError, match=r"the map is a Pipeline; it must be a kvae.SOM, such as pipeline\[-1\]"):
+    with pytest.raises(InputError, match=r"som is a Pipeline; it must be a kvae.SOM, such as pipeline\[-1\]"):
         plots.hits(make_pipeline(som), DATA)
     with pytest.raises(NotFittedError):
         plots.u_matrix(kvae.SOM())
@@ -107,10 +107,12 @@ def test_maps_of_three_axes_are_refused_in_one_line():
         lambda: plots.clusters(som, 2),
         lambda: plots.trajectory(som, DATA),
     ):
-        with pytest.raises(InputError, match=r"^grid_shape is \(2, 2, 3\); only maps of one or two axes can be drawn$"):
+        with pytest.raises(InputError, match=r"^grid_shape is \(2, 2, 3\); it must have one or two axes to be drawn$"):
             draw()
     for features in ([], 3, "x1"):
-        with pytest.raises(InputError, match=r"features is .*; it must be a list of numbers or names of columns"):
+        with pytest.raises(
+            InputError, match=r"features is .*; it must be a list of one or more integers or column names"
+        ):
             plots.components(kvae.SOM((3, 4), n_epochs=0, init=START).fit(DATA), features)
 
 

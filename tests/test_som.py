@@ -205,7 +205,9 @@ def test_grid_search_by_order_prefers_ordered_map():
         pipeline = Pipeline([("scale", StandardScaler()), ("som", kvae.SOM((8, 8), n_epochs=3, metric=metric))])
         search = GridSearchCV(pipeline, widths, scoring=kvae.som.order_scorer, cv=2).fit(X)
         assert search.best_params_ == {"som__final_width": 1.0}
-    with pytest.raises(InputError, match=r"the map is a KMeans; it must be a kvae.SOM or a pipeline that ends in one"):
+    with pytest.raises(
+        InputError, match=r"estimator is a KMeans; it must be a kvae.SOM or a pipeline that ends in one"
+    ):
         kvae.som.order_scorer(KMeans(), X)
     with pytest.raises(NotFittedError):
         kvae.som.order_scorer(kvae.SOM(), X)

@@ -67,7 +67,9 @@ def test_fill_values_are_one_line_and_never_nan(value):
             som = kvae.SOM(**SMALL).fit(X)
         assert np.all(np.isfinite(som.cluster_centers_))
     som = kvae.SOM(**SMALL).fit(DATA)
-    with pytest.raises(InputError, match=r"X has the value .* so distances overflow; remove fill values") as raised:
+    with pytest.raises(
+        InputError, match=r"X has the value .* so distances would overflow; remove fill values"
+    ) as raised:
         som.predict(X)
     assert "\n" not in str(raised.value)
     with pytest.raises(InputError, match=r"X has the value"):
@@ -123,7 +125,7 @@ def test_labels_of_shuffled_batches_are_not_set(shuffled):
     X = Passes(lambda count: shuffled(np.random.default_rng(count)))
     som = kvae.SOM(**SMALL).fit(DATA)
     for fit in (som.fit, som.partial_fit):
-        with pytest.warns(UserWarning, match=r"another order in each pass, so labels_ is not set; call predict"):
+        with pytest.warns(UserWarning, match=r"a different order in each pass, so labels_ is not set; call predict"):
             fit(X)
         assert not hasattr(som, "labels_")
         assert som.quantization_error_ > 0
@@ -171,21 +173,21 @@ class OneIterator:
         (
             Passes(lambda count: [DATA, DATA][: 3 - count]),
             InputError,
-            "X gave 200 rows in a pass after 400 in the first",
+            "X yielded 200 rows in a pass, but 400 in the first",
         ),
-        (Passes(lambda count: [DATA][: 4 - count]), InputError, "X gave 0 rows in a pass after 200 in the first"),
-        (Passes(lambda count: [DATA][: 2 - count]), InputError, "X gave 0 rows in a pass after 200 in the first"),
+        (Passes(lambda count: [DATA][: 4 - count]), InputError, "X yielded 0 rows in a pass, but 200 in the first"),
+        (Passes(lambda count: [DATA][: 2 - count]), InputError, "X yielded 0 rows in a pass, but 200 in the first"),
         (Passes(lambda count: [DATA[:, : 7 - count]]), ValueError, "X has 4 features, but SOM is expecting 5"),
-        (OneIterator(), InputError, "X gave 0 rows in a pass after"),
+        (OneIterator(), InputError, "X yielded 0 rows in a pass, but"),
         (EndsAtOnce(), InputError, "X raised StopIteration at the start of a pass"),
         ([DATA, None], InputError, "a batch of X is a NoneType, None; it must be an array"),
         (Passes(lambda _: [{"x": DATA}]), InputError, "a batch of X is a dict, "),
-        (Passes(lambda _: [[1.0, 2.0]]), InputError, r"a batch of X is a ndarray of the shape \(2,\)"),
+        (Passes(lambda _: [[1.0, 2.0]]), InputError, r"a batch of X is a ndarray with the shape \(2,\)"),
         (Passes(lambda _: ["abc"]), InputError, "a batch of X is a str, 'abc'"),
         ({1.0, 2.0}, InputError, "a batch of X is a float"),
-        ([DATA, DATA[0]], InputError, r"a batch of X is a ndarray of the shape \(5,\)"),
-        ([[10**400], [1]], InputError, "X holds an integer larger than any float"),
-        ([DATA, [[10**400] * 5]], InputError, "X holds an integer larger than any float"),
+        ([DATA, DATA[0]], InputError, r"a batch of X is a ndarray with the shape \(5,\)"),
+        ([[10**400], [1]], InputError, "X contains an integer larger than any float"),
+        ([DATA, [[10**400] * 5]], InputError, "X contains an integer larger than any float"),
     ],
 )
 def test_iterables_that_fail_are_one_line(X, error, message):
@@ -205,8 +207,8 @@ def test_iterables_that_fail_are_one_line(X, error, message):
         (dict(random_state="seed"), "random_state is 'seed'; it must be an integer"),
         (dict(n_epochs=10**30), "n_epochs is 1000"),
         (dict(batch_size=10**30), "batch_size is 1000"),
-        (dict(init=[[10**400] * 5] * 12), "init holds an integer larger than any float"),
-        (dict(init=None), r"init has the shape \(\); this grid and these data need \(12, 5\)"),
+        (dict(init=[[10**400] * 5] * 12), "init contains an integer larger than any float"),
+        (dict(init=None), r"init has the shape \(\); for this grid and data it must be \(12, 5\)"),
     ],
 )
 def test_huge_parameters_are_one_line(options, message):

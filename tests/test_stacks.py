@@ -137,10 +137,13 @@ def test_error_falls_with_the_number_of_codebooks():
     [
         (lambda: kvae.ResidualVQ(kvae.FSQ((3, 3))), "quantizer is FSQ"),
         (lambda: kvae.ResidualVQ(kvae.GroupedVQ(MAP)), "GroupedVQ; it must be a layer with one codebook"),
-        (lambda: kvae.ResidualVQ(3), "quantizer is 3; it must be a layer, such as kvae.KohonenVQ"),
+        (lambda: kvae.ResidualVQ(3), "quantizer is 3; it must be a linen layer, such as kvae.KohonenVQ"),
         (lambda: kvae.ResidualVQ(MAP, depth=0), "depth is 0"),
         (lambda: kvae.ResidualVQ(MAP, dropout=1.5), "dropout is 1.5"),
-        (lambda: start(kvae.GroupedVQ(MAP, groups=3)), "8-dimensional vectors; they must split into 3 equal groups"),
+        (
+            lambda: start(kvae.GroupedVQ(MAP, groups=3)),
+            "8-dimensional vectors; the dimension must be a multiple of groups, 3",
+        ),
     ],
 )
 def test_impossible_stacks_are_rejected(make, message):

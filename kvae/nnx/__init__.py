@@ -1,8 +1,8 @@
-"""Quantiser layers for Flax NNX: the same fields and, bit for bit, the same output as the linen layers of `kvae`.
+"""Quantiser layers for Flax NNX, with the same fields as the linen layers of `kvae` and bit-identical output.
 
-A layer holds the variables of its linen twin and calls it as a pure function. Its codebook has a variable type of its
-own, `Codebook`, and is updated in place, as `flax.nnx.BatchNorm` updates its statistics. Differentiate with respect to
-`nnx.Param` only, as everywhere in NNX: `nnx.grad(loss, argnums=nnx.DiffState(0, nnx.Param))`.
+A layer holds the variables of a linen layer and calls it as a pure function. The codebook has its own variable type,
+`Codebook`, and is updated in place, like the statistics of `flax.nnx.BatchNorm`. Differentiate only with respect to
+`nnx.Param`, as usual in NNX: `nnx.grad(loss, argnums=nnx.DiffState(0, nnx.Param))`.
 """
 
 from flax import nnx
@@ -23,16 +23,16 @@ class KohonenVQ(NnxQuantizer):
       >>> import kvae
       >>> layer = kvae.nnx.KohonenVQ(16, grid_shape=(4, 8), rngs=nnx.Rngs(0))
       >>> z = jax.random.normal(jax.random.key(1), (2, 5, 5, 16))
-      >>> layer(z).codes.shape, int(layer.codebook["step"][...])  # a call learns
+      >>> layer(z).codes.shape, int(layer.codebook["step"][...])  # updates the codebook
       ((2, 5, 5), 1)
-      >>> layer.eval()  # from now on it does not
+      >>> layer.eval()  # stops updates
       >>> layer(z).codes.shape, int(layer.codebook["step"][...])
       ((2, 5, 5), 1)
 
     Args:
       features: d, the length of the vectors.
       rngs: random streams; `params` initialises the codebook.
-      use_running_average: True leaves the codebook alone; `model.train()` and `model.eval()` set it.
+      use_running_average: True stops codebook updates; `model.train()` and `model.eval()` set it.
 
     The other arguments are the fields of `kvae.KohonenVQ`, with the same defaults.
     """
@@ -123,8 +123,8 @@ class ResidualVQ(NnxQuantizer):
 
     Args:
       features: d, the length of the vectors.
-      quantizer: linen layer that each part copies.
-      depth, dropout: see `kvae.ResidualVQ`; `dropout` uses the random stream `dropout`.
+      quantizer: linen layer that is copied for each part.
+      depth, dropout: see `kvae.ResidualVQ`. Dropout uses the random stream `dropout`.
       rngs, use_running_average: see `KohonenVQ`.
     """
 
@@ -154,7 +154,7 @@ class GroupedVQ(NnxQuantizer):
 
     Args:
       features: d, the length of the vectors.
-      quantizer: linen layer that each part copies.
+      quantizer: linen layer that is copied for each part.
       groups: see `kvae.GroupedVQ`.
       rngs, use_running_average: see `KohonenVQ`.
     """

@@ -1,4 +1,4 @@
-"""A linen quantiser as an NNX module: what all layers of `kvae.nnx` share."""
+"""The base class of the layers in `kvae.nnx`: an NNX module that wraps a linen quantiser."""
 
 import inspect
 from typing import Any
@@ -14,7 +14,7 @@ from kvae.quantizers.base import Quantized
 
 
 class Codebook(nnx.Variable):
-    """Variable type of what a quantiser learns without gradients: codewords, moving averages, number of updates.
+    """Variable type of the state that a quantiser updates without gradients: codewords, moving averages and step.
 
     Example:
       >>> from flax import nnx
@@ -32,12 +32,12 @@ class NnxQuantizer(nnx.Module):
       linen: the linen layer.
       codebook: variables nested as the collection `codebook` of the linen layer.
       params: parameters nested as the collection `params` of the linen layer; empty for most layers.
-      use_running_average: True leaves the codebook alone; `model.train()` and `model.eval()` set it.
+      use_running_average: True stops codebook updates; `model.train()` and `model.eval()` set it.
     """
 
     def __init_subclass__(cls, **options: Any):
         super().__init_subclass__(**options)
-        # The metaclass of `nnx.Module` hides the arguments from `help`, which would show (*args, **kwargs).
+        # Without this, `help` would show (*args, **kwargs), because the metaclass of `nnx.Module` hides the arguments.
         _, *parameters = inspect.signature(cls.__init__).parameters.values()
         cls.__signature__ = inspect.Signature(parameters)
 
@@ -53,10 +53,10 @@ class NnxQuantizer(nnx.Module):
         self.rngs = rngs.fork() if has_dropout else None
 
     def set_view(self, use_running_average: bool | None = None) -> None:
-        """Sets the attributes of a view: `flax.nnx.view(model, use_running_average=True)` does not learn.
+        """Sets the attributes of a view, as in `flax.nnx.view(model, use_running_average=True)`.
 
         Args:
-          use_running_average: True leaves the codebook alone; None changes nothing.
+          use_running_average: True stops codebook updates; None does not change the attribute.
         """
         if use_running_average is not None:
             self.use_running_average = use_running_average
@@ -67,15 +67,15 @@ class NnxQuantizer(nnx.Module):
         Args:
           z: vectors, float [..., d].
           train: True updates the codebook; None means `not use_running_average`.
-          mask: optional bool [...]; where False, the position does not count in loss, statistics and perplexity.
+          mask: optional bool [...], False for positions to leave out of loss, statistics and perplexity.
 
         Raises:
           InputError: `z` or `mask` has the wrong shape or dtype, or neither `train` nor `use_running_average` is set.
         """
         if train is None and self.use_running_average is None:
             raise InputError(
-                "use_running_average is None: set it in the constructor, in flax.nnx.view or by .train() and .eval(), "
-                "or pass train=True or train=False to the call"
+                "use_running_average is None; set it in the constructor, with flax.nnx.view, or with .train() or "
+                ".eval(), or pass train=True or train=False to the call"
             )
         train = not self.use_running_average if train is None else train
         rngs = {"dropout": self.rngs.dropout()} if train and self.rngs is not None else None
@@ -107,7 +107,7 @@ def _has_dropout(linen: quantizers.Quantizer) -> bool:
 
 def _check_rngs(rngs: Any, has_dropout: bool) -> None:
     if not isinstance(rngs, nnx.Rngs):
-        raise InputError(f"rngs is {short_repr(rngs)}; it must be random streams, such as flax.nnx.Rngs(0)")
+        raise InputError(f"rngs is {short_repr(rngs)}; it must be a flax.nnx.Rngs, such as flax.nnx.Rngs(0)")
     for stream in ("params", "dropout") if has_dropout else ("params",):
         if not {stream, "default"} & {*rngs}:
             raise InputError(f"rngs has no stream {stream!r}; add it, as in flax.nnx.Rngs(0, {stream}=1)")

@@ -1,7 +1,7 @@
 """Figures of a fitted `kvae.SOM`.
 
-Each function draws on matplotlib axes, `ax`, or on a new figure, and returns the figure. Maps of one or two axes can be
-drawn. The modules of this package also draw the figures of runs, as PNG files.
+Each function draws on the matplotlib axes `ax`, or on a new figure, and returns the figure. A map must have one or two
+axes. The modules of this package also draw the figures of training runs as PNG files.
 
 Example:
   >>> import kvae

@@ -1,7 +1,7 @@
-"""The canvas of every figure: kvae's style, the header, and a PNG file that is replaced atomically.
+"""What all figures share: kvae's style, the header, and the PNG file, which is replaced atomically.
 
-Matplotlib is imported only when something is drawn, and only through its object interface. Without pyplot there is no
-global figure, no window and nothing to close.
+Matplotlib is imported only when something is drawn. pyplot is not used, so there is no global figure, no window and
+nothing to close.
 """
 
 import contextlib
@@ -63,16 +63,16 @@ def png_figure(
 ) -> Iterator["Figure"]:
     """Yields an empty figure in kvae's style and writes it to `path` when the block ends without an error.
 
-    The file carries its caption as PNG text, for web pages and screen readers: `Title`, and `Description`, which is
-    the note followed by the reading.
+    The caption is stored in the file as PNG text, for web pages and screen readers: `Title`, and `Description`, which
+    is the note followed by the reading.
 
     Args:
       path: the PNG file. It is replaced atomically: if drawing fails, the old file stays.
-      width: inches.
-      height: inches of the drawing, without the header.
-      title: the message of the figure, in one sentence.
-      note: sentences drawn below the title in grey: numbers, or what the marks mean.
-      reading: sentences that explain how to read the figure; they are not drawn.
+      width: width in inches.
+      height: height of the drawing in inches, without the header.
+      title: title of the figure, one sentence that states its message.
+      note: sentences drawn in grey below the title: numbers, or the meaning of the marks.
+      reading: sentences that explain how to read the figure; they are only stored in the file.
 
     Yields:
       A `matplotlib.figure.Figure`. Its subplots are laid out below the header; `add_axes` places axes by hand.
@@ -96,10 +96,10 @@ def png_figure(
 
 
 def color_limits(values: np.ndarray, lowest: float | None = None) -> tuple[float, float]:
-    """Returns the ends of a colour scale: the lowest and the highest value, or a little more if these are equal.
+    """Returns the ends of a colour scale: the lowest and the highest value, or slightly more if these are equal.
 
     Args:
-      values: finite, int or float [n]; without values the scale runs to 1.
+      values: finite, int or float [n]; without values, the scale has length 1.
       lowest: the lower end; None for the lowest value.
     """
     if values.size == 0:
@@ -130,6 +130,6 @@ def add_axes(figure: "Figure", left: float, bottom: float, width: float, height:
 
 
 def require_series(name: str, series: Sized) -> None:
-    """Raises InputError if `series` is empty, for users who request a figure before any of its runs is trained."""
+    """Raises InputError if `series` is empty, because none of the figure's runs has been trained yet."""
     if not series:
-        raise InputError(f"{name} is empty; the figure needs at least one series, so train one of its runs first")
+        raise InputError(f"{name} is empty; it must have at least one series: train one of the figure's runs first")

@@ -1,4 +1,4 @@
-"""Figures of a codebook, node by node: arrays in, a PNG file out."""
+"""PNG figures of a codebook, with a cell for each node of its grid."""
 
 import os
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from kvae.plots.tiles import (
 )
 
 _ORANGE = hex_to_rgb(PALETTE[1])
-"""The colour of codes that are never used."""
+"""Colour of codes that are never used."""
 
 _MARKS = {"square": "corner", "hexagon": "dot"}
 
@@ -36,20 +36,20 @@ def draw_codebook_map(
     unit: str = "codes",
     usage: str = "used",
 ) -> None:
-    """Draws the image that each code decodes to, at the code's node of the grid (Figures 2 and 7 of Irie et al., 2023).
+    """Draws the decoded image of each code at the code's node of the grid (Figures 2 and 7 of Irie et al., 2023).
 
     Args:
       path: the PNG file.
       images: uint8 [*grid_shape, h, w, 3]. A line is wrapped; a grid of more than two axes is cut into slices.
-      title: the message of the figure.
+      title: title of the figure.
       counts: number of uses of each code, [*grid_shape]. Codes that are never used are drawn pale and marked.
-      cell: how a node is drawn, "square" or "hexagon".
+      cell: shape of a node, "square" or "hexagon".
       patches: uint8 [*grid_shape, p, q, 3], the mean patch of real images that each code encodes, for a second panel.
-      unit: name of the nodes, such as "neurons".
-      usage: what `counts` counts, such as "winning".
+      unit: plural name of the nodes in the caption, such as "neurons".
+      usage: what the caption calls a use in `counts`, such as "winning" in "never winning".
 
     Raises:
-      InputError: a model's images are not uint8, or not on a grid.
+      InputError: `images` is not uint8 [*grid_shape, h, w, 3], or `patches` is not of this form.
     """
     images = validate_images("images", images, max(1, np.ndim(images) - 3))
     grid_shape = images.shape[:-3]
@@ -60,7 +60,7 @@ def draw_codebook_map(
     panels = {"decoded alone": tiles}
     if patches is not None:
         panels["in real images (grey: never)"] = scale_images(patches.reshape(-1, *patches.shape[-3:]), side)
-        reading += " In real images: the mean of the patches with this code, whose own square is in the middle."
+        reading += " In real images: the mean of the patches with this code; the square of the code is in the middle."
     if counts is not None:
         unused = np.ravel(counts) == 0
         note = f"{np.sum(~unused):,} of {unused.size:,} {unit} in use"
@@ -83,7 +83,7 @@ def draw_hit_map(
     Args:
       path: the PNG file.
       counts: int or float [*grid_shape], at least 0.
-      title: the message of the figure.
+      title: title of the figure.
       unit, cell, usage: as in `draw_codebook_map`.
     """
     from matplotlib.colors import LogNorm
@@ -93,7 +93,7 @@ def draw_hit_map(
     used, share = counts[counts > 0], counts[counts > 0] / max(counts.sum(), 1e-30)
     note = f"{used.size:,} of {counts.size:,} {unit} in use"
     note += f", perplexity {np.exp(-np.sum(share * np.log(share))):,.1f}" if used.size else ""
-    # The scale spans a factor of 10 to 30 below the most used code, so that about equal counts look about equal.
+    # The scale spans at least a factor of 10 below the largest count, so that similar counts have similar colours.
     low = min(used.min(initial=np.inf), max(used.max(initial=0) / 30, 1))
     high = max(used.max(initial=0), 10 * low)
     norm, colors = LogNorm(low, high), _color_range("YlGnBu", 0.12, 1.0)
@@ -104,7 +104,7 @@ def draw_hit_map(
     stripes &= side >= 24
     tiles[counts.ravel() == 0] = np.where(stripes[..., None], 255 - 0.15 * (255 - _ORANGE), _ORANGE)
     note += f" (orange: never {usage})." if used.size < counts.size else "."
-    reading = f"Dark: {usage} often. Perplexity is the number of {unit} that would be as diverse if used equally often."
+    reading = f"Dark: {usage} often. Perplexity is the number of equally used {unit} that would be as diverse."
     _draw_tiles(path, {"": tiles}, layout, title, note, reading, (norm, colors, "count (log scale)"), cell)
 
 
@@ -115,12 +115,12 @@ def draw_u_matrix(
     counts: ArrayLike | None = None,
     cell: str = "square",
 ) -> None:
-    """Draws the mean distance of each codeword to its neighbours on the grid. Dark ridges separate groups of codes.
+    """Draws the mean distance from each codeword to its grid neighbours. Dark ridges separate groups of codes.
 
     Args:
       path: the PNG file.
       distances: float [*grid_shape], Euclidean, in units of the codewords; NaN is drawn grey.
-      title: the message of the figure.
+      title: title of the figure.
       counts: number of uses of each code, [*grid_shape]. Codes that are never used are marked.
       cell: as in `draw_codebook_map`.
     """
@@ -138,7 +138,7 @@ def draw_u_matrix(
     if counts is not None and np.any(unused := np.ravel(counts) == 0):
         note += f" Orange {_MARKS[cell]}: never used."
         _mark(tiles, unused, cell)
-    reading = "Each tile is one code. The codes of a light region have similar meanings."
+    reading = "Each tile is one code. The codes of a light region have similar codewords."
     bar = norm, colors, "mean Euclidean distance to grid neighbours"
     _draw_tiles(path, {"": tiles}, layout, title, note, reading, bar, cell)
 
@@ -155,7 +155,7 @@ def _mark(tiles: np.ndarray, marked: np.ndarray, cell: str) -> None:
 
 
 def _color_range(name: str, low: float, high: float):
-    """Returns the part of a colour map from `low` to `high`, shares of its length."""
+    """Returns the part of a colour map from `low` to `high`, which are fractions of its length."""
     import matplotlib
     from matplotlib.colors import ListedColormap
 
@@ -163,7 +163,7 @@ def _color_range(name: str, low: float, high: float):
 
 
 def _arrange_panels(codes: np.ndarray, count: int) -> tuple[int, int]:
-    """Returns rows and columns of panels: wide grids go below each other."""
+    """Returns the numbers of rows and columns of panels. Wide grids are placed below each other."""
     rows, columns = codes.shape
     return (count, 1) if columns > 1.3 * rows else (1, count)
 
@@ -177,18 +177,18 @@ def _tile_side(layout: GridLayout, panels: int = 1) -> int:
 def _draw_tiles(
     path, panels: Mapping[str, np.ndarray], layout: GridLayout, title, note="", reading="", bar=None, cell="square"
 ):
-    """Draws one tile per code, uint8 [K, h, w, 3], at its cell of the layout.
+    """Draws one tile per code at its cell of the layout.
 
     Args:
-      path, title, note, reading: of `png_figure`.
-      panels: tiles by heading; a single panel has no heading.
-      layout: of the grid.
-      bar: norm, colour map and label of a colour bar.
+      path, title, note, reading: as in `png_figure`.
+      panels: {heading: tiles, uint8 [K, h, w, 3]}; a single panel has no heading.
+      layout: layout of the grid.
+      bar: norm, colour map and label of a colour bar; None omits the bar.
       cell: "square" or "hexagon".
     """
     pictures, (high, wide) = {}, np.max([tiles.shape[1:3] for tiles in panels.values()], axis=0)
     for heading, tiles in panels.items():
-        # A code has the same position in every panel: smaller tiles are padded with their edge.
+        # Smaller tiles are padded with their edge, so that a code has the same position in every panel.
         padding = [(0, 0), (0, high - tiles.shape[1]), (0, wide - tiles.shape[2]), (0, 0)]
         tiles = np.pad(tiles, padding, mode="edge")
         gap, extent = min(2, max(high, wide) // 8), None
@@ -224,5 +224,5 @@ def _add_color_bar(figure, left, bottom, height, norm, colors, label):
     bar.outline.set_visible(False)
     format_log_axis(axes.yaxis, *((norm.vmin, norm.vmax) if isinstance(norm, LogNorm) else (1, 1)))
     if isinstance(norm, LogNorm):
-        # Label the largest value too, and no round number next to it.
+        # Also label the largest value, and remove labels close to it.
         axes.set_yticks([tick for tick in axes.get_yticks() if norm.vmin <= tick < 0.8 * norm.vmax] + [norm.vmax])

@@ -1,4 +1,4 @@
-"""Curves of a run or of several: arrays in, a PNG file out; and the axes, means and bands that other figures share."""
+"""PNG figures of curves of one or more runs, and the axes, means and bands that other figures share."""
 
 import itertools
 import os
@@ -27,8 +27,8 @@ def plot_mean_and_band(axes: "Axes", x: ArrayLike, values: ArrayLike, color: str
       axes: where to plot.
       x: [n].
       values: [n] or [seeds, n]; None and NaN leave a gap.
-      color: of line and band.
-      label: in the legend.
+      color: colour of line and band.
+      label: label in the legend.
       **line: options of `Axes.plot`.
     """
     values = np.atleast_2d(np.asarray(values, np.float64))
@@ -58,7 +58,7 @@ def format_log_axis(axis: "Axis", low: float, high: float) -> None:
     """Labels round numbers without exponents on an axis that is logarithmic from `low` to `high`."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-    # Less than a decade holds too few round powers.
+    # A range of less than a decade has too few powers of ten for a logarithmic locator.
     ratio = high / low
     axis.set_major_locator(MaxNLocator(5) if ratio < 8 else LogLocator(subs=(1,) if ratio > 1000 else (1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
@@ -84,16 +84,16 @@ def draw_training_curves(
 
     Args:
       path: the PNG file.
-      rows: of metrics.jsonl: `step`, and values by metric. None is a gap; a list holds one value for each replica.
+      rows: rows of metrics.jsonl, with `step` and values by metric. None is a gap; a list has a value for each replica.
       panels: for each panel its title, its unit and its (label, metric) pairs. `train/<metric>` is drawn pale,
         `valid/<metric>` bold.
-      title: the message of the figure.
+      title: title of the figure.
 
     Raises:
-      InputError: no row has a metric of a panel, as with a model whose metrics have no panel.
+      InputError: no row has a metric of any panel, for example because the model's metrics have no `panel`.
     """
     logged = {name for row in rows for name in row}
-    shown = []
+    logged_panels = []
     for heading, unit, metrics in panels:
         series = [
             (split, label, f"{split}/{name}")
@@ -102,9 +102,9 @@ def draw_training_curves(
             if f"{split}/{name}" in logged
         ]
         if series:
-            shown.append((heading, unit, series))
-    if not shown:
-        raise InputError("rows have no metric of any panel; give a metric of the model a `panel`")
+            logged_panels.append((heading, unit, series))
+    if not logged_panels:
+        raise InputError("rows have no metric of any panel; set `panel` for at least one metric of the model")
     replicated = [value for row in rows for value in row.values() if isinstance(value, list)]
     note = "Bold: validation. Pale: training."
     if replicated:
@@ -112,11 +112,10 @@ def draw_training_curves(
     if any(None in values for values in replicated):
         note += " The mean has a gap where a seed has no value."
     reading = "Each panel shows one measure over the training steps."
-    columns = min(2, len(shown))
-    with png_figure(
-        path, max(4.5, 3.6 * columns + 0.2), 2.3 * -(-len(shown) // columns), title, note, reading
-    ) as figure:
-        for axes, (heading, unit, series) in zip(_subplots(figure, len(shown)), shown, strict=True):
+    count = len(logged_panels)
+    columns = min(2, count)
+    with png_figure(path, max(4.5, 3.6 * columns + 0.2), 2.3 * -(-count // columns), title, note, reading) as figure:
+        for axes, (heading, unit, series) in zip(_subplots(figure, count), logged_panels, strict=True):
             axes.set(title=heading, ylabel=unit)
             _plot_panel(axes, rows, series)
 
@@ -133,7 +132,7 @@ def _plot_panel(axes: "Axes", rows: Sequence[Mapping], panel: Sequence[tuple[str
         bold = split == "valid"
         color = PALETTE[labels.index(label)]
         name = label or ("validation" if bold else "training")
-        # Two lines of one colour share a legend entry; the note explains bold and pale.
+        # Lines of the same colour share a legend entry; the note explains bold and pale.
         is_second = label and not bold and label in validated
         _plot_replicas(axes, steps, values, color if bold else _pale(color), bold, None if is_second else name)
         lowest = min(lowest, np.nanmin(values, initial=np.inf))
@@ -163,7 +162,7 @@ def _plot_replicas(axes: "Axes", steps, values, color: str, bold: bool, label: s
     if values.shape[1] > 1:
         axes.plot(steps, values, linewidth=0.5, alpha=0.5, color=color, zorder=order)
     mean = values.mean(axis=1)
-    # A value between two gaps belongs to no line. Draw it as a dot.
+    # A value between two gaps is not part of a line, so draw it as a dot.
     is_finite = np.concatenate([[False], np.isfinite(mean), [False]])
     alone = np.flatnonzero(is_finite[1:-1] & ~is_finite[:-2] & ~is_finite[2:])
     axes.plot(steps[alone], mean[alone], "o", markersize=3.5, color=color, zorder=order)
@@ -196,7 +195,7 @@ def draw_comparison(
     Args:
       path: the PNG file.
       panels: {(title, unit): {label: (steps [n], values [n] or [seeds, n])}}.
-      title: the message of the figure.
+      title: title of the figure.
 
     Raises:
       InputError: `panels` is empty.
@@ -222,13 +221,14 @@ def draw_comparison(
 def draw_perturbation_curve(
     path: os.PathLike | str, offsets: Sequence[int], values: Mapping[str, ArrayLike], title: str
 ) -> None:
-    """Draws the PSNR of reconstructions after every code was moved on the grid.
+    """Draws the PSNR of images decoded after every code is moved on the grid.
 
     Args:
       path: the PNG file.
       offsets: int [n], in nodes along each axis of the grid.
-      values: {label: PSNR in dB, [n] or [seeds, n]}. Seeds become a mean and a band of one standard deviation.
-      title: the message of the figure.
+      values: {label: PSNR in dB, [n] or [seeds, n]}. For several seeds, the mean and a band of one standard deviation
+        are drawn.
+      title: title of the figure.
 
     Raises:
       InputError: `values` is empty.

@@ -1,4 +1,4 @@
-"""A folder of figures as one web page that needs no network."""
+"""A web page that shows a folder of figures and works offline."""
 
 import html
 import os
@@ -20,9 +20,9 @@ def write_index(folder: os.PathLike | str, names: Iterable[str], title: str) -> 
     """Writes `index.html`, which shows PNG files of its folder with the captions that `canvas.png_figure` stored.
 
     Args:
-      folder: holds the PNG files.
-      names: of the files, without their suffix, in the order of the page; names without a file are skipped.
-      title: of the page.
+      folder: folder with the PNG files.
+      names: names of the files, without suffix, in the order of the page; names without a file are skipped.
+      title: title of the page.
     """
     folder = pathlib.Path(folder)
     figures = "\n".join(_figure_html(path) for name in names if (path := folder / f"{name}.png").exists())

@@ -1,4 +1,4 @@
-"""Draws the nodes of a fitted `kvae.SOM` on matplotlib axes: layout, cells, colour bars and legends."""
+"""Drawing the nodes of a fitted `kvae.SOM` on matplotlib axes: layout, cells, colour bars and legends."""
 
 import contextlib
 import math
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 
 def check_map(som: "kvae.SOM") -> None:
-    """Raises an error that saves users who pass a pipeline, a map that is not fitted, or one of three axes.
+    """Raises an error unless a map can be drawn.
 
     Raises:
-      InputError: `som` is not a `kvae.SOM`, or its grid has more than two axes. NotFittedError: it is not fitted.
+      InputError: `som` is not a `kvae.SOM`, or its grid has more than two axes.
+      NotFittedError: the map is not fitted.
     """
-    if not hasattr(som, "clusters"):  # kvae.SOM imports this module
-        message = f"the map is a {type(som).__name__}; it must be a kvae.SOM"
+    if not hasattr(som, "clusters"):  # importing kvae.SOM for isinstance would be circular
+        message = f"som is a {type(som).__name__}; it must be a kvae.SOM"
         if hasattr(som, "steps"):
             message += ", such as pipeline[-1]; X must then be pipeline[:-1].transform(X)"
         raise InputError(message)
@@ -32,12 +33,12 @@ def check_map(som: "kvae.SOM") -> None:
 
     check_is_fitted(som)
     if len(som.grid_.shape) > 2:
-        raise InputError(f"grid_shape is {som.grid_.shape}; only maps of one or two axes can be drawn")
+        raise InputError(f"grid_shape is {som.grid_.shape}; it must have one or two axes to be drawn")
 
 
 @contextlib.contextmanager
 def map_page(som: "kvae.SOM", rows: int, columns: int) -> Iterator["Figure"]:
-    """Yields an empty figure with room for rows and columns of maps."""
+    """Yields an empty figure with room for `rows` x `columns` maps."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -64,7 +65,7 @@ def map_axes(som: "kvae.SOM", ax: "Axes | None") -> Iterator["Axes"]:
 
 
 def _aspect(som: "kvae.SOM") -> float:
-    """Returns height by width of a cell: the cells of a long line are tall, so that they can be seen."""
+    """Returns the height of a cell divided by its width. Cells of a long line are tall, so that they remain visible."""
     return max(1.0, som.grid_.size / 12) if len(som.grid_.shape) == 1 else 1.0
 
 
@@ -81,7 +82,7 @@ def draw_nodes(som: "kvae.SOM", ax: "Axes", colors: np.ndarray | None = None, **
       som: the fitted map.
       ax: the axes.
       colors: float [K, 3], from 0 to 1, if `options` do not colour the nodes.
-      **options: of `matplotlib.collections.PolyCollection`.
+      **options: options of `matplotlib.collections.PolyCollection`.
 
     Returns:
       The cells, in the order of the nodes.
@@ -90,7 +91,7 @@ def draw_nodes(som: "kvae.SOM", ax: "Axes", colors: np.ndarray | None = None, **
 
     corners, radius = (6, 1 / math.sqrt(3)) if som.grid_.cell == "hexagon" else (4, math.sqrt(0.5))
     angles = 2 * np.pi * (np.arange(corners) + 0.5) / corners
-    outline = radius * np.column_stack([np.cos(angles), np.sin(angles)])  # hexagons stand on a corner
+    outline = radius * np.column_stack([np.cos(angles), np.sin(angles)])  # hexagons point upwards
     cells = node_positions(som)[:, None, ::-1] + outline
     edges = {"edgecolors": FAINT, "linewidths": 0.4}
     return ax.add_collection(PolyCollection(cells, facecolors=colors, **edges, **options), autolim=False)
@@ -104,9 +105,9 @@ def draw_values(
     Args:
       som: the fitted map.
       ax: the axes.
-      values: float or int [K]; NaN, or a masked value, stays white.
+      values: float or int [K]; nodes with NaN or a masked value stay white.
       colormap: name of a matplotlib colour map.
-      label: of the colour bar.
+      label: label of the colour bar.
       lowest: lower end of the colour bar; None for the lowest value.
     """
     from matplotlib.colors import Normalize
@@ -135,5 +136,5 @@ def add_class_legend(ax: "Axes", names: Iterable, colors: np.ndarray) -> None:
     from matplotlib.patches import Patch
 
     handles = [Patch(color=color, label=str(name)) for name, color in zip(names, colors, strict=True)]
-    place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "frameon": False, "ncols": math.ceil(len(handles) / 20)}
-    ax.legend(handles=handles, handlelength=1, handleheight=1, labelcolor=QUIET, **place)
+    style = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "frameon": False, "ncols": math.ceil(len(handles) / 20)}
+    ax.legend(handles=handles, handlelength=1, handleheight=1, labelcolor=QUIET, **style)

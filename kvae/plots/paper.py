@@ -1,4 +1,4 @@
-"""Figures of Irie et al. (2023), each drawn like its original: arrays in, a PNG file out."""
+"""PNG figures drawn like those of Irie et al. (2023), and the trade-off between fit and order."""
 
 import itertools
 import os
@@ -26,8 +26,8 @@ def draw_initialization(
     Args:
       path: the PNG file.
       losses: {label: (steps int [n], loss [n] or [seeds, n])}.
-      title: the message of the figure.
-      name: of the loss.
+      title: title of the figure.
+      name: name of the loss.
 
     Raises:
       InputError: `losses` is empty.
@@ -50,13 +50,13 @@ def draw_initialization(
 def draw_neighborhoods(
     path: os.PathLike | str, weights: Mapping[str, ArrayLike], title: str, winner: tuple[int, int] | None = None
 ) -> None:
-    """Draws the weights of a neighbourhood around a winner, at several times (Figures 4 and 5).
+    """Draws the weights of a neighbourhood around a winner at several steps (Figures 4 and 5).
 
     Args:
       path: the PNG file.
       weights: {label: float [rows, columns]} from 0 to 1, with row 0 at the top, as on the maps.
-      title: the message of the figure.
-      winner: (row, column); by default the centre of the largest weights, which is correct away from the border.
+      title: title of the figure.
+      winner: (row, column); the default is the centre of the largest weights, which is correct away from the border.
     """
     grids = {label: np.asarray(grid, np.float64) for label, grid in weights.items()}
     rows, columns = np.max([grid.shape for grid in grids.values()], axis=0)
@@ -103,13 +103,13 @@ def _plot_weights(axes: "Axes", grid: np.ndarray, winner: tuple[int, int] | None
 
 
 def draw_perplexity(path: os.PathLike | str, values: Series, codebook_size: int, title: str) -> None:
-    """Draws how evenly the codebook is used during training (Figure 6).
+    """Draws the perplexity of the codebook during training (Figure 6).
 
     Args:
       path: the PNG file.
       values: {label: (steps int [n], perplexity [n] or [seeds, n])}.
       codebook_size: K, the largest possible perplexity.
-      title: the message of the figure.
+      title: title of the figure.
 
     Raises:
       InputError: `values` is empty.
@@ -128,14 +128,14 @@ def draw_perplexity(path: os.PathLike | str, values: Series, codebook_size: int,
 
 
 def draw_frontier(path: os.PathLike | str, points: Sequence[Mapping], title: str) -> None:
-    """Draws the loss against topographic error, and against the PSNR after codes are moved: the trade-off of order.
+    """Draws the trade-off between fit and order: loss against topographic error, and against PSNR with moved codes.
 
     Args:
       path: the PNG file.
       points: one mapping for each setting: `label`, `loss`, `topographic_error` (share of inputs from 0 to 1) and
-        optionally `psnr` (dB, of reconstructions whose codes were moved by one node). Each is a mean;
-        `<name>_std` is its standard deviation over seeds. `paper`: True marks the setting of the paper.
-      title: the message of the figure.
+        optionally `psnr` (dB, of reconstructions whose codes were moved by one node). Each is a mean over seeds;
+        `<name>_std` is its standard deviation. `paper`: True marks the setting of the paper.
+      title: title of the figure.
 
     Raises:
       InputError: `points` is empty.
@@ -143,9 +143,9 @@ def draw_frontier(path: os.PathLike | str, points: Sequence[Mapping], title: str
     require_series("points", points)
     panels = ["topographic_error"] + ["psnr"] * any("psnr" in point for point in points)
     note = (
-        "Dots: means over seeds, with bars of one standard deviation. Orange: the paper's setting. A smaller tau "
-        "shrinks more slowly. Shaded: the goal, a topographic error of at most 20%, the share of inputs whose two "
-        "nearest codes are not neighbours."
+        "Dots: means over seeds, with bars of one standard deviation. Orange: the paper's setting. With a smaller tau, "
+        "the neighbourhood shrinks more slowly. Shaded: the goal, a topographic error of at most 20%. This error is "
+        "the share of inputs whose two nearest codes are not neighbours."
     )
     width, height = 4.8 if len(panels) == 1 else 7.2, 3.1 + 0.17 * -(-len(points) // 3)
     with png_figure(path, width, height, title, note) as figure:
@@ -174,7 +174,7 @@ def _plot_points(axes: "Axes", points: Sequence[Mapping], name: str) -> None:
         deviations = {"xerr": point.get(f"{name}_std"), "yerr": point.get("loss_std")}
         axes.errorbar(x, y, **deviations, color=color, linewidth=0.9, alpha=0.6)
         axes.plot(x, y, marker="o", markersize=9, color=color, markeredgecolor="white", linewidth=0)
-        # An empty plot puts the number, in the colour of the dot, into the legend.
+        # An empty plot adds the number to the legend, in the colour of the dot.
         label = {"marker": f"${number}$", "markersize": 6 if number < 10 else 9, "label": point["label"]}
         axes.plot([], [], color=color, linewidth=0, **label)
         axes.text(x, y, str(number), color="white", size=6.5 if number < 10 else 5, **center)

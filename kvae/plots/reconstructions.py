@@ -1,4 +1,4 @@
-"""Figures of reconstructed images, in rows: arrays in, a PNG file out."""
+"""PNG figures of reconstructed images in rows."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -23,18 +23,20 @@ def draw_reconstructions(
       path: the PNG file.
       originals: uint8 [n, h, w, 3].
       reconstructions: uint8 [n, h, w, 3].
-      title: the message of the figure.
-      psnr: of each pair in dB, float [n], written below it; None leaves it out.
+      title: title of the figure.
+      psnr: PSNR of each pair in dB, float [n], printed below it; None omits it.
 
     Raises:
-      InputError: a model's reconstructions are not uint8, or differ in shape from the originals.
+      InputError: an array is not uint8 [n, h, w, 3], or the two arrays differ in shape.
     """
     originals = validate_images("originals", originals, 1)
     reconstructions = validate_images("reconstructions", reconstructions, 1)
     n, h, w, _ = originals.shape
     if originals.shape != reconstructions.shape:
-        shapes = f"reconstructions are {list(reconstructions.shape)}; the originals are {list(originals.shape)}"
-        raise InputError(f"{shapes}, and both must have the same shape")
+        raise InputError(
+            f"reconstructions have the shape {list(reconstructions.shape)}; it must be that of the originals, "
+            f"{list(originals.shape)}"
+        )
     columns = min(n, 8)
     tiles = scale_images(np.concatenate([originals, reconstructions]), 256 if max(h, w) > 128 else 192)
     numbers = np.full((-(-n // columns), 2, columns), -1)
@@ -44,32 +46,32 @@ def draw_reconstructions(
     height, width = (side / DPI for side in pictures[0].shape[:2])
     left, space = 1.05, 0.12 if psnr is None else 0.26
     total = len(numbers) * (height + space)
-    note = "" if psnr is None else "Below each pair: PSNR; higher is closer."
+    note = "" if psnr is None else "Below each pair: PSNR. Higher is better."
     reading = "The model encodes an image as a grid of codes and decodes the codes into an image."
-    reading += "" if psnr is None else " PSNR compares pixel by pixel; 6 dB more is half the error."
+    reading += "" if psnr is None else " PSNR compares pixel by pixel; 6 dB more means half the error."
     with png_figure(path, max(4.5, left + width + MARGIN), total, title, note, reading) as figure:
         for i, (picture, pair) in enumerate(zip(pictures, numbers, strict=True)):
             axes = add_picture(figure, picture, left, total - (i + 1) * (height + space) + space, pair.shape)
             axes.set_yticks([0, 1], ["original", "reconstruction"])
             axes.set_xticks([])
             if psnr is not None:
-                shown = pair[0][pair[0] >= 0]
-                axes.set_xticks(range(len(shown)), [f"{psnr[image]:.1f} dB" for image in shown])
+                in_row = pair[0][pair[0] >= 0]
+                axes.set_xticks(range(len(in_row)), [f"{psnr[image]:.1f} dB" for image in in_row])
 
 
 def draw_offset_reconstructions(
     path: os.PathLike | str, rows: Mapping[str, np.ndarray], offsets: Sequence[int], title: str
 ) -> None:
-    """Draws what images decode to when every code is moved on its grid (Figures 3, 8 and 9 of Irie et al., 2023).
+    """Draws images decoded after every code is moved on the grid (Figures 3, 8 and 9 of Irie et al., 2023).
 
     Args:
       path: the PNG file.
-      rows: {label: uint8 [n_offsets, h, w, 3]}, all images of one size.
+      rows: {label: uint8 [n_offsets, h, w, 3]}, with all images of the same size.
       offsets: int [n_offsets], in nodes along each axis of the grid; 0 is the plain reconstruction.
-      title: the message of the figure.
+      title: title of the figure.
 
     Raises:
-      InputError: `rows` is empty, or a row does not hold images.
+      InputError: `rows` is empty, or a row is not uint8 [n_offsets, h, w, 3].
     """
     require_series("rows", rows)
     images = [validate_images(label, row, 1) for label, row in rows.items()]

@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_PLANES = 12
-"""Number of component planes on a `page`, chosen by their variance over the map."""
+"""Maximum number of component planes on a `page`; those that vary most over the map are drawn."""
 
 Data = ArrayLike | Iterable[ArrayLike]
 """Data for `kvae.SOM.predict`: an array, a data frame, or an iterable of batches [n, d]."""
 
 
 def u_matrix(som: "kvae.SOM", ax: "Axes | None" = None) -> "Figure":
-    """Draws the mean distance of each centre to its neighbours: light regions are clusters, dark ridges separate them.
+    """Draws the mean distance from each centre to its neighbours. Dark ridges separate clusters, which are light.
 
     Args:
       som: the fitted map, with a grid of one or two axes.
@@ -93,13 +93,13 @@ def component(som: "kvae.SOM", feature: int | str, ax: "Axes | None" = None) -> 
 
     Args:
       som, ax: as in `u_matrix`.
-      feature: its number, or its name in `som.feature_names_in_`.
+      feature: index of the feature, or its name in `som.feature_names_in_`.
 
     Returns:
       The figure of the axes.
 
     Raises:
-      InputError: the map has no such feature, or as in `u_matrix`. NotFittedError: the map is not fitted.
+      InputError: the map has no such feature, or cannot be drawn. NotFittedError: the map is not fitted.
 
     Example:
       >>> import kvae
@@ -112,7 +112,7 @@ def component(som: "kvae.SOM", feature: int | str, ax: "Axes | None" = None) -> 
     names = _feature_names(som)
     number = names.index(feature) if isinstance(feature, str) and feature in names else feature
     if not isinstance(number, (int, np.integer)) or not -len(names) <= number < len(names):
-        raise InputError(f"feature is {feature!r}; it must be a number below {len(names)}, or the name of a column")
+        raise InputError(f"feature is {feature!r}; it must be an integer below {len(names)} or the name of a column")
     with map_axes(som, ax) as ax:
         draw_values(som, ax, som.cluster_centers_[:, number], "viridis", "")
         ax.set_title(names[number])
@@ -124,7 +124,7 @@ def components(som: "kvae.SOM", features: Sequence[int | str] | None = None) -> 
 
     Args:
       som: the fitted map, with a grid of one or two axes.
-      features: numbers or names; None for all, at most the first 64.
+      features: indices or names; None for all features, but at most the first 64.
 
     Returns:
       A new figure.
@@ -135,7 +135,7 @@ def components(som: "kvae.SOM", features: Sequence[int | str] | None = None) -> 
     check_map(som)
     features = range(min(64, som.n_features_in_)) if features is None else features
     if isinstance(features, (str, int, np.integer)) or len(features) == 0:
-        raise InputError(f"features is {features!r}; it must be a list of numbers or names of columns")
+        raise InputError(f"features is {features!r}; it must be a list of one or more integers or column names")
     columns = math.ceil(math.sqrt(1.5 * len(features)))
     rows = math.ceil(len(features) / columns)
     with map_page(som, rows, columns) as figure:
@@ -150,13 +150,13 @@ def classes(som: "kvae.SOM", X: Data, y: ArrayLike, ax: "Axes | None" = None) ->
     Args:
       som, ax: as in `u_matrix`.
       X: float [n, d], or an iterable of batches.
-      y: labels [n] of any type that NumPy can sort.
+      y: labels [n], of any type that NumPy can sort.
 
     Returns:
       The figure of the axes.
 
     Raises:
-      InputError: X and y differ in length, or as in `u_matrix`. NotFittedError: the map is not fitted.
+      InputError: X and y differ in length, or the map cannot be drawn. NotFittedError: the map is not fitted.
 
     Example:
       >>> import kvae
@@ -167,7 +167,7 @@ def classes(som: "kvae.SOM", X: Data, y: ArrayLike, ax: "Axes | None" = None) ->
     names, labels = np.unique(np.asarray(y), return_inverse=True)
     nodes = som.predict(X)
     if len(labels) != len(nodes):
-        raise InputError(f"X has {len(nodes):,} rows and y has {len(labels):,} labels; the numbers must be equal")
+        raise InputError(f"y has {len(labels):,} labels; it must have one for each of the {len(nodes):,} rows of X")
     table = np.zeros((som.grid_.size, len(names)))
     np.add.at(table, (nodes, labels), 1)
     total, winner = table.sum(axis=1), table.argmax(axis=1)
@@ -205,9 +205,9 @@ def clusters(som: "kvae.SOM", n_clusters: int, ax: "Axes | None" = None) -> "Fig
 
 
 def trajectory(som: "kvae.SOM", X: Data, ax: "Axes | None" = None) -> "Figure":
-    """Draws the path of consecutive rows, such as a time series, over the map, from dark to bright.
+    """Draws consecutive rows, such as a time series, as a path over the map, from dark to bright.
 
-    On a torus, a step across the border leaves on one side and enters on the other.
+    On a torus, a step across the border leaves on one side and enters on the opposite side.
 
     Args:
       som, ax: as in `u_matrix`.
@@ -283,7 +283,7 @@ def page(som: "kvae.SOM", X: Data | None = None, y: ArrayLike | None = None) -> 
 
 
 def _codewords(som: "kvae.SOM") -> np.ndarray:
-    """Returns the centres in the map's own coordinates, where their squares do not overflow: float [K, d]."""
+    """Returns the centres in the map's coordinates, where their squares do not overflow: float [K, d]."""
     return som._coordinates.vectors("cluster_centers_", som.cluster_centers_)
 
 

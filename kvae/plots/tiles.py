@@ -1,4 +1,4 @@
-"""Images as tiles on a grid: scaled, joined into one picture and placed pixel by pixel, never resampled twice."""
+"""Images as tiles on a grid: scaling them, joining them into one picture and drawing it without resampling."""
 
 import math
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def validate_images(name: str, images: ArrayLike, leading: int) -> np.ndarray:
-    """Returns images as an array of the expected form.
+    """Returns images as an array, after checking dtype and shape.
 
-    The check is for authors of a model whose `decode` returns floats or another number of channels.
+    A model's `decode` may return floats or another number of channels by mistake.
 
     Args:
-      name: of the array, for the message.
-      images: anything that NumPy takes for an array.
+      name: name of the array in the message.
+      images: anything that NumPy can convert to an array.
       leading: number of axes before height, width and channels.
 
     Returns:
@@ -33,7 +33,7 @@ def validate_images(name: str, images: ArrayLike, leading: int) -> np.ndarray:
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim != leading + 3 or images.shape[-1] != 3 or not images.size:
         shape = ", ".join(["n"] * leading + ["h", "w", "3"])
-        raise InputError(f"{name} are {images.dtype} {list(images.shape)}; images must be uint8 [{shape}]")
+        raise InputError(f"{name} are {images.dtype} {list(images.shape)}; they must be uint8 [{shape}]")
     return images
 
 
@@ -45,11 +45,11 @@ def hex_to_rgb(color: str) -> np.ndarray:
 def scale_images(images: np.ndarray, side: int) -> np.ndarray:
     """Scales images so that their longer side is at most `side` pixels.
 
-    Enlarges by an integer factor, so that pixels stay square, and reduces by averaging areas.
+    Images are enlarged by an integer factor, so that pixels stay square, and reduced by averaging areas.
 
     Args:
       images: uint8 [n, h, w, 3].
-      side: pixels.
+      side: length in pixels.
 
     Returns:
       uint8 [n, h', w', 3].
@@ -101,7 +101,7 @@ def join_hexagons(
     across = np.abs(np.arange(width) - (width - 1) / 2) / (side / 2)
     up = np.abs(np.arange(height) - (height - 1) / 2) / (side / math.sqrt(3))
     inside = (across <= 1) & (up[:, None] <= 1 - across / 2)
-    # A square tile is a little lower than its hexagon. Repeat it above and below.
+    # A square tile is slightly less high than its hexagon. Repeat it above and below.
     tiles = tiles[:, (np.arange(height) - (height - side) // 2) % side][:, :, np.arange(width) % side]
     picture = np.full(((rows - 1) * pitch + height, columns * width + width // 2, 3), 255, np.uint8)
     for row, column in np.ndindex(rows, columns):
@@ -122,11 +122,11 @@ def add_picture(
     """Adds axes that show a picture of joined tiles pixel by pixel.
 
     Args:
-      figure: where the axes go.
+      figure: figure to which the axes are added.
       picture: uint8 [h, w, 3], from `join_tiles` or `join_hexagons`.
       left, bottom: position of the lower left corner, in inches.
-      cells: rows and columns of tiles. The axes count them from the upper left.
-      extent: of the picture in rows and columns, where cells are not squares.
+      cells: numbers of rows and columns of tiles. The axes count tiles from the upper left.
+      extent: extent of the picture in rows and columns, if cells are not square.
 
     Returns:
       The axes, without spines and ticks.
@@ -152,7 +152,7 @@ class GridLayout(NamedTuple):
 
 
 def lay_out_grid(grid_shape: tuple[int, ...]) -> GridLayout:
-    """Lays a grid out on paper: wraps a line into rows, and cuts a grid of more than two axes into slices."""
+    """Lays a grid out in rows and columns: wraps a line, and cuts a grid with more than two axes into slices."""
     size = math.prod(grid_shape)
     numbers = np.arange(size)
     if len(grid_shape) == 1:
@@ -182,13 +182,13 @@ def lay_out_grid(grid_shape: tuple[int, ...]) -> GridLayout:
 
 
 def _sparse_labels(numbers: range) -> list[str]:
-    """Labels for numbers, at most 16 of them not empty."""
+    """Returns a label for each number; at most 16 labels are not empty."""
     step = 2 ** max(0, math.ceil(math.log2(len(numbers) / 16)))
     return [str(number) if i % step == 0 else "" for i, number in enumerate(numbers)]
 
 
 def label_cells(axes: "Axes", layout: GridLayout) -> None:
-    """Labels rows and columns of a grid layout on axes that count its cells."""
+    """Labels the rows and columns of a grid layout on axes whose units are its cells."""
     labels = (layout.row_labels, layout.column_labels)
     for axis, names, label in zip((axes.yaxis, axes.xaxis), labels, layout.axis_labels, strict=True):
         ticks = {i: name for i, name in enumerate(names) if name}

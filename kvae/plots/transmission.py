@@ -1,4 +1,4 @@
-"""Figures on storing and sending codes: bit errors, smaller codebooks and compression; arrays in, a PNG file out."""
+"""PNG figures on storing and sending codes: bit errors, codebook pruning and compression."""
 
 import itertools
 import os
@@ -11,28 +11,28 @@ from kvae.plots.curves import plot_labelled_curves
 
 
 def _describe_deviation(mark: str, series: Iterable[Sequence]) -> str:
-    """Returns the sentence that explains bands or bars over arrays [seeds, ...]."""
+    """Returns the sentence that explains the bands or bars of arrays [seeds, ...]."""
     return f"{mark}: one standard deviation over {max(map(len, series))} seeds."
 
 
 def draw_bit_errors(
     path: os.PathLike | str, rates: Sequence[float], lost: Mapping[str, np.ndarray], title: str
 ) -> None:
-    """Draws how much PSNR is lost to bit errors.
+    """Draws the loss of PSNR at several bit error rates.
 
     Args:
       path: the PNG file.
       rates: bit error rates from 0 to 1, float [n].
-      lost: {label: dB below the PSNR without errors, [seeds, n]}.
-      title: the message of the figure.
+      lost: {label: loss of PSNR in dB compared with no bit errors, [seeds, n]}.
+      title: title of the figure.
 
     Raises:
       InputError: `lost` is empty.
     """
     require_series("lost", lost)
     note = (
-        "Each code is sent as its grid coordinates in Gray code, or as a plain number if it has no grid. "
-        f"Random bits are flipped. Lower is better. {_describe_deviation('Bands', lost.values())}"
+        "Each code is sent in Gray code with random bits flipped: its position on the grid, or its number if it has no "
+        f"ordered grid. Lower is better. {_describe_deviation('Bands', lost.values())}"
     )
     with png_figure(path, 5.2, 3.1, title, note) as figure:
         axes = figure.subplots()
@@ -43,13 +43,13 @@ def draw_bit_errors(
 
 
 def draw_pruning(path: os.PathLike | str, bits: Sequence[float], psnr: Mapping[str, np.ndarray], title: str) -> None:
-    """Draws the PSNR of codebooks from which codes were removed without training.
+    """Draws the PSNR after codes are removed from a codebook without further training.
 
     Args:
       path: the PNG file.
-      bits: per code, log2 of the number of codes kept, float [n].
+      bits: bits per code, log2 of the number of codes kept, float [n].
       psnr: {label: dB, [seeds, n]}.
-      title: the message of the figure.
+      title: title of the figure.
 
     Raises:
       InputError: `psnr` is empty.
@@ -66,33 +66,33 @@ def draw_pruning(path: os.PathLike | str, bits: Sequence[float], psnr: Mapping[s
 
 
 def draw_compression(path: os.PathLike | str, bits: Mapping[str, Mapping[str, np.ndarray]], title: str) -> None:
-    """Draws how many bits a code costs under several ways of coding it.
+    """Draws the number of bits per code for several coding schemes.
 
     Args:
       path: the PNG file.
-      bits: {label: {way of coding: bits per code, [seeds]}}.
-      title: the message of the figure.
+      bits: {label: {coding scheme: bits per code, [seeds]}}.
+      title: title of the figure.
 
     Raises:
       InputError: `bits` is empty.
     """
     require_series("bits", bits)
-    ways = list(dict.fromkeys(way for costs in bits.values() for way in costs))
+    schemes = list(dict.fromkeys(scheme for costs in bits.values() for scheme in costs))
     deviation = _describe_deviation("Bars", [seeds for costs in bits.values() for seeds in costs.values()])
     note = (
-        "Bits per code of an ideal entropy coder that knows how often each code is used, and the neighbouring codes in "
+        "Bits per code of an ideal entropy coder. Colours: what the coder knows. Neighbouring codes are neighbours in "
         f"the image. Lower is better. {deviation}"
     )
     with png_figure(path, 5.6, 3.5, title, note) as figure:
         axes = figure.subplots()
-        width = 0.8 / len(ways)
-        for number, (color, way) in enumerate(zip(itertools.cycle(PALETTE), ways, strict=False)):
-            positions = [i for i, costs in enumerate(bits.values()) if way in costs]
-            values = [costs[way] for costs in bits.values() if way in costs]
-            x = [position + (number - (len(ways) - 1) / 2) * width for position in positions]
+        width = 0.8 / len(schemes)
+        for number, (color, scheme) in enumerate(zip(itertools.cycle(PALETTE), schemes, strict=False)):
+            positions = [i for i, costs in enumerate(bits.values()) if scheme in costs]
+            values = [costs[scheme] for costs in bits.values() if scheme in costs]
+            x = [position + (number - (len(schemes) - 1) / 2) * width for position in positions]
             deviations = [np.std(seeds, ddof=1) if len(seeds) > 1 else 0 for seeds in values]
             means = [np.mean(seeds) for seeds in values]
-            bars = axes.bar(x, means, 0.9 * width, yerr=deviations, color=color, label=way)
+            bars = axes.bar(x, means, 0.9 * width, yerr=deviations, color=color, label=scheme)
             axes.bar_label(bars, fmt="%.1f", size=7, padding=2)
         axes.set_xticks(range(len(bits)), list(bits))
         axes.set_ylabel("bits per code")

@@ -1,4 +1,4 @@
-"""Figures of URL-SOM: arrays in, a PNG file out."""
+"""PNG figures of URL-SOM."""
 
 import math
 import os
@@ -28,11 +28,11 @@ def draw_winners(
 
     Args:
       path: the PNG file.
-      winners: int [n], numbers of neurons, row by row on the grid.
+      winners: index of each sample's winning neuron, row by row on the grid, int [n].
       labels: int [n], indices into `label_names`, or None.
       label_names: names of the labels. Each is written where its samples are densest.
-      grid_shape: of the map.
-      title: the message of the figure.
+      grid_shape: shape of the map.
+      title: title of the figure.
     """
     size, winners = math.prod(grid_shape), np.asarray(winners)
     names = [""] if labels is None else list(label_names)
@@ -56,7 +56,7 @@ def draw_winners(
 
 
 def _scatter(axes: "Axes", row: np.ndarray, column: np.ndarray, kinds: np.ndarray, names: Sequence[str]) -> None:
-    """Plots samples at random positions within their cells, coloured by kind."""
+    """Plots samples at random positions within their cells, in the colours of their labels."""
     import matplotlib
     from matplotlib.patheffects import withStroke
 
@@ -64,7 +64,7 @@ def _scatter(axes: "Axes", row: np.ndarray, column: np.ndarray, kinds: np.ndarra
     if len(names) > len(colors):
         colors = matplotlib.colormaps["turbo"](np.linspace(0, 1, len(names)))[:, :3]
     random = np.random.default_rng(0)
-    # In random order, so that no class covers the others.
+    # Draw in random order, so that no label covers the others.
     order = random.permutation(len(row))
     jitter = random.uniform(-0.4, 0.4, (2, len(row)))
     size = np.clip(130_000 / max(len(row), 1), 1, 8)
@@ -83,7 +83,7 @@ def _scatter(axes: "Axes", row: np.ndarray, column: np.ndarray, kinds: np.ndarra
 
 
 def _densest_cell(row: np.ndarray, column: np.ndarray) -> np.ndarray:
-    """Returns the occupied cell, int [2], with the most samples in itself and the eight around it."""
+    """Returns the occupied cell, int [2], with the most samples in it and the eight cells around it."""
     hits = np.zeros((row.max() + 3, column.max() + 3), int)
     np.add.at(hits, (row + 1, column + 1), 1)
     near = sum(np.roll(hits, (i, j), (0, 1)) for i in (-1, 0, 1) for j in (-1, 0, 1))
@@ -93,14 +93,14 @@ def _densest_cell(row: np.ndarray, column: np.ndarray) -> np.ndarray:
 def draw_collapse_surface(
     path: os.PathLike | str, x: ArrayLike, probability: ArrayLike, loss: ArrayLike, title: str
 ) -> None:
-    """Draws the winner-take-all plus collapse loss of two neurons (Figure 3 of URL-SOM).
+    """Draws the sum of the winner-take-all and collapse losses of two neurons (Figure 3 of URL-SOM).
 
     Args:
       path: the PNG file.
       x: float [n], input of the softmax, from 0 (undecided) upwards.
       probability: float [m], share of the samples that the first neuron wins.
       loss: float [n, m].
-      title: the message of the figure.
+      title: title of the figure.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -109,7 +109,7 @@ def draw_collapse_surface(
         axes = figure.subplots()
         low, high = loss.min(), loss.max() + 1e-9
         filled = axes.contourf(x, probability, loss.T, np.linspace(low, high, 101), cmap="YlGnBu_r")
-        # Close to the extremes a contour would be a speck.
+        # Close to the extremes, a contour would be only a speck.
         speck = 0.01 * (high - low)
         levels = [level for level in MaxNLocator(8).tick_values(low, high) if low + speck < level < high - speck]
         shades = ["white" if level < (low + high) / 2 else INK for level in levels]
@@ -127,13 +127,13 @@ def draw_collapse_surface(
 def draw_selectivity_by_sigma(
     path: os.PathLike | str, sigmas: Sequence[float], selectivity: Mapping[str, ArrayLike], title: str
 ) -> None:
-    """Draws neural selectivity by the width of the fixed filter (the effect in Figure 7 of URL-SOM).
+    """Draws neural selectivity against the width of the fixed filter (the effect in Figure 7 of URL-SOM).
 
     Args:
       path: the PNG file.
       sigmas: float [n], standard deviations of the filter in neurons.
       selectivity: {label: neural selectivity from 0 to 1, [n] or [seeds, n]}.
-      title: the message of the figure.
+      title: title of the figure.
 
     Raises:
       InputError: `selectivity` is empty.

@@ -1,4 +1,4 @@
-"""Quantiser layers for any Flax model. They need no kvae model, data set or run."""
+"""Quantiser layers for any Flax model. They do not depend on kvae's models, data sets or runs."""
 
 from kvae.quantizers.base import GRADIENTS, Quantized, Quantizer
 from kvae.quantizers.fsq import FSQ, SQUASHINGS
@@ -35,4 +35,4 @@ QUANTIZERS: dict[str, type[Quantizer]] = {
     "residual": ResidualVQ,
     "grouped": GroupedVQ,
 }
-"""Maps the names that `config.model.quantizer.name` accepts to layers."""
+"""Maps the values of `config.model.quantizer.name` to layer classes."""

@@ -1,4 +1,4 @@
-"""The contract of a quantiser: what models, the training program and `kvae.testing` need from it."""
+"""The interface of quantisers, on which models, the training program and `kvae.testing` rely."""
 
 import math
 from typing import Any
@@ -22,10 +22,10 @@ class Quantized:
     Attributes:
       quantized: [..., d], the codeword of each vector, in the dtype of the input; gradients pass through to the input.
       codes: int32 [...], or [..., q] for a quantiser with q codebooks.
-      loss: float32 [], the quantiser's part of the training loss, weighted.
-      perplexity: float32 [], exp(-sum p log p) of this batch's codes, from 1 to K; the mean over several codebooks.
-      counts: float32 [K], or [q, K], how often this batch used each code.
-      statistics: argument of `Quantizer.update`, a tree of arrays; the trees of micro-batches add up to the batch's.
+      loss: float32 [], the quantiser's part of the training loss, already weighted.
+      perplexity: float32 [], exp(-sum p log p) of this batch's codes, from 1 to K; with several codebooks, the mean.
+      counts: float32 [K], or [q, K], number of times this batch used each code.
+      statistics: argument of `Quantizer.update`, a tree of arrays; the trees of micro-batches can be added.
     """
 
     quantized: jax.Array
@@ -37,12 +37,12 @@ class Quantized:
 
 
 class Quantizer(nn.Module):
-    """A layer that maps vectors to codes and back. Abstract: define `quantize`, `lookup` and `codebook_size`.
+    """Abstract layer that maps vectors to codes and back. Define `quantize`, `lookup` and `codebook_size`.
 
-    A subclass has an attribute `train`, None by default, as `flax.linen.BatchNorm` has `use_running_average`: under
-    `nn.vmap`, `nn.scan` and `nn.remat`, which drop or trace the arguments of a call, set the attribute instead.
+    A subclass has an attribute `train`, None by default, like `use_running_average` of `flax.linen.BatchNorm`. Set the
+    attribute under `nn.vmap`, `nn.scan` and `nn.remat`, because these drop or trace the arguments of a call.
 
-    `flax.nnx.bridge.ToNNX` keeps what a codebook learns in graph mode only; in NNX use the layers of `kvae.nnx`.
+    `flax.nnx.bridge.ToNNX` keeps codebook updates only in graph mode; in NNX, use the layers of `kvae.nnx` instead.
 
     Example:
       >>> import jax, jax.numpy as jnp, kvae
@@ -75,16 +75,16 @@ class Quantizer(nn.Module):
 
         Args:
           z: vectors, float [..., d].
-          train: True updates the codebook; None takes the attribute `train`. If that is None too, the layer does not
-            learn, and raises if its codebook is mutable.
-          mask: optional bool [...]; where False, the position does not count in loss, statistics and perplexity.
+          train: True updates the codebook; None uses the attribute `train`. If both are None, the codebook is not
+            updated, and must not be mutable.
+          mask: optional bool [...], False for positions to leave out of loss, statistics and perplexity.
 
         Returns:
           The output of `quantize`.
 
         Raises:
-          InputError: `z` or `mask` has the wrong shape or dtype; the codebook is to be updated and its collection is
-            not mutable; or it is mutable, and neither the argument nor the attribute `train` is set.
+          InputError: `z` or `mask` has the wrong shape or dtype; `train` is True, but the codebook is not mutable; or
+            the codebook is mutable, but neither the argument nor the attribute `train` is set.
         """
         train = self.train if train is None else train
         has_state = bool(self.variables.get("codebook")) and not self.is_initializing()
@@ -92,13 +92,13 @@ class Quantizer(nn.Module):
         if train is None and has_state and is_mutable:
             kind = type(self).__name__
             raise InputError(
-                f"train is not set for {kind}, whose codebook is mutable: pass train=True or train=False to the call, "
-                f"or set the attribute, {kind}(..., train=True), since nn.vmap and nn.scan drop arguments given by name"
+                f"train is None, but the codebook of {kind} is mutable; pass train=True or train=False to the call, "
+                f"or set the attribute, {kind}(..., train=True), because nn.vmap and nn.scan drop keyword arguments"
             )
         if train and has_state and not is_mutable:
             raise InputError(
-                "train=True updates the codebook, and its collection is not mutable: call "
-                'apply(..., mutable=["codebook"]), or train=False'
+                'train is True, but the collection "codebook" is not mutable; call '
+                'apply(..., mutable=["codebook"]), or pass train=False'
             )
         out = self.quantize(z, mask=mask, train=bool(train))
         if train and has_state:
@@ -108,25 +108,26 @@ class Quantizer(nn.Module):
     def quantize(self, z: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> Quantized:
         """Quantises vectors without changing any variable.
 
-        To learn from micro-batches, call this for each, add their `statistics`, and call `update` once.
+        To learn from micro-batches, call this method for each, add their `statistics`, and call `update` once.
 
         Args:
           z: vectors, float [..., d].
-          mask: optional bool [...]; where False, the position does not count in loss, statistics and perplexity.
-          train: True in training, for layers that then differ in more than updates, such as dropout.
+          mask: optional bool [...], False for positions to leave out of loss, statistics and perplexity.
+          train: True in training. It matters only to layers with dropout or `axis_name`.
         """
         raise NotImplementedError
 
     def lookup(self, codes: jax.Array) -> jax.Array:
-        """Returns the vectors [..., d] of codes, int [...] or [..., q]; raises InputError for other dtypes.
+        """Returns the vectors [..., d] of codes, int [...] or [..., q].
 
-        A code outside 0 to K - 1 is an InputError too. Inside a compiled program, where values are unknown, it gives an
-        arbitrary vector instead: check the codes before.
+        Raises:
+          InputError: the codes have the wrong shape or dtype, or one is outside 0 to K - 1. A compiled program cannot
+            check values: there, such a code gives an arbitrary vector.
         """
         raise NotImplementedError
 
     def update(self, statistics: Any) -> None:
-        """Updates the mutable collection `codebook`, if the layer has one, with the statistics of a whole batch."""
+        """Updates the mutable collection `codebook`, if the layer has one, with the statistics of a batch."""
 
     @property
     def codebook_size(self) -> int:
@@ -135,12 +136,12 @@ class Quantizer(nn.Module):
 
     @property
     def n_codebooks(self) -> int | None:
-        """q, the length of the last axis of the codes; None for a single codebook, whose codes have no such axis."""
+        """q, the length of the last axis of the codes; None for a single codebook, whose codes lack this axis."""
         return None
 
     @property
     def grid(self) -> Grid | None:
-        """Grid on which the codes of each codebook are arranged; None without a grid."""
+        """Grid on which the codes of each codebook are arranged; None if there is no grid."""
         return None
 
     @property
@@ -153,12 +154,12 @@ class Quantizer(nn.Module):
         return self.lookup(jnp.arange(self.codebook_size))
 
     def batch_sums(self, z: jax.Array, out: Quantized, mask: jax.Array) -> dict[str, jax.Array]:
-        """Returns sums over a batch for evaluation, which adds them up over a data set.
+        """Returns sums over a batch, which evaluation adds up over a data set.
 
         Args:
           z: vectors, float [..., d].
-          out: output of `quantize` for them.
-          mask: bool [...], False where a position does not count.
+          out: output of `quantize` for these vectors.
+          mask: bool [...], False for positions to leave out.
 
         Returns:
           `counts` [K], `quantization_error` [], and `topographic_error_<adjacency>` [] for each adjacency of the grid;
@@ -170,7 +171,7 @@ class Quantizer(nn.Module):
 def codebook_sums(
     z: jax.Array, out: Quantized, mask: jax.Array, nearest: jax.Array, codewords: jax.Array, grid: Grid | None
 ) -> dict[str, jax.Array]:
-    """Returns `Quantizer.batch_sums` of one codebook; `nearest` [..., d] are the codewords of the vectors."""
+    """Returns `Quantizer.batch_sums` for one codebook; `nearest` [..., d] holds the vectors' codewords."""
     distance = jnp.sqrt(jnp.sum(jnp.square(z.astype(jnp.float32) - nearest.astype(jnp.float32)), axis=-1))
     sums = {"counts": out.counts, "quantization_error": jnp.sum(jnp.where(mask, distance, 0))}
     for adjacency in grid.adjacency if grid else ():
@@ -180,20 +181,21 @@ def codebook_sums(
 
 
 def masked(z: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Returns vectors, 0 where they are masked: a NaN there would make the gradient 0 times NaN."""
+    """Returns vectors with masked ones set to 0, because a NaN in one of them would make the gradient NaN."""
     return jnp.asarray(z) if mask is None else jnp.where(mask[..., None], z, 0)
 
 
 def straight_through(z: jax.Array, nearest: jax.Array) -> jax.Array:
-    """Returns the nearest codewords, with the gradient of z (van den Oord et al., 2017)."""
+    """Returns the nearest codewords; their gradient passes unchanged to z (van den Oord et al., 2017)."""
     return _with_gradient_of(z, nearest)
 
 
 def rotation(z: jax.Array, nearest: jax.Array) -> jax.Array:
-    """Returns the nearest codewords, as if z were rotated and scaled to them (Fifty et al., "rotation trick", 2024).
+    """Returns the nearest codewords, with the gradient of the rotation trick (Fifty et al., 2024).
 
-    With e = z / |z|, q = w / |w| and r the unit vector of e + q: (|w| / |z|) (z - 2 (r . z) r + 2 (e . z) q), where
-    |w| / |z|, r, e and q count as constants.
+    The gradient is computed as if z were rotated and scaled to its codeword w: with e = z / |z|, q = w / |w| and r the
+    unit vector of e + q, it is that of (|w| / |z|) (z - 2 (r . z) r + 2 (e . z) q), where |w| / |z|, r, e and q are
+    constants.
     """
     stop, nearest = jax.lax.stop_gradient, jax.lax.stop_gradient(nearest)
     e, q = kohonen.unit(stop(z)), kohonen.unit(nearest)
@@ -215,7 +217,7 @@ def _length(vectors: jax.Array) -> jax.Array:
 
 
 GRADIENTS = {"straight_through": straight_through, "rotation": rotation}
-"""Maps the names that the field `gradient` accepts to functions of (z, nearest codewords)."""
+"""Maps the values of the field `gradient` to functions of (z, nearest codewords)."""
 
 
 def quantized_of(quantized: jax.Array, codes: jax.Array, loss: jax.Array, statistics: kohonen.Statistics) -> Quantized:
@@ -224,7 +226,7 @@ def quantized_of(quantized: jax.Array, codes: jax.Array, loss: jax.Array, statis
 
 
 def masked_mean(values: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Returns the mean of values [..., d] over the positions where `mask` [...] is True; 0 if it is nowhere."""
+    """Returns the mean of values [..., d] over the positions where `mask` [...] is True; 0 if there are none."""
     if mask is None:
         return jnp.sum(values) / jnp.maximum(values.size, 1)
     elements = jnp.maximum(jnp.sum(mask), 1) * values.shape[-1]
@@ -245,14 +247,14 @@ def check_codes(
 ) -> None:
     """Raises InputError unless codes are int [...], or [..., q], from 0 to `size` - 1.
 
-    The range is not checked while a program is traced, when values are unknown, nor for arrays on other hosts.
+    The range is not checked during tracing, when values are unknown, or for arrays that are partly on other hosts.
 
     Args:
       codes: the codes.
       size: K.
-      n_codebooks: q; None for codes without such an axis.
-      fewest: fewest codebooks whose codes suffice; q by default.
-      lowest: lowest code, -1 if that means a codebook that was dropped.
+      n_codebooks: q; None for codes without this axis.
+      fewest: minimum length of the last axis; q by default.
+      lowest: lowest valid code; -1 if that marks a dropped codebook.
     """
     shape, dtype = getattr(codes, "shape", None), getattr(codes, "dtype", None)
     fewest = n_codebooks if fewest is None else fewest
@@ -265,28 +267,30 @@ def check_codes(
     values = np.asarray(codes)
     is_outside = (values < lowest) | (values >= size)
     if is_outside.any():
-        place = np.unravel_index(np.argmax(is_outside), values.shape)
-        index = f"[{', '.join(map(str, place))}]" if place else ""
-        dropped = ", or -1 for a codebook that was dropped" if lowest < 0 else ""
-        raise InputError(f"codes{index} is {values[place]}; codes must be from 0 to {size - 1}{dropped}")
+        position = np.unravel_index(np.argmax(is_outside), values.shape)
+        index = f"[{', '.join(map(str, position))}]" if position else ""
+        dropped = ", or -1 for a dropped codebook" if lowest < 0 else ""
+        raise InputError(f"codes{index} is {values[position]}; codes must be from 0 to {size - 1}{dropped}")
 
 
 def check_dimension(z: jax.Array, codewords: jax.Array) -> None:
     """Raises InputError unless vectors [..., d] and codewords [K, d] have the same d."""
     if z.shape[-1] != codewords.shape[-1]:
-        raise InputError(f"z has {z.shape[-1]}-dimensional vectors; the codebook has {codewords.shape[-1]} dimensions")
+        raise InputError(
+            f"z has {z.shape[-1]}-dimensional vectors; for this codebook they must be {codewords.shape[-1]}-dimensional"
+        )
 
 
 def check_size(codewords: jax.Array, field: str, shape: tuple[int, ...]) -> None:
-    """Raises InputError unless a restored codebook [K, d] has as many codewords as the layer's `field` has nodes."""
+    """Raises InputError unless a restored codebook [K, d] has a codeword for each node of the layer's `field`."""
     if len(codewords) != math.prod(shape):
         raise InputError(
-            f"the variables are of a grid with {len(codewords)} nodes, and {field} is {shape}, with "
-            f"{math.prod(shape)} nodes; make the layer with the {field} of the variables, or initialise it again"
+            f"{field} is {shape}, which has {math.prod(shape)} nodes, but the codebook has {len(codewords)} codewords; "
+            f"use the {field} with which the codebook was made, or initialise the layer again"
         )
 
 
 def _array_type(value: Any) -> str:
-    """Returns dtype and shape, such as "float32[3, 8]"; the type's name for other values."""
+    """Returns an array's dtype and shape, such as "float32[3, 8]", or the type's name of any other value."""
     shape = getattr(value, "shape", None)
     return type(value).__name__ if shape is None else f"{value.dtype}{list(shape)}"

@@ -25,26 +25,28 @@ from kvae.quantizers.projections import Projected
 from kvae.topology import Grid, Plane
 
 MARGIN = 1e-3
-"""Excess of the bound over the outermost levels, which makes them reachable."""
+"""Share by which the bound exceeds the outermost levels, so that they can be reached."""
 
 MOST_LEVELS = 2**24
-"""Most levels of an element: float32 tells no more apart."""
+"""Maximum number of levels of an element; float32 cannot represent all integers beyond it."""
 
 SQUASHINGS = {"tanh": 1.0, "ifsq": 0.8}
-"""Maps the names that the field `squashing` accepts to the slope a in tanh(a z)."""
+"""Maps the values of the field `squashing` to the slope a in tanh(a z)."""
 
 
 class FSQ(Projected):
     """Finite scalar quantiser (Mentzer et al., "Finite Scalar Quantization", 2023, arXiv:2309.15505).
 
     Each element of a vector is bounded by f(z) = (L - 1)(1 + margin) / 2 tanh(a (z + shift)) - offset and rounded to
-    one of L levels; offset is 1/2 for an even L, else 0, and shift makes f(0) = 0. There is no loss. Codes number the
-    levels row by row, so the grid is a plane with the shape `levels`; there is no grid beyond 2^20 codes or 16 levels.
+    one of L levels. The offset is 1/2 for an even L and 0 for an odd L; the shift makes f(0) = 0. There is no loss.
+    Codes number the levels row by row, so the grid is a plane with the shape `levels`. There is no grid for more than
+    2^20 codes or 16 elements.
 
-    The paper has a = 1. With `squashing="ifsq"`, a = 0.8: this is 2 sigmoid(1.6 z) - 1 of iFSQ (Lin et al., 2026,
-    arXiv:2601.17124), which makes normally distributed elements uniform before they are rounded.
+    In the paper, a = 1. With `squashing="ifsq"`, a = 0.8: the bound is then 2 sigmoid(1.6 z) - 1, as in iFSQ (Lin et
+    al., 2026, arXiv:2601.17124), which makes normally distributed elements uniform before they are rounded.
 
-    Two learned linear layers in `params` project vectors of another length than `levels` there and back.
+    If the vectors do not have one element for each entry of `levels`, two learned linear layers in `params` project
+    them to that length and back.
 
     Example:
       >>> import jax, kvae
@@ -56,13 +58,13 @@ class FSQ(Projected):
       (1000, (10,), (10, 16))
 
     Attributes:
-      levels: L of each element; the paper takes (8, 6, 5) for about 2^8 codes, (8, 5, 5, 5) for 2^10, (7, 5, 5, 5, 5)
+      levels: L of each element; the paper uses (8, 6, 5) for about 2^8 codes, (8, 5, 5, 5) for 2^10, (7, 5, 5, 5, 5)
         for 2^12, (8, 8, 8, 6, 5) for 2^14, (8, 8, 8, 5, 5, 5) for 2^16.
-      squashing: the function that bounds the elements, "tanh" or "ifsq".
-      noise_dropout: probability that an element, in training, gets uniform noise from -1/2 to 1/2 level instead of
-        being rounded (Parker et al., 2024, arXiv:2411.19842). Codes are those of the rounded elements all the same.
-        Needs the random stream "dropout".
-      train: default for the argument `train` of a call, which only matters for `noise_dropout`.
+      squashing: function that bounds the elements, "tanh" or "ifsq".
+      noise_dropout: probability that, in training, an element gets uniform noise from -1/2 to 1/2 level instead of being
+        rounded (Parker et al., 2024, arXiv:2411.19842). The codes are still those of the rounded elements. Requires the
+        random stream "dropout".
+      train: default for the argument `train` of a call, which matters only for `noise_dropout`.
     """
 
     levels: Annotated[tuple[Annotated[int, Ge(2)], ...], MinLen(1)] = (8, 5, 5, 5)
@@ -74,23 +76,23 @@ class FSQ(Projected):
         super().__post_init__()
         if self.codebook_size > LARGEST_COUNT:
             raise InputError(
-                f"levels is {short_repr(self.levels)}, which has {self.codebook_size:,} codes; codes are int32: at "
-                f"most {LARGEST_COUNT:,}"
+                f"levels is {short_repr(self.levels)}, which has {self.codebook_size:,} codes; it must have at most "
+                f"{LARGEST_COUNT:,}, because codes are int32"
             )
         if max(self.levels) > MOST_LEVELS:
-            raise InputError(f"levels is {short_repr(self.levels)}; each may be at most {MOST_LEVELS:,}")
+            raise InputError(f"levels is {short_repr(self.levels)}; each must be at most {MOST_LEVELS:,}")
 
     @nn.compact
     def quantize(self, z: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> Quantized:
-        """See `Quantizer.quantize`; with `noise_dropout`, noise is added if `train` is True."""
+        """Quantises vectors (see `Quantizer.quantize`). With `noise_dropout`, noise is added if `train` is True."""
         check_vectors(z, mask)
         self.declare_projections(z, len(self.levels))
         bounded = self.bounded(masked(z, mask))
-        # The margin is more than half a level from 1,002 levels on.
+        # With 1,002 levels or more, the margin exceeds half a level, so clipping is necessary.
         half_widths, levels = self._half_widths, np.array(self.levels)
         nearest = jnp.clip(jnp.round(jax.lax.stop_gradient(bounded)), -half_widths, levels - 1 - half_widths)
         codes = self._codes(nearest)
-        total = jnp.sum(bounded, axis=-1, keepdims=True)  # not finite if an element is not
+        total = jnp.sum(bounded, axis=-1, keepdims=True)  # not finite if any element is not
         counts = kohonen.batch_statistics(total, codes, self.codebook_size, mask).counts
         if train and self.noise_dropout:
             nearest = self._with_noise(bounded, nearest)
@@ -98,7 +100,7 @@ class FSQ(Projected):
         return Quantized(quantized, codes, jnp.zeros((), jnp.float32), measures.perplexity(counts), counts, {})
 
     def bounded(self, z: jax.Array) -> jax.Array:
-        """Returns f(z) before rounding, in units of a level: float [..., d] -> float32 [..., number of levels]."""
+        """Returns f(z) before rounding, in units of a level: float [..., d] -> float32 [..., number of elements]."""
         levels = np.array(self.levels)
         half, offset = (levels - 1) * (1 + MARGIN) / 2, np.where(levels % 2 == 0, 0.5, 0.0)
         # Under jax_enable_x64 arrays of float64 would make the result float64.
@@ -142,7 +144,7 @@ class FSQ(Projected):
 
     @property
     def is_map(self) -> bool:
-        """True if there is a grid: codes that are near on it are similar by construction."""
+        """True if there is a grid, on which near codes are similar by construction."""
         return self.grid is not None
 
     @property
@@ -151,15 +153,15 @@ class FSQ(Projected):
 
     @property
     def _weights(self) -> np.ndarray:
-        """Number of codes between two levels of each element, int32."""
+        """Difference in code between adjacent levels of each element, int32."""
         return np.cumprod([1, *self.levels[:0:-1]])[::-1].astype(np.int32)
 
     def _codes(self, nearest: jax.Array) -> jax.Array:
-        indices = jnp.clip((nearest + self._half_widths).astype(jnp.int32), 0)  # a NaN is any integer
+        indices = jnp.clip((nearest + self._half_widths).astype(jnp.int32), 0)  # NaN becomes an arbitrary integer
         return jnp.sum(indices * self._weights, axis=-1, dtype=jnp.int32)
 
     def _levels_of(self, codes: jax.Array) -> jax.Array:
-        """Returns the levels of codes, 0 in the middle: int [...] -> float32 [..., number of levels]."""
+        """Returns the levels of codes, centred at 0: int [...] -> float32 [..., number of elements]."""
         weights = self._weights
         indices = jnp.asarray(codes, jnp.int32)[..., None] // weights % np.array(self.levels, np.int32)
         return indices.astype(jnp.float32) - self._half_widths.astype(np.float32)

@@ -1,4 +1,4 @@
-"""Quantiser layers with one codebook on a grid: learned by Kohonen's rule, or by gradient descent."""
+"""Quantiser layers with one codebook on a grid, learned by Kohonen's rule or by gradient descent."""
 
 import functools
 from typing import Annotated
@@ -27,14 +27,14 @@ from kvae.quantizers.base import (
 from kvae.topology import GRIDS, NEIGHBORHOODS, Grid, Neighborhood, kernel_of, make_grid, spread
 
 DISTANCE_METRICS = {"euclidean": lambda vectors: vectors, "cosine": kohonen.unit}
-"""Maps the names that the field `metric` accepts to the scaling of vectors and codewords before they are compared."""
+"""Maps the values of the field `metric` to functions that scale vectors and codewords before they are compared."""
 
 PULLS = {"encoder": "z (Fortuin et al., 2019)", "codeword": "the winning codeword (the code of Irie et al., 2023)"}
-"""Maps the names that the field `pull` accepts to the target of the winner's neighbours."""
+"""Maps the values of the field `pull` to descriptions of the target of the winner's neighbours."""
 
 
 class _MapVQ(Quantizer):
-    """A quantiser whose codes are nodes of a grid: fields and properties that `KohonenVQ` and `GradientVQ` share."""
+    """Base class of `KohonenVQ` and `GradientVQ`: a quantiser whose codes are nodes of a grid."""
 
     grid_shape: Counts
     neighborhood: Annotated[str, OneOf(NEIGHBORHOODS)] = "hard"
@@ -48,11 +48,11 @@ class _MapVQ(Quantizer):
 
     def __post_init__(self):
         super().__post_init__()
-        _ = self.spreading  # raises for an impossible neighbourhood now, not in the first training step
+        _ = self.spreading  # raises for an invalid neighbourhood now, not in the first training step
 
     @property
     def spreading(self) -> Neighborhood:
-        """The neighbourhood on the layer's grid, with the layer's schedule."""
+        """The neighbourhood on the layer's grid, with the layer's schedule of widths."""
         kernel = kernel_of(self.neighborhood)
         return _neighborhood(
             topology=self.topology,
@@ -89,7 +89,7 @@ class _MapVQ(Quantizer):
 
 @functools.lru_cache
 def _neighborhood(topology: str, grid_shape: tuple[int, ...], **schedule) -> Neighborhood:
-    """Returns a cached neighbourhood: it lists the neighbours of every node."""
+    """Returns a neighbourhood, cached because it lists the neighbours of every node."""
     return Neighborhood(make_grid(topology, grid_shape), **schedule)
 
 
@@ -104,11 +104,11 @@ class KohonenVQ(_MapVQ):
     The collection `codebook` holds w, m, N and t: `codewords` [K, d], `sums` [K, d], `counts` [K], all float32, and
     `step` [], int32. The loss is commitment_weight * mean |sg(w_code) - z|^2.
 
-    Under `jit` over a sharded batch the sums run over the global batch: nothing needs to be synchronised. Under
-    `shard_map` or `pmap`, where each device sees its own part, set `axis_name`, or the devices' codebooks drift apart.
+    Under `jit` with a sharded batch, the sums cover the global batch, so nothing needs to be synchronised. Under
+    `shard_map` or `pmap`, each device sees only its own part: set `axis_name`, or the devices' codebooks will diverge.
 
-    A vector with a NaN or infinity, or too large to be squared, is left out of s and c, so that it never harms the
-    codebook; the loss shows it.
+    Vectors that contain NaN or infinity, or are too large to be squared, are left out of s and c, so they cannot
+    corrupt the codebook. They still make the loss non-finite.
 
     Example:
       >>> import jax, jax.numpy as jnp, kvae
@@ -127,18 +127,17 @@ class KohonenVQ(_MapVQ):
       radius: reach of the hard neighbourhood, in nodes; 1.5 includes the diagonal neighbours on a plane.
       commitment_weight: lambda, the weight of the commitment loss.
       topology: the grid, a name in `kvae.GRIDS`: "plane", "torus" or "hexagonal".
-      initial_width: width of the neighbourhood before the first update, in nodes; None takes the kernel's default (the
-        paper's is 1).
-      lowest_width: width below which the neighbourhood never shrinks, in nodes; None takes the kernel's default (the
-        paper's is 0).
+      initial_width: width of the neighbourhood before the first update, in nodes; None uses the kernel's default. The
+        paper uses 1.
+      lowest_width: lower bound of the width, in nodes; None uses the kernel's default. The paper uses 0.
       train: default for the argument `train` of a call.
       decay: 1 - beta, the decay of the moving averages.
       init_count: N^(0), the initial count of every code.
-      update_empty: True updates codes without members too, and smooths the counts; False leaves these codes alone.
+      update_empty: True also updates codes without vectors, and smooths the counts; False does not change such codes.
       metric: distance between vectors and codewords, "euclidean" or "cosine"; "cosine" scales both to length 1.
       gradient: gradient estimator for the encoder, "straight_through" or "rotation" (the rotation trick).
-      restart_below: a code whose averaged count falls below this restarts at a vector of the batch; 0 means never.
-      axis_name: name of the mapped axis over which statistics are summed, under `shard_map` or `pmap` only.
+      restart_below: a code whose average count falls below this restarts at a vector of the batch; 0 means never.
+      axis_name: name of the mapped axis to sum statistics over; needed only under `shard_map` or `pmap`.
     """
 
     decay: Share = 0.99
@@ -151,7 +150,7 @@ class KohonenVQ(_MapVQ):
 
     @nn.compact
     def quantize(self, z: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> Quantized:
-        """See `Quantizer.quantize`. Statistics are summed over `axis_name` in training only."""
+        """Quantises vectors (see `Quantizer.quantize`). In training, statistics are summed over `axis_name`."""
         check_vectors(z, mask)
         scaled = DISTANCE_METRICS[self.metric]
         initial = None
@@ -206,13 +205,14 @@ class KohonenVQ(_MapVQ):
 
 
 class GradientVQ(_MapVQ):
-    """Vector quantiser whose codebook is learned by gradient descent (van den Oord et al., 2017; Table 5).
+    """Vector quantiser whose codebook is learned by gradient descent (van den Oord et al., 2017).
 
-    With a neighbourhood this is SOM-VAE (Fortuin et al., 2019): the winner's neighbours on the grid are pulled too. The
-    loss is mean |sg(z) - w_code|^2 + commitment_weight * mean |z - sg(w_code)|^2, means over all elements, plus
+    With a neighbourhood this is SOM-VAE (Fortuin et al., 2019), which also pulls the winner's neighbours on the grid.
+    The loss is mean |sg(z) - w_code|^2 + commitment_weight * mean |z - sg(w_code)|^2 (means over all elements) plus
     neighbor_weight * mean over positions of sum_{k != code} A(t)[code, k] |w_k - sg(target)|^2.
 
-    The collection `params` holds `codewords` float32 [K, d]; `codebook` holds `step` int32 [], the t of A(t).
+    The collection `params` holds `codewords`, float32 [K, d]. The collection `codebook` holds `step`, the t of A(t),
+    int32 [].
 
     Example:
       >>> import jax, jax.numpy as jnp, kvae
@@ -226,17 +226,17 @@ class GradientVQ(_MapVQ):
 
     Attributes:
       grid_shape: number of nodes along each axis of the grid; their product is K.
-      neighborhood: kernel of A, a name in `kvae.NEIGHBORHOODS`; "none" pulls the winner only.
+      neighborhood: kernel of A, a name in `kvae.NEIGHBORHOODS`; "none" pulls only the winner.
       shrink_step: tau, how fast the neighbourhood shrinks: after t updates its width in nodes is
         max(lowest_width, initial_width / sqrt(1 + t tau)), without the root for the exponential kernel.
       radius: reach of the hard neighbourhood, in nodes; 1.5 includes the diagonal neighbours on a plane.
       commitment_weight: weight of the commitment loss, the second term.
       topology: the grid, a name in `kvae.GRIDS`: "plane", "torus" or "hexagonal".
-      initial_width: width of the neighbourhood before the first update, in nodes; None takes the kernel's default.
-      lowest_width: width below which the neighbourhood never shrinks, in nodes; None takes the kernel's default.
+      initial_width: width of the neighbourhood before the first update, in nodes; None uses the kernel's default.
+      lowest_width: lower bound of the width, in nodes; None uses the kernel's default.
       train: default for the argument `train` of a call.
       pull: target of the winner's neighbours, "encoder" for z or "codeword" for the winning codeword.
-      neighbor_weight: weight of the neighbours' term.
+      neighbor_weight: weight of the neighbours' term in the loss.
     """
 
     neighborhood: Annotated[str, OneOf(NEIGHBORHOODS)] = "none"
@@ -245,7 +245,7 @@ class GradientVQ(_MapVQ):
 
     @nn.compact
     def quantize(self, z: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> Quantized:
-        """See `Quantizer.quantize`; `train` changes nothing."""
+        """Quantises vectors (see `Quantizer.quantize`); `train` has no effect."""
         check_vectors(z, mask)
         self.variable("codebook", "step", lambda: jnp.zeros((), jnp.int32))
         if self.has_variable("params", "codewords"):
@@ -267,8 +267,8 @@ class GradientVQ(_MapVQ):
     ) -> jax.Array:
         """Returns the mean over positions of sum_{k != code} A[code, k] |w_k - target|^2.
 
-        Expanding the square leaves three sums over the positions with a code: of 1, of the target and of its squared
-        length. These are spread over the grid, so that no array is N x K.
+        Expanding the square gives three sums over the positions of each code: their number, their targets and the
+        targets' squared lengths. Only these sums are spread over the grid, so that no array is N x K.
         """
         if self.pull == "encoder":
             sums = statistics.sums
@@ -294,5 +294,5 @@ class GradientVQ(_MapVQ):
         return self.get_variable("params", "codewords")
 
     def update(self, statistics: Statistics) -> None:
-        """Counts an update in the mutable collection; the optimiser moves the codewords."""
+        """Increments `step` in the mutable collection; the optimiser updates the codewords."""
         self.put_variable("codebook", "step", self.get_variable("codebook", "step") + 1)

@@ -1,10 +1,10 @@
 """Restarts of unused codes at vectors of the batch (Dhariwal et al., "Jukebox", 2020, Section 3.1).
 
-Statistics of micro-batches and devices are added up, and a sum of vectors drawn in several parts is not a vector of
-the batch. So each part multiplies its draw by a random weight, one of a few powers of two that are 2^30 apart. In the
-sum the draw with the largest weight hides all others, up to a billionth of their size. Where the largest weight occurs
-twice, which the sum of the weights shows, the code waits for the next update. A batch in one part never waits, and its
-draws are exact.
+The statistics of micro-batches and devices are summed, but a sum of vectors drawn from several parts of a batch is not
+a vector of the batch. Each part therefore multiplies its draw by a random weight, one of a few powers of two that are
+2^30 apart. In the sum, the draw with the largest weight dominates, and the others change it by about a billionth. If
+several parts draw the same largest weight, the sum of the weights reveals it, and the code waits for the next update.
+If the batch is a single part, no code has to wait and draws are exact.
 """
 
 import jax
@@ -15,20 +15,20 @@ from kvae import kohonen
 from kvae.kohonen import CodebookState, Samples
 
 WEIGHTS = 2.0 ** np.array([-60, -30, 0, 30, 60], np.float32)
-"""Possible weights of a draw. Each is half as likely as the one before, so that the largest is rarely drawn twice."""
+"""Possible weights of a draw. Each is half as likely as the previous one, so that the largest is rarely drawn twice."""
 
 
 def draw_samples(
     z: jax.Array, size: int, step: jax.Array, mask: jax.Array | None = None, part: jax.Array | int = 0
 ) -> Samples:
-    """Draws a vector for each code.
+    """Draws a random vector of the batch for each code and multiplies it by a random weight.
 
     Args:
       z: vectors of a batch, or of one part of it, float32 [..., d].
       size: K.
-      step: t, the number of updates so far, int32 []; the seed.
-      mask: optional bool [...]; a vector that is masked or not finite leaves its code without a draw.
-      part: number of the device, for parts that may hold the same vectors, int32 [].
+      step: t, the number of updates so far, int32 []; it seeds the draw.
+      mask: optional bool [...]; a code whose drawn vector is masked or not finite gets no vector.
+      part: index of the device, int32 []; it gives devices with the same vectors different weights.
     """
     if 0 in z.shape:
         return Samples(jnp.zeros((size, z.shape[-1])), jnp.zeros(size))
@@ -37,7 +37,7 @@ def draw_samples(
         z, mask, key = z.reshape(-1, z.shape[-1]), mask.reshape(-1), jax.random.fold_in(jax.random.key(0), step)
         drawn = jax.random.randint(key, (size,), 0, z.shape[0])
         statistics = kohonen.batch_statistics(z[drawn], jnp.arange(size), size, mask[drawn])
-        # Parts differ in their vectors: these seed the weights.
+        # The vectors seed the weights, because they differ between parts.
         digest = jnp.sum(jax.lax.bitcast_convert_type(z, jnp.uint32), dtype=jnp.uint32)
         weights = _draw_weights(jax.random.fold_in(jax.random.fold_in(key, digest), part), size)
         return Samples(statistics.sums * weights[:, None], statistics.counts * weights)
@@ -52,9 +52,9 @@ def _draw_weights(key: jax.Array, size: int) -> jax.Array:
 
 
 def restart(codebook: CodebookState, samples: Samples, lowest_count: float) -> CodebookState:
-    """Moves codes whose averaged count is below `lowest_count` to vectors of the batch, and gives them this count.
+    """Moves codes whose average count is below `lowest_count` to drawn vectors, and sets their count to `lowest_count`.
 
-    Codes without a draw, or whose draws cannot be told apart, stay.
+    A code without a draw, or with several draws of the same largest weight, does not move.
     """
     is_single = jnp.any(samples.counts[:, None] == WEIGHTS, axis=-1)
     starts = (codebook.counts < lowest_count) & is_single

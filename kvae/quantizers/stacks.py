@@ -15,9 +15,9 @@ from kvae.topology import Grid
 
 
 class _Stack(Quantizer):
-    """A quantiser with q codebooks: what `ResidualVQ` and `GroupedVQ` share.
+    """Base class of `ResidualVQ` and `GroupedVQ`: a quantiser with q codebooks.
 
-    Codes are int32 [..., q], counts float32 [q, K]; statistics are a list, one entry for each part.
+    Codes are int32 [..., q] and counts float32 [q, K]. Statistics are a list with one entry for each part.
     """
 
     quantizer: Quantizer
@@ -30,7 +30,7 @@ class _Stack(Quantizer):
                 kind = type(self.quantizer).__name__
                 raise InputError(f"quantizer is a kvae.nnx.{kind}; it must be the linen layer, kvae.{kind}")
             text = short_repr(self.quantizer)
-            raise InputError(f"quantizer is {text}; it must be a layer, such as kvae.KohonenVQ((4, 8))")
+            raise InputError(f"quantizer is {text}; it must be a linen layer, such as kvae.KohonenVQ((4, 8))")
 
     def setup(self) -> None:
         self.parts = [self.quantizer.clone(name=None, parent=None) for _ in range(self.n_parts)]
@@ -46,7 +46,7 @@ class _Stack(Quantizer):
             part.update(part_statistics)
 
     def codewords(self) -> jax.Array:
-        """Returns the codewords of each codebook, float32 [q, K, length of a codeword]."""
+        """Returns the codewords of each codebook, float32 [q, K, d], with d the dimension of a part's vectors."""
         return self._join([part.codewords() for part in self.parts])
 
     @property
@@ -65,7 +65,7 @@ class _Stack(Quantizer):
         return self.quantizer.is_map
 
     def _join(self, arrays: list[jax.Array], axis: int = 0) -> jax.Array:
-        """Joins arrays of the parts along an axis of codebooks, which they have if a part has several."""
+        """Stacks the parts' arrays along an axis of codebooks, or concatenates them if they already have this axis."""
         join = jnp.stack if self.quantizer.n_codebooks is None else jnp.concatenate
         return join(arrays, axis=axis)
 
@@ -84,9 +84,9 @@ class _Stack(Quantizer):
 
 
 class ResidualVQ(_Stack):
-    """Residual quantiser (Zeghidour et al., "SoundStream", 2021): each codebook quantises the residual of the last.
+    """Residual quantiser (Zeghidour et al., "SoundStream", 2021): each codebook quantises the previous one's residual.
 
-    A quantised vector is the sum of q codewords, one of each codebook. Codes are int32 [..., q].
+    A quantised vector is the sum of q codewords, one from each codebook. Codes are int32 [..., q].
 
     Example:
       >>> import jax, kvae
@@ -98,13 +98,13 @@ class ResidualVQ(_Stack):
       (10, 3)
 
     Attributes:
-      quantizer: layer that each part copies, with a codebook of its own; its `commitment_weight` and other fields hold
-        for each part.
+      quantizer: layer that is copied for each part. Each copy has its own codebook; fields such as `commitment_weight`
+        apply to each copy.
       train: default for the argument `train` of a call.
       depth: q, the number of codebooks.
-      dropout: probability that a training batch uses only a random number of the first codebooks, so that codes can be
-        truncated later (quantiser dropout). Codes of the others are -1; counts and perplexity leave them out. Needs the
-        random stream "dropout".
+      dropout: probability of quantiser dropout: a training batch then uses only the first n codebooks, with a random n,
+        so that codes can be truncated later. The codes of dropped codebooks are -1 and are left out of counts and
+        perplexity. Requires the random stream "dropout".
     """
 
     depth: Depth = 4
@@ -116,20 +116,22 @@ class ResidualVQ(_Stack):
         if self.quantizer.n_codebooks is not None:
             raise InputError(f"quantizer is a {kind}; it must be a layer with one codebook, such as a KohonenVQ")
         if isinstance(self.quantizer, (FSQ, LFQ, BSQ)):
-            raise InputError(f"quantizer is {kind}, whose fixed codewords do not fit residuals; use a learned codebook")
+            raise InputError(
+                f"quantizer is {kind}; it must have a learned codebook, because fixed codewords do not fit residuals"
+            )
 
     @property
     def n_codebooks(self) -> int:
-        """q, the depth."""
+        """q, equal to `depth`."""
         return self.depth
 
     @property
     def n_parts(self) -> int:
-        """q, the depth."""
+        """q, equal to `depth`."""
         return self.depth
 
     def quantize(self, z: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> Quantized:
-        """See `Quantizer.quantize`. The codes of codebooks that dropout leaves out are -1."""
+        """Quantises vectors (see `Quantizer.quantize`). The codes of dropped codebooks are -1."""
         check_vectors(z, mask)
         kept = self._kept() if train and self.dropout else self.depth
         residual, total, outs = masked(z, mask).astype(jnp.float32), 0.0, []
@@ -152,9 +154,9 @@ class ResidualVQ(_Stack):
         return jnp.where(jax.random.bernoulli(coin_key, self.dropout), depth, self.depth)
 
     def lookup(self, codes: jax.Array) -> jax.Array:
-        """Returns the sum of the codewords of codes [..., q]; with fewer codes, from the first codebooks only.
+        """Returns the sum of the codewords of codes [..., q], or of fewer codes from the first codebooks.
 
-        The code -1 is a codebook that dropout left out: its codeword is 0.
+        The code -1 marks a dropped codebook; its codeword is 0.
         """
         check_codes(codes, self.codebook_size, self.depth, fewest=1, lowest=-1)
         levels = jnp.moveaxis(jnp.asarray(codes), -1, 0)
@@ -162,7 +164,7 @@ class ResidualVQ(_Stack):
         return sum(jnp.where(level[..., None] < 0, 0, word) for level, word in zip(levels, words, strict=True))
 
     def batch_sums(self, z: jax.Array, out: Quantized, mask: jax.Array) -> dict[str, jax.Array]:
-        """Returns `Quantizer.batch_sums` [q, ...], each codebook measured on its own residuals."""
+        """Returns `Quantizer.batch_sums` [q, ...]; each codebook is evaluated on the residuals that it quantises."""
         residual, sums = masked(z, mask).astype(jnp.float32), []
         for part in self.parts:
             part_out = part.quantize(residual, mask=mask)
@@ -174,7 +176,7 @@ class ResidualVQ(_Stack):
 class GroupedVQ(_Stack):
     """Product quantiser (Jégou et al., 2011): splits vectors into equal groups of elements, with a codebook for each.
 
-    Codes are int32 [..., q]. Groups may be residual quantisers; their codebooks then follow each other along q.
+    Codes are int32 [..., q]. If `quantizer` is a residual quantiser, the codebooks of a group are adjacent along q.
 
     Example:
       >>> import jax, kvae
@@ -186,7 +188,7 @@ class GroupedVQ(_Stack):
       (10, 2)
 
     Attributes:
-      quantizer: layer that each part copies, with a codebook of its own; its fields hold for each part.
+      quantizer: layer that is copied for each group. Each copy has its own codebook; its fields apply to each copy.
       train: default for the argument `train` of a call.
       groups: number of groups, which must divide the length of the vectors.
     """
@@ -195,7 +197,7 @@ class GroupedVQ(_Stack):
 
     @property
     def n_codebooks(self) -> int:
-        """q, the number of groups, times the codebooks of a part that has several."""
+        """q, the number of groups times the number of codebooks in each."""
         return self.groups * (self.quantizer.n_codebooks or 1)
 
     @property
@@ -204,11 +206,11 @@ class GroupedVQ(_Stack):
         return self.groups
 
     def quantize(self, z: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> Quantized:
-        """See `Quantizer.quantize`."""
+        """Quantises vectors (see `Quantizer.quantize`)."""
         check_vectors(z, mask)
         if z.shape[-1] % self.groups:
             raise InputError(
-                f"z has {z.shape[-1]}-dimensional vectors; they must split into {self.groups} equal groups"
+                f"z has {z.shape[-1]}-dimensional vectors; the dimension must be a multiple of groups, {self.groups}"
             )
         outs = [part.quantize(z, mask=mask, train=train) for part, z in self._pairs(z)]
         perplexity = sum(out.perplexity for out in outs) / len(outs)

@@ -1,4 +1,4 @@
-"""Kohonen's self-organising map as a scikit-learn estimator, `kvae.SOM`, and a scorer of its order."""
+"""Kohonen's self-organising map as a scikit-learn estimator, `kvae.SOM`, and a scorer for model selection."""
 
 from kvae.som.estimator import SOM
 from kvae.som.scoring import order_scorer

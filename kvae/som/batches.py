@@ -1,4 +1,4 @@
-"""Passes over an iterable of batches, such as a data loader."""
+"""Repeated passes over an iterable of batches, such as a data loader."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -10,7 +10,7 @@ from kvae.core.errors import InputError, short_repr
 
 
 def is_batches(X: Any) -> bool:
-    """True if X is an iterable of batches, and not an array or a list that scikit-learn takes for one."""
+    """True if X is an iterable of batches, rather than an array or a list that scikit-learn converts to an array."""
     if isinstance(X, (list, tuple)):
         return len(X) > 0 and getattr(_first_element(X[0]), "ndim", 0) == 2
     return (
@@ -22,7 +22,7 @@ def is_batches(X: Any) -> bool:
 
 
 class Batches:
-    """An iterable of batches that is passed over several times, and watched for changes.
+    """Reads an iterable of batches several times and detects changes between passes.
 
     Args:
       X: the iterable. A batch is an array [n, d], or a tuple or a list that starts with one.
@@ -43,17 +43,17 @@ class Batches:
         try:
             self.first = _as_array(next(iterator))
         except StopIteration:
-            raise InputError("X is an iterable without batches") from None
+            raise InputError("X is an iterable of 0 batches; it must have at least one") from None
         self._started: Iterator | None = itertools.chain([self.first], iterator)
 
     def read(self, validated: Callable[[Any], np.ndarray]) -> Iterator[np.ndarray]:
-        """Yields the batches of a pass, validated. An exception of the iterable passes unchanged.
+        """Yields the validated batches of a pass. Exceptions from the iterable pass through unchanged.
 
         Args:
           validated: maps a batch to a float array [n, d].
 
         Raises:
-          InputError: the pass has more or fewer rows than the one before, or a batch is not an array.
+          InputError: the pass has more or fewer rows than the first, or a batch is not an array [n, d].
         """
         batches, self._started = self._started or _start(self._X), None
         digests: list[int] = []
@@ -65,12 +65,12 @@ class Batches:
             self._compare(digests)
             yield batch
         if rows == 0 or self._rows not in (None, rows):
-            first = f" after {self._rows:,} in the first" if self._rows else ""
-            raise InputError(f"X gave {rows:,} rows in a pass{first}; it must give the same rows in every pass")
+            first = f", but {self._rows:,} in the first" if self._rows else ""
+            raise InputError(f"X yielded {rows:,} rows in a pass{first}; it must yield the same rows in every pass")
         self._rows = rows
 
     def is_ordered(self) -> bool:
-        """Returns False if two passes so far gave rows in different orders."""
+        """Returns False if two passes so far have yielded the rows in different orders."""
         return self._is_ordered
 
     def _compare(self, digests: list[int]) -> None:
@@ -84,14 +84,14 @@ class Batches:
 def _start(X: Iterable) -> Iterator:
     try:
         return iter(X)
-    except StopIteration as error:  # would end the caller's loop
+    except StopIteration as error:  # would silently end the caller's loop
         raise InputError(
             "X raised StopIteration at the start of a pass; its __iter__ must return an iterator"
         ) from error
 
 
 def _first_element(batch: Any) -> Any:
-    """Returns the rows of a batch (rows, labels, ...), as loaders of labelled data give."""
+    """Returns the rows of a batch (rows, labels, ...), or the batch itself if it is not such a tuple."""
     if isinstance(batch, (tuple, list)) and len(batch) > 0 and getattr(batch[0], "ndim", 0) == 2:
         return batch[0]
     return batch
@@ -107,12 +107,12 @@ def _as_array(batch: Any) -> Any:
     if isinstance(batch, (tuple, list)):
         batch = np.asarray(batch)
     if getattr(batch, "ndim", 0) != 2:
-        shape = f" of the shape {tuple(batch.shape)}" if hasattr(batch, "shape") else f", {short_repr(batch)}"
+        shape = f" with the shape {tuple(batch.shape)}" if hasattr(batch, "shape") else f", {short_repr(batch)}"
         kind = f"{type(batch).__name__}{shape}"
         raise InputError(f"a batch of X is a {kind}; it must be an array [n, d], or a tuple that starts with one")
     return batch
 
 
 def _digest(batch: np.ndarray) -> int:
-    """Returns a digest of a batch: of its length and up to 32 of its rows."""
+    """Returns a hash of a batch's length and of up to 16 of its rows."""
     return hash((len(batch), np.ascontiguousarray(batch[:: -(-len(batch) // 16)]).tobytes()))

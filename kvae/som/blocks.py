@@ -1,8 +1,8 @@
-"""The arithmetic of the batch map on blocks of rows: block sums, assignments and the update.
+"""The arithmetic of the batch map on blocks of rows: sums, assignments and the update.
 
 Sums over blocks add up to sums over the data, so the split into blocks does not change the map. Peak memory on the
-devices is two blocks; the n x K score matrix of a block is never materialised. A block is sharded over all local
-devices by rows.
+devices is two blocks; the n x K score matrix of a block is never materialised. Each block is sharded by rows over all
+local devices.
 """
 
 import functools
@@ -20,28 +20,28 @@ from kvae.measures import far_apart, two_lowest
 from kvae.topology import Grid, Neighborhood
 
 CACHE_BYTES = {"cpu": 2**30}
-"""Largest size of data that stay on the devices between epochs, by platform; 2^34 on accelerators."""
+"""Maximum size of data kept on the devices between epochs, by platform; 2^34 on accelerators."""
 
 
 class Block(NamedTuple):
-    """Rows on the devices. Rows of padding have weight 0."""
+    """Rows on the devices. Padding rows have weight 0."""
 
     vectors: jax.Array  # [n, d] float32 or float64
     weights: jax.Array  # [n], the dtype of the vectors, or bool
 
 
 class BlockSums(NamedTuple):
-    """Sums over the rows of a block. Those of several blocks add up."""
+    """Sums over the rows of a block. The sums of several blocks can be added."""
 
     statistics: Statistics  # sums [K, d] and counts [K] of the rows of each code
-    error: jax.Array  # [] distances of the rows from their codewords
+    error: jax.Array  # [] sum of the distances of the rows from their codewords
 
 
 class Assignments(NamedTuple):
     """The codes of a block, and how well the rows fit the map."""
 
-    codes: jax.Array  # [n] int32: the nearest codeword
-    error: jax.Array  # [] sum of the distances from it
+    codes: jax.Array  # [n] int32: the nearest codewords
+    error: jax.Array  # [] sum of the distances of the rows from their codewords
     disordered: jax.Array  # [] weight of the rows whose two nearest codewords are not neighbours on the grid
     weight: jax.Array  # [] weight of all rows
 
@@ -56,11 +56,11 @@ def _cosine(vectors: jax.Array, codewords: jax.Array) -> jax.Array:
 
 
 DISTANCES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {"euclidean": _euclidean, "cosine": _cosine}
-"""Maps a `metric` to the distance [n] between vectors and codewords [n, d], which are unit vectors for cosine."""
+"""Maps a `metric` to a function from vectors and codewords [n, d] to distances [n]. Cosine requires unit vectors."""
 
 
 def fits_cache(nbytes: int | None) -> bool:
-    """True if data of known size are small enough to stay on the devices between epochs."""
+    """True if the size of the data is known and small enough to keep them on the devices between epochs."""
     return nbytes is not None and nbytes <= CACHE_BYTES.get(jax.default_backend(), 2**34)
 
 
@@ -76,15 +76,15 @@ def replicate(codewords: np.ndarray) -> jax.Array:
 def to_devices(vectors: np.ndarray, weights: np.ndarray) -> Block:
     """Moves rows to the local devices, padded to one of a few lengths so that blocks share compiled programs.
 
-    The rows of a device are padded to a multiple of 32 and, above 1,024, to one of 32 lengths for each power of two.
-    Weights that are all 1 become a mask, because weighted sums take a CPU three times as long.
+    The rows on each device are padded to a multiple of 32 or, above 1,024 rows, to one of 32 lengths for each power of
+    two. If all weights are 1, they become a mask, because weighted sums take three times as long on a CPU.
 
     Args:
       vectors: float [n, d].
       weights: float [n], at least 0.
 
     Returns:
-      A block of n rows or more.
+      A block of at least n rows.
     """
     weights = np.ones(len(weights), bool) if np.all(weights == 1) else weights.astype(vectors.dtype, copy=False)
     devices = jax.local_device_count()
@@ -98,15 +98,15 @@ def to_devices(vectors: np.ndarray, weights: np.ndarray) -> Block:
 
 @functools.partial(jax.jit, static_argnames="metric")
 def block_sums(block: Block, codewords: jax.Array, metric: str) -> BlockSums:
-    """Sums and counts of the rows of each code, and the sum of their distances from it.
+    """Returns the sum and the number of the rows of each code, and the sum of their distances from its codeword.
 
     Args:
-      block: of n rows.
+      block: block of n rows.
       codewords: float [K, d].
       metric: a name in `DISTANCES`.
 
     Returns:
-      Sums over the block. Time is O(n K d).
+      Sums over the block. They take O(n K d) time.
     """
     codes = nearest_code(block.vectors, codewords.astype(jnp.float32))
     statistics = batch_statistics(block.vectors, codes, len(codewords), block.weights)
@@ -114,21 +114,21 @@ def block_sums(block: Block, codewords: jax.Array, metric: str) -> BlockSums:
 
 
 def sum_blocks(blocks: Iterable[tuple[Block, int]], codewords: jax.Array, metric: str) -> BlockSums:
-    """Adds the `block_sums` of all blocks. The next block is read while the devices work on the last.
+    """Adds the `block_sums` of all blocks. A block is read while the devices process the previous one.
 
     Args:
-      blocks: each with its number of rows without padding.
+      blocks: blocks, each with its number of rows without padding.
       codewords: float [K, d].
       metric: a name in `DISTANCES`.
 
     Returns:
-      Sums over all rows. Time is O(n K d) for n rows.
+      Sums over all rows. They take O(n K d) time for n rows.
     """
     total = previous = None
     for block, _ in blocks:
         sums = block_sums(block, codewords, metric)
         total = sums if total is None else jax.tree.map(jnp.add, total, sums)
-        jax.block_until_ready(previous)  # so that at most two blocks are in memory
+        jax.block_until_ready(previous)  # keeps at most two blocks in memory
         previous = sums
     return total
 
@@ -140,10 +140,10 @@ def update_codewords(
     """Updates the codewords to weighted means (Eqs. 19-21 of Irie et al., 2023).
 
     Args:
-      sums: over all rows.
+      sums: sums over all rows.
       neighborhood: grid and kernel.
-      width: of the kernel in nodes, float32 [].
-      codewords: float [K, d], before the update.
+      width: width of the kernel in nodes, float32 [].
+      codewords: codewords before the update, float [K, d].
       metric: a name in `DISTANCES`; for cosine the means are scaled to length 1.
 
     Returns:
@@ -159,13 +159,13 @@ def assign(block: Block, codewords: jax.Array, grid: Grid, metric: str) -> Assig
     """Assigns the rows of a block to their nearest codewords. Time is O(n K d).
 
     Args:
-      block: of n rows.
+      block: block of n rows.
       codewords: float [K, d].
-      grid: of K nodes.
+      grid: grid with K nodes.
       metric: a name in `DISTANCES`.
 
     Returns:
-      Codes of all rows, padding included, and sums over the rows.
+      The codes of all rows, including padding, and sums over the rows.
     """
     codes, seconds = by_chunks(two_lowest, block.vectors, codewords.astype(jnp.float32))
     return Assignments(
@@ -182,13 +182,13 @@ def assign_blocks(
     """Assigns all rows to their nearest codewords.
 
     Args:
-      blocks: each with its number of rows without padding.
+      blocks: blocks, each with its number of rows without padding.
       codewords: float [K, d].
-      grid: of K nodes.
+      grid: grid with K nodes.
       metric: a name in `DISTANCES`.
 
     Returns:
-      Codes int32 [n], the quantisation error and the topographic error.
+      The codes, int32 [n], the quantisation error and the topographic error.
     """
     codes, sums = [], []
     for block, count in blocks:

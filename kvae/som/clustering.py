@@ -1,4 +1,4 @@
-"""Groups of nodes of a fitted map."""
+"""Groups the nodes of a fitted map."""
 
 import numpy as np
 import scipy.sparse
@@ -12,7 +12,7 @@ def ward_clusters(codewords: np.ndarray, grid: Grid, n_clusters: int) -> np.ndar
 
     Args:
       codewords: float [K, d].
-      grid: of K nodes; two nodes are adjacent by the first of its adjacencies.
+      grid: grid with K nodes; its first adjacency defines which nodes are adjacent.
       n_clusters: number of groups, from 1 to K.
 
     Returns:

@@ -15,23 +15,23 @@ from kvae.som.blocks import Block, replicate, to_devices
 from kvae.som.rows import RowReader
 
 LARGEST_NORM = 2.0**60
-"""Largest length of a vector in these coordinates: its square, and sums of squares, are far from float32's limit."""
+"""Maximum length of a vector in these coordinates. Its square, and sums of squares, stay far below float32's limit."""
 
 OFFSET_STEP = 4
-"""Offsets are whole multiples of this, in these coordinates: short enough to be subtracted without rounding."""
+"""Offsets in these coordinates are multiples of this number, so that subtracting them needs few digits."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Coordinates:
-    """Maps rows and centres to computing coordinates and back.
+    """Converts rows and centres to the coordinates in which distances are computed, and back.
 
-    Distances are computed from squares in float32, which overflow, underflow, and lose digits far from the origin.
-    Rows and centres are therefore divided by a power of two of the sample's spread, and an offset near the sample's
-    median is subtracted. Both steps are exact for numbers of few digits, such as small integers, so that rows as near
-    to one centre as to another stay so. Under the cosine metric, rows and centres are scaled to length 1 instead.
+    Squared distances in float32 can overflow or underflow, and they lose precision far from the origin. Rows and
+    centres are therefore divided by a power of two near the sample's spread, and an offset near the sample's median is
+    subtracted. Both steps are exact for numbers with few digits, such as small integers, so a row at equal distance
+    from two centres stays so. Under the cosine metric, rows and centres are scaled to length 1 instead.
 
     Attributes:
-      offset: whole numbers, float [d], subtracted after the division; 0 under the cosine metric.
+      offset: integers, float [d], subtracted after the division; 0 under the cosine metric.
       exponent: rows are divided by 2^exponent; 0 under the cosine metric.
       weight_exponent: weights of rows are divided by 2^weight_exponent.
       metric: "euclidean" or "cosine".
@@ -49,12 +49,12 @@ class Coordinates:
         if metric == "cosine":
             return cls(np.zeros_like(vectors[0]), 0, weight_exponent, metric)
         center, spread = _center_and_spread(vectors, weights)
-        # The sample fits with room for rows that deviate a little more.
+        # Leave room for rows that deviate a little more than the sample.
         lowest = float(np.abs(0.5 * vectors - 0.5 * center).max()) * (16 / _largest_value(vectors.shape[1]))
         if spread < lowest:
             warnings.warn(
-                f"X holds values of up to {np.abs(vectors).max():.3g}, while many rows differ by only {spread:.1g}, so "
-                "these share a node; remove fill values and outliers, or take logarithms",
+                f"X contains values up to {np.abs(vectors).max():.3g}, but many rows differ by only {spread:.1g} and "
+                "will share a node; remove fill values and outliers, or take logarithms",
                 UserWarning,
                 stacklevel=4,
             )
@@ -67,7 +67,7 @@ class Coordinates:
         return _directions(vectors) if self.metric == "cosine" else _times_power(vectors, -self.exponent)
 
     def unscaled(self, vectors: np.ndarray) -> np.ndarray:
-        """Inverts `scaled`, but for the lengths under the cosine metric."""
+        """Inverts `scaled`, except for lengths under the cosine metric."""
         return _times_power(vectors, self.exponent)
 
     def scaled_weights(self, weights: np.ndarray) -> np.ndarray:
@@ -75,18 +75,18 @@ class Coordinates:
         return _times_power(weights, -self.weight_exponent)
 
     def distance(self, distance: float) -> float:
-        """Returns a distance in the units of the data."""
+        """Converts a distance in these coordinates to the units of the data."""
         return float(_times_power(np.float64(distance), self.exponent))
 
     def vectors(self, name: str, vectors: np.ndarray) -> np.ndarray:
         """Returns vectors [n, d] in these coordinates, in a new array.
 
         Args:
-          name: what they are, for the message.
+          name: name of the vectors in the message.
           vectors: float [n, d].
 
         Raises:
-          InputError: their squares would overflow.
+          InputError: the squares of the vectors would overflow.
         """
         dtype = self.offset.dtype
         results = self.scaled(vectors.astype(np.promote_types(vectors.dtype, dtype), copy=False)) - self.offset
@@ -94,12 +94,12 @@ class Coordinates:
             value = vectors.flat[np.abs(results).argmax()]
             raise InputError(
                 f"{name} has the value {value:.3g}, but the first sample has a spread of {self.distance(1):.1g}, so "
-                "distances overflow; remove fill values and outliers, or take logarithms"
+                "distances would overflow; remove fill values and outliers, or take logarithms"
             )
         return results.astype(dtype, copy=False)
 
     def codewords(self, centers: np.ndarray, name: str = "cluster_centers_") -> jax.Array:
-        """Returns centres [K, d] in these coordinates, on every device. Raises as `vectors` does."""
+        """Returns centres [K, d] in these coordinates on every device; raises the same errors as `vectors`."""
         return replicate(self.vectors(name, centers))
 
     def centers(self, codewords: jax.Array) -> np.ndarray:
@@ -117,27 +117,27 @@ class Coordinates:
             if not scaled.max() <= LARGEST_NORM:
                 raise InputError(
                     f"sample_weight has the value {weights.max():.3g}, but the first sample has weights of at "
-                    f"most {2.0 ** (self.weight_exponent + 1):.1g}, so sums overflow; scale the weights"
+                    f"most {2.0 ** (self.weight_exponent + 1):.1g}, so sums would overflow; scale the weights"
                 )
             yield to_devices(self.vectors("X", vectors), scaled), len(vectors)
 
     def precision(self) -> contextlib.AbstractContextManager[None]:
-        """Returns a context in which sums of float64 data are float64. The lookup is always float32."""
+        """Returns a context in which float64 data are summed in float64. Nearest codes are always found in float32."""
         return jax.enable_x64(self.offset.dtype == np.float64)
 
 
 def _center_and_spread(vectors: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, float]:
-    """Returns a vector [d] among the bulk of a sample [n, d], and the distance of the bulk from it.
+    """Returns a vector [d] near most rows of a sample [n, d], and a typical distance of these rows from it.
 
-    Quartiles ignore outliers and fill values, which may be most of the rows. Distances are largest differences. A row
-    of weight 2 counts as two rows.
+    Both are computed from quartiles, which ignore outliers and fill values even if these are most of the rows.
+    Distances are maximum differences over the features. A row of weight 2 counts as two rows.
     """
     step = -(-len(vectors) // 256)
     few, weights = vectors[::step], weights[::step]
     candidates = []
     for quartile in (2, 1, 3):
         center = _quartile(few, weights, quartile)
-        # Halves, because a difference may overflow.
+        # Halve the values first, because a difference may overflow.
         radii = 2.0 * np.abs(0.5 * few - 0.5 * center).max(axis=1).astype(np.float64)
         differs = radii > 8 * np.finfo(few.dtype).eps * float(np.abs(center).max())
         if np.any(differs):
@@ -160,7 +160,7 @@ def _exponent(value: float) -> int:
 
 
 def _times_power(values: np.ndarray, exponent: int) -> np.ndarray:
-    """Returns values times 2^exponent, which is exact; too large values become infinite."""
+    """Returns values times 2^exponent, exact unless they overflow to infinity or underflow."""
     with np.errstate(over="ignore", under="ignore"):
         return np.ldexp(values, exponent)
 
@@ -170,6 +170,6 @@ def _largest_value(dimension: int) -> float:
 
 
 def _directions(vectors: np.ndarray) -> np.ndarray:
-    """Returns vectors [n, d] at length 1, whatever their length; the zero vector stays."""
+    """Returns vectors [n, d] of any length scaled to length 1; the zero vector stays 0."""
     largest = np.abs(vectors).max(axis=1, keepdims=True)
     return normalize(_times_power(vectors, -np.frexp(largest)[1]))

@@ -1,4 +1,4 @@
-"""Distances of rows from the centres of a fitted map, [n, K], on the host."""
+"""Distances between rows and the centres of a fitted map, [n, K], computed on the host."""
 
 import numpy as np
 from scipy.spatial.distance import cdist
@@ -7,21 +7,21 @@ from sklearn.metrics.pairwise import cosine_distances
 from kvae.som.coordinates import Coordinates
 
 BLOCK_ROWS = 1024
-"""Rows of a block: float64 distances of a block stay in a processor's cache."""
+"""Number of rows in a block, small enough for a block's float64 distances to stay in the processor's cache."""
 
 
 def center_distances(vectors: np.ndarray, centers: np.ndarray, coordinates: Coordinates) -> np.ndarray:
     """Returns the distance of every row from every centre.
 
-    Distances are computed in float64 in blocks of rows, and written to the result in its dtype.
+    Distances are computed in float64 in blocks of rows, and stored in the dtype of the vectors.
 
     Args:
       vectors: float [n, d].
       centers: float [K, d].
-      coordinates: of the map.
+      coordinates: coordinates of the map.
 
     Returns:
-      [n, K], the dtype of the vectors.
+      Distances [n, K] in the dtype of the vectors.
     """
     distances = np.empty((len(vectors), len(centers)), vectors.dtype)
     scaled_centers = coordinates.scaled(centers.astype(np.float64))
@@ -33,7 +33,7 @@ def center_distances(vectors: np.ndarray, centers: np.ndarray, coordinates: Coor
             block = cosine_distances(scaled, scaled_centers)
         else:
             cdist(scaled, scaled_centers, out=block[: len(scaled)])
-        with np.errstate(over="ignore", under="ignore"):  # a distance beyond the dtype is infinite
+        with np.errstate(over="ignore", under="ignore"):  # a distance too large for the dtype becomes infinite
             results = distances[start : start + BLOCK_ROWS]
             np.multiply(block[: len(scaled)], unit, out=results, casting="same_kind")
     return distances

@@ -59,18 +59,18 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
         an array of initial centres [K, d].
       metric: "euclidean", or "cosine", which scales rows and centres to length 1.
       batch_size: number of rows processed at once; None for about 2^24 values.
-      decay: factor from 0 to below 1 by which each `partial_fit` multiplies the sums of earlier calls.
+      decay: factor, at least 0 and below 1, by which each `partial_fit` multiplies the sums of earlier calls.
       random_state: seed or RandomState of the sample and of `init="random"`.
-      verbose: True if a progress bar shows the quantisation error.
+      verbose: True shows a progress bar with the quantisation error.
 
     Attributes:
       cluster_centers_: centres, float [K, d], in the dtype of the data. Node k is at
         `np.unravel_index(k, grid_shape)`.
-      labels_: node of every row of the last call, int32 [n]; not set if an iterable reorders its rows between passes.
+      labels_: node of every row in the last call, int32 [n]; not set if an iterable reorders its rows between passes.
       quantization_error_: mean distance of the rows from their centres.
       topographic_error_: share of the rows whose two nearest centres are not neighbours on the grid, from 0 to 1.
       history_: after `fit`, arrays [n_epochs]: "width" in nodes, and "quantization_error" before each update.
-      grid_: the `kvae.grids.Grid`.
+      grid_: grid of the nodes, a `kvae.grids.Grid`.
       n_iter_: number of updates so far.
       n_features_in_: d.
       feature_names_in_: names of the columns, if X is a data frame.
@@ -130,7 +130,7 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
         Args:
           X: float [n, d]; see the class.
           y: ignored.
-          sample_weight: weight of each row, float [n], at least 0; None for 1. Not for an iterable of batches.
+          sample_weight: weight of each row, float [n], at least 0; None for 1, as required for iterables of batches.
 
         Returns:
           The fitted estimator.
@@ -162,11 +162,11 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
         return self
 
     def partial_fit(self, X: Data, y: None = None, sample_weight: ArrayLike | None = None) -> Self:
-        """Updates the map once, by the sums over these rows plus `decay` times the sums of earlier calls.
+        """Updates the map once, from the sums over these rows plus `decay` times the sums of earlier calls.
 
         After `fit`, the earlier sums come from its last epoch. The width shrinks over the first `n_epochs` calls, as
-        over the epochs of `fit`, and then stays. With `decay` 0 and the same rows in each call, `n_epochs` calls equal
-        a `fit`. Time is O(n K d).
+        over the epochs of `fit`, and then stays constant. With `decay=0` and the same rows in each call, `n_epochs`
+        calls are equivalent to `fit`. Time is O(n K d).
 
         Args:
           X, y, sample_weight: as in `fit`.
@@ -209,7 +209,7 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
           X: float [n, d], an array or a data frame.
 
         Returns:
-          The dtype of X. A row at its centre has distance 0 exactly under the Euclidean metric.
+          Distances in the dtype of X. Under the Euclidean metric, a row that equals a centre has distance exactly 0.
 
         Raises:
           NotFittedError: the map is not fitted. ValueError: scikit-learn rejects X.
@@ -229,7 +229,7 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
         return -self._assign_rows(X, sample_weight)[1]
 
     def clusters(self, n_clusters: int) -> np.ndarray:
-        """Groups the nodes by Ward's method into connected regions. Time and memory do not depend on n.
+        """Groups the nodes into connected regions by Ward's method. The cost does not depend on the number of rows.
 
         `som.clusters(5)[som.predict(X)]` assigns the rows of X to five groups.
 
@@ -246,7 +246,7 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
         return ward_clusters(self._coordinates.scaled(self.cluster_centers_), self.grid_, n_clusters)
 
     def plot(self, X: Data | None = None, y: ArrayLike | None = None) -> "Figure":
-        """Draws U-matrix, hits of X, classes of y and component planes on one page; see `kvae.plots.page`."""
+        """Draws the U-matrix, hits of X, classes of y and component planes on one page; see `kvae.plots.page`."""
         from kvae import plots
 
         return plots.page(self, X, y)
@@ -294,6 +294,6 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
         if not rows.is_ordered():
             del self.labels_
             message = (
-                "X gives its rows in another order in each pass, so labels_ is not set; call predict with an array"
+                "X yields its rows in a different order in each pass, so labels_ is not set; call predict on an array"
             )
             warnings.warn(message, UserWarning, stacklevel=3)

@@ -1,4 +1,4 @@
-"""Initial codewords of `kvae.SOM`, from a sample of the data."""
+"""Initial codewords of `kvae.SOM`, computed from a sample of the data."""
 
 from collections.abc import Callable
 
@@ -12,26 +12,26 @@ from kvae.som.rows import refuse_huge_integers
 from kvae.topology import Grid
 
 SAMPLE_ROWS = 2_000
-"""Number of rows sampled to initialise the codewords; more on grids of more nodes."""
+"""Minimum number of rows sampled to initialise the codewords. A grid with more nodes takes one row per node."""
 
 
 def principal_plane(vectors: np.ndarray, weights: np.ndarray, grid: Grid) -> np.ndarray:
-    """Codewords on the plane of the first principal components, within two standard deviations of the mean.
+    """Returns codewords on the plane of the first principal components, up to two standard deviations from the mean.
 
-    A line follows one component, a cube follows three, and so on.
+    A line uses one component, a cube three, and so on.
 
     Args:
       vectors: float [n, d].
       weights: float [n], at least 0.
-      grid: of K nodes; its longest axis follows the first component.
+      grid: grid with K nodes; its longest axis follows the first component.
 
     Returns:
-      [K, d], the dtype of `vectors`.
+      Codewords [K, d] in the dtype of `vectors`.
     """
     share = weights / np.sum(weights)
     mean = share @ vectors
     rows = np.sqrt(share)[:, None] * (vectors - mean)
-    # Deviations along the components, [components, d], from the smaller of two matrices.
+    # Compute the deviations along the components, [components, d], from the smaller of two matrices.
     if rows.shape[1] > rows.shape[0]:
         deviations = np.linalg.eigh(rows @ rows.T)[1].T @ rows
     else:
@@ -48,16 +48,16 @@ def principal_plane(vectors: np.ndarray, weights: np.ndarray, grid: Grid) -> np.
 
 
 def random_rows(vectors: np.ndarray, weights: np.ndarray, grid: Grid, random: np.random.RandomState) -> np.ndarray:
-    """Codewords at random rows, drawn by weight, and distinct if there are enough.
+    """Returns random rows as codewords, drawn in proportion to their weights and distinct if there are enough.
 
     Args:
       vectors: float [n, d].
       weights: float [n], at least 0.
-      grid: of K nodes.
-      random: generator of the draw.
+      grid: grid with K nodes.
+      random: generator for the draw.
 
     Returns:
-      [K, d], the dtype of `vectors`.
+      Codewords [K, d] in the dtype of `vectors`.
     """
     is_short = np.count_nonzero(weights) < grid.size
     return vectors[random.choice(len(vectors), grid.size, replace=is_short, p=weights / weights.sum())]
@@ -78,32 +78,33 @@ def initial_centers(
     random: np.random.RandomState,
     coordinates: Coordinates,
 ) -> np.ndarray:
-    """Returns the initial centres of a map, from a sample or as given.
+    """Returns the initial centres of a map, computed from a sample or taken from `init`.
 
     Args:
-      init: the name, or centres [K, d].
+      init: a name in `INITIALIZERS`, or centres [K, d].
       vectors: sample, float [n, d].
-      weights: of the sample, float [n], at least 0.
-      grid: of K nodes.
-      random: generator of the draw.
-      coordinates: of the map.
+      weights: weights of the sample, float [n], at least 0.
+      grid: grid with K nodes.
+      random: generator for the draw.
+      coordinates: coordinates of the map.
 
     Returns:
-      [K, d], the dtype of `vectors`; of length 1 under the cosine metric.
+      Centres [K, d] in the dtype of `vectors`, scaled to length 1 under the cosine metric.
 
     Raises:
-      InputError: an unknown name, or centres of another shape or out of range.
+      InputError: the name is unknown, or the centres have the wrong shape or are out of range.
     """
     if isinstance(init, str):
         initialize = choose("init", init, INITIALIZERS)
         centers = initialize(coordinates.scaled(vectors), coordinates.scaled_weights(weights), grid, random)
-        centers = np.nan_to_num(coordinates.unscaled(centers.astype(vectors.dtype)))  # none is beyond the largest float
+        # Replace infinities by the largest float.
+        centers = np.nan_to_num(coordinates.unscaled(centers.astype(vectors.dtype)))
     else:
         shape = (grid.size, vectors.shape[1])
         with refuse_huge_integers("init"):
             array = np.asarray(init)
         if array.shape != shape:
-            raise InputError(f"init has the shape {array.shape}; this grid and these data need {shape}")
+            raise InputError(f"init has the shape {array.shape}; for this grid and data it must be {shape}")
         with refuse_huge_integers("init"):
             centers = check_array(array, dtype=vectors.dtype, copy=True, input_name="init")
     coordinates.codewords(centers, "init")

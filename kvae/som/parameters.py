@@ -13,7 +13,7 @@ from kvae.som.blocks import DISTANCES
 from kvae.topology import NEIGHBORHOODS, Neighborhood
 
 Width = Annotated[float, annotated_types.Ge(1e-6), annotated_types.Le(1e6)]
-"""In nodes. Squares of such widths, and of distances divided by them, are within the range of float32."""
+"""A width in nodes. The limits keep its square, and squares of distances divided by it, within the range of float32."""
 
 PARAMETERS = {
     "grid_shape": Counts,
@@ -29,7 +29,7 @@ PARAMETERS = {
 
 
 def validate_parameters(estimator: BaseEstimator) -> Neighborhood:
-    """Validates an estimator's parameters, as scikit-learn does in `fit`, and returns its neighbourhood.
+    """Validates an estimator's parameters and returns its neighbourhood. `fit` calls it, as usual in scikit-learn.
 
     Raises:
       InputError: a parameter is out of range.

@@ -1,4 +1,4 @@
-"""Reads the rows of everything that `kvae.SOM` takes as data, in batches and as often as needed."""
+"""Reads the rows of any data that `kvae.SOM` accepts, in batches and repeatedly."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,7 @@ BATCH_ELEMENTS = 2**24
 """Default number of values in a batch."""
 
 Data = ArrayLike | Iterable[ArrayLike | tuple]
-"""An array [n, d], a data frame, a memory-mapped array, or an iterable of batches [n, d] or of tuples that start so."""
+"""An array [n, d], a data frame, a memory-mapped array, or an iterable of batches [n, d] or of tuples (batch, ...)."""
 
 WeightedRows = tuple[np.ndarray, np.ndarray]
 """Vectors, float [n, d], and their weights, float [n]."""
@@ -26,14 +26,14 @@ WeightedRows = tuple[np.ndarray, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class RowReader:
-    """Validated rows.
+    """Reads validated rows.
 
     Attributes:
-      read: starts a pass over all rows, in batches.
-      sample: maps a number of rows and a RandomState to a sample without replacement, of fewer rows if there are
-        fewer. From an iterable of batches it takes the first rows.
-      nbytes: size of the rows; None if they are not in memory.
-      is_ordered: returns False if two passes so far gave the rows in different orders.
+      read: starts a pass over all rows and yields them in batches.
+      sample: maps a number of rows and a RandomState to a sample without replacement; the sample is smaller if there
+        are fewer rows. From an iterable of batches it takes the first rows.
+      nbytes: size of the rows in bytes; None if they are not in memory.
+      is_ordered: returns False if two passes so far have yielded the rows in different orders.
     """
 
     read: Callable[[], Iterator[WeightedRows]]
@@ -50,21 +50,21 @@ def open_rows(
     *,
     reset: bool,
 ) -> RowReader:
-    """Validates data and returns their reader. Memory-mapped arrays and iterables are validated batch by batch.
+    """Validates data and returns a reader. Memory-mapped arrays and iterables are validated batch by batch.
 
     Args:
-      estimator: stores the names and the number of features if `reset`; otherwise the data must have the same.
+      estimator: estimator that stores the number and names of the features.
       X: the data.
-      sample_weight: [n], or None for 1.
-      batch_size: rows of a batch; None for about `BATCH_ELEMENTS` values.
-      reset: see `estimator`.
+      sample_weight: weight of each row, float [n]; None for 1.
+      batch_size: number of rows in a batch; None for about `BATCH_ELEMENTS` values.
+      reset: True stores the number and names of the features; False requires those that are stored.
 
     Returns:
       The reader.
 
     Raises:
       ValueError: scikit-learn rejects the data.
-      InputError: an iterable is empty, can be read only once, or comes with `sample_weight`.
+      InputError: X is an iterable that is empty, can be read only once, or is combined with `sample_weight`.
     """
     if is_batches(X):
         if sample_weight is not None:
@@ -101,7 +101,8 @@ def validated_rows(
     """Returns rows as a float array [n, d], validated by scikit-learn.
 
     Raises:
-      ValueError: scikit-learn rejects them. InputError: they hold an integer that no float can hold.
+      ValueError: scikit-learn rejects the rows.
+      InputError: the rows contain an integer larger than any float.
     """
     with refuse_huge_integers("X"):
         return validate_data(estimator, X, dtype=dtype, reset=reset)
@@ -109,11 +110,11 @@ def validated_rows(
 
 @contextlib.contextmanager
 def refuse_huge_integers(name: str) -> Iterator[None]:
-    """Raises InputError where NumPy raises OverflowError for an integer that no float can hold."""
+    """Turns NumPy's OverflowError for an integer larger than any float into an InputError."""
     try:
         yield
     except OverflowError as error:
-        raise InputError(f"{name} holds an integer larger than any float; scale it, or take logarithms") from error
+        raise InputError(f"{name} contains an integer larger than any float; scale it, or take logarithms") from error
 
 
 def _open_batches(estimator, X, batch_size, reset) -> RowReader:
@@ -131,7 +132,7 @@ def _open_batches(estimator, X, batch_size, reset) -> RowReader:
     def sample(count, random):
         parts, total = [], 0
         for part, _ in read():
-            parts.append(part.copy())  # some loaders fill the same array again
+            parts.append(part.copy())  # some loaders reuse one array for all batches
             total += len(part)
             if total >= count:
                 break

@@ -1,4 +1,4 @@
-"""A scorer of order for model selection."""
+"""A scorer for model selection that measures both the fit and the order of a map."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,14 +14,14 @@ from kvae.som.rows import validated_rows
 
 
 def order_scorer(estimator: SOM | Pipeline, X: ArrayLike, y: None = None) -> float:
-    """Scores the fit and the order of a map together: minus the error of Kaski and Lagus, so that larger is better.
+    """Returns minus the error of Kaski and Lagus, which measures both the fit and the order of a map.
 
     The error of a row is its distance from its nearest centre, plus the length of the shortest path along the grid from
     there to its second nearest centre. In an ordered map that path is a single step; in a folded map it is long. (Kaski
-    and Lagus, "Comparing self-organizing maps", ICANN 1996.) `SOM.score` counts only the first part, and so a search
-    by it ends at the most nodes and the least order.
+    and Lagus, "Comparing self-organizing maps", ICANN 1996.) `SOM.score` is minus the first part alone, so a search
+    that maximises it selects the most nodes and the least order.
 
-    Time is O(n K d), plus O(K^2 log K) for the paths; memory O(K).
+    It takes O(n K d) time, plus O(K^2 log K) for the paths, and O(n + K) working memory.
 
     Args:
       estimator: a fitted `kvae.SOM`, or a pipeline that ends in one.
@@ -29,10 +29,12 @@ def order_scorer(estimator: SOM | Pipeline, X: ArrayLike, y: None = None) -> flo
       y: ignored.
 
     Returns:
-      Minus the mean error, in the units of the distances.
+      Minus the mean error, in the units of the distances; larger is better.
 
     Raises:
-      InputError: the estimator is not a map. NotFittedError: it is not fitted. ValueError: scikit-learn rejects X.
+      InputError: the estimator is not a map.
+      NotFittedError: the map is not fitted.
+      ValueError: scikit-learn rejects X.
 
     Example:
       >>> import kvae
@@ -47,7 +49,7 @@ def order_scorer(estimator: SOM | Pipeline, X: ArrayLike, y: None = None) -> flo
         estimator, X = estimator[-1], estimator[:-1].transform(X)
     if not isinstance(estimator, SOM):
         raise InputError(
-            f"the map is a {type(estimator).__name__}; it must be a kvae.SOM or a pipeline that ends in one"
+            f"estimator is a {type(estimator).__name__}; it must be a kvae.SOM or a pipeline that ends in one"
         )
     check_is_fitted(estimator)
     X, total, pairs = validated_rows(estimator, X), 0.0, []
@@ -64,10 +66,10 @@ def order_scorer(estimator: SOM | Pipeline, X: ArrayLike, y: None = None) -> flo
 
 
 def _paths(som: SOM, pairs: np.ndarray) -> float:
-    """Returns the summed lengths of the shortest paths along the grid between pairs of nodes, int [n, 2]."""
+    """Returns the total length of the shortest paths along the grid between pairs of nodes, int [n, 2]."""
     codes, exists = som.grid_.neighbors(next(iter(som.grid_.adjacency.values())))
     nodes = np.broadcast_to(np.arange(som.grid_.size), codes.shape)
-    # On a narrow torus a node may be a neighbour twice.
+    # On a narrow torus, two nodes may be neighbours in two directions.
     edges = np.unique(np.column_stack([nodes[exists], codes[exists]]), axis=0)
     centers = som._coordinates.scaled(som.cluster_centers_.astype(np.float64))
     lengths = np.linalg.norm(centers[edges[:, 0]] - centers[edges[:, 1]], axis=1)
@@ -77,6 +79,6 @@ def _paths(som: SOM, pairs: np.ndarray) -> float:
     total = 0.0
     for first in range(0, len(starts), BLOCK_ROWS):
         paths = dijkstra(graph, indices=starts[first : first + BLOCK_ROWS])
-        here = (rows >= first) & (rows < first + BLOCK_ROWS)
-        total += paths[rows[here] - first, pairs[here, 1]].sum()
+        in_block = (rows >= first) & (rows < first + BLOCK_ROWS)
+        total += paths[rows[in_block] - first, pairs[in_block, 1]].sum()
     return total

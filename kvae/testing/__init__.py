@@ -17,28 +17,31 @@ __all__ = ["CHECKS", "Output", "Subject", "Trial", "check_quantizer", "failures"
 
 
 def failures(make_layer: Callable[[], Any], dimension: int = 16, without: Collection[str] = ()) -> dict[str, str]:
-    """Returns the reasons of all checks that fail, by the names of the checks.
+    """Returns the error messages of all failed checks, by the names of the checks.
 
     Args:
       make_layer: function that returns the quantiser: a linen or NNX layer called like those of kvae, or a `Subject`.
       dimension: d, the length of the vectors.
-      without: names of checks to leave out.
+      without: names of checks to skip.
     """
     trial, reasons = Trial(as_subject(make_layer()), dimension), {}
     for name, check in CHECKS.items():
         if name not in without:
             try:
                 check(trial)
-            except Exception as error:  # a foreign layer may fail in any way
+            except Exception as error:  # code outside kvae may raise anything
                 reasons[name] = " ".join(str(error).split())[:300] or type(error).__name__
     return reasons
 
 
 def check_quantizer(make_layer: Callable[[], Any], dimension: int = 16, without: Collection[str] = ()) -> None:
-    """Raises AssertionError, naming every check that fails, unless a quantiser passes the kit.
+    """Runs all checks on a quantiser.
 
     Args:
       make_layer, dimension, without: see `failures`.
+
+    Raises:
+      AssertionError: a check fails; the message lists every failed check.
     """
     reasons = failures(make_layer, dimension, without)
     assert not reasons, "\n".join(f"{name} ({CHECKS[name].__doc__}): {reason}" for name, reason in reasons.items())

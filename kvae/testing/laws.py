@@ -1,4 +1,4 @@
-"""The laws of quantisers, each a function that fails by an AssertionError."""
+"""Invariants of quantisers. Each check is a function that raises AssertionError if the quantiser violates it."""
 
 import functools
 from collections.abc import Callable
@@ -27,15 +27,16 @@ def evaluation_moves_nothing(trial: Trial) -> None:
 
 
 def codes_are_integers_in_range(trial: Trial) -> None:
-    """Codes are integers from 0, in the shape of the positions."""
+    """Codes are integers, at least 0, in the shape of the positions."""
     codes = np.asarray(trial.apply(trial.state, trial.z)[0].codes)
-    assert np.issubdtype(codes.dtype, np.integer), f"codes are {codes.dtype}"
-    assert codes.shape[: len(POSITIONS)] == POSITIONS, f"codes are {codes.shape} for positions {POSITIONS}"
+    assert np.issubdtype(codes.dtype, np.integer), f"codes are {codes.dtype}; they must be integers"
+    shape = f"codes have the shape {codes.shape}"
+    assert codes.shape[: len(POSITIONS)] == POSITIONS, f"{shape}; it must start with that of the vectors, {POSITIONS}"
     if trial.layer is not None:
         n_codebooks = trial.layer.n_codebooks
         expected = POSITIONS if n_codebooks is None else (*POSITIONS, n_codebooks)
-        assert codes.shape == expected, f"codes are {codes.shape}, and n_codebooks is {n_codebooks}"
-    assert codes.min() >= 0, f"the lowest code is {codes.min()}"
+        assert codes.shape == expected, f"{shape}; with n_codebooks={n_codebooks} it must be {expected}"
+    assert codes.min() >= 0, f"the lowest code is {codes.min()}; it must be at least 0"
 
 
 def equal_codes_mean_equal_vectors(trial: Trial) -> None:
@@ -73,7 +74,7 @@ def _flat_and_padded(trial: Trial) -> tuple[Output, Any]:
 
 
 def a_nan_stays_where_it_is(trial: Trial) -> None:
-    """A NaN, infinity or huge number in one vector changes no other code, and leaves the state finite."""
+    """A NaN, infinity or huge value in one vector does not change other vectors' codes, and the state stays finite."""
     out, _ = trial.apply(trial.state, trial.z, train=True)
     for value in (np.nan, np.inf, 3e38):
         odd, state = trial.apply(trial.state, trial.z.at[0, 0].set(value), train=True)
@@ -82,7 +83,7 @@ def a_nan_stays_where_it_is(trial: Trial) -> None:
 
 
 def one_device_is_many(trial: Trial) -> None:
-    """A batch sharded over all devices gives the result of one device, in meshes with Auto and with Explicit axes."""
+    """A batch sharded over several devices gives the same result as one device, with Auto and with Explicit axes."""
     single = trial.apply(trial.state, trial.z, train=True)
     count = next(n for n in range(min(jax.device_count(), POSITIONS[0]), 0, -1) if POSITIONS[0] % n == 0)
     for kind in (AxisType.Auto, AxisType.Explicit):
@@ -96,14 +97,14 @@ def one_device_is_many(trial: Trial) -> None:
 
 
 def half_precision_is_compared_in_single(trial: Trial) -> None:
-    """Vectors in bfloat16 get the codes, and lead to the state, of the same vectors in float32."""
-    for seed in range(40):  # enough that some vectors are halfway between two codewords
+    """Vectors in bfloat16 give the same codes and the same state as in float32."""
+    for seed in range(40):  # enough for some vectors to be about halfway between two codewords
         z = trial.vectors(seed).astype(jnp.bfloat16)
         half, state = trial.apply(trial.state, z, train=True)
         single, other = trial.apply(trial.state, z.astype(jnp.float32), train=True)
         np.testing.assert_array_equal(half.codes, single.codes, "codes of bfloat16 vectors differ")
-        assert half.quantized.dtype == jnp.bfloat16, f"bfloat16 becomes {half.quantized.dtype}"
-        _assert_close(state, other, "the state learns from bfloat16 vectors in half precision")
+        assert half.quantized.dtype == jnp.bfloat16, f"bfloat16 vectors are quantised to {half.quantized.dtype}"
+        _assert_close(state, other, "the state is updated in half precision")
 
 
 def compiled_is_eager(trial: Trial) -> None:
@@ -116,7 +117,7 @@ def compiled_is_eager(trial: Trial) -> None:
 
 
 def statistics_of_halves_add_up(trial: Trial) -> None:
-    """A linen layer of kvae learns the same from a batch and from the added statistics of its halves."""
+    """A linen layer of kvae learns the same from a batch as from the summed statistics of its halves."""
     layer = trial.layer
     if layer is None:
         return
@@ -139,7 +140,7 @@ def any_leading_shape(trial: Trial) -> None:
 
 
 def codes_give_back_their_vectors(trial: Trial) -> None:
-    """`lookup` of the codes returns the quantised vectors, in training and evaluation, of near and of far vectors."""
+    """`lookup` of the codes returns the quantised vectors, in training and in evaluation, also for outliers."""
     layer = trial.layer
     if layer is None:
         return
@@ -147,13 +148,13 @@ def codes_give_back_their_vectors(trial: Trial) -> None:
         for train in (True, False):
             out, _ = trial.apply(trial.state, z, train=train)
             codes = np.asarray(out.codes)
-            assert codes.max() < layer.codebook_size, f"a code is {codes.max()}, and K is {layer.codebook_size}"
+            assert codes.max() < layer.codebook_size, f"a code is {codes.max()}, but K is {layer.codebook_size}"
             vectors = layer.apply(trial.state, codes, method="lookup")
             _assert_close(vectors, out.quantized, f"lookup does not return the quantised vectors, train={train}")
 
 
 def lookup_refuses_codes_out_of_range(trial: Trial) -> None:
-    """`lookup` raises a ValueError for codes outside 0 to K - 1, where it knows them."""
+    """`lookup` raises a ValueError for codes outside 0 to K - 1, except inside a compiled program."""
     layer = trial.layer
     if layer is None:
         return
@@ -163,28 +164,28 @@ def lookup_refuses_codes_out_of_range(trial: Trial) -> None:
             layer.apply(trial.state, codes, method="lookup")
         except ValueError:
             continue
-        raise AssertionError(f"lookup accepts the code {code}, and K is {layer.codebook_size}")
+        raise AssertionError(f"lookup accepts the code {code}, but K is {layer.codebook_size}")
 
 
 def views_stop_learning(trial: Trial) -> None:
-    """An NNX layer does not learn in `nnx.view(layer, use_running_average=True)`, nor after `eval()`."""
+    """An NNX layer does not learn in `nnx.view(layer, use_running_average=True)` or after `eval()`."""
     module = getattr(trial.subject, "module", None)
     if module is None:
         return
-    quiet = nnx.clone(module)
-    quiet.eval()
-    for switched in (nnx.view(nnx.clone(module), use_running_average=True), quiet):
-        before = jax.device_get(nnx.to_pure_dict(nnx.state(switched)))
-        nnx.jit(lambda layer, z: layer(z).codes)(switched, trial.z)
-        _assert_equal(nnx.to_pure_dict(nnx.state(switched)), before, "the layer learns in evaluation")
+    evaluating = nnx.clone(module)
+    evaluating.eval()
+    for layer in (nnx.view(nnx.clone(module), use_running_average=True), evaluating):
+        before = jax.device_get(nnx.to_pure_dict(nnx.state(layer)))
+        nnx.jit(lambda layer, z: layer(z).codes)(layer, trial.z)
+        _assert_equal(nnx.to_pure_dict(nnx.state(layer)), before, "the layer learns in evaluation")
 
 
 def restarts_take_vectors_of_the_batch(trial: Trial) -> None:
-    """With `restart_below`, codes restart at vectors, not at means, in 8 micro-batches and on all devices."""
+    """With `restart_below`, codes restart at vectors of the batch, not at means, over micro-batches and devices."""
     layer = trial.layer
     if not getattr(layer, "restart_below", 0):
         return
-    layer = layer.clone(restart_below=1e6)  # every code is due
+    layer = layer.clone(restart_below=1e6)  # every code restarts
     z = trial.z.reshape(8, -1, trial.dimension) + 10 * jnp.arange(8)[:, None, None]
 
     @jax.jit
@@ -200,7 +201,7 @@ def restarts_take_vectors_of_the_batch(trial: Trial) -> None:
     n_devices = next(n for n in (8, 4, 2, 1) if n <= jax.device_count())
     mesh = Mesh(np.array(jax.devices()[:n_devices]), "data")
     specs = dict(in_specs=(PartitionSpec(), PartitionSpec("data")), out_specs=PartitionSpec())
-    on_devices = jax.jit(jax.shard_map(on_a_device, mesh=mesh, **specs))  # refuses state that differs over devices
+    on_devices = jax.jit(jax.shard_map(on_a_device, mesh=mesh, **specs))  # raises if devices differ in state
     rows = np.asarray(DISTANCE_METRICS[layer.metric](z)).reshape(-1, 1, trial.dimension)
     for codebook in (in_parts(trial.state, z), on_devices(trial.state, z)):
         restarted = np.asarray(codebook["codewords"])[np.asarray(codebook["counts"]) == 1e6]
@@ -230,7 +231,7 @@ CHECKS: dict[str, Callable[[Trial], None]] = {
         restarts_take_vectors_of_the_batch,
     )
 }
-"""Maps names to the checks of the kit."""
+"""All checks, by name."""
 
 
 def _numbers(tree: Any) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""The quantiser that a check is given: linen layer, NNX layer or pure functions."""
+"""Adapters that give linen layers, NNX layers and pure functions the same interface for the checks."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ POSITIONS = (16, 6)
 
 
 class Output(NamedTuple):
-    """The output that is checked: quantised vectors [..., d], codes int [...] or [..., q], and the loss []."""
+    """The output of a quantiser: quantised vectors [..., d], codes int [...] or [..., q], and the loss []."""
 
     quantized: jax.Array
     codes: jax.Array
@@ -23,7 +23,7 @@ class Output(NamedTuple):
 
 
 class Subject(Protocol):
-    """A quantiser as pure functions. Write one for a quantiser that is not called like the layers of kvae."""
+    """A quantiser as pure functions. Implement this for a quantiser that is not called like the layers of kvae."""
 
     def init(self, key: jax.Array, z: jax.Array) -> Any:
         """Returns the state before training, any tree of arrays, for vectors float [..., d]."""
@@ -62,7 +62,7 @@ class _Nnx:
 
 
 def as_subject(layer: Any) -> Subject:
-    """Returns a linen layer, an NNX layer or an object with `apply` as a subject."""
+    """Returns a `Subject` for a linen layer, an NNX layer, or an object with `apply`, which must be one already."""
     if isinstance(layer, nn.Module):
         return _Linen(layer)
     return layer if hasattr(layer, "apply") else _Nnx(layer)
