@@ -32,7 +32,7 @@ EPSILON = 1e-5
 """Pseudo-count that smooths the counts. Without smoothing, codes with at most this spread count are not updated."""
 
 SCORES_PER_CHUNK = {"cpu": 2**22}
-"""Maximum number of scores, of N x K, computed at once, by platform: the fastest measured on a CPU, 2^25 elsewhere."""
+"""Maximum number of the N x K scores computed at once, by platform; 2^25 elsewhere. 2^22 was the fastest on a CPU."""
 
 SLICES, LANES = 8, 16
 """For the argmin on a CPU: number of slices, and number of float32 values in a register."""
@@ -111,7 +111,7 @@ def lowest(scores: jax.Array) -> jax.Array:
 
 
 def _lowest_by_slices(scores: jax.Array) -> jax.Array:
-    """Returns `lowest` by comparing slices of the codes. Vectorised on a CPU, it takes a quarter of argmin's time."""
+    """Computes `lowest` by comparing slices of the codes. Vectorised on a CPU, it takes a quarter of argmin's time."""
     size = scores.shape[-1]
     # With enough codes, a slice fills complete registers. The last slice may overlap the one before.
     width = min(size, math.ceil(size / SLICES / LANES) * LANES)

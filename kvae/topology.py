@@ -38,7 +38,7 @@ LARGEST_DENSE_SIZE = 16_384
 """Largest n for which an n x n matrix (1 GiB of float32) is formed."""
 
 LARGEST_WINDOW_SIZE = 27
-"""Maximum number of nodes in a neighbourhood (a 3 x 3 x 3 box) for adding them one by one instead of with a matrix."""
+"""Maximum number of nodes in a neighbourhood (a 3 x 3 x 3 box) that is summed node by node instead of with a matrix."""
 
 Spread = Callable[[jax.Array, jax.Array], jax.Array]
 """Maps (values [K, ...], width []) to A^T values without forming the K x K matrix A."""

@@ -46,7 +46,7 @@ def draw_codebook_map(
       cell: shape of a node, "square" or "hexagon".
       patches: uint8 [*grid_shape, p, q, 3], the mean patch of real images that each code encodes, for a second panel.
       unit: plural name of the nodes in the caption, such as "neurons".
-      usage: what the caption calls a use in `counts`, such as "winning" in "never winning".
+      usage: word for use in the caption, such as "winning" in "never winning".
 
     Raises:
       InputError: `images` is not uint8 [*grid_shape, h, w, 3], or `patches` is not of this form.

@@ -92,8 +92,8 @@ class Quantizer(nn.Module):
         if train is None and has_state and is_mutable:
             kind = type(self).__name__
             raise InputError(
-                f"train is None, but the codebook of {kind} is mutable; pass train=True or train=False to the call, "
-                f"or set the attribute, {kind}(..., train=True), because nn.vmap and nn.scan drop keyword arguments"
+                f"train is None, but the codebook of {kind} is mutable; pass train=True or train=False to the call; "
+                f"under nn.vmap and nn.scan, which drop keyword arguments, set the attribute: {kind}(..., train=True)"
             )
         if train and has_state and not is_mutable:
             raise InputError(

@@ -138,7 +138,7 @@ class FSQ(Projected):
 
     @property
     def grid(self) -> Grid | None:
-        """A plane with the shape `levels`; None for more than 2^20 codes or 16 levels."""
+        """A plane with the shape `levels`; None for more than 2^20 codes or 16 elements."""
         has_grid = self.codebook_size <= LARGEST_SIZE and len(self.levels) <= 16
         return Plane(self.levels) if has_grid else None
 

@@ -133,7 +133,7 @@ class KohonenVQ(_MapVQ):
       train: default for the argument `train` of a call.
       decay: 1 - beta, the decay of the moving averages.
       init_count: N^(0), the initial count of every code.
-      update_empty: True also updates codes without vectors, and smooths the counts; False does not change such codes.
+      update_empty: True also updates codes without vectors, and smooths the counts; False leaves such codes unchanged.
       metric: distance between vectors and codewords, "euclidean" or "cosine"; "cosine" scales both to length 1.
       gradient: gradient estimator for the encoder, "straight_through" or "rotation" (the rotation trick).
       restart_below: a code whose average count falls below this restarts at a vector of the batch; 0 means never.

@@ -18,7 +18,7 @@ LARGEST_NORM = 2.0**60
 """Maximum length of a vector in these coordinates. Its square, and sums of squares, stay far below float32's limit."""
 
 OFFSET_STEP = 4
-"""Offsets in these coordinates are multiples of this number, so that subtracting them needs few digits."""
+"""Offsets are multiples of this number in these coordinates, so they have few digits and can be subtracted exactly."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,7 +54,7 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
         `kvae.NEIGHBORHOODS`. The node itself has weight 1. A Gaussian has sigma = w / sqrt(2).
       n_epochs: number of passes over the data, with one update each.
       initial_width: width in nodes in the first epoch; None for half of the grid's longest side.
-      final_width: width in nodes in the last epoch; wider gives more order and a larger quantisation error.
+      final_width: width in nodes in the last epoch. A larger width gives more order but a larger quantisation error.
       init: "pca" (on the plane of the first principal components of a sample), "random" (at rows of a sample), or
         an array of initial centres [K, d].
       metric: "euclidean", or "cosine", which scales rows and centres to length 1.
