@@ -31,7 +31,7 @@ def test_shape_errors_name_shape_and_dtype():
         (lambda: kvae.KohonenVQ(4), "grid_shape is 4; it must be a tuple of one or more integers"),
         (lambda: kvae.KohonenVQ((10**5, 10**5)), "it must have at most 1,048,576"),
         (lambda: kvae.KohonenVQ((4, 4), radius=float("inf")), "radius is inf"),
-        (lambda: kvae.KohonenVQ((200_000,), "gaussian"), "needs an n x n matrix"),
+        (lambda: kvae.KohonenVQ((200_000,), "gaussian"), "needs a K x K matrix"),
         (lambda: kvae.KohonenVQ((4, 4), update_empty="False"), "update_empty is 'False'; it must be True or False"),
         (lambda: kvae.KohonenVQ((4, 4), init_count=-1.0), "init_count is -1.0"),
         (lambda: kvae.KohonenVQ((4, 4), commitment_weight=-1.0), "commitment_weight is -1.0"),
