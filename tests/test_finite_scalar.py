@@ -153,7 +153,7 @@ def test_more_codes_than_int32_holds_are_refused():
 def test_variables_of_other_levels_are_refused():
     z = RNG.standard_normal((9, 16)).astype(np.float32)
     variables = init(kvae.FSQ((5, 4)), jax.random.key(0), z)
-    with pytest.raises(InputError, match="variables are of 2-dimensional codewords, and this FSQ has 3 dimensions"):
+    with pytest.raises(InputError, match="this FSQ has 3-dimensional codewords, but its variables are for 2"):
         kvae.FSQ((5, 4, 3)).apply(variables, z)
     with pytest.raises(InputError, match="z has 16-dimensional vectors and codewords have 2 dimensions, but"):
         kvae.FSQ((5, 4)).apply({}, z)

@@ -110,7 +110,7 @@ def test_simvq_moves_a_frozen_codebook_by_a_linear_map():
 def test_simvq_refuses_variables_of_another_size():
     layer, z = kvae.SimVQ(codebook_size=6), vectors(9, 4)
     variables = init(layer, jax.random.key(0), z)
-    with pytest.raises(InputError, match="variables are of 6 codes, and codebook_size is 8; make the layer"):
+    with pytest.raises(InputError, match="codebook_size is 8, but the codebook has 6 codewords; use the"):
         kvae.SimVQ(codebook_size=8).apply(variables, z)
     with pytest.raises(InputError, match="z has 5-dimensional vectors; the codebook has 4 dimensions"):
         layer.apply(variables, vectors(9, 5))
@@ -125,7 +125,7 @@ def test_simvq_refuses_variables_of_another_size():
         (lambda: kvae.SimVQ(codebook_size=2**21), "codebook_size is 2097152"),
         (lambda: kvae.SimVQ(gradient="rotate"), "gradient is 'rotate'; .*rotation"),
         (lambda: kvae.FSQ(squashing="sigmoid"), "squashing is 'sigmoid'; it must be one of tanh, ifsq"),
-        (lambda: kvae.ResidualVQ(kvae.LFQ()), "quantizer is LFQ, whose fixed codewords do not fit residuals"),
+        (lambda: kvae.ResidualVQ(kvae.LFQ()), "quantizer is LFQ; it must be a layer with a learned codebook"),
     ],
 )
 def test_impossible_fields_are_rejected(make, message):

@@ -1,4 +1,4 @@
-"""Quantiser layers for Flax NNX whose codes are fixed: gradients move projections at most."""
+"""Quantiser layers for Flax NNX with a fixed codebook; gradients only train projections and linear maps."""
 
 from flax import nnx
 
@@ -19,7 +19,7 @@ class FSQ(NnxQuantizer):
 
     Args:
       features: d, the length of the vectors.
-      levels, squashing, noise_dropout: see `kvae.FSQ`; `noise_dropout` uses the random stream `dropout`.
+      levels, squashing, noise_dropout: see `kvae.FSQ`. Noise uses the random stream `dropout`.
       rngs: random streams; `params` initialises the projections.
       use_running_average: True turns the noise off; `model.train()` and `model.eval()` set it.
     """
@@ -52,7 +52,7 @@ class LFQ(NnxQuantizer):
     Args:
       features: d, the length of the vectors.
       rngs: random streams; `params` initialises the projections.
-      use_running_average: changes nothing here.
+      use_running_average: has no effect here.
 
     The other arguments are the fields of `kvae.LFQ`, with the same defaults.
     """
@@ -90,7 +90,7 @@ class BSQ(NnxQuantizer):
     Args:
       features: d, the length of the vectors.
       rngs: random streams; `params` initialises the projections.
-      use_running_average: changes nothing here.
+      use_running_average: has no effect here.
 
     The other arguments are the fields of `kvae.BSQ`, with the same defaults.
     """
@@ -128,8 +128,8 @@ class SimVQ(NnxQuantizer):
     Args:
       features: d, the length of the vectors.
       codebook_size, commitment_weight, gradient: see `kvae.SimVQ`.
-      rngs: random streams; `params` draws the codebook and the linear map.
-      use_running_average: changes nothing here.
+      rngs: random streams; `params` initialises the codebook and the linear map.
+      use_running_average: has no effect here.
     """
 
     def __init__(

@@ -42,8 +42,8 @@ class FSQ(Projected):
     Codes number the levels row by row, so the grid is a plane with the shape `levels`. There is no grid for more than
     2^20 codes or 16 elements.
 
-    In the paper, a = 1. With `squashing="ifsq"`, a = 0.8: the bound is then 2 sigmoid(1.6 z) - 1, as in iFSQ (Lin et
-    al., 2026, arXiv:2601.17124), which makes normally distributed elements uniform before they are rounded.
+    In the paper, a = 1. With `squashing="ifsq"`, a = 0.8 as in iFSQ (Lin et al., 2026, arXiv:2601.17124), since
+    tanh(0.8 z) = 2 sigmoid(1.6 z) - 1. This makes normally distributed elements about uniform before rounding.
 
     If the vectors do not have one element for each entry of `levels`, two learned linear layers in `params` project
     them to that length and back.
@@ -61,9 +61,9 @@ class FSQ(Projected):
       levels: L of each element; the paper uses (8, 6, 5) for about 2^8 codes, (8, 5, 5, 5) for 2^10, (7, 5, 5, 5, 5)
         for 2^12, (8, 8, 8, 6, 5) for 2^14, (8, 8, 8, 5, 5, 5) for 2^16.
       squashing: function that bounds the elements, "tanh" or "ifsq".
-      noise_dropout: probability that, in training, an element gets uniform noise from -1/2 to 1/2 level instead of being
-        rounded (Parker et al., 2024, arXiv:2411.19842). The codes are still those of the rounded elements. Requires the
-        random stream "dropout".
+      noise_dropout: probability that, in training, an element gets uniform noise from -1/2 to 1/2 level instead of
+        being rounded (Parker et al., 2024, arXiv:2411.19842). The codes are still those of the rounded elements.
+        Requires the random stream "dropout".
       train: default for the argument `train` of a call, which matters only for `noise_dropout`.
     """
 
@@ -103,12 +103,12 @@ class FSQ(Projected):
         """Returns f(z) before rounding, in units of a level: float [..., d] -> float32 [..., number of elements]."""
         levels = np.array(self.levels)
         half, offset = (levels - 1) * (1 + MARGIN) / 2, np.where(levels % 2 == 0, 0.5, 0.0)
-        # Under jax_enable_x64 arrays of float64 would make the result float64.
+        # Under jax_enable_x64, float64 arrays would make the result float64.
         half, offset, shift = np.float32(half), np.float32(offset), np.float32(np.arctanh(offset / half))
         return half * jnp.tanh(SQUASHINGS[self.squashing] * self.project_in(z) + shift) - offset
 
     def _with_noise(self, bounded: jax.Array, nearest: jax.Array) -> jax.Array:
-        """Returns the nearest levels, or, for randomly chosen elements, noisy ones instead."""
+        """Returns the nearest levels, except for randomly chosen elements, which get noise instead."""
 
         def add_noise(bounded, nearest, key):
             coin_key, noise_key = jax.random.split(key)

@@ -1,4 +1,4 @@
-"""Lookup-free quantisers: a code is the signs of a few numbers, so there is no codebook to learn or search."""
+"""Lookup-free quantisers: a code consists of the signs of a few elements, so no codebook is learned or searched."""
 
 import math
 from typing import Annotated
@@ -26,7 +26,7 @@ Bits = Annotated[int, Ge(1), Le(20)]
 """Number of bits of a code. The counts of 2^20 codes take 4 MiB."""
 
 SMALLEST_PROBABILITY = 1e-30
-"""Probabilities below it count as 0 in an entropy."""
+"""Lower bound of a probability inside the logarithm of an entropy."""
 
 
 def bit_entropy(logits: jax.Array) -> jax.Array:
@@ -38,13 +38,13 @@ def bit_entropy(logits: jax.Array) -> jax.Array:
 def mean_code_probabilities(logits: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     """Returns the mean probability of each code over all positions, without an N x K array.
 
-    The probability of a code is the product of the probabilities of its bits, p(c | z) = p(a | z) p(b | z) for the
-    first half a and the second half b of the bits. So the mean over N positions is a product of two matrices, each
-    N x sqrt(K).
+    The probability of a code is the product of the probabilities of its bits: p(c | z) = p(a | z) p(b | z), where a is
+    the first half of the bits and b the second. The mean over N positions is therefore a product of two matrices, each
+    of about N x sqrt(K) elements.
 
     Args:
       logits: float32 [..., bits]; a bit is 1 with probability sigmoid(logit).
-      mask: optional bool [...]; where False, the position does not count.
+      mask: optional bool [...], False for positions to leave out.
 
     Returns:
       float32 [2^bits]; the first bit is the most significant one of a code.
@@ -71,7 +71,7 @@ def _word_probabilities(logits: jax.Array) -> jax.Array:
 
 
 class _SignVQ(Projected):
-    """What `LFQ` and `BSQ` share: codes, lookup and loss. A subclass defines `scaled` and `magnitude`."""
+    """Base class of `LFQ` and `BSQ`, with codes, lookup and loss. A subclass defines `scaled` and `magnitude`."""
 
     bits: Bits = 10
     commitment_weight: NotNegative = 0.25
@@ -91,16 +91,16 @@ class _SignVQ(Projected):
         raise NotImplementedError
 
     def scaled(self, vectors: jax.Array) -> jax.Array:
-        """Returns the vectors, float32 [..., bits], whose signs are taken."""
+        """Returns the vectors, float32 [..., bits], whose signs become the code."""
         raise NotImplementedError
 
     @nn.compact
     def quantize(self, z: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> Quantized:
-        """See `Quantizer.quantize`; `train` changes nothing."""
+        """Quantises vectors (see `Quantizer.quantize`); `train` has no effect."""
         check_vectors(z, mask)
         self.declare_projections(z, self.bits)
         vectors = self.project_in(masked(z, mask))
-        total = jnp.sum(vectors, axis=-1, keepdims=True)  # not finite if an element is not
+        total = jnp.sum(vectors, axis=-1, keepdims=True)  # not finite if any element is not
         vectors = self.scaled(vectors)
         codes = jnp.sum((vectors > 0) * self._weights, axis=-1, dtype=jnp.int32)
         counts = kohonen.batch_statistics(total, codes, self.codebook_size, mask).counts
@@ -127,7 +127,7 @@ class _SignVQ(Projected):
         return self.project_out(self._signs_of(jnp.asarray(codes)))
 
     def batch_sums(self, z: jax.Array, out: Quantized, mask: jax.Array) -> dict[str, jax.Array]:
-        """Returns `Quantizer.batch_sums` of the vectors whose signs are taken."""
+        """Returns `Quantizer.batch_sums` of the vectors whose signs become the code."""
         vectors = self.scaled(self.project_in(masked(z, mask)))
         return codebook_sums(vectors, out, mask, self._signs_of(out.codes), None, None)
 
@@ -143,18 +143,18 @@ class _SignVQ(Projected):
 class LFQ(_SignVQ):
     """Lookup-free quantiser (Yu et al., "Language Model Beats Diffusion", 2023, arXiv:2310.05737, Section 3).
 
-    Each element of a vector of length `bits` becomes its sign: q(z_i) = 1 if z_i > 0, else -1 (Eq. 3). A code is the
-    bits 1{z_i > 0}, the first bit the most significant one. With p(c | z) proportional to exp(-|z - c|^2 / temperature)
-    over all 2^bits codes, the loss is
+    Each element of a vector of length `bits` is replaced by its sign: q(z_i) = 1 if z_i > 0, else -1 (Eq. 3). A code
+    consists of the bits 1{z_i > 0}, of which the first is the most significant. With p(c | z) proportional to
+    exp(-|z - c|^2 / temperature) over all 2^bits codes, the loss is
 
         commitment_weight * mean |sg(q(z)) - z|^2
         + entropy_weight * (mean H(p(c | z)) - diversity_weight * H(mean p(c | z))).
 
-    The first entropy asks for clear decisions, the second for equal use of all codes (Eq. 5). Both are exact, in nats,
-    without an N x K array, up to 2^20 codes.
+    The first entropy rewards clear decisions, the second equal use of all codes (Eq. 5). Both are in nats and exact for
+    up to 2^20 codes, without an N x K array.
 
-    Two learned linear layers in `params` project vectors of another length than `bits` there and back. Under
-    `shard_map` or in micro-batches, the second entropy is that of each part.
+    If the length of the vectors is not `bits`, two learned linear layers in `params` project them to that length and
+    back. Under `shard_map` or in micro-batches, the second entropy is computed for each part separately.
 
     Example:
       >>> import jax, kvae
@@ -169,9 +169,9 @@ class LFQ(_SignVQ):
       bits: number of bits of a code; K is 2^bits.
       commitment_weight: weight of the commitment loss.
       entropy_weight: weight of both entropies.
-      diversity_weight: gamma, the weight of the entropy of the mean over that of each position.
-      temperature: how soft p(c | z) is, in units of squared distance.
-      train: default for the argument `train` of a call, which changes nothing here.
+      diversity_weight: gamma, the weight of the second entropy relative to the first.
+      temperature: softness of p(c | z), in units of squared distance.
+      train: default for the argument `train` of a call, which has no effect here.
     """
 
     @property
@@ -180,22 +180,23 @@ class LFQ(_SignVQ):
         return 1.0
 
     def scaled(self, vectors: jax.Array) -> jax.Array:
-        """Returns the vectors themselves."""
+        """Returns the vectors unchanged."""
         return vectors
 
 
 class BSQ(_SignVQ):
     """Binary spherical quantiser (Zhao, Xiong and Krähenbühl, 2024, arXiv:2406.07548, Section 4).
 
-    A vector v of length `bits` is scaled to length 1, u = v / |v|, and each element becomes its sign over
-    sqrt(bits), so that codewords have length 1 too: q(u) = sign(u) / sqrt(bits). With p(c | u) proportional to
-    exp(-|u - c|^2 / temperature), the paper's exp(tau c . u) with tau = 2 / temperature, the loss is
+    A vector v with `bits` elements is scaled to unit norm, u = v / |v|. Each element is then replaced by its sign
+    divided by sqrt(bits), so that codewords also have unit norm: q(u) = sign(u) / sqrt(bits). With p(c | u)
+    proportional to exp(-|u - c|^2 / temperature), which is the paper's exp(tau c . u) for tau = 2 / temperature, the
+    loss is
 
         commitment_weight * mean |sg(q(u)) - u|^2
         + entropy_weight * (mean H(p(c | u)) - diversity_weight * H(mean p(c | u))).
 
-    The paper approximates the second entropy by groups of bits; here it is exact, as in `LFQ`, whose codes and
-    projections this layer shares.
+    The paper approximates the second entropy by groups of bits; here it is exact, as in `LFQ`. Codes and projections
+    are the same as in `LFQ`.
 
     Example:
       >>> import jax, kvae
@@ -209,9 +210,9 @@ class BSQ(_SignVQ):
       bits: number of bits of a code; K is 2^bits.
       commitment_weight: weight of the commitment loss.
       entropy_weight: weight of both entropies.
-      diversity_weight: gamma, the weight of the entropy of the mean over that of each position.
-      temperature: how soft p(c | u) is, in units of squared distance.
-      train: default for the argument `train` of a call, which changes nothing here.
+      diversity_weight: gamma, the weight of the second entropy relative to the first.
+      temperature: softness of p(c | u), in units of squared distance.
+      train: default for the argument `train` of a call, which has no effect here.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""Learned linear layers around quantisers whose codewords have another length than the vectors."""
+"""Learned linear layers around quantisers whose codewords and vectors differ in length."""
 
 import flax.linen as nn
 import jax
@@ -9,33 +9,33 @@ from kvae.quantizers.base import Quantizer, check_dimension
 
 
 class Projected(Quantizer):
-    """A quantiser that projects vectors of another length than its codewords there and back. Abstract.
+    """Abstract quantiser that projects vectors to the length of its codewords, and codewords back to vectors.
 
-    The collection `params` then holds `project_in_kernel` [D, d], `project_in_bias` [d], `project_out_kernel` [d, D]
-    and `project_out_bias` [D], all float32, for vectors of length D and codewords of length d.
+    For vectors of length D and codewords of another length d, the collection `params` holds `project_in_kernel`
+    [D, d], `project_in_bias` [d], `project_out_kernel` [d, D] and `project_out_bias` [D], all float32.
     """
 
     def declare_projections(self, z: jax.Array, dimension: int) -> None:
-        """Creates the projections, if vectors [..., D] and codewords of length d = `dimension` need them.
+        """Creates the projections if vectors [..., D] and codewords of length d = `dimension` differ in length.
 
         Call it in the compact method `quantize`.
 
         Raises:
-          InputError: the variables of the layer are of vectors or codewords of another length.
+          InputError: the layer's variables belong to vectors or codewords of another length.
         """
         if self.has_variable("params", "project_out_kernel"):
             kernel = self.get_variable("params", "project_out_kernel")
             if len(kernel) != dimension:
                 kind = type(self).__name__
                 raise InputError(
-                    f"the variables are of {len(kernel)}-dimensional codewords, and this {kind} has {dimension} "
-                    f"dimensions; make the {kind} with the fields of the variables, or initialise it again"
+                    f"this {kind} has {dimension}-dimensional codewords, but its variables are for {len(kernel)} "
+                    f"dimensions; use the fields with which the variables were made, or initialise the {kind} again"
                 )
             check_dimension(z, kernel)
         elif z.shape[-1] != dimension and not self.is_initializing():
             raise InputError(
                 f"z has {z.shape[-1]}-dimensional vectors and codewords have {dimension} dimensions, but the variables "
-                "have no projections; initialise the layer with vectors of this length"
+                f"have no projections; initialise the layer with {z.shape[-1]}-dimensional vectors"
             )
         if z.shape[-1] != dimension:
             for name, shape in (
@@ -46,11 +46,11 @@ class Projected(Quantizer):
                 self.param(f"{name}_bias", nn.initializers.zeros, shape[1:], jnp.float32)
 
     def project_in(self, z: jax.Array) -> jax.Array:
-        """Returns vectors of the codewords' length: float [..., D] -> float32 [..., d]."""
+        """Projects vectors to the length of the codewords: float [..., D] -> float32 [..., d]."""
         return self._project("project_in", z.astype(jnp.float32))
 
     def project_out(self, codewords: jax.Array) -> jax.Array:
-        """Returns vectors of the input's length: float32 [..., d] -> float32 [..., D]."""
+        """Projects codewords to the length of the vectors: float32 [..., d] -> float32 [..., D]."""
         return self._project("project_out", codewords)
 
     def _project(self, name: str, vectors: jax.Array) -> jax.Array:

@@ -27,13 +27,13 @@ from kvae.quantizers.base import (
 class SimVQ(Quantizer):
     """SimVQ (Zhu et al., "Addressing Representation Collapse", 2024, arXiv:2411.02038).
 
-    The codewords are W^T c_k + b. The vectors c_k are drawn from N(0, 1 / d) and stay; the gradient moves the linear
-    map, and with it all codewords at once, used or not. With w the nearest codeword of z, the loss is
+    The codewords are W^T c_k + b. The vectors c_k are drawn from N(0, 1 / d) and do not change. The gradient changes
+    the linear map, and thereby moves all codewords at once, used or not. If w is the codeword nearest to z, the loss is
 
         mean |sg(z) - w|^2 + commitment_weight * mean |z - sg(w)|^2.
 
-    The collection `params` holds `kernel` W [d, d] and `bias` b [d]; `codebook` holds `frozen` [K, d], which training
-    does not change. All are float32.
+    The collection `params` holds `kernel`, W [d, d], and `bias`, b [d]. The collection `codebook` holds `frozen`, the
+    vectors c_k [K, d], which training does not change. All are float32.
 
     Example:
       >>> import jax, kvae
@@ -48,7 +48,7 @@ class SimVQ(Quantizer):
       codebook_size: K, the number of codes.
       commitment_weight: weight of the commitment loss, the second term.
       gradient: gradient estimator for the encoder, a name in `kvae.quantizers.GRADIENTS`.
-      train: default for the argument `train` of a call, which changes nothing here.
+      train: default for the argument `train` of a call, which has no effect here.
     """
 
     codebook_size: Annotated[int, Ge(1), Le(LARGEST_SIZE)] = 512
@@ -58,7 +58,7 @@ class SimVQ(Quantizer):
 
     @nn.compact
     def quantize(self, z: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> Quantized:
-        """See `Quantizer.quantize`; `train` changes nothing."""
+        """Quantises vectors (see `Quantizer.quantize`); `train` has no effect."""
         check_vectors(z, mask)
         size, dimension = self.codebook_size, z.shape[-1]
         self.variable("codebook", "frozen", lambda: _draw_frozen(self.make_rng("params"), size, dimension))
@@ -87,7 +87,7 @@ class SimVQ(Quantizer):
         return self._map(self.get_variable("codebook", "frozen"))
 
     def _codewords_of(self, codes: jax.Array) -> jax.Array:
-        """Returns codewords [..., d]; maps N vectors, not K, so that the gradient does not run over the codebook."""
+        """Returns the codewords [..., d] of N codes. Mapping only N vectors keeps the gradient off the K codewords."""
         return self._map(kohonen.codewords_of(codes, self.get_variable("codebook", "frozen")))
 
     def _map(self, vectors: jax.Array) -> jax.Array:
@@ -98,8 +98,8 @@ class SimVQ(Quantizer):
         size = len(self.get_variable("codebook", "frozen"))
         if size != self.codebook_size:
             raise InputError(
-                f"the variables are of {size} codes, and codebook_size is {self.codebook_size}; make the layer with "
-                "the codebook_size of the variables, or initialise it again"
+                f"codebook_size is {self.codebook_size}, but the codebook has {size} codewords; use the codebook_size "
+                "with which the codebook was made, or initialise the layer again"
             )
 
 

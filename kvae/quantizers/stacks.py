@@ -116,9 +116,7 @@ class ResidualVQ(_Stack):
         if self.quantizer.n_codebooks is not None:
             raise InputError(f"quantizer is a {kind}; it must be a layer with one codebook, such as a KohonenVQ")
         if isinstance(self.quantizer, (FSQ, LFQ, BSQ)):
-            raise InputError(
-                f"quantizer is {kind}; it must have a learned codebook, because fixed codewords do not fit residuals"
-            )
+            raise InputError(f"quantizer is {kind}; it must be a layer with a learned codebook, such as a KohonenVQ")
 
     @property
     def n_codebooks(self) -> int:
