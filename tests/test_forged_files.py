@@ -141,7 +141,7 @@ ARGUMENTS = {
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("grid_dim", 0, "grid_dim is 0; it must be an integer >= 1"),
+        ("grid_dim", 0, "grid_dim is 0; it must be an integer from 1 to 16"),
         ("grid_dim", -1, "grid_dim is -1; it must be an integer"),
         ("grid_dim", "x", "grid_dim is 'x'; it must be an integer"),
         ("grid_dim", 10**6, "grid_dim is 1000000; it must be an integer"),

@@ -179,7 +179,7 @@ def test_import_reports_a_failing_or_missing_file(tmp_path, capsys):
 
 def test_model_of_images_refuses_a_data_set_without_images():
     tokens = ArrayExamples({"codebook": np.zeros((2, 4, 4), np.int32), "label": np.zeros(2, np.int32)})
-    with pytest.raises(InputError, match="the examples of this data set have codebook, label; choose another"):
+    with pytest.raises(InputError, match="the examples of this data set have only codebook, label; choose another"):
         data.channel_statistics(tokens)
 
 
