@@ -127,7 +127,7 @@ def refuse(*_):
 
 
 def test_files_refused_at_the_end_stay_in_the_local_folder(bucket, monkeypatch):
-    message = "the last rows, log and pictures are in"
+    message = "the last rows, log and figures are in"
     with pytest.raises(InputError, match=message) as raised, mirrored("gs://bucket/runs/away") as small:
         small.open(AlwaysHeld())
         pathlib.Path(small.folder, "log.txt").write_text("logged")

@@ -162,7 +162,7 @@ def test_many_unreadable_images_give_one_line(tmp_path):
         ({"path": "{}/a.png"}, "dataset.path: {}/a.png is a file; name a folder of images"),
         ({"path": "{}/none_here"}, "dataset.path: {}/none_here has no images"),
         ({"path": "{}"}, "dataset.path: {} has 1 image; it needs two, one for training and one for validation"),
-        ({"path": "{}", "size": 0}, "dataset.size is 0; it must be an integer >= 1"),
+        ({"path": "{}", "size": 0}, "dataset.size is 0; it must be an integer from 1 to 4096"),
         (
             {"path": "{}", "validation_fraction": 1.0},
             "dataset.validation_fraction is 1.0; it must be a number > 0 and < 1",

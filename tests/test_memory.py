@@ -28,7 +28,7 @@ IMAGE = {"image": np.zeros((32, 32, 3), np.uint8)}
 def test_the_message_lists_what_takes_the_memory(make_config, fields, words):
     config = validate_config(make_config(**fields))
     with pytest.raises(
-        InputError, match=rf"a step needs at least .*{words}.* and .* has .* GiB; use a lower batch_size"
+        InputError, match=rf"a step needs at least .*{words}.* but .* has .* GiB; use a lower batch_size"
     ):
         init_and_step(config, build(config["model"]), IMAGE, make_mesh())
 

@@ -45,7 +45,7 @@ def test_no_codebook_is_dying_after_one_large_batch(make_config, caplog):
     of_run.warn_if_dying({"codebook": counts}, np.ones(1, bool), 1)
     assert not caplog.text
     of_run.warn_if_dying({"codebook": counts}, np.ones(1, bool), loop.LEAST_STEPS)
-    assert "1 of 1024 codes were used by 1000 vectors since the last log" in caplog.text
+    assert "1000 vectors used only 1 of 1024 codes since the last log" in caplog.text
 
 
 def test_unreadable_compiled_programs_are_removed_once(tmp_path, caplog):
@@ -64,7 +64,7 @@ def test_unreadable_compiled_programs_are_removed_once(tmp_path, caplog):
 
 @pytest.mark.parametrize("field", ["init_count", "shrink_step", "commitment_weight", "radius", "initial_width"])
 def test_numbers_that_overflow_float32_are_refused(field):
-    with pytest.raises(InputError, match=rf"{field} is 1e\+39; it must be .*a number.* and at most 1e\+30"):
+    with pytest.raises(InputError, match=rf"{field} is 1e\+39; it must be .*a number .*1e\+30"):
         kvae.KohonenVQ((2, 2), **{field: 1e39})
 
 
@@ -102,7 +102,7 @@ def test_resume_leaves_out_rows_of_another_number_of_replicas(tmp_path, caplog):
     [
         (
             {"tokens": np.zeros(5, np.int32)},
-            r"model vqvae fails on .* set own \(tokens int32\[5\]\): KeyError: 'image'",
+            r"model vqvae cannot process the data set own \(tokens int32\[5\]\): KeyError: 'image'",
         ),
         ({"image": np.zeros((8, 8, 3), np.float32)}, "images are float32"),
         ({"image": np.zeros((8, 8), np.uint8)}, "images are uint8"),
