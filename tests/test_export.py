@@ -89,7 +89,7 @@ def test_description_has_the_shapes(run, tmp_path):
         ({"batch": "mod"}, "batch is 'mod'; it must be a letter"),
         ({"batch": True}, "batch is True; it must be a letter"),
         ({"batch": 10**12}, "batch is 1000000000000; it must be a letter"),
-        ({"size": -4}, "size is -4; it must be an integer >= 1"),
+        ({"size": -4}, "size is -4; it must be an integer from 1 to 4096"),
         ({"size": 10**12}, "size is 1000000000000; it must be an integer from 1 to 4096"),
         ({"size": "32"}, "size is '32'; it must be an integer"),
         ({"batch": 0}, "batch is 0; it must be a letter such as 'b' for any size, or a size such as 64"),
