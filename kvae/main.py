@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
     config, workdir = parse(argv)
     from kvae.training.parallel.cluster import joined_cluster
     from kvae.training.parallel.devices import keep_compiled_programs
-    from kvae.training.workdir.journal import logged_to
+    from kvae.training.workdir.logs import logged_to
     from kvae.training.workdir.mirror import mirrored
     from kvae.training.workdir.run_config import open_address
 

@@ -3,14 +3,13 @@
 import ast
 import contextlib
 import pathlib
-import resource
-import signal
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import archives
+from disks import full_disk
 from kvae import main
 from kvae.core import program
 from kvae.training.config.sections import build_model, flatten, validate_config
@@ -208,19 +207,6 @@ def test_image_size_must_fit_the_downsampling(capsys, tmp_path):
         f"--workdir={tmp_path / 'run'}",
     )
     assert "images are 30 x 30; height and width must be multiples of 4" in line
-
-
-@contextlib.contextmanager
-def full_disk(largest_file=20_000):
-    """Lets no file grow beyond this many bytes."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_a_full_disk_is_one_line_and_the_run_resumes(capsys, tmp_path, data_dir, undrawn):

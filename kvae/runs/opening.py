@@ -163,7 +163,7 @@ def train(config: "Mapping[str, Any] | ConfigDict", workdir: str) -> Run:
     # Imported here because opening a run does not need them.
     from kvae.training import train as training
     from kvae.training.parallel.cluster import StopSignal
-    from kvae.training.workdir.journal import logged_to
+    from kvae.training.workdir.logs import logged_to
     from kvae.training.workdir.mirror import mirrored
 
     if not isinstance(config, Mapping):

@@ -83,7 +83,7 @@ def main(argv: list[str]) -> int:
     from kvae.tokenize import decode, encode, source
     from kvae.training.parallel.cluster import joined_cluster
     from kvae.training.parallel.devices import keep_compiled_programs
-    from kvae.training.workdir.journal import shown_on_terminal
+    from kvae.training.workdir.logs import shown_on_terminal
 
     with joined_cluster() as process, shown_on_terminal(first_process=process == 0):
         keep_compiled_programs()

@@ -75,7 +75,7 @@ def train(
         stop = stack.enter_context(stop or StopSignal())
         mirror = stack.enter_context(locked_workdir(workdir, mirror))
         checkpoints = Checkpoints(workdir)
-        stack.callback(checkpoints.close)
+        close_at_end(stack, checkpoints.close)
         open_workdir(workdir, config, checkpoints)
         groups = replicas.program(init, run_once=True)(seeds(config, replicas))
         first_step, groups = newest_state(checkpoints, replicas, groups)
@@ -91,10 +91,20 @@ def train(
             writes=jax.process_index() == 0,
             replicas=config["replicas"],
         )
-        stack.callback(journal.close)
+        close_at_end(stack, journal.close)
         evaluator = Evaluator(model, replicas, dataset, config["batch_size"])
         files = RunFiles(workdir, mirror, checkpoints, journal)
         return Loop(config, replicas.program(step, donate=True), evaluator, files, stop).run(groups, first_step)
+
+
+def close_at_end(stack: contextlib.ExitStack, close: Callable[[], None]) -> None:
+    """Calls `close` when the stack ends. The reason why training ended counts for more than an error of `close`."""
+
+    def end(kind: type | None, error: BaseException | None, traceback: object) -> None:
+        with contextlib.suppress(*([InputError] if error else [])):
+            close()
+
+    stack.push(end)
 
 
 def seeds(config: Mapping[str, Any], replicas: Replicas) -> ReplicaGroups:

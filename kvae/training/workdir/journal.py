@@ -1,4 +1,4 @@
-"""Writes metrics.jsonl, TensorBoard events and log.txt, and log lines or a progress bar to the terminal."""
+"""Writes metrics.jsonl and TensorBoard events, and a summary or a progress bar to the terminal."""
 
 import contextlib
 import io
@@ -18,12 +18,10 @@ from kvae.core.buckets import as_path, wrap_bucket_errors
 from kvae.core.errors import InputError, wrap_write_errors
 from kvae.core.files import opened
 from kvae.training.best import LOSS
+from kvae.training.workdir.events import Events
 from kvae.training.workdir.metrics_file import ROWS, EarlyStopping, RowSample, read_rows
 
 log = logging.getLogger(__name__)
-
-LOG = "log.txt"
-"""Name of the log file."""
 
 
 def read_metrics(workdir: str, replicas: int | None = None) -> list[dict[str, Any]]:
@@ -132,17 +130,16 @@ class Journal:
         if not writes:
             return
         _warn_of_corrupted_lines(workdir, corrupted)
-        # Imported here because processes that only read metrics do not need them.
-        from tensorboardX import SummaryWriter
-        from tqdm import tqdm
+        from tqdm import tqdm  # imported here because processes that only read metrics do not need it
 
         path, self._workdir = pathlib.Path(workdir) / ROWS, workdir
-        with wrap_write_errors(workdir):
-            self._file = path.open("a")
+        with wrap_write_errors(workdir), contextlib.ExitStack() as stack:
+            self._file = stack.enter_context(path.open("a"))
             os.truncate(self._file.fileno(), end)
             if end:
                 self._file.write("\n")
-            self._events = SummaryWriter(workdir, purge_step=first_step + 1, flush_secs=30)
+            self._events = Events(workdir, first_step)
+            stack.pop_all()
         self._terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=steps, initial=first_step, unit="step", dynamic_ncols=True, disable=not self._terminal, smoothing=0.05
@@ -209,69 +206,16 @@ class Journal:
         return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
     def close(self) -> None:
-        """Closes the files and the progress bar."""
-        if self._writes:
-            self._bar.close()
-            self._events.close()
-            self._file.close()
+        """Closes the files and the progress bar.
 
-
-class _Terminal(logging.Handler):
-    """Writes log lines above the progress bar instead of through it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm
-
-        with contextlib.suppress(OSError):  # the terminal may be closed
-            tqdm.write(self.format(record), file=sys.stderr)
-
-
-@contextlib.contextmanager
-def logged_to(workdir: str, *, first_process: bool = True) -> Iterator[None]:
-    """Sends kvae's log to the terminal and, with dates, to `<workdir>/log.txt`.
-
-    Processes other than the first write no file and send only warnings to the terminal.
-
-    Args:
-      workdir: A local folder; created if missing.
-      first_process: True if this is the first process.
-
-    Raises:
-      InputError: The folder cannot be created or written.
-    """
-    try:
-        pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(pathlib.Path(workdir) / LOG if first_process else os.devnull)
-    except OSError as error:
-        raise InputError(f"--workdir={workdir} cannot be written: {error.strerror}") from error
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    with shown_on_terminal(file, first_process=first_process):
-        yield
-
-
-@contextlib.contextmanager
-def shown_on_terminal(*others: logging.Handler, first_process: bool = True) -> Iterator[None]:
-    """Sends kvae's log to the terminal; processes other than the first send only warnings.
-
-    Args:
-      *others: More handlers, which get every record and are closed after the block.
-      first_process: True if this is the first process.
-    """
-    handlers = (_Terminal(logging.INFO if first_process else logging.WARNING), *others)
-    logger = logging.getLogger("kvae")
-    level, propagate = logger.level, logger.propagate
-    logger.setLevel(logging.DEBUG)
-    logger.propagate = False  # absl's own handler would print every line again
-    for handler in handlers:
-        logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        logger.propagate = propagate
-        for handler in handlers:
-            logger.removeHandler(handler)
-            handler.close()
+        Raises:
+          InputError: The disk refuses the last lines.
+        """
+        if not self._writes:
+            return
+        with wrap_write_errors(self._workdir), contextlib.ExitStack() as stack:
+            for part in (self._file, self._events, self._bar):
+                stack.callback(part.close)
 
 
 def summary(row: Mapping[str, Any], counts: Mapping[str, np.ndarray]) -> str:

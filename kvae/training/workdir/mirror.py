@@ -20,8 +20,8 @@ from kvae.core.buckets import as_path, is_bucket, wrap_bucket_errors
 from kvae.core.errors import InputError
 from kvae.training.parallel import peers
 from kvae.training.workdir.bucket_lock import BucketLock
-from kvae.training.workdir.journal import LOG
 from kvae.training.workdir.lock import Lock, LostLockError
+from kvae.training.workdir.logs import LOG
 from kvae.training.workdir.metrics_file import ROWS
 
 log = logging.getLogger(__name__)
