@@ -162,9 +162,9 @@ class Rectangular(Grid):
     def steps(self, codes: jax.Array, others: jax.Array) -> list[jax.Array]:
         """Returns the signed number of steps from codes to others along each axis, float32."""
         axes = jnp.asarray(self.coordinates, jnp.float32).T
+        codes, others = jnp.broadcast_arrays(jnp.asarray(codes), jnp.asarray(others))
         return [
-            self.shortest(axis[jnp.asarray(others)] - axis[jnp.asarray(codes)], length)
-            for axis, length in zip(axes, self.shape, strict=True)
+            self.shortest(axis[others] - axis[codes], length) for axis, length in zip(axes, self.shape, strict=True)
         ]
 
     def distance(self, codes: jax.Array, others: jax.Array) -> jax.Array:
@@ -174,7 +174,7 @@ class Rectangular(Grid):
     def axis_distances(self) -> list[jax.Array]:
         """Returns the distances along each axis, float32 [n, n]."""
         indices = (jnp.arange(length, dtype=jnp.float32) for length in self.shape)
-        return [jnp.abs(self.shortest(index[:, None] - index, len(index))) for index in indices]
+        return [jnp.abs(self.shortest(index[:, None] - index[None], len(index))) for index in indices]
 
     def between(self, codes: jax.Array, others: jax.Array, share: float) -> jax.Array:
         """Returns the node nearest to a point on the shortest path, rounded along each axis."""

@@ -122,7 +122,7 @@ def _lowest_by_slices(scores: jax.Array) -> jax.Array:
         is_lower = others < best
         best, start = jnp.where(is_lower, others, best), jnp.where(is_lower, first, start)
     is_above = best > jnp.min(best, axis=-1, keepdims=True)
-    return jnp.min(jnp.where(is_above, size, start + jnp.arange(width, dtype=jnp.int32)), axis=-1)
+    return jnp.min(jnp.where(is_above, size, start + jnp.arange(width, dtype=jnp.int32)[None]), axis=-1)
 
 
 def by_chunks(lookup: Callable[[jax.Array], Any], z: jax.Array, codewords: jax.Array) -> Any:
@@ -140,7 +140,7 @@ def by_chunks(lookup: Callable[[jax.Array], Any], z: jax.Array, codewords: jax.A
 
     def lookup_vectors(z, codewords):
         half_norms = 0.5 * jnp.sum(jnp.square(codewords), axis=-1)
-        return lookup(half_norms - jnp.matmul(z, codewords.T, precision=jax.lax.Precision.HIGHEST))
+        return lookup(half_norms[None] - jnp.matmul(z, codewords.T, precision=jax.lax.Precision.HIGHEST))
 
     return sharded_like(z, functools.partial(_by_chunks, lookup_vectors), z, codewords)
 

@@ -46,7 +46,7 @@ def to_uint8(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
 
     Args:
       images: normalised images, float [..., c].
-      mean, std: float [c] or [], on the 0-255 scale.
+      mean, std: float [c], [] or [1, 1, 1, c], on the 0-255 scale.
 
     Returns:
       uint8 [..., c].
@@ -164,7 +164,7 @@ def two_lowest(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
       int32 [n] each.
     """
     nearest = lowest(scores)
-    return nearest, lowest(jnp.where(jnp.arange(scores.shape[-1]) == nearest[:, None], jnp.inf, scores))
+    return nearest, lowest(jnp.where(jnp.arange(scores.shape[-1])[None] == nearest[:, None], jnp.inf, scores))
 
 
 def trustworthiness(codewords: jax.Array, grid: Grid, n_neighbors: int) -> jax.Array:

@@ -175,8 +175,7 @@ def codebook_sums(
     distance = jnp.sqrt(jnp.sum(jnp.square(z.astype(jnp.float32) - nearest.astype(jnp.float32)), axis=-1))
     sums = {"counts": out.counts, "quantization_error": jnp.sum(jnp.where(mask, distance, 0))}
     for adjacency in grid.adjacency if grid else ():
-        errors = measures.topographic_errors(z, codewords, grid, adjacency, mask)
-        sums[f"topographic_error_{adjacency}"] = errors
+        sums[f"topographic_error_{adjacency}"] = measures.topographic_errors(z, codewords, grid, adjacency, mask)
     return sums
 
 
@@ -218,6 +217,11 @@ def _length(vectors: jax.Array) -> jax.Array:
 
 GRADIENTS = {"straight_through": straight_through, "rotation": rotation}
 """Maps the values of the field `gradient` to functions of (z, nearest codewords)."""
+
+
+def along_last_axis(vector: jax.Array | np.ndarray, like: jax.Array) -> jax.Array:
+    """Returns a vector [d] as [..., d] with the rank of `like`: users may have JAX raise where ranks differ."""
+    return jnp.reshape(vector, (1,) * (like.ndim - 1) + (-1,))
 
 
 def quantized_of(quantized: jax.Array, codes: jax.Array, loss: jax.Array, statistics: kohonen.Statistics) -> Quantized:

@@ -15,6 +15,7 @@ from kvae.core.fields import LARGEST_COUNT, OneOf, Probability
 from kvae.grids import LARGEST_SIZE
 from kvae.quantizers.base import (
     Quantized,
+    along_last_axis,
     check_codes,
     check_vectors,
     codebook_sums,
@@ -89,8 +90,9 @@ class FSQ(Projected):
         self.declare_projections(z, len(self.levels))
         bounded = self.bounded(masked(z, mask))
         # With 1,002 levels or more, the margin exceeds half a level, so clipping is necessary.
-        half_widths, levels = self._half_widths, np.array(self.levels)
-        nearest = jnp.clip(jnp.round(jax.lax.stop_gradient(bounded)), -half_widths, levels - 1 - half_widths)
+        lowest, highest = -self._half_widths, np.array(self.levels) - 1 - self._half_widths
+        lowest, highest = (along_last_axis(np.float32(level), z) for level in (lowest, highest))
+        nearest = jnp.clip(jnp.round(jax.lax.stop_gradient(bounded)), lowest, highest)
         codes = self._codes(nearest)
         total = jnp.sum(bounded, axis=-1, keepdims=True)  # not finite if any element is not
         counts = kohonen.batch_statistics(total, codes, self.codebook_size, mask).counts
@@ -104,7 +106,8 @@ class FSQ(Projected):
         levels = np.array(self.levels)
         half, offset = (levels - 1) * (1 + MARGIN) / 2, np.where(levels % 2 == 0, 0.5, 0.0)
         # Under jax_enable_x64, float64 arrays would make the result float64.
-        half, offset, shift = np.float32(half), np.float32(offset), np.float32(np.arctanh(offset / half))
+        constants = (half, offset, np.arctanh(offset / half))
+        half, offset, shift = (along_last_axis(np.float32(constant), z) for constant in constants)
         return half * jnp.tanh(SQUASHINGS[self.squashing] * self.project_in(z) + shift) - offset
 
     def _with_noise(self, bounded: jax.Array, nearest: jax.Array) -> jax.Array:
@@ -157,14 +160,16 @@ class FSQ(Projected):
         return np.cumprod([1, *self.levels[:0:-1]])[::-1].astype(np.int32)
 
     def _codes(self, nearest: jax.Array) -> jax.Array:
-        indices = jnp.clip((nearest + self._half_widths).astype(jnp.int32), 0)  # NaN becomes an arbitrary integer
-        return jnp.sum(indices * self._weights, axis=-1, dtype=jnp.int32)
+        half_widths, weights = (along_last_axis(vector, nearest) for vector in (self._half_widths, self._weights))
+        indices = jnp.clip((nearest + half_widths).astype(jnp.int32), 0)  # NaN becomes an arbitrary integer
+        return jnp.sum(indices * weights, axis=-1, dtype=jnp.int32)
 
     def _levels_of(self, codes: jax.Array) -> jax.Array:
         """Returns the levels of codes, centred at 0: int [...] -> float32 [..., number of elements]."""
-        weights = self._weights
-        indices = jnp.asarray(codes, jnp.int32)[..., None] // weights % np.array(self.levels, np.int32)
-        return indices.astype(jnp.float32) - self._half_widths.astype(np.float32)
+        codes = jnp.asarray(codes, jnp.int32)[..., None]
+        constants = (self._weights, np.int32(self.levels), np.float32(self._half_widths))
+        weights, levels, half_widths = (along_last_axis(constant, codes) for constant in constants)
+        return (codes // weights % levels).astype(jnp.float32) - half_widths
 
     def _vectors_of(self, nearest: jax.Array) -> jax.Array:
-        return self.project_out(nearest / self._half_widths)
+        return self.project_out(nearest / along_last_axis(np.float32(self._half_widths), nearest))

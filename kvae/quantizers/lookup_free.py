@@ -13,6 +13,7 @@ from kvae import kohonen, measures
 from kvae.core.fields import NotNegative, Positive
 from kvae.quantizers.base import (
     Quantized,
+    along_last_axis,
     check_codes,
     check_vectors,
     codebook_sums,
@@ -102,7 +103,7 @@ class _SignVQ(Projected):
         vectors = self.project_in(masked(z, mask))
         total = jnp.sum(vectors, axis=-1, keepdims=True)  # not finite if any element is not
         vectors = self.scaled(vectors)
-        codes = jnp.sum((vectors > 0) * self._weights, axis=-1, dtype=jnp.int32)
+        codes = jnp.sum((vectors > 0) * along_last_axis(self._weights, vectors), axis=-1, dtype=jnp.int32)
         counts = kohonen.batch_statistics(total, codes, self.codebook_size, mask).counts
         nearest = self._signs_of(codes)
         loss = self.commitment_weight * masked_mean(jnp.square(nearest - vectors), mask)
@@ -136,7 +137,8 @@ class _SignVQ(Projected):
         return 2 ** np.arange(self.bits, dtype=np.int32)[::-1]
 
     def _signs_of(self, codes: jax.Array) -> jax.Array:
-        ones = (codes.astype(jnp.int32)[..., None] & self._weights) > 0
+        codes = codes.astype(jnp.int32)[..., None]
+        ones = (codes & along_last_axis(self._weights, codes)) > 0
         return jnp.where(ones, self.magnitude, -self.magnitude).astype(jnp.float32)
 
 

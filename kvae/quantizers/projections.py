@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from kvae.core.errors import InputError
-from kvae.quantizers.base import Quantizer, check_dimension
+from kvae.quantizers.base import Quantizer, along_last_axis, check_dimension
 
 
 class Projected(Quantizer):
@@ -57,4 +57,4 @@ class Projected(Quantizer):
         if not self.has_variable("params", f"{name}_kernel"):
             return vectors
         kernel, bias = (self.get_variable("params", f"{name}_{part}") for part in ("kernel", "bias"))
-        return jnp.matmul(vectors, kernel, precision=jax.lax.Precision.HIGHEST) + bias
+        return jnp.matmul(vectors, kernel, precision=jax.lax.Precision.HIGHEST) + along_last_axis(bias, vectors)

@@ -56,7 +56,7 @@ def restart(codebook: CodebookState, samples: Samples, lowest_count: float) -> C
 
     A code without a draw, or with several draws of the same largest weight, does not move.
     """
-    is_single = jnp.any(samples.counts[:, None] == WEIGHTS, axis=-1)
+    is_single = jnp.any(samples.counts[:, None] == WEIGHTS[None], axis=-1)
     starts = (codebook.counts < lowest_count) & is_single
     placed = samples.sums / jnp.where(is_single, samples.counts, 1)[:, None]
     return codebook._replace(

@@ -16,6 +16,7 @@ from kvae.quantizers.base import (
     GRADIENTS,
     Quantized,
     Quantizer,
+    along_last_axis,
     check_codes,
     check_dimension,
     check_vectors,
@@ -92,7 +93,7 @@ class SimVQ(Quantizer):
 
     def _map(self, vectors: jax.Array) -> jax.Array:
         kernel, bias = self.get_variable("params", "kernel"), self.get_variable("params", "bias")
-        return jnp.matmul(vectors, kernel, precision=jax.lax.Precision.HIGHEST) + bias
+        return jnp.matmul(vectors, kernel, precision=jax.lax.Precision.HIGHEST) + along_last_axis(bias, vectors)
 
     def _check_frozen(self) -> None:
         size = len(self.get_variable("codebook", "frozen"))

@@ -37,7 +37,7 @@ def translate(key: jax.Array, images: jax.Array) -> jax.Array:
     height, width = images.shape[1:3]
     margins = height // 8, width // 8
     padded = jnp.pad(images, ((0, 0), *((margin, margin) for margin in margins), (0, 0)), mode="reflect")
-    corners = jax.random.randint(key, (len(images), 2), 0, 2 * jnp.array(margins) + 1)
+    corners = jax.random.randint(key, (len(images), 2), 0, 2 * jnp.array([margins]) + 1)
 
     def cut(image: jax.Array, corner: jax.Array) -> jax.Array:
         return jax.lax.dynamic_slice(image, (*corner, 0), (height, width, image.shape[-1]))

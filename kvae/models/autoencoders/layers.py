@@ -46,7 +46,8 @@ class Conv(nn.Module):
         y = (convolve_strided if self.downsample else convolve)(x.astype(self.dtype), kernel)
         if not self.use_bias:
             return y
-        return y + self.param("bias", uniform(fan_in), (self.features,), jnp.float32).astype(self.dtype)
+        bias = self.param("bias", uniform(fan_in), (self.features,), jnp.float32).astype(self.dtype)
+        return y + bias.reshape(1, 1, 1, -1)
 
 
 class TransposedConv(nn.Module):
@@ -67,7 +68,7 @@ class TransposedConv(nn.Module):
         shape = (4, 4, self.features, x.shape[-1])
         kernel = self.param("kernel", uniform(fan_in), shape, jnp.float32).astype(self.dtype)
         bias = self.param("bias", uniform(fan_in), (self.features,), jnp.float32).astype(self.dtype)
-        return convolve_transposed(x.astype(self.dtype), kernel) + bias
+        return convolve_transposed(x.astype(self.dtype), kernel) + bias.reshape(1, 1, 1, -1)
 
 
 class ResidualBlock(nn.Module):

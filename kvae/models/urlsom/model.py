@@ -120,7 +120,7 @@ class URLSOM(Model):
 
     def activations(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Returns the activations, float32 [b, n], for images float32 [b, h, w, 3] from 0 to 1."""
-        mean, std = jnp.asarray(self.mean, jnp.float32), jnp.asarray(self.std, jnp.float32)
+        mean, std = (jnp.float32(channels).reshape(1, 1, 1, 3) for channels in (self.mean, self.std))
         features = self.backbone((255 * images - mean) / std, train=train)
         projected = self.projection(self.features_dropout(features, deterministic=not train))
         return jnp.matmul(projected, self.filter(), precision=jax.lax.Precision.HIGHEST)
