@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from image_files import GREY, NOISE, RED, WHITE, save
 from kvae.data.images import read_image
@@ -105,3 +105,26 @@ def test_jpeg_decoded_at_fraction_looks_same(tmp_path):
 
 def test_small_images_are_enlarged(tmp_path):
     assert read_image(save(tmp_path / "a.png", size=(3, 5)), 32, crop=True).shape == (32, 32, 3)
+
+
+def swapped_profile():
+    """Returns an ICC profile whose red is sRGB's blue, and the reverse."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    entries = {bytes(data[i : i + 4]): i for i in range(132, 132 + 12 * int.from_bytes(data[128:132], "big"), 12)}
+    one, two = (slice(entries[name] + 4, entries[name] + 12) for name in (b"rXYZ", b"bXYZ"))
+    data[one], data[two] = data[two], data[one]
+    return bytes(data).replace("sRGB".encode("utf-16-be"), "mine".encode("utf-16-be"))
+
+
+def test_colors_of_embedded_profile_become_srgb(tmp_path):
+    profile, srgb = swapped_profile(), ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for name, icc, expected in [
+        ("swapped", profile, [30, 20, 250]),
+        ("srgb", srgb, [250, 20, 30]),
+        ("corrupted", profile[:200], [250, 20, 30]),
+        ("junk", b"junk", [250, 20, 30]),
+    ]:
+        Image.new("RGBA", (40, 40), (250, 20, 30, 255)).save(tmp_path / f"{name}.png", icc_profile=icc)
+        assert read_image(tmp_path / f"{name}.png", 32, crop=True)[5, 5].tolist() == expected
+    Image.new("CMYK", (40, 40), (0, 255, 255, 0)).save(tmp_path / "cmyk.tiff", icc_profile=profile)  # not of CMYK
+    assert read_image(tmp_path / "cmyk.tiff", 32, crop=True)[5, 5].tolist() == [255, 0, 0]

@@ -15,7 +15,7 @@ from kvae.core import files
 from kvae.core.errors import InputError, first_line, require_extra
 
 with require_extra("train"):
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 # Pillow only warns of a large image, and raises if it has more than twice as many pixels. kvae reports the exception.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -103,9 +103,10 @@ def read_image(path: os.PathLike, size: int, crop: bool, white: float = 0, remed
 def fit_image(image: Image.Image, size: int, crop: bool, white: float = 0) -> np.ndarray:
     """Fits a Pillow image of any mode to a square.
 
-    The image is rotated by its EXIF orientation, and transparent pixels are blended with white. Grey images with more
-    than 8 bits are scaled so that the level `white` becomes 255. If `white` is 0, the white level is 65535 for
-    integers; for floats it is 1, or 255 if any level exceeds 1.
+    The image is rotated by its EXIF orientation, and transparent pixels are blended with white. Colours of an embedded
+    profile, such as Display P3, are converted to sRGB. Grey images with more than 8 bits are scaled so that the level
+    `white` becomes 255. If `white` is 0, the white level is 65535 for integers; for floats it is 1, or 255 if any level
+    exceeds 1.
 
     Args:
       image: the image.
@@ -117,7 +118,24 @@ def fit_image(image: Image.Image, size: int, crop: bool, white: float = 0) -> np
       uint8 [size, size, 3].
     """
     fit = ImageOps.fit if crop else Image.Image.resize
-    return np.asarray(fit(_to_rgb(ImageOps.exif_transpose(image), white), (size, size), Image.Resampling.BILINEAR))
+    image, profile = ImageOps.exif_transpose(image), image.info.get("icc_profile")
+    if image.mode == "CMYK":
+        image, profile = _in_srgb(image, profile), None
+    fitted = fit(_to_rgb(image, white), (size, size), Image.Resampling.BILINEAR)
+    return np.asarray(_in_srgb(fitted, profile))
+
+
+def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Returns an RGB or CMYK image with the colours of its ICC profile in sRGB, or as it is without a usable one."""
+    if not profile:
+        return image
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "sRGB" in ImageCms.getProfileDescription(source) or source.profile.xcolor_space.strip() != image.mode:
+            return image
+        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):  # other programs ignore a corrupted profile too
+        return image
 
 
 def is_deep(image: Image.Image) -> bool:
