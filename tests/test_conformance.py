@@ -8,7 +8,7 @@ from flax import nnx
 
 import kvae
 from kvae import testing
-from kvae.testing import Output
+from kvae.testing import Output, subjects
 
 # The kit's own example runs it for FSQ. The other NNX layers equal the linen layers bit for bit: see test_nnx.
 LAYERS = {
@@ -121,6 +121,64 @@ def test_kit_names_the_violated_law(kind, expected):
     with pytest.raises(AssertionError) as caught:
         testing.check_quantizer(kind, without=UNSHARDED)
     assert {line.partition(" ")[0] for line in str(caught.value).splitlines()} == expected
+
+
+class Unbounded(kvae.FSQ):
+    """Rounds elements beyond the outermost levels, as the margin does from 1,002 levels on."""
+
+    def _codes(self, nearest):
+        return super()._codes(nearest) + jnp.where(nearest[..., 0] == 1, self.codebook_size, 0)
+
+
+class ClipsCodes(kvae.FSQ):
+    def lookup(self, codes):
+        return super().lookup(jnp.clip(codes, 0, self.codebook_size - 1))
+
+
+class RestartsAtMeans(kvae.KohonenVQ):
+    def update(self, statistics):
+        drawn = statistics.samples
+        mean = drawn.sums.mean(axis=0) / drawn.counts.mean() * drawn.counts[:, None]
+        super().update(statistics._replace(samples=drawn._replace(sums=mean)))
+
+
+class CountsDropped(kvae.ResidualVQ):
+    def quantize(self, z, *, mask=None, train=False):
+        out = super().quantize(z, mask=mask, train=train)
+        return out.replace(counts=out.counts + 1, codes=jnp.maximum(out.codes, 0))
+
+
+class IgnoresViews(kvae.nnx.FSQ):
+    def __init__(self):
+        super().__init__(16, levels=(3, 3), rngs=nnx.Rngs(0))
+        self.seen = kvae.nnx.Codebook(jnp.zeros(()))
+
+    def __call__(self, z, *, train=None, mask=None):
+        self.seen.set_value(self.seen.get_value() + 1)
+        return super().__call__(z, train=train, mask=mask)
+
+
+@pytest.mark.parametrize(
+    ("kind", "law", "message"),
+    [
+        (lambda: Unbounded((4, 4)), "far_vectors_saturate", "a code is .*, and K is 16"),
+        (lambda: ClipsCodes((4, 4)), "lookup_refuses_codes_out_of_range", "lookup accepts the code"),
+        (
+            lambda: RestartsAtMeans((4, 8), "none", restart_below=0.5),
+            "restarts_take_vectors_of_the_batch",
+            "a code restarts at a mean",
+        ),
+        (
+            lambda: CountsDropped(kvae.KohonenVQ((4, 8)), depth=3, dropout=0.5),
+            "dropped_codebooks_are_left_out",
+            "no codebook is ever dropped",
+        ),
+        (IgnoresViews, "views_stop_learning", "learns in evaluation"),
+    ],
+)
+def test_kit_finds_faults_of_layers_of_kvae(kind, law, message):
+    with pytest.raises(AssertionError, match=message):
+        testing.CHECKS[law](testing.Trial(subjects.as_subject(kind()), 16))
 
 
 def test_kit_takes_any_flax_layer_with_the_same_call():

@@ -116,8 +116,18 @@ def compiled_is_eager(trial: Trial) -> None:
     _assert_close(compiled[1], eager[1], "the state under jit differs")
 
 
+def dtypes_are_the_same_under_x64(trial: Trial) -> None:
+    """With `jax_enable_x64`, outputs and state of a layer of kvae keep their dtypes: a state fits `lax.scan`."""
+    dtypes = [None] * 2
+    for is_wide in (False, True) if trial.layer is not None else ():
+        with jax.enable_x64(is_wide):
+            traced = jax.eval_shape(lambda *given: trial.subject.apply(*given, True, None), trial.state, trial.z)
+        dtypes[is_wide] = [str(leaf.dtype) for leaf in jax.tree.leaves(traced)]
+    assert dtypes[0] == dtypes[1], f"dtypes of outputs and state become {dtypes[1]}, from {dtypes[0]}"
+
+
 def statistics_of_halves_add_up(trial: Trial) -> None:
-    """A linen layer of kvae learns the same from a batch as from the summed statistics of its halves."""
+    """A layer of kvae learns the same from a batch and from the summed statistics of its halves."""
     layer = trial.layer
     if layer is None:
         return
@@ -128,8 +138,9 @@ def statistics_of_halves_add_up(trial: Trial) -> None:
         halves = [quantize(half, train=True).statistics for half in jnp.split(z, 2)]
         return layer.apply(state, jax.tree.map(jnp.add, *halves), method="update", mutable=["codebook"])[1]
 
-    whole = trial.apply(trial.state, trial.z, train=True)[1]
-    _assert_close({**trial.state, **learned(trial.state, trial.z)}, whole, "statistics of halves do not add up")
+    whole = trial.variables_of(trial.apply(trial.state, trial.z, train=True)[1])
+    halves = {**trial.variables, **learned(trial.variables, trial.z)}
+    _assert_close(halves, whole, "statistics of halves do not add up")
 
 
 def any_leading_shape(trial: Trial) -> None:
@@ -139,17 +150,30 @@ def any_leading_shape(trial: Trial) -> None:
     np.testing.assert_array_equal(flat.reshape(out.codes.shape), out.codes, "codes of flattened vectors differ")
 
 
+def far_vectors_saturate(trial: Trial) -> None:
+    """Vectors far from all codewords have codes from 0 to K - 1 and finite quantised vectors."""
+    size = np.inf if trial.layer is None else trial.layer.codebook_size
+    for z in _far_vectors(trial):
+        out, _ = trial.apply(trial.state, z)
+        codes = np.asarray(out.codes)
+        assert codes.min() >= 0, f"a code is {codes.min()}"
+        assert codes.max() < size, f"a code is {codes.max()}, and K is {size}"
+        assert np.all(np.isfinite(out.quantized)), "a quantised vector is not finite"
+
+
+def _far_vectors(trial: Trial) -> tuple[jax.Array, ...]:
+    return 1e4 * trial.z, jnp.full_like(trial.z, 9), jnp.full_like(trial.z, -9)
+
+
 def codes_give_back_their_vectors(trial: Trial) -> None:
     """`lookup` of the codes returns the quantised vectors, in training and in evaluation, also for outliers."""
     layer = trial.layer
     if layer is None:
         return
-    for z in (trial.z, 1e4 * trial.z, jnp.full_like(trial.z, 9), jnp.full_like(trial.z, -9)):
+    for z in (trial.z, *_far_vectors(trial)):
         for train in (True, False):
             out, _ = trial.apply(trial.state, z, train=train)
-            codes = np.asarray(out.codes)
-            assert codes.max() < layer.codebook_size, f"a code is {codes.max()}, but K is {layer.codebook_size}"
-            vectors = layer.apply(trial.state, codes, method="lookup")
+            vectors = layer.apply(trial.variables, np.asarray(out.codes), method="lookup")
             _assert_close(vectors, out.quantized, f"lookup does not return the quantised vectors, train={train}")
 
 
@@ -161,10 +185,34 @@ def lookup_refuses_codes_out_of_range(trial: Trial) -> None:
     for code in (-2, layer.codebook_size, 2**31 - 1):
         codes = np.full(() if layer.n_codebooks is None else (layer.n_codebooks,), code, np.int32)
         try:
-            layer.apply(trial.state, codes, method="lookup")
+            layer.apply(trial.variables, codes, method="lookup")
         except ValueError:
             continue
         raise AssertionError(f"lookup accepts the code {code}, but K is {layer.codebook_size}")
+
+
+def dropped_codebooks_are_left_out(trial: Trial) -> None:
+    """With `dropout`, `lookup` of the codes returns the quantised vectors; counts and perplexity match the codes."""
+    layer = trial.layer
+    if not getattr(layer, "dropout", 0):
+        return
+    layer = layer.clone(dropout=1.0)
+
+    @jax.jit
+    def trained(key):
+        out = layer.apply(trial.variables, trial.z, train=True, method="quantize", rngs={"dropout": key})
+        return out, layer.apply(trial.variables, out.codes, method="lookup")
+
+    outs = [trained(jax.random.key(seed)) for seed in range(8)]
+    assert any(np.any(out.codes == -1) for out, _ in outs), "no codebook is ever dropped"
+    for out, vectors in outs:
+        _assert_close(vectors, out.quantized, "lookup does not return the quantised vectors of a dropped codebook")
+        codes = np.asarray(out.codes).reshape(-1, layer.n_codebooks).T
+        counts = [np.bincount(level[level >= 0], minlength=layer.codebook_size) for level in codes]
+        np.testing.assert_array_equal(out.counts, counts, "counts differ from the codes")
+        shares = [level[level > 0] / level.sum() for level in counts if level.any()]
+        perplexity = np.float32(np.mean([np.exp(-np.sum(share * np.log(share))) for share in shares]))
+        _assert_close(out.perplexity, perplexity, "perplexity counts dropped codebooks")
 
 
 def views_stop_learning(trial: Trial) -> None:
@@ -203,7 +251,7 @@ def restarts_take_vectors_of_the_batch(trial: Trial) -> None:
     specs = dict(in_specs=(PartitionSpec(), PartitionSpec("data")), out_specs=PartitionSpec())
     on_devices = jax.jit(jax.shard_map(on_a_device, mesh=mesh, **specs))  # raises if devices differ in state
     rows = np.asarray(DISTANCE_METRICS[layer.metric](z)).reshape(-1, 1, trial.dimension)
-    for codebook in (in_parts(trial.state, z), on_devices(trial.state, z)):
+    for codebook in (in_parts(trial.variables, z), on_devices(trial.variables, z)):
         restarted = np.asarray(codebook["codewords"])[np.asarray(codebook["counts"]) == 1e6]
         assert len(restarted), "no code restarts"
         distance = np.abs(rows - restarted).max(axis=-1).min(axis=0).max()
@@ -223,10 +271,13 @@ CHECKS: dict[str, Callable[[Trial], None]] = {
         one_device_is_many,
         half_precision_is_compared_in_single,
         compiled_is_eager,
+        dtypes_are_the_same_under_x64,
         any_leading_shape,
         statistics_of_halves_add_up,
+        far_vectors_saturate,
         codes_give_back_their_vectors,
         lookup_refuses_codes_out_of_range,
+        dropped_codebooks_are_left_out,
         views_stop_learning,
         restarts_take_vectors_of_the_batch,
     )

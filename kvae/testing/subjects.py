@@ -49,6 +49,11 @@ class _Linen:
 class _Nnx:
     module: Any
 
+    @property
+    def layer(self) -> Any:
+        """The linen layer inside a layer of `kvae.nnx`; None for other modules."""
+        return getattr(self.module, "linen", None)
+
     def init(self, key: jax.Array, z: jax.Array) -> Any:
         return nnx.to_pure_dict(nnx.state(self.module))
 
@@ -80,9 +85,18 @@ class Trial:
 
     @property
     def layer(self) -> Quantizer | None:
-        """The quantiser if it is a linen layer of kvae, else None."""
-        layer = getattr(self.subject, "layer", None)
+        """The linen layer of the quantiser if it is a layer of kvae, linen or NNX; else None."""
+        layer = self.subject.layer if isinstance(self.subject, (_Linen, _Nnx)) else None
         return layer if isinstance(layer, Quantizer) else None
+
+    @property
+    def variables(self) -> Any:
+        """The state as the variables of `layer`."""
+        return self.variables_of(self.state)
+
+    def variables_of(self, state: Any) -> Any:
+        """Returns a state as the variables of `layer`: an NNX module also has random streams."""
+        return {name: state[name] for name in ("codebook", "params") if name in state}
 
     def vectors(self, seed: int, *leading: int) -> jax.Array:
         """Draws random vectors, float32 [16, 6, d] or [*leading, d]."""
