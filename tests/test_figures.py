@@ -1,5 +1,6 @@
 """Figures show maps, counts, curves, bands and legends."""
 
+import itertools
 import re
 
 import numpy as np
@@ -7,11 +8,14 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
+import kvae
 from drawings import POINT, curves, photos, pixels, rows
+from kvae.models import VQVAE2
 from kvae.plots import canvas, index, paper, tiles, urlsom
-from kvae.plots.codebooks import draw_codebook_map, draw_hit_map, draw_u_matrix
+from kvae.plots.codebooks import draw_codebook_map, draw_hit_map, draw_u_matrix, usage_note
 from kvae.plots.curves import draw_perturbation_curve
 from kvae.plots.reconstructions import draw_offset_reconstructions, draw_reconstructions
+from kvae.training.pictures import panels
 
 
 @pytest.fixture
@@ -53,7 +57,7 @@ def test_index_shows_existing_files_with_their_captions(tmp_path):
         ("hits.png", "How &lt;often&gt;"), ("of_another.png", "of another")
     ]  # fmt: skip
     captions = re.findall("<figcaption>(.*)</figcaption>", text)
-    assert captions[0].startswith("3 of 4 codes in use, perplexity 2.6 (orange: never used). Dark: used often.")
+    assert captions[0].startswith("3 of 4 codes in use (N = 5), perplexity 2.6. Orange: never used. Dark: used often.")
     assert captions[1] == ""
     assert "http" not in text
 
@@ -63,7 +67,8 @@ def test_codebook_map_marks_unused_codes(drawn):
     draw_codebook_map("", images, "t", [[3, 0], [1, 1]])
     picture = drawn[0].axes[0].images[0].get_array()
     side = picture.shape[0] // 2
-    assert any("3 of 4 codes in use (pale, with an orange corner" in text.get_text() for text in drawn[0].texts)
+    note = " ".join(" ".join(text.get_text() for text in drawn[0].texts).split())
+    assert "3 of 4 codes in use (N = 5). Pale, with an orange corner: never used." in note
     assert picture[:side, side:][0, 0].tolist() == [213, 94, 0]
     assert picture[:side, side:][side // 2, side // 2].tolist() == [128, 128, 128]
     assert picture[:side, :side][0, 0].tolist() == picture[side:, side:][0, 0].tolist() == [0, 0, 0]
@@ -100,14 +105,44 @@ def test_grids_of_any_dimension_are_laid_out_in_reading_order():
     assert slices.row_labels == ["0", "1", "", "0", "1"]
 
 
+@pytest.mark.parametrize("shape", [(4, 256), (256, 256), (1000, 1000), (16, 16, 16), (65_536,), (2, 3, 500), (9, 1, 1)])
+def test_labels_of_rows_and_columns_do_not_overlap(drawn, shape):
+    draw_hit_map("", np.ones(shape), "t")
+    draw_codebook_map("", np.zeros((*shape, 1, 1, 3), np.uint8), "t", patches=np.zeros((*shape, 1, 1, 3), np.uint8))
+    for figure in drawn:
+        FigureCanvasAgg(figure).draw()
+        for axis in (axis for axes in figure.axes if axes.images for axis in (axes.xaxis, axes.yaxis)):
+            boxes = [label.get_window_extent() for label in axis.get_ticklabels()]
+            assert not any(one.overlaps(two) for one, two in itertools.pairwise(boxes))
+            assert boxes or len(shape) == 1
+
+
+def test_counts_of_codes_name_the_number_of_vectors(drawn):
+    few, many = np.eye(1, 300, 7), np.ones((2, 3))
+    assert usage_note(few, "neurons") == "1 of 300 neurons in use (N = 1, so at most 1)"
+    for draw in (draw_hit_map, lambda path, counts, title: draw_codebook_map(path, photos(2, 3, 4, 4), title, counts)):
+        draw("", many, "t")
+        assert any("6 of 6 codes in use (N = 6)" in text.get_text() for text in drawn[-1].texts)
+
+
+def test_panels_of_counts_name_the_number_of_vectors():
+    layer = kvae.KohonenVQ((2, 2))
+    model, last = (
+        VQVAE2(quantizer_top=layer, quantizer_bottom=layer),
+        {"valid/codes_used_top": 3, "valid/vectors_top": [6_400, 6_400], "valid/psnr": 20.0},
+    )
+    titles = [title for title, *_ in panels(model, [{"step": 1} | last | {"valid/vectors_bottom": 25_600}])]
+    assert titles == ["Reconstruction quality", "Codes in use (N = 6,400)"]
+
+
 def test_code_used_once_differs_from_unused_code(tmp_path):
     counts = np.array([[1, 50, 0], [200, 3, 1000]])
     draw_hit_map(tmp_path / "never.png", counts, "t")
     counts[0, 2] = 1
     draw_hit_map(tmp_path / "once.png", counts, "t")
     never, once = pixels(tmp_path / "never.png"), pixels(tmp_path / "once.png")
-    bottom, left, cell = len(never) - round(0.42 * canvas.DPI), round(0.62 * canvas.DPI), 122
-    never, once = (page[bottom - 2 * cell : bottom, left : left + 3 * cell] for page in (never, once))
+    below, left, cell = round(0.42 * canvas.DPI), round(0.62 * canvas.DPI), 122
+    never, once = (page[-2 * cell - below : -below, left : left + 3 * cell] for page in (never, once))
     assert len(np.unique(once[:120, 244:364].reshape(-1, 3), axis=0)) == 1
     # Striped, and red on average; the colours of the scale are green or blue.
     stripes = never[:120, 244:364].reshape(-1, 3)
@@ -119,7 +154,7 @@ def test_code_used_once_differs_from_unused_code(tmp_path):
 
 def test_hit_map_notes_codes_in_use_and_perplexity(drawn):
     draw_hit_map("", [[5, 5, 0], [5, 5, 0]], "t")
-    assert any("4 of 6 codes in use, perplexity 4.0" in text.get_text() for text in drawn[0].texts)
+    assert any("4 of 6 codes in use (N = 20), perplexity 4.0" in text.get_text() for text in drawn[0].texts)
 
 
 def test_hit_map_scale_ends_at_largest_count(drawn):

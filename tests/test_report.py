@@ -82,7 +82,7 @@ def test_steps_until_close_to_the_lowest_loss(tmp_path, losses, ten, twenty):
 
 
 def test_replicas_and_runs_are_averaged_with_sample_deviation(tmp_path):
-    metrics = {"valid/perplexity": [200.0, 210.0], "valid/topographic_error_8": [0.5, 0.7]}
+    metrics = {"valid/perplexity": [200.0, 210.0], "valid/topographic_error_8": [0.5, 0.7], "valid/vectors": 6400}
     two = make_run(tmp_path / "two", [[0.5, 0.6], [0.05, 0.06]], replicas=2, last=metrics)
     metrics = {"valid/perplexity": 220.0, "valid/topographic_error_8": 0.6}
     one = make_run(tmp_path / "one", [0.7, 0.07], seed=2, last=metrics)
@@ -91,6 +91,7 @@ def test_replicas_and_runs_are_averaged_with_sample_deviation(tmp_path):
     assert cells[1:5] == ["3", "60.0 ± 10.0 (+0.0%)", "200 ± 0", "200 ± 0"]
     assert measured(text, "hard, 2D", "perplexity") == "210 ± 10"
     assert measured(text, "hard, 2D", "codes used") == "—"
+    assert "perplexity and codes used cover the\nwhole set, N = 6,400 vectors." in text
     assert measured(text, "hard, 2D", "topographic error") == "0.60 ± 0.10"
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 import hub_stub
 import kvae
@@ -65,6 +65,8 @@ def test_card_has_metrics_and_code_that_runs(run, shared, tmp_path):
     assert "| codebook | 32 | 4 x 8 | 4 x 4 px |" in card
     psnr = run.metrics[-1]["valid/psnr"][1]
     assert f"| PSNR (dB) | {psnr:.1f} |" in card
+    used, vectors = (run.metrics[-1][f"valid/{name}"][1] for name in ("codes_used", "vectors"))
+    assert f"| codes used | {used} (N = {vectors:,}) |" in card
     block = card.split("```python\n")[1].split("```")[0]
     assert 'kvae.from_pretrained("mine")' in block
     folder = tmp_path / "a_folder"
@@ -82,8 +84,11 @@ def test_figures_with_images_are_shared_only_if_asked(copy_of_run, tmp_path):
     workdir, shared = copy_of_run(replicas=2), tmp_path / "shared"
     (workdir / "figures").mkdir()
     safe, private = ["curves", "hit_map_top", "u_matrix"], ["codebook_map", "mean_images", "mine", "reconstructions"]
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("Title", "Training up to step 4")
+    texts.add_text("Description", "Bold: validation.")
     for name in safe + private:
-        Image.new("RGB", (8, 8)).save(workdir / "figures" / f"{name}.png")
+        Image.new("RGB", (8, 8)).save(workdir / "figures" / f"{name}.png", pnginfo=texts if name == "curves" else None)
     run = kvae.load(str(workdir))
     for images, names in ((True, sorted(safe + private)), (False, safe)):
         run.save_pretrained(shared, images=images)
@@ -91,7 +96,8 @@ def test_figures_with_images_are_shared_only_if_asked(copy_of_run, tmp_path):
         card = (shared / "README.md").read_text()
         assert all((f"figures/{name}.png" in card) == (name in names) for name in safe + private)
         assert card.index("codebook_map.png" if images else "u_matrix.png") < card.index("## Use")
-    assert "![Curves](figures/curves.png)" in card
+    captioned = "![Training up to step 4](figures/curves.png)\n\n*Training up to step 4. Bold: validation.*\n"
+    assert captioned in card and "![U-matrix](figures/u_matrix.png)\n\n*U-matrix.*\n" in card
     assert (shared / "figures" / "curves.png").read_bytes() == (workdir / "figures" / "curves.png").read_bytes()
 
 
@@ -103,6 +109,7 @@ def test_card_has_licence_parameters_images_and_limits(run, tmp_path):
     assert (
         f"4 steps of {batch} images, {4 * batch} in total, counting repetitions. {count:,} trained parameters." in card
     )
+    assert "| metric | value |" in card and "mean (" not in card
     assert "multiples of 4 pixels" in card and "## Licence\n\n`cc-by-4.0`" in card
     for license in ("a\nb: c", "", 3):
         with pytest.raises(InputError, match="it must be a licence identifier such as"):

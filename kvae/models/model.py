@@ -61,6 +61,7 @@ class Metric:
         plot it.
       label: legend of the metric's line, for a panel with several metrics.
       column: heading of the metric's column in tables; None omits the column.
+      total: name of the metric that holds N, the number of vectors in a count; tables show N next to the count.
       decimals: number of decimals in tables.
       better: `min` or `max`, which selects the best of several values; None if no value is better than another.
     """
@@ -70,6 +71,7 @@ class Metric:
     panel: tuple[str, str] | None = None
     label: str = ""
     column: str | None = None
+    total: str | None = None
     decimals: int = 2
     better: Callable | None = None
 

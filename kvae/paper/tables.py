@@ -19,9 +19,9 @@ Mean ± sample standard deviation over seeds. Loss: the lowest validation recons
 images; in brackets, how far the mean is above the lowest mean of the table. Steps to +10% (+20%): the first step at
 which the loss is at most 1.1 (1.2) times that run's lowest, with an evaluation every {evaluate_every_steps:,} steps.
 All other columns are measured on the validation set after the last step, {steps:,}; perplexity and codes used cover the
-whole set. Topographic error: the share of vectors whose two nearest codewords are not neighbours on the grid (a node
-has 8 neighbours on a plane, 26 in a cube). PSNR, codes moved by 1: PSNR of 32 images after every code is moved by one
-node along each axis, or to the next code index if there is no map. Two values: top / bottom level."""
+whole set{vectors}. Topographic error: the share of vectors whose two nearest codewords are not neighbours on the grid
+(a node has 8 neighbours on a plane, 26 in a cube). PSNR, codes moved by 1: PSNR of 32 images after every code is moved
+by one node along each axis, or to the next code index if there is no map. Two values: top / bottom level."""
 
 
 def format_mean(values: list[float], decimals: int, scale: float = 1.0) -> str:
@@ -112,12 +112,21 @@ def markdown_table(table: Table, experiments: Mapping[str, Any]) -> str:
                 cells.append(_published_cell(published.get(setting, ()), i, column.decimals))
         lines.append(_line(cells))
     config = next((seeds[0].config for seeds in table.seeds.values() if seeds), None)
-    lines += ["", TABLE_LEGEND.format(**config) if config else "There is no finished run."]
+    vectors = _vectors(measures, metrics)
+    lines += ["", TABLE_LEGEND.format(vectors=vectors, **config) if config else "There is no finished run."]
     if not published:
         lines += ["", f"The paper has no results on {table.dataset} for this table."]
     notes = [f"- left out: {line}" for line in table.left_out] + [f"- missing: {line}" for line in table.missing]
     lines += ["", *notes] if notes else []
     return "\n".join(lines) + "\n"
+
+
+def _vectors(measures: Mapping[str, Sequence[Mapping[str, float]]], metrics: Mapping[str, Mapping[str, Metric]]) -> str:
+    """Returns N, the number of vectors of each codebook, as the end of a sentence; empty for runs without it."""
+    names = dict.fromkeys(metric.total for of_model in metrics.values() for metric in of_model.values() if metric.total)
+    last = {name: value for rows in measures.values() for row in rows for name, value in row.items()}
+    totals = [f"{last[name]:,}" for name in names if name in last]
+    return f", N = {' / '.join(totals)} vectors" if totals else ""
 
 
 def _line(cells: Sequence[str]) -> str:

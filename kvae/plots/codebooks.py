@@ -26,6 +26,22 @@ _ORANGE = hex_to_rgb(PALETTE[1])
 _MARKS = {"square": "corner", "hexagon": "dot"}
 
 
+def usage_note(counts: ArrayLike, unit: str = "codes") -> str:
+    """Returns how many codes are in use, with N, the number of vectors: fewer vectors than codes cannot use them all.
+
+    Example:
+      >>> usage_note([7, 0, 3]), usage_note([1, 0, 1])
+      ('2 of 3 codes in use (N = 10)', '2 of 3 codes in use (N = 2, so at most 2)')
+
+    Args:
+      counts: number of uses of each code, of any shape.
+      unit: name of the nodes, such as "neurons".
+    """
+    size, used, total = np.size(counts), np.count_nonzero(counts), int(np.sum(counts))
+    limit = f", so at most {total:,}" if total < size else ""
+    return f"{used:,} of {size:,} {unit} in use (N = {total:,}{limit})"
+
+
 def draw_codebook_map(
     path: os.PathLike | str,
     images: np.ndarray,
@@ -63,8 +79,8 @@ def draw_codebook_map(
         reading += " In real images: the mean of the patches with this code; the square of the code is in the middle."
     if counts is not None:
         unused = np.ravel(counts) == 0
-        note = f"{np.sum(~unused):,} of {unused.size:,} {unit} in use"
-        note += f" (pale, with an orange {_MARKS[cell]}: never {usage})." if unused.any() else "."
+        note = usage_note(counts, unit)
+        note += f". Pale, with an orange {_MARKS[cell]}: never {usage}." if unused.any() else "."
         tiles[unused] = 128 + tiles[unused] // 2
         _mark(tiles, unused, cell)
     _draw_tiles(path, panels, layout, title, note, reading, cell=cell)
@@ -91,7 +107,7 @@ def draw_hit_map(
     counts = np.asarray(counts, np.float64)
     layout = lay_out_grid(counts.shape)
     used, share = counts[counts > 0], counts[counts > 0] / max(counts.sum(), 1e-30)
-    note = f"{used.size:,} of {counts.size:,} {unit} in use"
+    note = usage_note(counts, unit)
     note += f", perplexity {np.exp(-np.sum(share * np.log(share))):,.1f}" if used.size else ""
     # The scale spans at least a factor of 10 below the largest count, so that similar counts have similar colours.
     low = min(used.min(initial=np.inf), max(used.max(initial=0) / 30, 1))
@@ -103,8 +119,9 @@ def draw_hit_map(
     stripes = (np.add.outer(np.arange(side), np.arange(side)) // max(1, side // 12)) % 3 > 0
     stripes &= side >= 24
     tiles[counts.ravel() == 0] = np.where(stripes[..., None], 255 - 0.15 * (255 - _ORANGE), _ORANGE)
-    note += f" (orange: never {usage})." if used.size < counts.size else "."
-    reading = f"Dark: {usage} often. Perplexity is the number of equally used {unit} that would be as diverse."
+    note += f". Orange: never {usage}." if used.size < counts.size else "."
+    reading = f"Dark: {usage} often. N is the sum of all counts. "
+    reading += f"Perplexity is the number of equally used {unit} that would be as diverse."
     _draw_tiles(path, {"": tiles}, layout, title, note, reading, (norm, colors, "count (log scale)"), cell)
 
 

@@ -78,13 +78,13 @@ def hits(som: "kvae.SOM", X: Data, ax: "Axes | None" = None) -> "Figure":
       >>> X = [[0.0, 0.0], [0.1, 0.0], [1.0, 2.0], [1.1, 2.0]]
       >>> figure = kvae.plots.hits(kvae.SOM((4, 5), n_epochs=2).fit(X), X)
       >>> figure.axes[0].get_title(loc="left")
-      'Hits: 4 of 20 nodes have rows'
+      'Hits: 4 of 20 nodes, N = 4 rows'
     """
     check_map(som)
     with map_axes(som, ax) as ax:
         counts = np.bincount(som.predict(X), minlength=som.grid_.size)
         draw_values(som, ax, np.ma.masked_equal(counts, 0), "YlGnBu", "rows", lowest=0)
-        ax.set_title(f"Hits: {np.sum(counts > 0):,} of {len(counts):,} nodes have rows")
+        ax.set_title(f"Hits: {np.sum(counts > 0):,} of {len(counts):,} nodes, N = {counts.sum():,} rows")
     return ax.figure
 
 

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+LABEL_HEIGHT, DIGIT_WIDTH = 0.125, 0.067
+"""Inches that a tick label needs: its height with some space, and the width of a digit at 7.5 points."""
+
+
 def validate_images(name: str, images: ArrayLike, leading: int) -> np.ndarray:
     """Returns images as an array, after checking dtype and shape.
 
@@ -145,7 +149,7 @@ class GridLayout(NamedTuple):
     """A grid with any number of axes, laid out in rows and columns."""
 
     codes: np.ndarray  # int [rows, columns]; -1 where a cell is empty
-    row_labels: list[str]  # "" for rows without a tick
+    row_labels: list[str]  # "" between two slices
     column_labels: list[str]
     axis_labels: tuple[str, str]
     note: str  # a sentence on how the grid was laid out; "" for a plane
@@ -163,8 +167,8 @@ def lay_out_grid(grid_shape: tuple[int, ...]) -> GridLayout:
         is_wrapped = len(starts) > 1
         note = f"A line of {size} codes; each row continues the one above." if is_wrapped else ""
         axis_labels = ("first code of the row", "position in the row") if is_wrapped else ("", "code")
-        row_labels = _sparse_labels(starts) if is_wrapped else [""]
-        return GridLayout(codes.reshape(-1, columns), row_labels, _sparse_labels(range(columns)), axis_labels, note)
+        row_labels = list(map(str, starts)) if is_wrapped else [""]
+        return GridLayout(codes.reshape(-1, columns), row_labels, list(map(str, range(columns))), axis_labels, note)
     *outer, rows, columns = grid_shape
     slices = numbers.reshape(-1, rows, columns)
     across = min(len(slices), max(1, round(math.sqrt(2 * len(slices) * rows / columns))))
@@ -173,24 +177,43 @@ def lay_out_grid(grid_shape: tuple[int, ...]) -> GridLayout:
     for i, piece in enumerate(slices):
         codes[i // across, :rows, i % across, :columns] = piece
     codes = codes.reshape(down * (rows + 1), across * (columns + 1))[:-1, :-1]
-    row_labels, column_labels = (
-        [*_sparse_labels(range(n)), ""] * copies for n, copies in ((rows, down), (columns, across))
-    )
+    row_labels, column_labels = ([*map(str, range(n)), ""] * copies for n, copies in ((rows, down), (columns, across)))
     shape = " \N{MULTIPLICATION SIGN} ".join(map(str, grid_shape))
     note = f"The {shape} grid is shown as {len(slices)} slices, in reading order." if outer else ""
     return GridLayout(codes, row_labels[:-1], column_labels[:-1], ("grid row", "grid column"), note)
 
 
-def _sparse_labels(numbers: range) -> list[str]:
-    """Returns a label for each number; at most 16 labels are not empty."""
-    step = 2 ** max(0, math.ceil(math.log2(len(numbers) / 16)))
-    return [str(number) if i % step == 0 else "" for i, number in enumerate(numbers)]
+def sparse_labels(names: list[str], space: float) -> dict[int, str]:
+    """Returns the labels that have room, by position: in each slice every 2^k-th from the first, at most 16.
+
+    Example:
+      >>> sparse_labels(["0", "1", "2", "", "0", "1", "2"], space=1.5)
+      {0: '0', 2: '2', 4: '0', 6: '2'}
+
+    Args:
+      names: label of each cell; "" between two slices.
+      space: least distance of two labels, in cells.
+    """
+    slice_length = (*names, "").index("")
+    step = 2 ** math.ceil(math.log2(max(space, slice_length / 16, 1)))
+    labels, last = {}, -math.inf
+    for i, name in enumerate(names):
+        position = i % (slice_length + 1)
+        next_slice = i - position + slice_length + 1
+        is_near_next = position and i + space > next_slice < len(names)
+        if name and position % step == 0 and not is_near_next and i - last >= space:
+            labels[i], last = name, i
+    return labels
 
 
 def label_cells(axes: "Axes", layout: GridLayout) -> None:
-    """Labels the rows and columns of a grid layout on axes whose units are its cells."""
+    """Labels the rows and columns of a grid layout on axes whose units are its cells; labels do not overlap."""
+    box, size = axes.get_position(), axes.figure.get_size_inches()
+    cells = np.divide((box.height * size[1], box.width * size[0]), layout.codes.shape)  # inches
+    longest = max(map(len, layout.column_labels))
+    spaces = LABEL_HEIGHT / cells[0], (longest + 1) * DIGIT_WIDTH / cells[1]
     labels = (layout.row_labels, layout.column_labels)
-    for axis, names, label in zip((axes.yaxis, axes.xaxis), labels, layout.axis_labels, strict=True):
-        ticks = {i: name for i, name in enumerate(names) if name}
+    for axis, names, space, label in zip((axes.yaxis, axes.xaxis), labels, spaces, layout.axis_labels, strict=True):
+        ticks = sparse_labels(names, space)
         axis.set_ticks(list(ticks), list(ticks.values()))
         axis.set_label_text(label)

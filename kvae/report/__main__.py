@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     if options.check:
         return 0 if check(options.runs) else program.FAILED
     if options.table is None:
-        text = comparison_table(read_seeds(options.runs))
+        text = comparison_table(read_seeds(options.runs), narrow=options.html)
     else:
         text = _paper_tables(options.runs, options.table, options.experiments)
     if options.curves:

@@ -49,14 +49,28 @@ class Side {
     this.codebook = this.run.codebooks[this.part("codebook").value];
     const { views, positions, unit, event, about, size } = this.codebook;
     this.fill("view", views.map((view) => view.label));
-    const used = positions.filter((list) => list.length).length;
+    const used = positions.filter((list) => list.length).length, total = this.codebook.codes.length;
     this.part("about").textContent =
       `Step ${number(this.run.step)}. ${number(used)} of ${number(size)} ${unit}s ${event} in ` +
-      `${number(this.images.count)} validation images. ${about}.`;
-    this.pinned = positions.reduce((best, list, code) => (list.length > positions[best].length ? code : best), 0);
+      `${number(this.images.count)} validation images (N = ${number(total)}${total < size ? `, so at most ${number(total)}` : ""}). ${about}.`;
+    this.pinned = this.firstCode();
     [this.map.row, this.map.column] = this.codebook.cells[this.pinned];
     this.pointed = null;
     this.draw();
+  }
+
+  /** Returns the most used code of the open image. Opens an image first, if none is: one with the most used code of all. */
+  firstCode() {
+    const { positions, grid, codes } = this.codebook, perImage = grid[0] * grid[1];
+    const most = (lengths) => lengths.reduce((best, length, i) => (length > lengths[best] ? i : best), 0);
+    if (!chosenImage.has(this.run.images)) {
+      const inImage = Array(this.images.count).fill(0);
+      positions[most(positions.map((list) => list.length))].forEach((position) => inImage[Math.floor(position / perImage)]++);
+      chosenImage.set(this.run.images, most(inImage));
+    }
+    const counts = Array(positions.length).fill(0);
+    codes.slice(this.opened * perImage, (this.opened + 1) * perImage).forEach((code) => counts[code]++);
+    return most(counts);
   }
 
   get code() {

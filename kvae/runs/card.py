@@ -1,8 +1,10 @@
 """Writes the model card of a shared run: README.md, which begins with metadata for the Hugging Face Hub."""
 
+import contextlib
+import io
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax
 
@@ -58,18 +60,18 @@ LIMITS = """- Trained only on the data set above; reconstructions of other image
 """
 
 
-def model_card(run: "Run", name: str, figures: Sequence[str], license: str | None = None) -> str:
+def model_card(run: "Run", name: str, figures: Mapping[str, bytes], license: str | None = None) -> str:
     """Returns the card in Markdown, which begins with metadata for the Hugging Face Hub.
 
     Args:
       run: A `kvae.runs.Run`.
       name: The argument of `kvae.from_pretrained` in the card's example.
-      figures: PNG files, relative to the card; the first is shown at the top.
+      figures: Contents of PNG files by name, relative to the card; the first is shown at the top.
       license: A licence identifier of the Hub, such as "apache-2.0".
     """
     title = name.rstrip("/").rpartition("/")[2]
     metadata = HUB_METADATA.format(license=f"\nlicense: {license}" if license else "")
-    pictures = [f"![{_caption(file)}]({file})\n\n*{_caption(file)}*\n" for file in figures]
+    pictures = [_picture(file, content) for file, content in figures.items()]
     parts = [metadata, f"# {title}\n", _summary(run), *pictures[:1], "## Use\n", INSTALL, _use(run, name)]
     parts += _metrics_table(run)
     if pictures[1:]:
@@ -122,21 +124,25 @@ def _metrics_table(run: "Run") -> list[str]:
     rows = [row for row in run.metrics if row["step"] <= run.step and LOSS in row]
     if not rows:
         return []
-    last, lines = rows[-1], ["| | |", "|---|---|"]
+    last, lines = rows[-1], ["| metric | value |", "|---|---|"]
     for name, metric in run.model.metrics.items():
-        value = last.get(f"valid/{name}")
-        value = value[run.replica] if isinstance(value, list) else value
+        value, total = (_of_replica(last.get(f"valid/{key}"), run.replica) for key in (name, metric.total))
         if value is None or not (metric.column or metric.panel):
             continue
         heading = metric.column or name.replace("_", " ")
         heading += f" ({metric.label})" if metric.column and metric.label else ""
-        lines.append(f"| {heading} | {value:.{metric.decimals if metric.column else 4}f} |")
+        number = f"{value:,.{metric.decimals if metric.column else 4}f}"
+        lines.append(f"| {heading} | {number}{f' (N = {total:,})' if total else ''} |")
     return [f"## Validation metrics at step {last['step']:,}\n", "\n".join(lines) + "\n"]
+
+
+def _of_replica(value: Any, replica: int) -> Any:
+    return value[replica] if isinstance(value, list) else value
 
 
 def _training(run: "Run") -> str:
     dataset = run.config["dataset"]
-    hidden = {"name", *data.local_paths(dataset)}
+    hidden = {"name", "mean", "std", *data.local_paths(dataset)}
     fields = [f"{name} {short_repr(value)}" for name, value in dataset.items() if name not in hidden]
     details = f" ({', '.join(fields)})" if fields else ""
     count = sum(leaf.size for leaf in jax.tree.leaves(run.variables.get("params", {})))
@@ -148,5 +154,23 @@ def _training(run: "Run") -> str:
     return " ".join(lines)
 
 
-def _caption(file: str) -> str:
+def _picture(file: str, content: bytes) -> str:
+    """Returns a figure in Markdown, with the title and the caption that `kvae.plots.canvas.png_figure` stored in it."""
+    texts = {}
+    with contextlib.suppress(ImportError, OSError):
+        from PIL import Image
+
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            texts = image.text
+    title = texts.get("Title", _title(file))
+    caption = " ".join([_sentence(title), texts.get("Description", "")]).strip()
+    return f"![{title}]({file})\n\n*{caption}*\n"
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "?", "!")) else f"{text}."
+
+
+def _title(file: str) -> str:
+    """Returns the name of a figure without text, such as "U-matrix"."""
     return file.rpartition("/")[2].removesuffix(".png").replace("_", " ").capitalize().replace("U matrix", "U-matrix")

@@ -14,6 +14,10 @@ from kvae.training.workdir.run_config import read_config_json
 LEGEND = "Last value and, in brackets, the best value of the run; mean ± standard deviation over seeds."
 
 
+MEASURED_FIELDS = ("dataset.mean", "dataset.std")
+"""Fields that are measured over the training set if the user leaves them empty."""
+
+
 class SeedGroup(NamedTuple):
     """The seeds of one config.
 
@@ -50,10 +54,12 @@ def differing_fields(groups: list[SeedGroup]) -> list[str]:
     """Returns the names of the fields in which groups differ, in the order of the config.
 
     A field that a group lacks also counts as different, unless the group's section has another name: FSQ, for example,
-    has no grid.
+    has no grid. Mean and standard deviation are left out if the data differ.
     """
     names = dict.fromkeys(name for group in groups for name in group.fields)
-    return [name for name in names if _differs(name, groups)]
+    differing = [name for name in names if _differs(name, groups)]
+    has_other_data = any(name.startswith("dataset.") and name not in MEASURED_FIELDS for name in differing)
+    return [name for name in differing if not (has_other_data and name in MEASURED_FIELDS)]
 
 
 def _differs(name: str, groups: list[SeedGroup]) -> bool:
@@ -64,11 +70,12 @@ def _differs(name: str, groups: list[SeedGroup]) -> bool:
     return len({json.dumps(group.fields[name]) for group in with_field}) + is_lacking > 1
 
 
-def comparison_table(seeds: Iterable[Seed]) -> str:
+def comparison_table(seeds: Iterable[Seed], narrow: bool = False) -> str:
     """Returns a Markdown table of the last and best value of each metric, with a line per seed that has a problem.
 
     Args:
       seeds: From `kvae.runs.seeds.read_seeds`.
+      narrow: True gives each config a column instead of a row if this makes the table narrower.
 
     Example:
       >>> print(comparison_table([]))
@@ -87,12 +94,15 @@ def comparison_table(seeds: Iterable[Seed]) -> str:
     # Metrics that would have the same heading are shown by their names.
     columns = [column if columns.count(column) == 1 else name for column, name in zip(columns, metrics, strict=True)]
     headings = ["run", "seeds", "step", *(name.removeprefix("model.") for name in fields), *columns]
-    rows = [headings, ["---"] * len(headings)]
+    rows = [headings]
     for group in groups:
         cells = [group.label, str(len(group.seeds)), _last_steps(group)]
         cells += [_format_field(group.fields.get(name)) for name in fields]
-        cells += [_format_metric(group.seeds, f"valid/{name}", metric) for name, metric in metrics.items()]
+        cells += [_format_metric(group.seeds, name, metric) for name, metric in metrics.items()]
         rows.append(cells)
+    if narrow and len(rows) < len(headings):
+        rows = list(zip(*rows, strict=True))
+    rows.insert(1, ["---"] * len(rows[0]))
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     problems = [f"- {seed.name}: {seed.problem}" for group in groups for seed in group.seeds if seed.problem]
     return "\n".join([table, "", LEGEND, *problems]) + "\n"
@@ -114,16 +124,31 @@ def _format_field(value: Any) -> str:
 def _format_metric(seeds: list[Seed], name: str, metric: Metric) -> str:
     """Formats the mean last value and, if `metric.better` is set, the mean of the seeds' best values in brackets.
 
-    The best loss is the lowest finite one, as in `kvae.training.best`; other metrics may be best at other steps.
+    The best loss is the lowest finite one, as in `kvae.training.best`; other metrics may be best at other steps. A
+    count is followed by N, the number of vectors in it.
     """
-    histories = [[row[name] for row in seed.rows if row.get(name) is not None] for seed in seeds]
-    histories = [history for history in histories if history]
+    histories = _histories(seeds, name)
     if not histories:
         return "—"
     cell = _format_mean([history[-1] for history in histories], metric)
     if metric.better is not None:
         cell += f" ({_format_mean([metric.better(history) for history in histories], metric)})"
-    return cell
+    return cell + _format_total(seeds, metric)
+
+
+def _format_total(seeds: list[Seed], metric: Metric) -> str:
+    """Returns N, the number of vectors that a count is taken over, in brackets; empty for other metrics."""
+    totals = {history[-1] for history in _histories(seeds, metric.total)} if metric.total else set()
+    if not totals:
+        return ""
+    return f" (N = {' to '.join(f'{total:,}' for total in sorted({min(totals), max(totals)}))})"
+
+
+def _histories(seeds: list[Seed], name: str) -> list[list[Any]]:
+    """Returns the values of a validation metric of each seed that has any."""
+    name = f"valid/{name}"
+    histories = [[row[name] for row in seed.rows if row.get(name) is not None] for seed in seeds]
+    return [history for history in histories if history]
 
 
 def _format_mean(values: list[float], metric: Metric) -> str:
@@ -142,6 +167,7 @@ def comparison_curves(seeds: Iterable[Seed]) -> dict[tuple[str, str], dict[str, 
       {(title, unit): {label: (steps, values float64 [seeds, steps])}}: one entry per panel, with one curve per config.
     """
     groups = group_seeds(seeds)
+    all_seeds = [seed for group in groups for seed in group.seeds]
     panels: dict[tuple[str, str], dict[str, tuple[list[int], np.ndarray]]] = {}
     for label, group in zip(_short_labels(groups), groups, strict=True):
         for name, metric in group.metrics.items():
@@ -149,7 +175,7 @@ def comparison_curves(seeds: Iterable[Seed]) -> dict[tuple[str, str], dict[str, 
             if metric.panel is None or not steps:
                 continue
             title, unit = metric.panel
-            title = f"{title}: {metric.label}" if metric.label else title
+            title = (f"{title}: {metric.label}" if metric.label else title) + _format_total(all_seeds, metric)
             panels.setdefault((title, unit), {})[label] = (steps, values)
     return panels
 

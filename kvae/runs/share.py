@@ -93,7 +93,7 @@ def save_shared(
                 incomplete.write_bytes(content)
         if (metrics := as_path(run.workdir) / ROWS).exists():
             _copy(metrics, folder / metrics.name)
-        write_text(folder / "README.md", card.model_card(run, name, list(files), license))
+        write_text(folder / "README.md", card.model_card(run, name, files, license))
 
 
 def _figures(run: "Run", images: bool) -> dict[str, bytes]:

@@ -47,23 +47,38 @@ def draw(
     title = f"{folder.absolute().parent.name}, step {step:,}"
     files = {f"{name}.png": picture for name, picture in pictures.items()}
     files["index.html"] = lambda path: index.write_index(path.parent, pictures, title)
+    failed: dict[str, list[str]] = {}
     for name, draw_at in files.items():
         try:
             folder.mkdir(parents=True, exist_ok=True)
             draw_at(folder / name)
         except Exception as error:
-            log.warning("%s was not drawn: %s", folder / name, _reason(error))
+            failed.setdefault(_reason(error), []).append(name)
+    for reason, names in failed.items():  # one line for a full disk, not one for each file
+        log.warning("%s %s not drawn: %s", folder / ", ".join(names), "were" if len(names) > 1 else "was", reason)
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def panels(model: Model, rows: Sequence[Mapping]) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """Returns the title, unit and (label, metric) pairs of each panel of the training curves."""
-    measured = {name.partition("/")[2] for row in rows for name in row}
-    metrics_by_panel = {}
+    """Returns the title, unit and (label, metric) pairs of each panel of the training curves.
+
+    The title of a panel of counts has N, the number of vectors, of each of its metrics: "Codes in use (N = 57,600)".
+    """
+    last = {name: value for row in rows for name, value in row.items()}
+    measured = {name.partition("/")[2] for name in last}
+    metrics_by_panel, totals = {}, {}
     for name, metric in model.metrics.items():
         if metric.panel is not None and name in measured:
             metrics_by_panel.setdefault(metric.panel, []).append((metric.label, name))
-    return [(*panel, metrics) for panel, metrics in metrics_by_panel.items()]
+            if metric.total and (total := last.get(f"valid/{metric.total}")):
+                total = total[0] if isinstance(total, list) else total
+                totals.setdefault(metric.panel, []).append(f"{total:,}")
+    return [
+        (f"{title} (N = {' / '.join(totals[title, unit])})" if (title, unit) in totals else title, unit, metrics)
+        for (title, unit), metrics in metrics_by_panel.items()
+    ]

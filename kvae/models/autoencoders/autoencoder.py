@@ -72,8 +72,10 @@ CODEBOOK_METRICS = {
         pooled=True,
         panel=("Codes in use", "codes used at least once"),
         column="codes used",
+        total="vectors",
         decimals=0,
     ),
+    "vectors": Metric(lambda sums: int(sums["counts"].sum()), pooled=True, decimals=0),
     "quantization_error": Metric(_per_position("quantization_error")),
 }
 """Metrics of each codebook, computed from the sums of `Quantizer.batch_sums`."""
@@ -155,6 +157,11 @@ class Autoencoder(Model):
         """Height and width, in pixels, of the area that one code covers, by quantiser."""
         raise NotImplementedError
 
+    @property
+    def mean_and_std(self) -> tuple[jax.Array, jax.Array]:
+        """`mean` and `std`, float32 [1, 1, 1, 3], with the rank of images."""
+        return jnp.float32(self.mean).reshape(1, 1, 1, 3), jnp.float32(self.std).reshape(1, 1, 1, 3)
+
     def normalize(self, images: jax.Array) -> jax.Array:
         """Returns (images - mean) / std, float32, from uint8 [b, h, w, 3].
 
@@ -168,12 +175,12 @@ class Autoencoder(Model):
                 f"images are {images.shape[1]} x {images.shape[2]}; "
                 f"height and width must be multiples of {stride} for this model"
             )
-        mean, std = jnp.asarray(self.mean, jnp.float32), jnp.asarray(self.std, jnp.float32)
+        mean, std = self.mean_and_std
         return (images.astype(jnp.float32) - mean) / std
 
     def to_uint8(self, images: jax.Array) -> jax.Array:
         """Maps images on the normalised scale back to uint8, rounded and clipped."""
-        return measures.to_uint8(images, jnp.asarray(self.mean, jnp.float32), jnp.asarray(self.std, jnp.float32))
+        return measures.to_uint8(images, *self.mean_and_std)
 
     def decode_quantized(self, quantized: Mapping[str, jax.Array]) -> jax.Array:
         """Decodes codewords by quantiser, [b, h', w', d], to images on the normalised scale, float32 [b, h, w, 3]."""
@@ -252,10 +259,10 @@ class Autoencoder(Model):
         metrics = dict(RECONSTRUCTION_METRICS)
         for quantizer, layer in self.quantizers.items():
             for codebook in codebook_names(quantizer, layer.n_codebooks):
+                suffix, label = metric_suffix(codebook), codebook_label(codebook)
                 for name, metric in codebook_metrics(layer).items():
-                    metrics[name + metric_suffix(codebook)] = dataclasses.replace(
-                        metric, compute=_of_codebook(codebook, metric.compute), label=codebook_label(codebook)
-                    )
+                    compute, total = _of_codebook(codebook, metric.compute), metric.total and metric.total + suffix
+                    metrics[name + suffix] = dataclasses.replace(metric, compute=compute, label=label, total=total)
         return metrics
 
     def extra_metrics(self, variables: Mapping[str, Any], samples: Mapping[str, np.ndarray]) -> dict[str, float]:

@@ -139,6 +139,10 @@ def _dead(name: str) -> Callable[[Mapping[str, Any]], int | None]:
     return lambda sums: dead_neurons(sums[name]) if name in sums else None
 
 
+def _total(name: str) -> Callable[[Mapping[str, Any]], int | None]:
+    return lambda sums: int(np.sum(sums[name])) if name in sums else None
+
+
 def _selectivity(*names: str) -> Callable[[Mapping[str, Any]], float | None]:
     """Returns a function that computes neural selectivity from these sums; it returns None if a sum is missing."""
 
@@ -159,8 +163,12 @@ URLSOM_METRICS = {
     "winner_take_all_loss": Metric(lambda sums: float(np.sum(_direction(sums)) / np.sqrt(len(_direction(sums))))),
     "collapse_loss": Metric(lambda sums: float(collapse_loss(jnp.asarray(_direction(sums), jnp.float32)))),
     "similarity_loss": Metric(lambda sums: float(sums["similarity_loss"] / sums["examples"])),
-    "dead_neurons": Metric(_dead("counts"), pooled=True, panel=DEAD_PANEL),
-    "dead_neurons_train": Metric(_dead("train_counts"), pooled=True, panel=DEAD_PANEL, label="training set"),
+    "dead_neurons": Metric(_dead("counts"), pooled=True, panel=DEAD_PANEL, total="images"),
+    "dead_neurons_train": Metric(
+        _dead("train_counts"), pooled=True, panel=DEAD_PANEL, label="training set", total="images_train"
+    ),
+    "images": Metric(_total("counts"), pooled=True, decimals=0),
+    "images_train": Metric(_total("train_counts"), pooled=True, decimals=0),
     "neural_selectivity": Metric(_selectivity("table"), pooled=True, panel=SELECTIVITY_PANEL),
     "neural_selectivity_train": Metric(
         _selectivity("train_table"), pooled=True, panel=SELECTIVITY_PANEL, label="training set"
