@@ -14,7 +14,7 @@ import kvae
 from kvae.core.errors import InputError
 from kvae.kohonen import CodebookState, Samples
 from kvae.quantizers import restarts
-from kvae.quantizers.base import rotation
+from kvae.quantizers.gradients import rotation
 from modules import apply, init
 
 RNG = np.random.default_rng(0)

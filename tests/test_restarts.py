@@ -46,6 +46,7 @@ def test_restarted_codes_are_vectors_of_the_batch(n_parts):
 
 
 def test_devices_of_shard_map_and_pmap_restart_at_the_same_vectors():
+    """In audiocraft (issue 374) each device drew its own, and codebooks drifted apart."""
     layer = LAYER.clone(axis_name="data")
     variables, expected_rows = started(), {row.tobytes() for row in Z}
 

@@ -49,12 +49,14 @@ class KohonenVQ(NnxQuantizer):
         topology: str = "plane",
         initial_width: float | None = None,
         lowest_width: float | None = None,
+        metric: str = "euclidean",
+        gradient: str = "straight_through",
+        codebook_dim: int | None = None,
         decay: float = 0.99,
         init_count: float = 1.0,
         update_empty: bool = True,
-        metric: str = "euclidean",
-        gradient: str = "straight_through",
         restart_below: float = 0.0,
+        start: str = "normal",
         axis_name: str | None = None,
         rngs: nnx.Rngs,
         use_running_average: bool = False,
@@ -62,8 +64,9 @@ class KohonenVQ(NnxQuantizer):
         linen = quantizers.KohonenVQ(
             grid_shape=grid_shape, neighborhood=neighborhood, shrink_step=shrink_step, radius=radius,
             commitment_weight=commitment_weight, topology=topology, initial_width=initial_width,
-            lowest_width=lowest_width, decay=decay, init_count=init_count, update_empty=update_empty, metric=metric,
-            gradient=gradient, restart_below=restart_below, axis_name=axis_name,
+            lowest_width=lowest_width, metric=metric, gradient=gradient, codebook_dim=codebook_dim, decay=decay,
+            init_count=init_count, update_empty=update_empty, restart_below=restart_below, start=start,
+            axis_name=axis_name,
         )  # fmt: skip
         super().__init__(linen, features, rngs, use_running_average)
 
@@ -98,15 +101,20 @@ class GradientVQ(NnxQuantizer):
         topology: str = "plane",
         initial_width: float | None = None,
         lowest_width: float | None = None,
+        metric: str = "euclidean",
+        gradient: str = "straight_through",
+        codebook_dim: int | None = None,
         pull: str = "encoder",
         neighbor_weight: float = 1.0,
+        orthogonal_weight: float = 0.0,
         rngs: nnx.Rngs,
         use_running_average: bool = False,
     ):
         linen = quantizers.GradientVQ(
             grid_shape=grid_shape, neighborhood=neighborhood, shrink_step=shrink_step, radius=radius,
             commitment_weight=commitment_weight, topology=topology, initial_width=initial_width,
-            lowest_width=lowest_width, pull=pull, neighbor_weight=neighbor_weight,
+            lowest_width=lowest_width, metric=metric, gradient=gradient, codebook_dim=codebook_dim, pull=pull,
+            neighbor_weight=neighbor_weight, orthogonal_weight=orthogonal_weight,
         )  # fmt: skip
         super().__init__(linen, features, rngs, use_running_average)
 
@@ -124,7 +132,7 @@ class ResidualVQ(NnxQuantizer):
     Args:
       features: d, the length of the vectors.
       quantizer: linen layer that is copied for each part.
-      depth, dropout: see `kvae.ResidualVQ`. Dropout uses the random stream `dropout`.
+      codebooks, codebook_dim, depth, dropout: see `kvae.ResidualVQ`. Dropout uses the random stream `dropout`.
       rngs, use_running_average: see `KohonenVQ`.
     """
 
@@ -133,12 +141,16 @@ class ResidualVQ(NnxQuantizer):
         features: int,
         *,
         quantizer: quantizers.Quantizer,
+        codebooks: str = "separate",
+        codebook_dim: int | None = None,
         depth: int = 4,
         dropout: float = 0.0,
         rngs: nnx.Rngs,
         use_running_average: bool = False,
     ):
-        linen = quantizers.ResidualVQ(quantizer=quantizer, depth=depth, dropout=dropout)
+        linen = quantizers.ResidualVQ(
+            quantizer=quantizer, codebooks=codebooks, codebook_dim=codebook_dim, depth=depth, dropout=dropout
+        )
         super().__init__(linen, features, rngs, use_running_average)
 
 
@@ -155,7 +167,7 @@ class GroupedVQ(NnxQuantizer):
     Args:
       features: d, the length of the vectors.
       quantizer: linen layer that is copied for each part.
-      groups: see `kvae.GroupedVQ`.
+      codebooks, codebook_dim, groups: see `kvae.GroupedVQ`.
       rngs, use_running_average: see `KohonenVQ`.
     """
 
@@ -164,8 +176,11 @@ class GroupedVQ(NnxQuantizer):
         features: int,
         *,
         quantizer: quantizers.Quantizer,
+        codebooks: str = "separate",
+        codebook_dim: int | None = None,
         groups: int = 4,
         rngs: nnx.Rngs,
         use_running_average: bool = False,
     ):
-        super().__init__(quantizers.GroupedVQ(quantizer=quantizer, groups=groups), features, rngs, use_running_average)
+        linen = quantizers.GroupedVQ(quantizer=quantizer, codebooks=codebooks, codebook_dim=codebook_dim, groups=groups)
+        super().__init__(linen, features, rngs, use_running_average)

@@ -1,14 +1,18 @@
 """Quantiser layers for any Flax model. They do not depend on kvae's models, data sets or runs."""
 
-from kvae.quantizers.base import GRADIENTS, Quantized, Quantizer
+from kvae.quantizers.base import Quantized, Quantizer
 from kvae.quantizers.fsq import FSQ, SQUASHINGS
+from kvae.quantizers.gradient_vq import PULLS, GradientVQ
+from kvae.quantizers.gradients import GRADIENTS
 from kvae.quantizers.lookup_free import BSQ, LFQ
-from kvae.quantizers.maps import DISTANCE_METRICS, PULLS, GradientVQ, KohonenVQ
+from kvae.quantizers.maps import DISTANCE_METRICS, KohonenVQ
 from kvae.quantizers.simvq import SimVQ
-from kvae.quantizers.stacks import GroupedVQ, ResidualVQ
+from kvae.quantizers.stacks import CODEBOOKS, GroupedVQ, ResidualVQ
+from kvae.quantizers.starts import STARTS
 
 __all__ = [
     "BSQ",
+    "CODEBOOKS",
     "DISTANCE_METRICS",
     "FSQ",
     "GRADIENTS",
@@ -16,6 +20,7 @@ __all__ = [
     "PULLS",
     "QUANTIZERS",
     "SQUASHINGS",
+    "STARTS",
     "GradientVQ",
     "GroupedVQ",
     "KohonenVQ",

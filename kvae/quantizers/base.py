@@ -184,41 +184,6 @@ def masked(z: jax.Array, mask: jax.Array | None) -> jax.Array:
     return jnp.asarray(z) if mask is None else jnp.where(mask[..., None], z, 0)
 
 
-def straight_through(z: jax.Array, nearest: jax.Array) -> jax.Array:
-    """Returns the nearest codewords; their gradient passes unchanged to z (van den Oord et al., 2017)."""
-    return _with_gradient_of(z, nearest)
-
-
-def rotation(z: jax.Array, nearest: jax.Array) -> jax.Array:
-    """Returns the nearest codewords, with the gradient of the rotation trick (Fifty et al., 2024).
-
-    The gradient is computed as if z were rotated and scaled to its codeword w: with e = z / |z|, q = w / |w| and r the
-    unit vector of e + q, it is that of (|w| / |z|) (z - 2 (r . z) r + 2 (e . z) q), where |w| / |z|, r, e and q are
-    constants.
-    """
-    stop, nearest = jax.lax.stop_gradient, jax.lax.stop_gradient(nearest)
-    e, q = kohonen.unit(stop(z)), kohonen.unit(nearest)
-    r, scale = kohonen.unit(e + q), _length(nearest) / jnp.maximum(_length(stop(z)), kohonen.EPSILON)
-
-    def component(direction):
-        return jnp.sum(direction * z, axis=-1, keepdims=True)
-
-    return _with_gradient_of(scale * (z - 2 * component(r) * r + 2 * component(e) * q), nearest)
-
-
-def _with_gradient_of(carrier: jax.Array, nearest: jax.Array) -> jax.Array:
-    # Adding x - sg(x), which is 0, keeps the values exact.
-    return jax.lax.stop_gradient(nearest) + (carrier - jax.lax.stop_gradient(carrier))
-
-
-def _length(vectors: jax.Array) -> jax.Array:
-    return jnp.sqrt(jnp.sum(jnp.square(vectors), axis=-1, keepdims=True))
-
-
-GRADIENTS = {"straight_through": straight_through, "rotation": rotation}
-"""Maps the values of the field `gradient` to functions of (z, nearest codewords)."""
-
-
 def along_last_axis(vector: jax.Array | np.ndarray, like: jax.Array) -> jax.Array:
     """Returns a vector [d] as [..., d] with the rank of `like`: users may have JAX raise where ranks differ."""
     return jnp.reshape(vector, (1,) * (like.ndim - 1) + (-1,))

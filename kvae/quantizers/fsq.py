@@ -20,8 +20,8 @@ from kvae.quantizers.base import (
     check_vectors,
     codebook_sums,
     masked,
-    straight_through,
 )
+from kvae.quantizers.gradients import straight_through
 from kvae.quantizers.projections import Projected
 from kvae.topology import Grid, Plane
 

@@ -19,8 +19,8 @@ from kvae.quantizers.base import (
     codebook_sums,
     masked,
     masked_mean,
-    straight_through,
 )
+from kvae.quantizers.gradients import straight_through
 from kvae.quantizers.projections import Projected
 
 Bits = Annotated[int, Ge(1), Le(20)]

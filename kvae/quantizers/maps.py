@@ -1,4 +1,4 @@
-"""Quantiser layers with one codebook on a grid, learned by Kohonen's rule or by gradient descent."""
+"""Quantiser layers with one codebook on a grid: their base class, and the layer that learns by Kohonen's rule."""
 
 import functools
 from typing import Annotated
@@ -8,32 +8,29 @@ import jax
 import jax.numpy as jnp
 
 from kvae import kohonen
-from kvae.core.fields import Counts, NotNegative, OneOf, Positive, Share
+from kvae.core.fields import Counts, NotNegative, OneOf, Positive, Share, Width
 from kvae.kohonen import CodebookState, Statistics
-from kvae.quantizers import restarts
+from kvae.quantizers import restarts, starts
 from kvae.quantizers.base import (
-    GRADIENTS,
     Quantized,
-    Quantizer,
     check_codes,
     check_dimension,
     check_size,
     check_vectors,
+    codebook_sums,
     masked,
     masked_mean,
     quantized_of,
-    straight_through,
 )
-from kvae.topology import GRIDS, NEIGHBORHOODS, Grid, Neighborhood, kernel_of, make_grid, spread
+from kvae.quantizers.gradients import GRADIENTS
+from kvae.quantizers.projections import Projected
+from kvae.topology import GRIDS, NEIGHBORHOODS, Grid, Neighborhood, kernel_of, make_grid
 
 DISTANCE_METRICS = {"euclidean": lambda vectors: vectors, "cosine": kohonen.unit}
 """Maps the values of the field `metric` to functions that scale vectors and codewords before they are compared."""
 
-PULLS = {"encoder": "z (Fortuin et al., 2019)", "codeword": "the winning codeword (the code of Irie et al., 2023)"}
-"""Maps the values of the field `pull` to descriptions of the target of the winner's neighbours."""
 
-
-class _MapVQ(Quantizer):
+class MapVQ(Projected):
     """Base class of `KohonenVQ` and `GradientVQ`: a quantiser whose codes are nodes of a grid."""
 
     grid_shape: Counts
@@ -44,6 +41,9 @@ class _MapVQ(Quantizer):
     topology: Annotated[str, OneOf(GRIDS)] = "plane"
     initial_width: Positive | None = None
     lowest_width: NotNegative | None = None
+    metric: Annotated[str, OneOf(DISTANCE_METRICS)] = "euclidean"
+    gradient: Annotated[str, OneOf(GRADIENTS)] = "straight_through"
+    codebook_dim: Width | None = None
     train: bool | None = None
 
     def __post_init__(self):
@@ -79,12 +79,22 @@ class _MapVQ(Quantizer):
         """True unless `neighborhood` is "none"."""
         return self.neighborhood != "none"
 
+    def compared(self, z: jax.Array, mask: jax.Array | None) -> jax.Array:
+        """Returns the vectors that are compared with codewords: projected and scaled, float32 [..., d]."""
+        return DISTANCE_METRICS[self.metric](self.project_in(masked(z, mask)))
+
     def lookup(self, codes: jax.Array) -> jax.Array:
-        """Returns the codewords [..., d] of codes, int [...]."""
+        """Returns the vectors [..., D] of codes, int [...]."""
         check_codes(codes, self.codebook_size)
         codewords = self.codewords()
         check_size(codewords, "grid_shape", self.grid_shape)
-        return kohonen.codewords_of(jnp.asarray(codes), codewords)
+        return self.project_out(kohonen.codewords_of(jnp.asarray(codes), codewords))
+
+    def batch_sums(self, z: jax.Array, out: Quantized, mask: jax.Array) -> dict[str, jax.Array]:
+        """Returns `Quantizer.batch_sums` of the vectors that are compared with codewords."""
+        codewords = self.codewords()
+        nearest = kohonen.codewords_of(out.codes, codewords)
+        return codebook_sums(self.compared(z, mask), out, mask, nearest, codewords, self.grid)
 
 
 @functools.lru_cache
@@ -93,7 +103,7 @@ def _neighborhood(topology: str, grid_shape: tuple[int, ...], **schedule) -> Nei
     return Neighborhood(make_grid(topology, grid_shape), **schedule)
 
 
-class KohonenVQ(_MapVQ):
+class KohonenVQ(MapVQ):
     """Vector quantiser whose codebook is learned by Kohonen's self-organising map (Irie et al., 2023, Section 2.2).
 
     A call with `train=True` quantises a batch, then updates the codebook by Eqs. 9-11: with the sum s_k and the number
@@ -130,45 +140,47 @@ class KohonenVQ(_MapVQ):
       initial_width: width of the neighbourhood before the first update, in nodes; None uses the kernel's default. The
         paper uses 1.
       lowest_width: lower bound of the width, in nodes; None uses the kernel's default. The paper uses 0.
+      metric: distance between vectors and codewords, "euclidean" or "cosine"; "cosine" scales both to length 1.
+      gradient: gradient estimator for the encoder, "straight_through", "rotation" (the rotation trick) or "diveq".
+      codebook_dim: length d of the codewords; None uses the length of z. If it differs, two learned linear layers in
+        `params` project vectors to d dimensions and codewords back (Yu et al., "ViT-VQGAN", 2021, arXiv:2110.04627).
       train: default for the argument `train` of a call.
       decay: 1 - beta, the decay of the moving averages.
       init_count: N^(0), the initial count of every code.
       update_empty: True also updates codes without vectors, and smooths the counts; False leaves such codes unchanged.
-      metric: distance between vectors and codewords, "euclidean" or "cosine"; "cosine" scales both to length 1.
-      gradient: gradient estimator for the encoder, "straight_through" or "rotation" (the rotation trick).
       restart_below: a code whose average count falls below this restarts at a vector of the batch; 0 means never.
+      start: source of the first codewords: "normal" draws them from N(0, 1), "samples" takes vectors of the first
+        batch, "kmeans" then runs K-means over the next nine batches.
       axis_name: name of the mapped axis to sum statistics over; needed only under `shard_map` or `pmap`.
     """
 
     decay: Share = 0.99
     init_count: NotNegative = 1.0
     update_empty: bool = True
-    metric: Annotated[str, OneOf(DISTANCE_METRICS)] = "euclidean"
-    gradient: Annotated[str, OneOf(GRADIENTS)] = "straight_through"
     restart_below: NotNegative = 0.0
+    start: Annotated[str, OneOf(starts.STARTS)] = "normal"
     axis_name: str | None = None
 
     @nn.compact
     def quantize(self, z: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> Quantized:
         """Quantises vectors (see `Quantizer.quantize`). In training, statistics are summed over `axis_name`."""
         check_vectors(z, mask)
-        scaled = DISTANCE_METRICS[self.metric]
+        dimension = self.codebook_dim or z.shape[-1]
+        self.declare_projections(z, dimension)
         initial = None
         if self.is_initializing():
-            initial = kohonen.initial_codebook(
-                self.make_rng("params"), self.codebook_size, z.shape[-1], self.init_count
-            )
-            initial = initial._replace(codewords=scaled(initial.codewords))
+            initial = kohonen.initial_codebook(self.make_rng("params"), self.codebook_size, dimension, self.init_count)
+            initial = initial._replace(codewords=DISTANCE_METRICS[self.metric](initial.codewords))
         for leaf in CodebookState._fields:
             self.variable("codebook", leaf, lambda leaf=leaf: getattr(initial, leaf))
         codewords = self.codewords()
         check_size(codewords, "grid_shape", self.grid_shape)
-        check_dimension(z, codewords)
-        z32 = scaled(masked(z, mask).astype(jnp.float32))
+        z32 = self.compared(z, mask)
+        check_dimension(z32, codewords)
         codes = kohonen.nearest_code(jax.lax.stop_gradient(z32), codewords)
         statistics = kohonen.batch_statistics(z32, codes, len(codewords), mask)
         is_mapped = self.axis_name is not None and train and not self.is_initializing()
-        if self.restart_below:
+        if self.restart_below or starts.STARTS[self.start]:
             step = self.get_variable("codebook", "step")
             part = jax.lax.axis_index(self.axis_name) if is_mapped else 0
             samples = restarts.draw_samples(z32, len(codewords), step, mask, part)
@@ -177,7 +189,7 @@ class KohonenVQ(_MapVQ):
             statistics = jax.lax.psum(statistics, self.axis_name)
         nearest = kohonen.codewords_of(codes, codewords)
         loss = self.commitment_weight * masked_mean(jnp.square(nearest - z32), mask)
-        quantized = GRADIENTS[self.gradient](z32, nearest).astype(z.dtype)
+        quantized = self.project_out(GRADIENTS[self.gradient](z32, nearest)).astype(z.dtype)
         return quantized_of(quantized, codes, loss, statistics)
 
     def codewords(self) -> jax.Array:
@@ -188,111 +200,18 @@ class KohonenVQ(_MapVQ):
         """Returns the codebook and its moving averages."""
         return CodebookState(*(self.get_variable("codebook", leaf) for leaf in CodebookState._fields))
 
-    def batch_sums(self, z: jax.Array, out: Quantized, mask: jax.Array) -> dict[str, jax.Array]:
-        """Returns `Quantizer.batch_sums` of the scaled vectors."""
-        return super().batch_sums(DISTANCE_METRICS[self.metric](z.astype(jnp.float32)), out, mask)
-
     def update(self, statistics: Statistics) -> None:
         """Updates the mutable codebook with the statistics of a batch."""
-        updated = kohonen.update_codebook(
-            self.codebook(), statistics, self.spreading, decay=self.decay, update_empty=self.update_empty
+        before, scaled = self.codebook(), DISTANCE_METRICS[self.metric]
+        after = kohonen.update_codebook(
+            before, statistics, self.spreading, decay=self.decay, update_empty=self.update_empty
         )
-        updated = updated._replace(codewords=DISTANCE_METRICS[self.metric](updated.codewords))
+        after = after._replace(codewords=scaled(after.codewords))
         if self.restart_below:
-            updated = restarts.restart(updated, statistics.samples, self.restart_below)
-        for leaf, value in updated._asdict().items():
+            after = restarts.restart(after, statistics.samples, self.restart_below)
+        if n_updates := starts.STARTS[self.start]:
+            started = starts.start(before, statistics)
+            started = started._replace(codewords=scaled(started.codewords))
+            after = jax.tree.map(lambda *leaves: jnp.where(before.step < n_updates, *leaves), started, after)
+        for leaf, value in after._asdict().items():
             self.put_variable("codebook", leaf, value)
-
-
-class GradientVQ(_MapVQ):
-    """Vector quantiser whose codebook is learned by gradient descent (van den Oord et al., 2017).
-
-    With a neighbourhood this is SOM-VAE (Fortuin et al., 2019), which also pulls the winner's neighbours on the grid.
-    The loss is mean |sg(z) - w_code|^2 + commitment_weight * mean |z - sg(w_code)|^2 (means over all elements) plus
-    neighbor_weight * mean over positions of sum_{k != code} A(t)[code, k] |w_k - sg(target)|^2.
-
-    The collection `params` holds `codewords`, float32 [K, d]. The collection `codebook` holds `step`, the t of A(t),
-    int32 [].
-
-    Example:
-      >>> import jax, jax.numpy as jnp, kvae
-      >>> layer = kvae.GradientVQ(grid_shape=(4, 8), neighborhood="hard")
-      >>> z = jax.random.normal(jax.random.key(1), (10, 16))
-      >>> variables = layer.init(jax.random.key(0), z)
-      >>> jax.grad(lambda params: layer.apply({**variables, "params": params}, z).loss)(
-      ...     variables["params"]
-      ... )["codewords"].shape
-      (32, 16)
-
-    Attributes:
-      grid_shape: number of nodes along each axis of the grid; their product is K.
-      neighborhood: kernel of A, a name in `kvae.NEIGHBORHOODS`; "none" pulls only the winner.
-      shrink_step: tau, how fast the neighbourhood shrinks: after t updates its width in nodes is
-        max(lowest_width, initial_width / sqrt(1 + t tau)), without the root for the exponential kernel.
-      radius: reach of the hard neighbourhood, in nodes; 1.5 includes the diagonal neighbours on a plane.
-      commitment_weight: weight of the commitment loss, the second term.
-      topology: the grid, a name in `kvae.GRIDS`: "plane", "torus" or "hexagonal".
-      initial_width: width of the neighbourhood before the first update, in nodes; None uses the kernel's default.
-      lowest_width: lower bound of the width, in nodes; None uses the kernel's default.
-      train: default for the argument `train` of a call.
-      pull: target of the winner's neighbours, "encoder" for z or "codeword" for the winning codeword.
-      neighbor_weight: weight of the neighbours' term in the loss.
-    """
-
-    neighborhood: Annotated[str, OneOf(NEIGHBORHOODS)] = "none"
-    pull: Annotated[str, OneOf(PULLS)] = "encoder"
-    neighbor_weight: NotNegative = 1.0
-
-    @nn.compact
-    def quantize(self, z: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> Quantized:
-        """Quantises vectors (see `Quantizer.quantize`); `train` has no effect."""
-        check_vectors(z, mask)
-        self.variable("codebook", "step", lambda: jnp.zeros((), jnp.int32))
-        if self.has_variable("params", "codewords"):
-            check_size(self.codewords(), "grid_shape", self.grid_shape)
-            check_dimension(z, self.codewords())
-        codewords = self.param("codewords", nn.initializers.normal(1.0), (self.codebook_size, z.shape[-1]), jnp.float32)
-        stop = jax.lax.stop_gradient
-        z32 = masked(z, mask).astype(jnp.float32)
-        codes = kohonen.nearest_code(stop(z32), stop(codewords))
-        statistics = kohonen.batch_statistics(z32, codes, len(codewords), mask)
-        nearest = kohonen.codewords_of(codes, codewords)
-        loss = masked_mean(jnp.square(nearest - stop(z32)), mask)
-        loss += self.commitment_weight * masked_mean(jnp.square(stop(nearest) - z32), mask)
-        loss += self.neighbor_weight * self._neighbors_loss(codewords, stop(z32), codes, statistics, mask)
-        return quantized_of(straight_through(z32, nearest).astype(z.dtype), codes, loss, statistics)
-
-    def _neighbors_loss(
-        self, codewords: jax.Array, z: jax.Array, codes: jax.Array, statistics: Statistics, mask: jax.Array | None
-    ) -> jax.Array:
-        """Returns the mean over positions of sum_{k != code} A[code, k] |w_k - target|^2.
-
-        Expanding the square gives three sums over the positions of each code: their number, their targets and the
-        targets' squared lengths. Only these sums are spread over the grid, so that no array is N x K.
-        """
-        if self.pull == "encoder":
-            sums = statistics.sums
-            squared_norms = jnp.sum(jnp.square(z), axis=-1, keepdims=True)
-            squares = kohonen.batch_statistics(squared_norms, codes, self.codebook_size, mask).sums[:, 0]
-        else:
-            targets = jax.lax.stop_gradient(codewords)
-            sums = statistics.counts[:, None] * targets
-            squares = statistics.counts * jnp.sum(jnp.square(targets), axis=-1)
-
-        def to_neighbors(values):
-            return spread(self.spreading, values, self.get_variable("codebook", "step")) - values
-
-        by_code = (
-            to_neighbors(statistics.counts) * jnp.sum(jnp.square(codewords), axis=-1)
-            - 2 * jnp.sum(to_neighbors(sums) * codewords, axis=-1)
-            + to_neighbors(squares)
-        )
-        return jnp.sum(by_code) / jnp.maximum(jnp.sum(statistics.counts), 1.0)
-
-    def codewords(self) -> jax.Array:
-        """Returns the codewords, float32 [K, d]."""
-        return self.get_variable("params", "codewords")
-
-    def update(self, statistics: Statistics) -> None:
-        """Increments `step` in the mutable collection; the optimiser updates the codewords."""
-        self.put_variable("codebook", "step", self.get_variable("codebook", "step") + 1)

@@ -51,14 +51,23 @@ def _draw_weights(key: jax.Array, size: int) -> jax.Array:
     return jnp.asarray(WEIGHTS)[jnp.minimum(ranks, len(WEIGHTS) - 1)]
 
 
+def is_single(samples: Samples) -> jax.Array:
+    """True for codes with one draw, or one that outweighs all others: bool [K]."""
+    return jnp.any(samples.counts[:, None] == WEIGHTS[None], axis=-1)
+
+
+def drawn_vectors(samples: Samples) -> jax.Array:
+    """Returns the vector drawn for each code, float32 [K, d]; meaningless where `is_single` is False."""
+    return samples.sums / jnp.where(is_single(samples), samples.counts, 1)[:, None]
+
+
 def restart(codebook: CodebookState, samples: Samples, lowest_count: float) -> CodebookState:
     """Moves codes whose average count is below `lowest_count` to drawn vectors, and sets their count to `lowest_count`.
 
     A code without a draw, or with several draws of the same largest weight, does not move.
     """
-    is_single = jnp.any(samples.counts[:, None] == WEIGHTS[None], axis=-1)
-    starts = (codebook.counts < lowest_count) & is_single
-    placed = samples.sums / jnp.where(is_single, samples.counts, 1)[:, None]
+    starts = (codebook.counts < lowest_count) & is_single(samples)
+    placed = drawn_vectors(samples)
     return codebook._replace(
         codewords=jnp.where(starts[:, None], placed, codebook.codewords),
         sums=jnp.where(starts[:, None], placed * lowest_count, codebook.sums),

@@ -13,7 +13,6 @@ from kvae.core.errors import InputError
 from kvae.core.fields import NotNegative, OneOf
 from kvae.grids import LARGEST_SIZE
 from kvae.quantizers.base import (
-    GRADIENTS,
     Quantized,
     Quantizer,
     along_last_axis,
@@ -23,6 +22,7 @@ from kvae.quantizers.base import (
     masked,
     masked_mean,
 )
+from kvae.quantizers.gradients import GRADIENTS
 
 
 class SimVQ(Quantizer):

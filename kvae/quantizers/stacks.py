@@ -1,26 +1,37 @@
 """Quantisers with several codebooks: one after the other on residuals, or in parallel on groups of elements."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from kvae.core.errors import InputError, short_repr
-from kvae.core.fields import Depth, Probability
-from kvae.quantizers.base import Quantized, Quantizer, check_codes, check_vectors, masked, straight_through
+from kvae.core.fields import Depth, OneOf, Probability, Width
+from kvae.quantizers.base import Quantized, Quantizer, check_codes, check_vectors, masked
 from kvae.quantizers.fsq import FSQ
+from kvae.quantizers.gradients import straight_through
 from kvae.quantizers.lookup_free import BSQ, LFQ
+from kvae.quantizers.projections import Projected
 from kvae.topology import Grid
 
+CODEBOOKS = {
+    "separate": lambda make_part, n_parts: [make_part() for _ in range(n_parts)],
+    "shared": lambda make_part, n_parts: [make_part()] * n_parts,
+}
+"""Maps the names that the field `codebooks` accepts to functions that make the parts of a stack."""
 
-class _Stack(Quantizer):
+
+class _Stack(Projected):
     """Base class of `ResidualVQ` and `GroupedVQ`: a quantiser with q codebooks.
 
     Codes are int32 [..., q] and counts float32 [q, K]. Statistics are a list with one entry for each part.
     """
 
     quantizer: Quantizer
+    codebooks: Annotated[str, OneOf(CODEBOOKS)] = "separate"
+    codebook_dim: Width | None = None
     train: bool | None = None
 
     def __post_init__(self):
@@ -33,7 +44,7 @@ class _Stack(Quantizer):
             raise InputError(f"quantizer is {text}; it must be a linen layer, such as kvae.KohonenVQ((4, 8))")
 
     def setup(self) -> None:
-        self.parts = [self.quantizer.clone(name=None, parent=None) for _ in range(self.n_parts)]
+        self.parts = CODEBOOKS[self.codebooks](lambda: self.quantizer.clone(name=None, parent=None), self.n_parts)
 
     @property
     def n_parts(self) -> int:
@@ -41,7 +52,10 @@ class _Stack(Quantizer):
         raise NotImplementedError
 
     def update(self, statistics: list[Any]) -> None:
-        """Updates each codebook with the statistics of its part."""
+        """Updates each codebook with the statistics of its part, or a shared one with their sum."""
+        if self.codebooks == "shared":
+            self.parts[0].update(jax.tree.map(lambda *leaves: sum(leaves), *statistics))
+            return
         for part, part_statistics in zip(self.parts, statistics, strict=True):
             part.update(part_statistics)
 
@@ -98,8 +112,10 @@ class ResidualVQ(_Stack):
       (10, 3)
 
     Attributes:
-      quantizer: layer that is copied for each part. Each copy has its own codebook; fields such as `commitment_weight`
-        apply to each copy.
+      quantizer: layer that is copied for each part; fields such as `commitment_weight` apply to each copy.
+      codebooks: "separate" gives each part its own codebook; "shared" gives all parts the same one.
+      codebook_dim: length d of the codewords; None uses the length of z. If it differs, two learned linear layers in
+        `params` project vectors to d dimensions and sums of codewords back.
       train: default for the argument `train` of a call.
       depth: q, the number of codebooks.
       dropout: probability of quantiser dropout: a training batch then uses only the first n codebooks, with a random n,
@@ -117,6 +133,11 @@ class ResidualVQ(_Stack):
             raise InputError(f"quantizer is a {kind}; it must be a layer with one codebook, such as a KohonenVQ")
         if isinstance(self.quantizer, (FSQ, LFQ, BSQ)):
             raise InputError(f"quantizer is {kind}; it must be a layer with a learned codebook, such as a KohonenVQ")
+        if getattr(self.quantizer, "codebook_dim", None) is not None:
+            raise InputError(
+                f"quantizer.codebook_dim is {self.quantizer.codebook_dim}; a ResidualVQ projects once, before its "
+                "first codebook: set its own codebook_dim instead"
+            )
 
     @property
     def n_codebooks(self) -> int:
@@ -128,11 +149,14 @@ class ResidualVQ(_Stack):
         """q, equal to `depth`."""
         return self.depth
 
+    @nn.compact
     def quantize(self, z: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> Quantized:
         """Quantises vectors (see `Quantizer.quantize`). The codes of dropped codebooks are -1."""
         check_vectors(z, mask)
         kept = self._kept() if train and self.dropout else self.depth
-        residual, total, outs = masked(z, mask).astype(jnp.float32), 0.0, []
+        self.declare_projections(z, self.codebook_dim or z.shape[-1])
+        vectors = self.project_in(masked(z, mask))
+        residual, total, outs = vectors, 0.0, []
         for level, part in enumerate(self.parts):
             counted = mask
             if train and self.dropout:
@@ -142,7 +166,7 @@ class ResidualVQ(_Stack):
             residual, total = residual - nearest, total + nearest
             outs.append(out.replace(codes=jnp.where(level < kept, out.codes, -1)))
         perplexity = sum(jnp.where(level < kept, out.perplexity, 0) for level, out in enumerate(outs)) / kept
-        quantized = straight_through(masked(z, mask).astype(jnp.float32), total).astype(z.dtype)
+        quantized = self.project_out(straight_through(vectors, total)).astype(z.dtype)
         return self._join_outputs(quantized, outs, perplexity)
 
     def _kept(self) -> jax.Array:
@@ -159,11 +183,12 @@ class ResidualVQ(_Stack):
         check_codes(codes, self.codebook_size, self.depth, fewest=1, lowest=-1)
         levels = jnp.moveaxis(jnp.asarray(codes), -1, 0)
         words = [part.lookup(jnp.maximum(level, 0)) for part, level in zip(self.parts, levels, strict=False)]
-        return sum(jnp.where(level[..., None] < 0, 0, word) for level, word in zip(levels, words, strict=True))
+        kept = [jnp.where(level[..., None] < 0, 0, word) for level, word in zip(levels, words, strict=True)]
+        return self.project_out(sum(kept))
 
     def batch_sums(self, z: jax.Array, out: Quantized, mask: jax.Array) -> dict[str, jax.Array]:
         """Returns `Quantizer.batch_sums` [q, ...]; each codebook is evaluated on the residuals that it quantises."""
-        residual, sums = masked(z, mask).astype(jnp.float32), []
+        residual, sums = self.project_in(masked(z, mask)), []
         for part in self.parts:
             part_out = part.quantize(residual, mask=mask)
             sums.append(part.batch_sums(residual, part_out, mask))
@@ -186,7 +211,11 @@ class GroupedVQ(_Stack):
       (10, 2)
 
     Attributes:
-      quantizer: layer that is copied for each group. Each copy has its own codebook; its fields apply to each copy.
+      quantizer: layer that is copied for each group; its fields apply to each copy.
+      codebooks: "separate" gives each group its own codebook; "shared" gives all groups the same one, like the heads of
+        vector-quantize-pytorch.
+      codebook_dim: length d of the codewords; None uses the length of z divided by the number of groups. If it differs,
+        two learned linear layers in `params` project vectors to groups * d dimensions and joined codewords back.
       train: default for the argument `train` of a call.
       groups: number of groups, which must divide the length of the vectors.
     """
@@ -203,16 +232,19 @@ class GroupedVQ(_Stack):
         """The number of groups."""
         return self.groups
 
+    @nn.compact
     def quantize(self, z: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> Quantized:
         """Quantises vectors (see `Quantizer.quantize`)."""
         check_vectors(z, mask)
-        if z.shape[-1] % self.groups:
+        if self.codebook_dim is None and z.shape[-1] % self.groups:
             raise InputError(
                 f"z has {z.shape[-1]}-dimensional vectors; the dimension must be a multiple of groups, {self.groups}"
             )
-        outs = [part.quantize(z, mask=mask, train=train) for part, z in self._pairs(z)]
+        self.declare_projections(z, z.shape[-1] if self.codebook_dim is None else self.groups * self.codebook_dim)
+        outs = [part.quantize(group, mask=mask, train=train) for part, group in self._pairs(masked(z, mask))]
         perplexity = sum(out.perplexity for out in outs) / len(outs)
-        return self._join_outputs(jnp.concatenate([out.quantized for out in outs], axis=-1), outs, perplexity)
+        quantized = self.project_out(jnp.concatenate([out.quantized for out in outs], axis=-1))
+        return self._join_outputs(quantized.astype(z.dtype), outs, perplexity)
 
     def lookup(self, codes: jax.Array) -> jax.Array:
         """Returns the concatenated codewords of codes [..., q]."""
@@ -222,13 +254,13 @@ class GroupedVQ(_Stack):
         words = [
             part.lookup(group if several else group[..., 0]) for part, group in zip(self.parts, groups, strict=True)
         ]
-        return jnp.concatenate(words, axis=-1)
+        return self.project_out(jnp.concatenate(words, axis=-1))
 
     def batch_sums(self, z: jax.Array, out: Quantized, mask: jax.Array) -> dict[str, jax.Array]:
         """Returns `Quantizer.batch_sums` [q, ...]."""
-        pairs = self._pairs(z)
+        pairs = self._pairs(masked(z, mask))
         sums = [part.batch_sums(group, part.quantize(group, mask=mask), mask) for part, group in pairs]
         return self._join_sums(sums)
 
     def _pairs(self, z: jax.Array) -> Iterator[tuple[Quantizer, jax.Array]]:
-        return zip(self.parts, jnp.split(z, self.groups, axis=-1), strict=True)
+        return zip(self.parts, jnp.split(self.project_in(z), self.groups, axis=-1), strict=True)

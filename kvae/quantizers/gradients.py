@@ -1,0 +1,53 @@
+"""Gradient estimators: what the encoder, or a codebook, learns through the choice of the nearest codeword."""
+
+import jax
+import jax.numpy as jnp
+
+from kvae import kohonen
+
+
+def straight_through(z: jax.Array, nearest: jax.Array) -> jax.Array:
+    """Returns the nearest codewords; their gradient passes unchanged to z (van den Oord et al., 2017)."""
+    return _with_gradient_of(z, nearest)
+
+
+def rotation(z: jax.Array, nearest: jax.Array) -> jax.Array:
+    """Returns the nearest codewords, with the gradient of the rotation trick (Fifty et al., 2024).
+
+    The gradient is computed as if z were rotated and scaled to its codeword w: with e = z / |z|, q = w / |w| and r the
+    unit vector of e + q, it is that of (|w| / |z|) (z - 2 (r . z) r + 2 (e . z) q), where |w| / |z|, r, e and q are
+    constants.
+    """
+    stop, nearest = jax.lax.stop_gradient, jax.lax.stop_gradient(nearest)
+    e, q = kohonen.unit(stop(z)), kohonen.unit(nearest)
+    r, scale = kohonen.unit(e + q), _length(nearest) / jnp.maximum(_length(stop(z)), kohonen.EPSILON)
+
+    def component(direction):
+        return jnp.sum(direction * z, axis=-1, keepdims=True)
+
+    return _with_gradient_of(scale * (z - 2 * component(r) * r + 2 * component(e) * q), nearest)
+
+
+def diveq(z: jax.Array, nearest: jax.Array) -> jax.Array:
+    """Returns the nearest codewords as z plus an error (Vali et al., "DiVeQ", 2025, arXiv:2509.26469).
+
+    With u = (w - z) / |w - z| counted as a constant, w = z + |w - z| u. So z gets the gradient without its component
+    along u, and a codebook learned by gradients gets that component. The paper adds noise of variance 1e-3 to the
+    direction; this is its limit without noise, in which the decoder sees the codewords that evaluation looks up.
+    """
+    error = nearest - z
+    length = jnp.sqrt(jnp.sum(jnp.square(error), axis=-1, keepdims=True) + kohonen.EPSILON**2)
+    return _with_gradient_of(z + length * jax.lax.stop_gradient(error / length), nearest)
+
+
+def _with_gradient_of(carrier: jax.Array, nearest: jax.Array) -> jax.Array:
+    # Adding x - sg(x), which is 0, keeps the values exact.
+    return jax.lax.stop_gradient(nearest) + (carrier - jax.lax.stop_gradient(carrier))
+
+
+def _length(vectors: jax.Array) -> jax.Array:
+    return jnp.sqrt(jnp.sum(jnp.square(vectors), axis=-1, keepdims=True))
+
+
+GRADIENTS = {"straight_through": straight_through, "rotation": rotation, "diveq": diveq}
+"""Maps the values of the field `gradient` to functions of (z, nearest codewords)."""
