@@ -178,7 +178,7 @@ def test_quantisers_of_two_levels_are_separate_or_shared():
     assert isinstance(separate.quantizer_bottom, kvae.GradientVQ)
     mixed = models.build({**fields, "quantizer": QUANTIZER, "quantizer_top": top})
     assert (mixed.quantizer_top.grid_shape, mixed.quantizer_bottom.grid_shape) == ((2, 3), (4, 4))
-    with pytest.raises(InputError, match="model has no quantizer_bottom; it must be a section"):
+    with pytest.raises(InputError, match=r"model\.quantizer_bottom is missing; it must be a section"):
         models.validate_model_section({**fields, "quantizer_top": top})
     with pytest.raises(InputError, match=r"model\.quantizer\.grid_shape is 3"):
         models.validate_model_section({**fields, "quantizer": {"name": "kohonen", "grid_shape": 3}})

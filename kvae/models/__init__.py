@@ -84,7 +84,9 @@ def validate_model_section(section: Mapping[str, Any], path: str = "model") -> d
     plain = {name: value for name, value in section.items() if name != "name" and name not in sections}
     fields = validate_fields(path, plain, module, {*slots, *without})
     if missing := [slot for slot in slots if not sections.keys() & {slot, "quantizer"}]:
-        raise InputError(f"{path} has no {missing[0]}; it must be a section with the name and fields of a quantiser")
+        raise InputError(
+            f"{path}.{missing[0]} is missing; it must be a section with the name and fields of a quantiser"
+        )
     quantizers = {name: validate_model_section(value, f"{path}.{name}") for name, value in sections.items()}
     return {"name": section["name"], **fields, **quantizers}
 
