@@ -230,7 +230,7 @@ def test_widths_are_compared_on_held_out_rows(monkeypatch):
         (dict(metric="manhattan"), DATA, "metric is 'manhattan'; it must be one of euclidean, cosine"),
         (dict(init="pcs"), DATA, "init is 'pcs'; did you mean 'pca'"),
         (dict(init=START[:5]), DATA, r"init has the shape \(5, 5\).*need \(100, 5\)"),
-        (dict(final_width=0.0), DATA, "final_width is 0.0; it must be a number >= 1e-06"),
+        (dict(final_width=0.0), DATA, "final_width is 0.0; it must be a number from 1e-06 to 1000000.0"),
         ({}, (DATA[:10] for _ in range(3)), "X is an iterator and can be read only once"),
         ({}, [DATA[:10], DATA[:10, :3]], "X has 3 features, but SOM is expecting 5 features as input"),
         ({}, np.where(DATA > 2, np.nan, DATA), "Input X contains NaN"),
