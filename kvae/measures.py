@@ -97,6 +97,24 @@ def codes_used(counts: jax.Array) -> jax.Array:
     return jnp.sum(counts > 0, dtype=jnp.int32)
 
 
+def attainable_codes(size: int, n_vectors: int) -> float:
+    """Returns the expected number of codes that N vectors use if all K codes are equally likely, K (1 - e^(-N / K)).
+
+    It is the number to compare `codes_used` with: 65,536 vectors use at most about 63% of 65,536 codes, and 99% need
+    N = 4.6 K.
+
+    Example:
+      >>> from kvae import measures
+      >>> [round(measures.attainable_codes(65_536, n)) for n in (16_384, 65_536, 786_432)]
+      [14497, 41427, 65536]
+
+    Args:
+      size: K, the number of codes.
+      n_vectors: N, the number of vectors.
+    """
+    return -size * math.expm1(-n_vectors / size)
+
+
 # Map quality.
 
 

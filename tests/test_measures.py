@@ -264,3 +264,10 @@ def test_neural_selectivity_and_dead_neurons_by_hand():
     held_out = jnp.array([[1, 1, 0], [0, 1, 3], [5, 0, 0], [0, 0, 1]])
     assert_close(urlsom_measures.neural_selectivity(table, held_out), 3 / 12)
     assert np.isnan(urlsom_measures.neural_selectivity(table, jnp.zeros_like(table)))
+
+
+@pytest.mark.parametrize(("size", "n_vectors"), [(512, 100), (512, 512), (512, 5_000)])
+def test_attainable_codes_are_the_mean_use_of_equally_likely_codes(size, n_vectors):
+    rng = np.random.default_rng(0)
+    used = [len(np.unique(rng.integers(0, size, n_vectors))) for _ in range(200)]
+    np.testing.assert_allclose(measures.attainable_codes(size, n_vectors), np.mean(used), rtol=0.01)
