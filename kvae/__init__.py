@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kvae.runs import export
     from kvae.runs.from_torch import from_torch
     from kvae.runs.opening import from_pretrained, load, train
-    from kvae.som import SOM
+    from kvae.som import SOM, SOMClassifier, SOMRegressor
     from kvae.topology import NEIGHBORHOODS
     from kvae.training.config.command_line import read_config
 
@@ -53,6 +53,8 @@ _HOMES = {
     "QUANTIZERS": "kvae.quantizers",
     "ResidualVQ": "kvae.quantizers",
     "SOM": "kvae.som",
+    "SOMClassifier": "kvae.som",
+    "SOMRegressor": "kvae.som",
     "SimVQ": "kvae.quantizers",
     "from_pretrained": "kvae.runs.opening",
     "from_torch": "kvae.runs.from_torch",
@@ -97,6 +99,8 @@ __all__ = [
     "Metric",
     "Model",
     "ResidualVQ",
+    "SOMClassifier",
+    "SOMRegressor",
     "SimVQ",
     "classic",
     "data",
@@ -129,7 +133,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'kvae' has no attribute {name!r}")
     from kvae.core.errors import require_extra
 
-    with require_extra("som" if name in ("SOM", "plots", "som") else "train"):
+    with require_extra("som" if name in ("SOM", "SOMClassifier", "SOMRegressor", "plots", "som") else "train"):
         module = importlib.import_module(_HOMES.get(name) or _MODULES[name])
     return getattr(module, name) if name in _HOMES else module
 

@@ -99,19 +99,20 @@ def weighted_means(
     """Returns for each code the weighted mean of its own and its neighbours' vectors (Eqs. 19-21).
 
     Args:
-      statistics: sum and number of the vectors of each code, over all data.
+      statistics: sum and number of the vectors of each code, over all data; counts are [K], or [K, d] if features have
+        different numbers of known values.
       neighborhood: A, evaluated at `width`.
       width: width in nodes, float32 [].
-      codewords: current codewords, float [K, d]; codewords whose weighted count N_k is 0 do not change.
+      codewords: current codewords, float [K, d]; entries whose weighted count is 0 do not change.
 
     Returns:
       The new codewords, [K, d].
     """
     sums = spread_at(neighborhood, statistics.sums, width)
-    counts = spread_at(neighborhood, statistics.counts, width)
+    counts = spread_at(neighborhood, statistics.counts.reshape(len(codewords), -1), width)
     # Below 1e-30, in the far tail of a Gaussian, float32 sums lose precision.
     moves = counts > 1e-30
-    return jnp.where(moves[:, None], sums / jnp.where(moves, counts, 1.0)[:, None], codewords)
+    return jnp.where(moves, sums / jnp.where(moves, counts, 1.0), codewords)
 
 
 def fit_online(

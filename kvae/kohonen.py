@@ -125,22 +125,31 @@ def _lowest_by_slices(scores: jax.Array) -> jax.Array:
     return jnp.min(jnp.where(is_above, size, start + jnp.arange(width, dtype=jnp.int32)[None]), axis=-1)
 
 
-def by_chunks(lookup: Callable[[jax.Array], Any], z: jax.Array, codewords: jax.Array) -> Any:
-    """Applies a function to the scores of vectors in chunks, so that the N x K score matrix is never materialised.
+def half_squared_distances(z: jax.Array, codewords: jax.Array) -> jax.Array:
+    """Returns |w_k|^2 / 2 - z . w_k, which ranks codewords by their distance from z: float32 [n, K]."""
+    half_norms = 0.5 * jnp.sum(jnp.square(codewords), axis=-1)
+    return half_norms[None] - jnp.matmul(z, codewords.T, precision=jax.lax.Precision.HIGHEST)
 
-    The score |w_k|^2 / 2 - z . w_k ranks the codewords by their distance from z.
+
+def by_chunks(
+    lookup: Callable[[jax.Array], Any],
+    z: jax.Array,
+    codewords: jax.Array,
+    scores: Callable[[jax.Array, jax.Array], jax.Array] = half_squared_distances,
+) -> Any:
+    """Applies a function to the scores of vectors in chunks, so that the N x K score matrix is never materialised.
 
     Args:
       lookup: maps scores float32 [n, K] to a tree of arrays [n].
       z, codewords: as in `nearest_code`.
+      scores: maps vectors float32 [n, d] and codewords [K, d] to scores that rank codewords by distance.
 
     Returns:
       The same tree with arrays [...], the results for all vectors.
     """
 
     def lookup_vectors(z, codewords):
-        half_norms = 0.5 * jnp.sum(jnp.square(codewords), axis=-1)
-        return lookup(half_norms[None] - jnp.matmul(z, codewords.T, precision=jax.lax.Precision.HIGHEST))
+        return lookup(scores(z, codewords))
 
     return sharded_like(z, functools.partial(_by_chunks, lookup_vectors), z, codewords)
 

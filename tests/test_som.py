@@ -28,8 +28,7 @@ SMALL = dict(grid_shape=(3, 4), init=START, n_epochs=4)
 
 
 def test_scikit_learn_checks_pass():
-    # Three nodes, because one check expects three clusters in three blobs.
-    results = check_estimator(kvae.SOM((3,)), on_skip=None)
+    results = check_estimator(kvae.SOM(), on_skip=None)
     assert len(results) > 50
     # This check is skipped unless an environment variable enables array libraries in SciPy.
     assert {r["check_name"] for r in results if r["status"] != "passed"} <= {"check_array_api_input"}
@@ -159,11 +158,14 @@ def test_random_init_depends_on_seed_alone():
 
 def test_clusters_are_connected_on_grid():
     blobs = np.concatenate([RNG.normal(center, 0.1, size=(100, 2)) for center in ((0, 0), (5, 0), (0, 5))])
-    som = kvae.SOM((6, 6)).fit(blobs)
-    groups = som.clusters(3)
+    som = kvae.SOM((6, 6), n_clusters=3).fit(blobs)
+    groups = som.cluster_
     assert groups.shape == (36,)
+    np.testing.assert_array_equal(groups, som.clusters(3))
+    np.testing.assert_array_equal(som.labels_, groups[som.nodes_])
+    np.testing.assert_array_equal(som.predict(blobs), groups[som.predict_nodes(blobs)])
     distances = np.asarray(som.grid_.distances())
-    row_groups = groups[som.labels_].reshape(3, 100)
+    row_groups = som.labels_.reshape(3, 100)
     assert np.all(row_groups == row_groups[:, :1]) and len(np.unique(row_groups[:, 0])) == 3
     for group in range(3):
         nodes = np.flatnonzero(groups == group)
@@ -228,13 +230,14 @@ def test_widths_are_compared_on_held_out_rows(monkeypatch):
         (dict(topology="toros"), DATA, "topology is 'toros'; did you mean 'torus'"),
         (dict(neighborhood="gausian"), DATA, "neighborhood is 'gausian'; did you mean 'gaussian'"),
         (dict(metric="manhattan"), DATA, "metric is 'manhattan'; it must be one of euclidean, cosine"),
+        (dict(n_clusters=101), DATA, "n_clusters is 101; it must be at most the number of nodes, 100"),
         (dict(init="pcs"), DATA, "init is 'pcs'; did you mean 'pca'"),
-        (dict(init=START[:5]), DATA, r"init has the shape \(5, 5\).*need \(100, 5\)"),
+        (dict(init=START[:5]), DATA, r"init has the shape \(5, 5\).*must be \(100, 5\)"),
         (dict(final_width=0.0), DATA, "final_width is 0.0; it must be a number from 1e-06 to 1000000.0"),
         ({}, (DATA[:10] for _ in range(3)), "X is an iterator and can be read only once"),
         ({}, [DATA[:10], DATA[:10, :3]], "X has 3 features, but SOM is expecting 5 features as input"),
-        ({}, np.where(DATA > 2, np.nan, DATA), "Input X contains NaN"),
-        ({}, [DATA[:10], DATA[:10] * np.nan], "Input X contains NaN"),
+        ({}, np.where(DATA > 2, np.nan, DATA), "X contains NaN; set missing='ignore'"),
+        ({}, [DATA[:10], DATA[:10] * np.nan], "X contains NaN; set missing='ignore'"),
     ],
 )  # fmt: skip
 def test_bad_parameters_and_data_are_rejected(options, X, message):

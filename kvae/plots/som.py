@@ -30,7 +30,7 @@ MOST_PLANES = 12
 """Maximum number of component planes on a `page`; those that vary most over the map are drawn."""
 
 Data = ArrayLike | Iterable[ArrayLike]
-"""Data for `kvae.SOM.predict`: an array, a data frame, or an iterable of batches [n, d]."""
+"""Data for `kvae.SOM.predict_nodes`: an array, a data frame, or an iterable of batches [n, d]."""
 
 
 def u_matrix(som: "kvae.SOM", ax: "Axes | None" = None) -> "Figure":
@@ -82,7 +82,7 @@ def hits(som: "kvae.SOM", X: Data, ax: "Axes | None" = None) -> "Figure":
     """
     check_map(som)
     with map_axes(som, ax) as ax:
-        counts = np.bincount(som.predict(X), minlength=som.grid_.size)
+        counts = np.bincount(som.predict_nodes(X), minlength=som.grid_.size)
         draw_values(som, ax, np.ma.masked_equal(counts, 0), "YlGnBu", "rows", lowest=0)
         ax.set_title(f"Hits: {np.sum(counts > 0):,} of {len(counts):,} nodes, N = {counts.sum():,} rows")
     return ax.figure
@@ -165,7 +165,7 @@ def classes(som: "kvae.SOM", X: Data, y: ArrayLike, ax: "Axes | None" = None) ->
     """
     check_map(som)
     names, labels = np.unique(np.asarray(y), return_inverse=True)
-    nodes = som.predict(X)
+    nodes = som.predict_nodes(X)
     if len(labels) != len(nodes):
         raise InputError(f"y has {len(labels):,} labels; it must have one for each of the {len(nodes):,} rows of X")
     table = np.zeros((som.grid_.size, len(names)))
@@ -228,7 +228,7 @@ def trajectory(som: "kvae.SOM", X: Data, ax: "Axes | None" = None) -> "Figure":
     from matplotlib.collections import LineCollection
 
     with map_axes(som, ax) as ax:
-        points = node_positions(som)[som.predict(X)]
+        points = node_positions(som)[som.predict_nodes(X)]
         steps, starts = np.diff(points, axis=0), points[:-1]
         if som.grid_.border:
             period = np.array(som.grid_.shape if len(som.grid_.shape) == 2 else (1, *som.grid_.shape))

@@ -2,5 +2,6 @@
 
 from kvae.som.estimator import SOM
 from kvae.som.scoring import order_scorer
+from kvae.som.supervised import SOMClassifier, SOMRegressor
 
-__all__ = ["SOM", "order_scorer"]
+__all__ = ["SOM", "SOMClassifier", "SOMRegressor", "order_scorer"]

@@ -6,7 +6,7 @@ local devices.
 """
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
@@ -15,8 +15,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kvae.classic import weighted_means
-from kvae.kohonen import Statistics, batch_statistics, by_chunks, nearest_code, unit
+from kvae.kohonen import Statistics, by_chunks, lowest
 from kvae.measures import far_apart, two_lowest
+from kvae.som.metrics import Metric
 from kvae.topology import Grid, Neighborhood
 
 CACHE_BYTES = {"cpu": 2**30}
@@ -33,8 +34,9 @@ class Block(NamedTuple):
 class BlockSums(NamedTuple):
     """Sums over the rows of a block. The sums of several blocks can be added."""
 
-    statistics: Statistics  # sums [K, d] and counts [K] of the rows of each code
+    statistics: Statistics  # sums [K, d] and counts [K, 1] of the rows of each code, or counts [K, d] of known values
     error: jax.Array  # [] sum of the distances of the rows from their codewords
+    weight: jax.Array  # [] weight of all rows
 
 
 class Assignments(NamedTuple):
@@ -44,19 +46,6 @@ class Assignments(NamedTuple):
     error: jax.Array  # [] sum of the distances of the rows from their codewords
     disordered: jax.Array  # [] weight of the rows whose two nearest codewords are not neighbours on the grid
     weight: jax.Array  # [] weight of all rows
-
-
-def _euclidean(vectors: jax.Array, codewords: jax.Array) -> jax.Array:
-    return jnp.linalg.norm(vectors - codewords, axis=-1)
-
-
-def _cosine(vectors: jax.Array, codewords: jax.Array) -> jax.Array:
-    """Returns 1 - cos for unit vectors, and 1 for the zero vector, which has no direction."""
-    return 1 - jnp.sum(vectors * codewords, axis=-1)
-
-
-DISTANCES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {"euclidean": _euclidean, "cosine": _cosine}
-"""Maps a `metric` to a function from vectors and codewords [n, d] to distances [n]. Cosine requires unit vectors."""
 
 
 def fits_cache(nbytes: int | None) -> bool:
@@ -97,29 +86,30 @@ def to_devices(vectors: np.ndarray, weights: np.ndarray) -> Block:
 
 
 @functools.partial(jax.jit, static_argnames="metric")
-def block_sums(block: Block, codewords: jax.Array, metric: str) -> BlockSums:
+def block_sums(block: Block, codewords: jax.Array, metric: Metric) -> BlockSums:
     """Returns the sum and the number of the rows of each code, and the sum of their distances from its codeword.
 
     Args:
       block: block of n rows.
       codewords: float [K, d].
-      metric: a name in `DISTANCES`.
+      metric: metric of the map.
 
     Returns:
       Sums over the block. They take O(n K d) time.
     """
-    codes = nearest_code(block.vectors, codewords.astype(jnp.float32))
-    statistics = batch_statistics(block.vectors, codes, len(codewords), block.weights)
-    return BlockSums(statistics, jnp.sum(block.weights * DISTANCES[metric](block.vectors, codewords[codes])))
+    codes = by_chunks(lowest, block.vectors, codewords.astype(jnp.float32), metric.scores)
+    statistics = metric.statistics(block.vectors, codes, len(codewords), block.weights)
+    error = jnp.sum(block.weights * metric.distance(block.vectors, codewords[codes]))
+    return BlockSums(statistics, error, jnp.sum(block.weights, dtype=error.dtype))
 
 
-def sum_blocks(blocks: Iterable[tuple[Block, int]], codewords: jax.Array, metric: str) -> BlockSums:
+def sum_blocks(blocks: Iterable[tuple[Block, int]], codewords: jax.Array, metric: Metric) -> BlockSums:
     """Adds the `block_sums` of all blocks. A block is read while the devices process the previous one.
 
     Args:
       blocks: blocks, each with its number of rows without padding.
       codewords: float [K, d].
-      metric: a name in `DISTANCES`.
+      metric: metric of the map.
 
     Returns:
       Sums over all rows. They take O(n K d) time for n rows.
@@ -135,7 +125,7 @@ def sum_blocks(blocks: Iterable[tuple[Block, int]], codewords: jax.Array, metric
 
 @functools.partial(jax.jit, static_argnames=("neighborhood", "metric"))
 def update_codewords(
-    sums: BlockSums, neighborhood: Neighborhood, width: jax.Array, codewords: jax.Array, metric: str
+    sums: BlockSums, neighborhood: Neighborhood, width: jax.Array, codewords: jax.Array, metric: Metric
 ) -> tuple[jax.Array, jax.Array]:
     """Updates the codewords to weighted means (Eqs. 19-21 of Irie et al., 2023).
 
@@ -144,40 +134,39 @@ def update_codewords(
       neighborhood: grid and kernel.
       width: width of the kernel in nodes, float32 [].
       codewords: codewords before the update, float [K, d].
-      metric: a name in `DISTANCES`; for cosine the means are scaled to length 1.
+      metric: metric of the map; for cosine the means are scaled to length 1.
 
     Returns:
       The new codewords, float [K, d], and the mean distance of the rows from the old ones, float [].
     """
-    error = sums.error / jnp.sum(sums.statistics.counts)
-    codewords = weighted_means(sums.statistics, neighborhood, width, codewords)
-    return unit(codewords) if metric == "cosine" else codewords, error
+    means = weighted_means(sums.statistics, neighborhood, width, codewords)
+    return metric.project(means), sums.error / sums.weight
 
 
 @functools.partial(jax.jit, static_argnames=("grid", "metric"))
-def assign(block: Block, codewords: jax.Array, grid: Grid, metric: str) -> Assignments:
+def assign(block: Block, codewords: jax.Array, grid: Grid, metric: Metric) -> Assignments:
     """Assigns the rows of a block to their nearest codewords. Time is O(n K d).
 
     Args:
       block: block of n rows.
       codewords: float [K, d].
       grid: grid with K nodes.
-      metric: a name in `DISTANCES`.
+      metric: metric of the map.
 
     Returns:
       The codes of all rows, including padding, and sums over the rows.
     """
-    codes, seconds = by_chunks(two_lowest, block.vectors, codewords.astype(jnp.float32))
+    codes, seconds = by_chunks(two_lowest, block.vectors, codewords.astype(jnp.float32), metric.scores)
     return Assignments(
         codes,
-        jnp.sum(block.weights * DISTANCES[metric](block.vectors, codewords[codes])),
+        jnp.sum(block.weights * metric.distance(block.vectors, codewords[codes])),
         jnp.sum(block.weights * far_apart(codes, seconds, grid)),
         jnp.sum(block.weights),
     )
 
 
 def assign_blocks(
-    blocks: Iterable[tuple[Block, int]], codewords: jax.Array, grid: Grid, metric: str
+    blocks: Iterable[tuple[Block, int]], codewords: jax.Array, grid: Grid, metric: Metric
 ) -> tuple[np.ndarray, float, float]:
     """Assigns all rows to their nearest codewords.
 
@@ -185,7 +174,7 @@ def assign_blocks(
       blocks: blocks, each with its number of rows without padding.
       codewords: float [K, d].
       grid: grid with K nodes.
-      metric: a name in `DISTANCES`.
+      metric: metric of the map.
 
     Returns:
       The codes, int32 [n], the quantisation error and the topographic error.

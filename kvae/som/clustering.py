@@ -16,10 +16,10 @@ def ward_clusters(codewords: np.ndarray, grid: Grid, n_clusters: int) -> np.ndar
       n_clusters: number of groups, from 1 to K.
 
     Returns:
-      The group of each node, int64 [K], from 0 to n_clusters - 1.
+      The group of each node, int32 [K], from 0 to n_clusters - 1.
     """
     codes, exists = grid.neighbors(next(iter(grid.adjacency.values())))
     nodes = np.broadcast_to(np.arange(grid.size), codes.shape)
     links = scipy.sparse.coo_array((np.ones(exists.sum()), (nodes[exists], codes[exists])), shape=[grid.size] * 2)
     ward = AgglomerativeClustering(n_clusters, linkage="ward", connectivity=links.tocsr())
-    return ward.fit_predict(codewords)
+    return ward.fit_predict(codewords).astype(np.int32)

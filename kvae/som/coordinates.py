@@ -12,6 +12,7 @@ from sklearn.preprocessing import normalize
 
 from kvae.core.errors import InputError
 from kvae.som.blocks import Block, replicate, to_devices
+from kvae.som.missing import refuse_unknown_rows
 from kvae.som.rows import RowReader
 
 LARGEST_NORM = 2.0**60
@@ -35,19 +36,26 @@ class Coordinates:
       exponent: rows are divided by 2^exponent; 0 under the cosine metric.
       weight_exponent: weights of rows are divided by 2^weight_exponent.
       metric: "euclidean" or "cosine".
+      feature_weights: weights of the squared differences, float64 [d]; None for 1. Features are multiplied by their
+        roots, divided by the largest root.
     """
 
     offset: np.ndarray
     exponent: int
     weight_exponent: int
     metric: str
+    feature_weights: np.ndarray | None = None
 
     @classmethod
-    def of_sample(cls, vectors: np.ndarray, weights: np.ndarray, metric: str) -> "Coordinates":
+    def of_sample(
+        cls, vectors: np.ndarray, weights: np.ndarray, metric: str, feature_weights: np.ndarray | None
+    ) -> "Coordinates":
         """Returns the coordinates for a sample [n, d] with weights [n], not all 0."""
         weight_exponent = _exponent(np.max(weights))
         if metric == "cosine":
-            return cls(np.zeros_like(vectors[0]), 0, weight_exponent, metric)
+            return cls(np.zeros_like(vectors[0]), 0, weight_exponent, metric, feature_weights)
+        if feature_weights is not None:
+            vectors = vectors * _roots(feature_weights, vectors.dtype)
         center, spread = _center_and_spread(vectors, weights)
         # Leave room for rows that deviate a little more than the sample.
         lowest = float(np.abs(0.5 * vectors - 0.5 * center).max()) * (16 / _largest_value(vectors.shape[1]))
@@ -60,14 +68,18 @@ class Coordinates:
             )
         exponent = _exponent(max(spread, lowest) or float(np.abs(center).max()) or 1.0)
         offset = OFFSET_STEP * np.rint(np.ldexp(center, -exponent) / OFFSET_STEP)
-        return cls(offset.astype(vectors.dtype), exponent, weight_exponent, metric)
+        return cls(offset.astype(vectors.dtype), exponent, weight_exponent, metric, feature_weights)
 
     def scaled(self, vectors: np.ndarray) -> np.ndarray:
         """Returns vectors [n, d] in these coordinates before the offset is subtracted."""
+        if self.feature_weights is not None:
+            vectors = vectors * _roots(self.feature_weights, vectors.dtype)
         return _directions(vectors) if self.metric == "cosine" else _times_power(vectors, -self.exponent)
 
     def unscaled(self, vectors: np.ndarray) -> np.ndarray:
         """Inverts `scaled`, except for lengths under the cosine metric."""
+        if self.feature_weights is not None:
+            vectors = vectors / _roots(self.feature_weights, vectors.dtype)
         return _times_power(vectors, self.exponent)
 
     def scaled_weights(self, weights: np.ndarray) -> np.ndarray:
@@ -76,22 +88,25 @@ class Coordinates:
 
     def distance(self, distance: float) -> float:
         """Converts a distance in these coordinates to the units of the data."""
-        return float(_times_power(np.float64(distance), self.exponent))
+        is_scaled = self.feature_weights is not None and self.metric != "cosine"
+        largest_root = math.sqrt(self.feature_weights.max()) if is_scaled else 1.0
+        return float(_times_power(np.float64(distance) * largest_root, self.exponent))
 
     def vectors(self, name: str, vectors: np.ndarray) -> np.ndarray:
         """Returns vectors [n, d] in these coordinates, in a new array.
 
         Args:
           name: name of the vectors in the message.
-          vectors: float [n, d].
+          vectors: float [n, d]; NaN marks a missing value.
 
         Raises:
           InputError: the squares of the vectors would overflow.
         """
         dtype = self.offset.dtype
         results = self.scaled(vectors.astype(np.promote_types(vectors.dtype, dtype), copy=False)) - self.offset
-        if not max(results.max(), -results.min()) <= _largest_value(len(self.offset)):
-            value = vectors.flat[np.abs(results).argmax()]
+        highest, lowest = (extreme.reduce(results, axis=None) for extreme in (np.fmax, np.fmin))  # pass over NaN
+        if not max(highest, -lowest) <= _largest_value(len(self.offset)):
+            value = vectors.flat[np.nanargmax(np.abs(results))]
             raise InputError(
                 f"{name} has the value {value:.3g}, but the first sample has a spread of {self.distance(1):.1g}, so "
                 "distances would overflow; remove fill values and outliers, or take logarithms"
@@ -110,9 +125,12 @@ class Coordinates:
         """Yields blocks of rows in these coordinates, each with its number of rows without padding.
 
         Raises:
-          InputError: rows or weights are so large that sums would overflow.
+          InputError: rows or weights are so large that sums would overflow, or a row has no known value.
         """
+        first = 0
         for vectors, weights in rows.read():
+            refuse_unknown_rows(vectors, first)
+            first += len(vectors)
             scaled = self.scaled_weights(weights)
             if not scaled.max() <= LARGEST_NORM:
                 raise InputError(
@@ -152,6 +170,11 @@ def _quartile(values: np.ndarray, weights: np.ndarray, quartile: int) -> np.ndar
     sums = np.cumsum(weights[order] / np.max(weights), axis=0, dtype=np.float64)
     row = np.argmax(sums > 0.25 * quartile * sums[-1], axis=0)
     return np.take_along_axis(values, np.take_along_axis(order, row[None], axis=0), axis=0)[0]
+
+
+def _roots(feature_weights: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Returns the factor of each feature, [d], at most 1."""
+    return np.sqrt(feature_weights / feature_weights.max()).astype(dtype)
 
 
 def _exponent(value: float) -> int:

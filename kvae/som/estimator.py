@@ -1,32 +1,24 @@
 """Kohonen's self-organising map as a scikit-learn estimator: `kvae.SOM`."""
 
-import warnings
 from typing import TYPE_CHECKING, Self
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
-from sklearn.utils import check_random_state
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
-from tqdm import tqdm
 
-from kvae.grids import Grid
-from kvae.kohonen import Statistics
-from kvae.som import blocks
 from kvae.som.clustering import ward_clusters
-from kvae.som.coordinates import Coordinates
 from kvae.som.distances import center_distances
-from kvae.som.initial import SAMPLE_ROWS, initial_centers
+from kvae.som.learning import MapLearner
+from kvae.som.missing import refuse_unknown_rows
 from kvae.som.parameters import validate_parameters
-from kvae.som.rows import Data, RowReader, open_rows, validated_rows
+from kvae.som.rows import Data, open_rows, validated_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
+class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, MapLearner):
     """Self-organising map: clustering with centres on a grid, where neighbouring centres are similar.
 
     The map is trained by Kohonen's batch algorithm (Eqs. 19-21 of Irie et al., 2023). In each epoch every centre
@@ -48,6 +40,8 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
 
     Args:
       grid_shape: number of nodes along each axis of the grid; K is their product.
+      n_clusters: number of groups of nodes, found by Ward's method on the grid, that `labels_` and `predict` give;
+        None if they give nodes.
       topology: "plane", "torus", "hexagonal", or a name added to `kvae.GRIDS`.
       neighborhood: weight of a node at distance D on the grid, for a width w: "gaussian", exp(-D^2 / w^2);
         "exponential", exp(-D / w); "hard", min(1, w^2) where D < 1.5; "none", 0; or a name added to
@@ -58,6 +52,10 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
       init: "pca" (on the plane of the first principal components of a sample), "random" (at rows of a sample), or
         an array of initial centres [K, d].
       metric: "euclidean", or "cosine", which scales rows and centres to length 1.
+      feature_weights: weight of each feature in squared distances, [d], from 1e-6 to 1e6, such as 1 / m for each
+        feature of a group of m; None for 1.
+      missing: "error", or "ignore": a NaN in X is a missing value, distances are computed over the known features and
+        scaled by sqrt(d / known), and centres are means of the known values. Needs the metric "euclidean".
       batch_size: number of rows processed at once; None for about 2^24 values.
       decay: factor, at least 0 and below 1, by which each `partial_fit` multiplies the sums of earlier calls.
       random_state: seed or RandomState of the sample and of `init="random"`.
@@ -66,7 +64,9 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
     Attributes:
       cluster_centers_: centres, float [K, d], in the dtype of the data. Node k is at
         `np.unravel_index(k, grid_shape)`.
-      labels_: node of every row in the last call, int32 [n]; not set if an iterable reorders its rows between passes.
+      nodes_: node of every row in the last call, int32 [n]; not set if an iterable reorders its rows between passes.
+      cluster_: group of every node, int32 [K]; without `n_clusters` every node is a group of its own.
+      labels_: group of every row in the last call, `cluster_[nodes_]`, int32 [n]; not set where `nodes_` is not.
       quantization_error_: mean distance of the rows from their centres.
       topographic_error_: share of the rows whose two nearest centres are not neighbours on the grid, from 0 to 1.
       history_: after `fit`, arrays [n_epochs]: "width" in nodes, and "quantization_error" before each update.
@@ -84,21 +84,15 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
       ((48, 4), (150,), (150, 48))
       >>> som.quantization_error_ < 0.5, som.topographic_error_ < 0.2
       (True, True)
-      >>> groups = som.clusters(3)[som.predict(X)]  # a group for each row
+      >>> kvae.SOM((6, 8), n_clusters=3).fit_predict(X).max()
+      np.int32(2)
     """
-
-    cluster_centers_: np.ndarray
-    labels_: np.ndarray
-    quantization_error_: float
-    topographic_error_: float
-    history_: dict[str, np.ndarray]
-    grid_: Grid
-    n_iter_: int
 
     def __init__(
         self,
         grid_shape: tuple[int, ...] = (10, 10),
         *,
+        n_clusters: int | None = None,
         topology: str = "plane",
         neighborhood: str = "gaussian",
         n_epochs: int = 10,
@@ -106,12 +100,15 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
         final_width: float = 1.0,
         init: str | ArrayLike = "pca",
         metric: str = "euclidean",
+        feature_weights: ArrayLike | None = None,
+        missing: str = "error",
         batch_size: int | None = None,
         decay: float = 0.9,
         random_state: int | np.random.RandomState | None = None,
         verbose: bool = False,
     ):
         self.grid_shape = grid_shape
+        self.n_clusters = n_clusters
         self.topology = topology
         self.neighborhood = neighborhood
         self.n_epochs = n_epochs
@@ -119,6 +116,8 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
         self.final_width = final_width
         self.init = init
         self.metric = metric
+        self.feature_weights = feature_weights
+        self.missing = missing
         self.batch_size = batch_size
         self.decay = decay
         self.random_state = random_state
@@ -142,23 +141,7 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
         neighborhood = validate_parameters(self)
         rows = open_rows(self, X, sample_weight, self.batch_size, reset=True)
         self._initialize(rows, neighborhood.grid)
-        coordinates = self._coordinates
-        with coordinates.precision():
-            cache = list(coordinates.blocks(rows)) if blocks.fits_cache(rows.nbytes) else None
-            codewords, errors = coordinates.codewords(self.cluster_centers_), []
-            with tqdm(range(self.n_epochs), disable=not self.verbose, desc="SOM", unit="epoch") as epochs:
-                for epoch in epochs:
-                    sums = blocks.sum_blocks(cache or coordinates.blocks(rows), codewords, self.metric)
-                    codewords, error = self._update(sums, neighborhood, epoch, codewords)
-                    errors.append(error)
-                    if self.verbose:
-                        epochs.set_postfix(quantization_error=f"{coordinates.distance(error):.4g}")
-                    self._sums = sums
-            self._sums = jax.tree.map(np.asarray, self._sums)
-            self._store(codewords, self.n_epochs, rows, cache)
-        widths = [self._width(epoch) for epoch in range(self.n_epochs)]
-        errors = [coordinates.distance(error) for error in errors]
-        self.history_ = {"width": np.array(widths), "quantization_error": np.array(errors)}
+        self._learn(rows, neighborhood)
         return self
 
     def partial_fit(self, X: Data, y: None = None, sample_weight: ArrayLike | None = None) -> Self:
@@ -182,16 +165,22 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
         rows = open_rows(self, X, sample_weight, self.batch_size, reset=is_first)
         if is_first:
             self._initialize(rows, neighborhood.grid)
-        coordinates = self._coordinates
-        with coordinates.precision():
-            codewords = coordinates.codewords(self.cluster_centers_)
-            sums = blocks.sum_blocks(coordinates.blocks(rows), codewords, self.metric)
-            self._sums = jax.tree.map(lambda old, new: self.decay * old + np.asarray(new), self._sums, sums)
-            codewords, _ = self._update(self._sums, neighborhood, self.n_iter_, codewords)
-            self._store(codewords, self.n_iter_ + 1, rows)
+        self._learn_more(rows, neighborhood)
         return self
 
     def predict(self, X: Data) -> np.ndarray:
+        """Returns the group of every row with `n_clusters`, or else its node: int32 [n].
+
+        Args:
+          X: float [n, d]; see the class.
+
+        Raises:
+          NotFittedError: the map is not fitted. ValueError: scikit-learn rejects X.
+        """
+        nodes = self.predict_nodes(X)
+        return self.cluster_[nodes]
+
+    def predict_nodes(self, X: Data) -> np.ndarray:
         """Returns the node of every row, int32 [n]. Time is O(n K d), memory O(batch_size d).
 
         Args:
@@ -215,7 +204,32 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
           NotFittedError: the map is not fitted. ValueError: scikit-learn rejects X.
         """
         check_is_fitted(self)
-        return center_distances(validated_rows(self, X), self.cluster_centers_, self._coordinates)
+        vectors = validated_rows(self, X)
+        refuse_unknown_rows(vectors)
+        return center_distances(vectors, self.cluster_centers_, self._coordinates)
+
+    def impute(self, X: ArrayLike) -> np.ndarray:
+        """Returns the rows with their missing values filled from their nearest centres. Needs `missing="ignore"`.
+
+        Args:
+          X: float [n, d], an array or a data frame; NaN marks a missing value.
+
+        Returns:
+          A new array [n, d], the dtype of X.
+
+        Raises:
+          NotFittedError: the map is not fitted. ValueError: scikit-learn rejects X. InputError: a row has no known
+          value, or X has NaN and `missing` is "error".
+
+        Example:
+          >>> import numpy as np, kvae
+          >>> X = np.array([[0.0, 0.0], [0.1, np.nan], [9.0, 5.0], [9.1, 5.0]])
+          >>> som = kvae.SOM((2,), missing="ignore", neighborhood="none").fit(X)
+          >>> som.impute(X)[1].tolist()
+          [0.1, 0.0]
+        """
+        vectors = validated_rows(self, X)
+        return np.where(np.isnan(vectors), self.cluster_centers_[self.predict_nodes(X)], vectors)
 
     def score(self, X: Data, y: None = None, sample_weight: ArrayLike | None = None) -> float:
         """Returns minus the quantisation error of X, so that larger is better. Time is O(n K d).
@@ -231,13 +245,13 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
     def clusters(self, n_clusters: int) -> np.ndarray:
         """Groups the nodes into connected regions by Ward's method. The cost does not depend on the number of rows.
 
-        `som.clusters(5)[som.predict(X)]` assigns the rows of X to five groups.
+        `som.clusters(5)[som.predict_nodes(X)]` assigns the rows of X to five groups, as `n_clusters=5` does.
 
         Args:
           n_clusters: number of groups, from 1 to K.
 
         Returns:
-          The group of each node, int64 [K].
+          The group of each node, int32 [K].
 
         Raises:
           NotFittedError: the map is not fitted. ValueError: scikit-learn rejects `n_clusters`.
@@ -258,42 +272,5 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        tags.input_tags.allow_nan = self.missing == "ignore"
         return tags
-
-    def _initialize(self, rows: RowReader, grid: Grid) -> None:
-        self.grid_, self.n_iter_ = grid, 0
-        random = check_random_state(self.random_state)
-        vectors, weights = rows.sample(max(SAMPLE_ROWS, grid.size), random)
-        self._coordinates = coordinates = Coordinates.of_sample(vectors, weights, self.metric)
-        self.cluster_centers_ = initial_centers(self.init, vectors, weights, grid, random, coordinates)
-        zeros = np.zeros_like(self.cluster_centers_)
-        self._sums = blocks.BlockSums(Statistics(zeros, zeros[:, 0]), zeros[0, 0])
-
-    def _width(self, update: int) -> float:
-        initial = self.initial_width or max(self.final_width, max(self.grid_.shape) / 2)
-        return initial * (self.final_width / initial) ** min(1.0, update / max(1, self.n_epochs - 1))
-
-    def _update(self, sums, neighborhood, update: int, codewords) -> tuple[jax.Array, jax.Array]:
-        return blocks.update_codewords(sums, neighborhood, jnp.float32(self._width(update)), codewords, self.metric)
-
-    def _assign(self, counted_blocks) -> tuple[np.ndarray, float, float]:
-        codewords = self._coordinates.codewords(self.cluster_centers_)
-        codes, error, disorder = blocks.assign_blocks(counted_blocks, codewords, self.grid_, self.metric)
-        return codes, self._coordinates.distance(error), disorder
-
-    def _assign_rows(self, X, sample_weight=None) -> tuple[np.ndarray, float, float]:
-        check_is_fitted(self)
-        rows = open_rows(self, X, sample_weight, self.batch_size, reset=False)
-        with self._coordinates.precision():
-            return self._assign(self._coordinates.blocks(rows))
-
-    def _store(self, codewords: jax.Array, n_iter: int, rows: RowReader, cache: list | None = None) -> None:
-        self.cluster_centers_, self.n_iter_ = self._coordinates.centers(codewords), n_iter
-        assigned = self._assign(cache or self._coordinates.blocks(rows))
-        self.labels_, self.quantization_error_, self.topographic_error_ = assigned
-        if not rows.is_ordered():
-            del self.labels_
-            message = (
-                "X yields its rows in a different order in each pass, so labels_ is not set; call predict on an array"
-            )
-            warnings.warn(message, UserWarning, stacklevel=3)

@@ -108,4 +108,4 @@ def initial_centers(
         with refuse_huge_integers("init"):
             centers = check_array(array, dtype=vectors.dtype, copy=True, input_name="init")
     coordinates.codewords(centers, "init")
-    return coordinates.scaled(centers) if coordinates.metric == "cosine" else centers
+    return coordinates.unscaled(coordinates.scaled(centers)) if coordinates.metric == "cosine" else centers

@@ -3,26 +3,34 @@
 from typing import Annotated
 
 import annotated_types
+import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 
 from kvae.core.errors import InputError, short_repr
 from kvae.core.fields import Count, Counts, Natural, OneOf, Share, validate
 from kvae.grids import GRIDS, make_grid
-from kvae.som.blocks import DISTANCES
+from kvae.som.metrics import METRICS, MISSING, choose_metric
 from kvae.topology import NEIGHBORHOODS, Neighborhood
 
 Width = Annotated[float, annotated_types.Ge(1e-6), annotated_types.Le(1e6)]
 """A width in nodes. The limits keep its square, and squares of distances divided by it, within the range of float32."""
 
+FeatureWeights = Annotated[
+    tuple[Annotated[float, annotated_types.Ge(1e-6), annotated_types.Le(1e6)], ...], annotated_types.MinLen(1)
+]
+
 PARAMETERS = {
     "grid_shape": Counts,
     "topology": Annotated[str, OneOf(GRIDS)],
+    "n_clusters": Count | None,
     "neighborhood": Annotated[str, OneOf(NEIGHBORHOODS)],
     "n_epochs": Natural,
     "initial_width": Width | None,
     "final_width": Width,
-    "metric": Annotated[str, OneOf(DISTANCES)],
+    "metric": Annotated[str, OneOf(METRICS)],
+    "missing": Annotated[str, OneOf(MISSING)],
     "batch_size": Count | None,
     "decay": Share,
 }
@@ -42,4 +50,22 @@ def validate_parameters(estimator: BaseEstimator) -> Neighborhood:
             f"random_state is {short_repr(estimator.random_state)}; it must be an integer from 0 to {2**32 - 1}, a "
             "numpy.random.RandomState, or None"
         ) from error
-    return Neighborhood(make_grid(values["topology"], values["grid_shape"]), values["neighborhood"])
+    choose_metric(values["metric"], values["missing"])
+    grid, n_clusters = make_grid(values["topology"], values["grid_shape"]), values["n_clusters"]
+    if n_clusters is not None and n_clusters > grid.size:
+        raise InputError(f"n_clusters is {n_clusters}; it must be at most the number of nodes, {grid.size}")
+    return Neighborhood(grid, values["neighborhood"])
+
+
+def validate_feature_weights(feature_weights: ArrayLike | None, n_features: int) -> np.ndarray | None:
+    """Returns the weights of features, float64 [d]; None for None.
+
+    Raises:
+      InputError: there are more or fewer weights than features, or a weight is out of range.
+    """
+    if feature_weights is None:
+        return None
+    values = validate("feature_weights", np.asarray(feature_weights).tolist(), FeatureWeights)
+    if len(values) != n_features:
+        raise InputError(f"feature_weights has {len(values)} weights; X has {n_features} features")
+    return np.array(values, np.float64)

@@ -102,10 +102,18 @@ def validated_rows(
 
     Raises:
       ValueError: scikit-learn rejects the rows.
-      InputError: the rows contain an integer larger than any float.
+      InputError: the rows contain an integer larger than any float, or NaN while `estimator.missing` is "error".
     """
-    with refuse_huge_integers("X"):
-        return validate_data(estimator, X, dtype=dtype, reset=reset)
+    finite = "allow-nan" if estimator.missing == "ignore" else True
+    try:
+        with refuse_huge_integers("X"):
+            return validate_data(estimator, X, dtype=dtype, reset=reset, ensure_all_finite=finite)
+    except ValueError as error:
+        if "contains NaN" not in str(error):
+            raise
+        raise InputError(
+            "X contains NaN; set missing='ignore' to compute distances over the known features, or remove such rows"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -77,5 +77,9 @@ except kvae.InputError as error:
 X = np.random.default_rng(0).normal(size=(100, 4))
 som = kvae.SOM(grid_shape=(3, 4), topology="hexagonal").fit(X)
 labels: np.ndarray = som.predict(X)
+groups: np.ndarray = kvae.SOM((3, 4), n_clusters=3).fit(X).cluster_[som.predict_nodes(X)]
+classes: np.ndarray = kvae.SOMClassifier((3, 4), unlabeled=-1).fit(X, labels).predict(X)
+targets: np.ndarray = kvae.SOMRegressor((3, 4)).fit(X, X[:, 0]).predict(X)
+filled: np.ndarray = kvae.SOM((3, 4), missing="ignore").fit(X).impute(X)
 columns = kvae.som.SOM(grid_shape=(2, 2))
 kvae.plots.hits(som, X).savefig("hits.png")

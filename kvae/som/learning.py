@@ -1,0 +1,119 @@
+"""The batch algorithm over rows as private methods of an estimator."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+from tqdm import tqdm
+
+from kvae.grids import Grid
+from kvae.kohonen import Statistics
+from kvae.som import blocks
+from kvae.som.clustering import ward_clusters
+from kvae.som.coordinates import Coordinates
+from kvae.som.initial import SAMPLE_ROWS, initial_centers
+from kvae.som.metrics import Metric, choose_metric
+from kvae.som.missing import fill_by_means, refuse_unknown_features
+from kvae.som.parameters import validate_feature_weights
+from kvae.som.rows import Data, RowReader, open_rows
+from kvae.topology import Neighborhood
+
+
+class MapLearner(BaseEstimator):
+    """Learns a map from rows, and assigns rows to its nodes. Abstract: `kvae.SOM` has the parameters and their docs."""
+
+    cluster_centers_: np.ndarray
+    labels_: np.ndarray
+    nodes_: np.ndarray
+    cluster_: np.ndarray
+    quantization_error_: float
+    topographic_error_: float
+    history_: dict[str, np.ndarray]
+    grid_: Grid
+    n_iter_: int
+    _coordinates: Coordinates
+    _sums: blocks.BlockSums
+
+    def _initialize(self, rows: RowReader, grid: Grid) -> None:
+        self.grid_, self.n_iter_ = grid, 0
+        random = check_random_state(self.random_state)
+        vectors, weights = rows.sample(max(SAMPLE_ROWS, grid.size), random)
+        vectors = fill_by_means(vectors, weights)
+        feature_weights = validate_feature_weights(self.feature_weights, vectors.shape[1])
+        self._coordinates = coordinates = Coordinates.of_sample(vectors, weights, self.metric, feature_weights)
+        self.cluster_centers_ = initial_centers(self.init, vectors, weights, grid, random, coordinates)
+        zeros = np.zeros_like(self.cluster_centers_)
+        self._sums = blocks.BlockSums(Statistics(zeros, zeros[:, :1]), zeros[0, 0], zeros[0, 0])
+
+    def _learn(self, rows: RowReader, neighborhood: Neighborhood) -> None:
+        """Runs all epochs from the initial centres."""
+        coordinates = self._coordinates
+        with coordinates.precision():
+            cache = list(coordinates.blocks(rows)) if blocks.fits_cache(rows.nbytes) else None
+            codewords, errors = coordinates.codewords(self.cluster_centers_), []
+            with tqdm(range(self.n_epochs), disable=not self.verbose, desc="SOM", unit="epoch") as epochs:
+                for epoch in epochs:
+                    sums = blocks.sum_blocks(cache or coordinates.blocks(rows), codewords, self._metric)
+                    codewords, error = self._update(sums, neighborhood, epoch, codewords)
+                    errors.append(error)
+                    if self.verbose:
+                        epochs.set_postfix(quantization_error=f"{coordinates.distance(error):.4g}")
+                    self._sums = sums
+            self._sums = jax.tree.map(np.asarray, self._sums)
+            if self.n_epochs > 0:
+                refuse_unknown_features(self._sums.statistics.counts)
+            self._store(codewords, self.n_epochs, rows, cache)
+        widths = [self._width(epoch) for epoch in range(self.n_epochs)]
+        errors = [coordinates.distance(error) for error in errors]
+        self.history_ = {"width": np.array(widths), "quantization_error": np.array(errors)}
+
+    def _learn_more(self, rows: RowReader, neighborhood: Neighborhood) -> None:
+        """Updates the map once, by the sums over these rows plus `decay` times the sums of earlier calls."""
+        coordinates = self._coordinates
+        with coordinates.precision():
+            codewords = coordinates.codewords(self.cluster_centers_)
+            sums = blocks.sum_blocks(coordinates.blocks(rows), codewords, self._metric)
+            self._sums = jax.tree.map(lambda old, new: self.decay * old + np.asarray(new), self._sums, sums)
+            codewords, _ = self._update(self._sums, neighborhood, self.n_iter_, codewords)
+            self._store(codewords, self.n_iter_ + 1, rows)
+
+    @property
+    def _metric(self) -> Metric:
+        return choose_metric(self.metric, self.missing)
+
+    def _width(self, update: int) -> float:
+        initial = self.initial_width or max(self.final_width, max(self.grid_.shape) / 2)
+        return initial * (self.final_width / initial) ** min(1.0, update / max(1, self.n_epochs - 1))
+
+    def _update(self, sums, neighborhood, update: int, codewords) -> tuple[jax.Array, jax.Array]:
+        return blocks.update_codewords(sums, neighborhood, jnp.float32(self._width(update)), codewords, self._metric)
+
+    def _assign(self, counted_blocks) -> tuple[np.ndarray, float, float]:
+        codewords = self._coordinates.codewords(self.cluster_centers_)
+        codes, error, disorder = blocks.assign_blocks(counted_blocks, codewords, self.grid_, self._metric)
+        return codes, self._coordinates.distance(error), disorder
+
+    def _assign_rows(self, X: Data, sample_weight=None) -> tuple[np.ndarray, float, float]:
+        check_is_fitted(self)
+        rows = open_rows(self, X, sample_weight, self.batch_size, reset=False)
+        with self._coordinates.precision():
+            return self._assign(self._coordinates.blocks(rows))
+
+    def _store(self, codewords: jax.Array, n_iter: int, rows: RowReader, cache: list | None = None) -> None:
+        self.cluster_centers_, self.n_iter_ = self._coordinates.centers(codewords), n_iter
+        self.cluster_ = np.arange(self.grid_.size, dtype=np.int32)
+        if self.n_clusters is not None:
+            self.cluster_ = ward_clusters(self._coordinates.scaled(self.cluster_centers_), self.grid_, self.n_clusters)
+        assigned = self._assign(cache or self._coordinates.blocks(rows))
+        self.nodes_, self.quantization_error_, self.topographic_error_ = assigned
+        self.labels_ = self.cluster_[self.nodes_]
+        if not rows.is_ordered():
+            del self.nodes_, self.labels_
+            message = (
+                "X yields its rows in a different order in each pass, so labels_ is not set; call predict on an array"
+            )
+            warnings.warn(message, UserWarning, stacklevel=4)

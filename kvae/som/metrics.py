@@ -1,0 +1,102 @@
+"""Metrics of `kvae.SOM` on the devices: scores that order codewords by distance, distances, and sums for the update."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from kvae.core.errors import InputError
+from kvae.kohonen import Statistics, batch_statistics, half_squared_distances, unit
+
+
+class Metric(NamedTuple):
+    """Functions of vectors and codewords. In vectors of metrics that ignore missing values, NaN marks one.
+
+    Attributes:
+      scores: maps vectors [n, d] and codewords [K, d] to scores [n, K] that order codewords as their distances do.
+      distance: maps vectors [n, d] and codewords [n, d] to the distance of each pair, [n].
+      statistics: maps vectors [n, d], codes [n], K and weights [n] to sums [K, d], and counts [K, 1] or [K, d].
+      project: maps means [K, d] to codewords.
+    """
+
+    scores: Callable[[jax.Array, jax.Array], jax.Array]
+    distance: Callable[[jax.Array, jax.Array], jax.Array]
+    statistics: Callable[[jax.Array, jax.Array, int, jax.Array], Statistics]
+    project: Callable[[jax.Array], jax.Array] = lambda means: means
+
+
+def _statistics(vectors: jax.Array, codes: jax.Array, size: int, weights: jax.Array) -> Statistics:
+    statistics = batch_statistics(vectors, codes, size, weights)
+    return Statistics(statistics.sums, statistics.counts[:, None])
+
+
+def _known_statistics(vectors: jax.Array, codes: jax.Array, size: int, weights: jax.Array) -> Statistics:
+    """Returns sums and counts of the known values by code and feature."""
+    known, filled = _known(vectors)
+    both = batch_statistics(jnp.concatenate([filled, known], axis=-1), codes, size, weights).sums
+    return Statistics(*jnp.split(both, 2, axis=-1))
+
+
+def _known(vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns 1 where a value is known and 0 where it is missing, and the vectors with 0 for missing values."""
+    missing = jnp.isnan(vectors)
+    return (~missing).astype(vectors.dtype), jnp.where(missing, 0, vectors)
+
+
+def _euclidean(vectors: jax.Array, codewords: jax.Array) -> jax.Array:
+    return jnp.linalg.norm(vectors - codewords, axis=-1)
+
+
+def _cosine(vectors: jax.Array, codewords: jax.Array) -> jax.Array:
+    """Returns 1 - cos for unit vectors, and 1 for the zero vector, which has no direction."""
+    return 1 - jnp.sum(vectors * codewords, axis=-1)
+
+
+def _known_scores(vectors: jax.Array, codewords: jax.Array) -> jax.Array:
+    """Returns half the squared distance over the known features, less a term that depends on the vector alone."""
+    known, filled = _known(vectors)
+    factors = jnp.concatenate([known, filled], axis=-1)
+    return jnp.matmul(
+        factors,
+        jnp.concatenate([0.5 * jnp.square(codewords), -codewords], axis=-1).T,
+        precision=jax.lax.Precision.HIGHEST,
+    )
+
+
+def _known_euclidean(vectors: jax.Array, codewords: jax.Array) -> jax.Array:
+    known, filled = _known(vectors)
+    squares = known * jnp.square(filled - codewords)
+    return jnp.sqrt(jnp.mean(squares, axis=-1) / jnp.mean(known, axis=-1) * vectors.shape[-1])
+
+
+METRICS: dict[str, Metric] = {
+    "euclidean": Metric(half_squared_distances, _euclidean, _statistics),
+    "cosine": Metric(half_squared_distances, _cosine, _statistics, project=unit),
+}
+"""Maps a `metric` to its functions for complete rows. Vectors and codewords are unit vectors for cosine."""
+
+KNOWN_METRICS: dict[str, Metric] = {"euclidean": Metric(_known_scores, _known_euclidean, _known_statistics)}
+"""Maps a `metric` to its functions for rows with missing values.
+
+A distance is computed over the known features and scaled to all d: for Euclid, sqrt(d / known) times the distance over
+the known ones (Dixon, "Pattern recognition with partly missing data", 1979), as in
+`sklearn.metrics.pairwise.nan_euclidean_distances`.
+"""
+
+MISSING: Mapping[str, Mapping[str, Metric]] = {"error": METRICS, "ignore": KNOWN_METRICS}
+"""Maps the parameter `missing` to the metrics that it allows."""
+
+
+def choose_metric(name: str, missing: str) -> Metric:
+    """Returns the metric of this name, for complete rows or for rows with missing values.
+
+    Raises:
+      InputError: the metric is not defined for missing values.
+    """
+    if name not in MISSING[missing]:
+        raise InputError(
+            f"missing is {missing!r} and metric is {name!r}; missing values can be ignored with the metric "
+            f"{' or '.join(map(repr, MISSING[missing]))}"
+        )
+    return MISSING[missing][name]

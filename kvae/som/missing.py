@@ -1,0 +1,42 @@
+"""Missing values of rows on the host: NaN marks one."""
+
+import numpy as np
+
+from kvae.core.errors import InputError
+
+
+def refuse_unknown_rows(vectors: np.ndarray, first: int = 0) -> None:
+    """Raises InputError, with its number, for a row without a known value, which is at no distance from any centre.
+
+    Args:
+      vectors: float [n, d].
+      first: number of the first row, for the message.
+    """
+    candidates = np.flatnonzero(np.isnan(vectors[:, 0]))
+    unknown = candidates[np.isnan(vectors[candidates]).all(axis=1)]
+    if len(unknown) > 0:
+        raise InputError(f"row {first + unknown[0]:,} of X has no known value; remove such rows")
+
+
+def refuse_unknown_features(counts: np.ndarray) -> None:
+    """Raises InputError, with its number, for a feature without a known value.
+
+    Args:
+      counts: weights of the known values by code and feature, float [K, d].
+    """
+    unknown = counts.sum(axis=0) == 0
+    if unknown.any():
+        raise InputError(f"column {unknown.argmax()} of X has no known value; remove such columns")
+
+
+def fill_by_means(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Returns a sample, float [n, d], with means of the known values, weighted by [n], in place of missing values."""
+    missing = np.isnan(vectors)
+    if not missing.any():
+        return vectors
+    shares = np.where(missing, 0, weights[:, None])
+    largest = shares.max(axis=0)  # 0 if the sample knows no value of a feature: its mean is then 0
+    shares /= np.where(largest > 0, largest, 1)
+    shares /= np.maximum(shares.sum(axis=0), 1)
+    means = np.sum(shares * np.where(missing, 0, vectors), axis=0)
+    return np.where(missing, means, vectors).astype(vectors.dtype, copy=False)
