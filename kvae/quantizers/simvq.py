@@ -88,7 +88,7 @@ class SimVQ(Quantizer):
         return self._map(self.get_variable("codebook", "frozen"))
 
     def _codewords_of(self, codes: jax.Array) -> jax.Array:
-        """Returns the codewords [..., d] of N codes. Mapping only N vectors keeps the gradient off the K codewords."""
+        """Returns the codewords [..., d] of codes, without mapping or differentiating all K frozen vectors."""
         return self._map(kohonen.codewords_of(codes, self.get_variable("codebook", "frozen")))
 
     def _map(self, vectors: jax.Array) -> jax.Array:
