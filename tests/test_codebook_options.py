@@ -179,5 +179,7 @@ def test_residual_quantiser_projects_once():
         total, left = total + words[level][codes], left - words[level][codes]
     expected = total @ params["project_out_kernel"] + params["project_out_bias"]
     np.testing.assert_allclose(out.quantized, expected, rtol=1e-4, atol=1e-5)
-    with pytest.raises(InputError, match=r"quantizer\.codebook_dim is 3; a ResidualVQ projects once"):
+    with pytest.raises(
+        InputError, match=r"quantizer\.codebook_dim is 3; it must be None: set codebook_dim of the ResidualVQ"
+    ):
         kvae.ResidualVQ(kvae.KohonenVQ((3, 4), codebook_dim=3))

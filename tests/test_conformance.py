@@ -161,7 +161,7 @@ class IgnoresViews(kvae.nnx.FSQ):
 @pytest.mark.parametrize(
     ("kind", "law", "message"),
     [
-        (lambda: Unbounded((4, 4)), "far_vectors_saturate", "a code is .*, and K is 16"),
+        (lambda: Unbounded((4, 4)), "far_vectors_saturate", "a code is .*, but K is 16"),
         (lambda: ClipsCodes((4, 4)), "lookup_refuses_codes_out_of_range", "lookup accepts the code"),
         (
             lambda: RestartsAtMeans((4, 8), "none", restart_below=0.5),

@@ -27,7 +27,7 @@ _MARKS = {"square": "corner", "hexagon": "dot"}
 
 
 def usage_note(counts: ArrayLike, unit: str = "codes") -> str:
-    """Returns how many codes are in use, with N, the number of vectors: fewer vectors than codes cannot use them all.
+    """Returns a note on how many codes are in use and N, the number of vectors, which limits how many can be used.
 
     Example:
       >>> usage_note([7, 0, 3]), usage_note([1, 0, 1])

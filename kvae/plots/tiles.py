@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 LABEL_HEIGHT, DIGIT_WIDTH = 0.125, 0.067
-"""Inches that a tick label needs: its height with some space, and the width of a digit at 7.5 points."""
+"""Size of a tick label in inches: its height with some space, and the width of a digit at 7.5 points."""
 
 
 def validate_images(name: str, images: ArrayLike, leading: int) -> np.ndarray:
@@ -184,7 +184,7 @@ def lay_out_grid(grid_shape: tuple[int, ...]) -> GridLayout:
 
 
 def sparse_labels(names: list[str], space: float) -> dict[int, str]:
-    """Returns the labels that have room, by position: in each slice every 2^k-th from the first, at most 16.
+    """Returns the labels that have room, by position: in each slice, every 2^k-th from the first on, and at most 16.
 
     Example:
       >>> sparse_labels(["0", "1", "2", "", "0", "1", "2"], space=1.5)
@@ -192,7 +192,7 @@ def sparse_labels(names: list[str], space: float) -> dict[int, str]:
 
     Args:
       names: label of each cell; "" between two slices.
-      space: least distance of two labels, in cells.
+      space: minimum distance between two labels, in cells.
     """
     slice_length = (*names, "").index("")
     step = 2 ** math.ceil(math.log2(max(space, slice_length / 16, 1)))
@@ -207,7 +207,7 @@ def sparse_labels(names: list[str], space: float) -> dict[int, str]:
 
 
 def label_cells(axes: "Axes", layout: GridLayout) -> None:
-    """Labels the rows and columns of a grid layout on axes whose units are its cells; labels do not overlap."""
+    """Labels the rows and columns of a grid layout, without overlap, on axes whose units are its cells."""
     box, size = axes.get_position(), axes.figure.get_size_inches()
     cells = np.divide((box.height * size[1], box.width * size[0]), layout.codes.shape)  # inches
     longest = max(map(len, layout.column_labels))

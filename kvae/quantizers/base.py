@@ -185,7 +185,7 @@ def masked(z: jax.Array, mask: jax.Array | None) -> jax.Array:
 
 
 def along_last_axis(vector: jax.Array | np.ndarray, like: jax.Array) -> jax.Array:
-    """Returns a vector [d] as [..., d] with the rank of `like`: users may have JAX raise where ranks differ."""
+    """Returns a vector [d] as [1, ..., 1, d] with the rank of `like`, because JAX can be set to reject other ranks."""
     return jnp.reshape(vector, (1,) * (like.ndim - 1) + (-1,))
 
 

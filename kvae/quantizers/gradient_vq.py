@@ -1,4 +1,4 @@
-"""Quantiser layer with one codebook on a grid that is learned by gradient descent."""
+"""Quantiser layer with one codebook on a grid, learned by gradient descent."""
 
 from typing import Annotated
 
@@ -28,14 +28,14 @@ PULLS = {"encoder": "z (Fortuin et al., 2019)", "codeword": "the winning codewor
 def orthogonality(codewords: jax.Array) -> jax.Array:
     """Returns how far the directions of codewords are from orthogonal (Shin et al., 2021, arXiv:2112.00384).
 
-    With E the K codewords scaled to length 1, this is |E E^T - I|^2 / K^2 = (|E^T E|^2 - K) / K^2, which takes a d x d
-    matrix instead of a K x K one.
+    If E holds the K codewords scaled to length 1, the value is |E E^T - I|^2 / K^2. It is computed as
+    (|E^T E|^2 - K) / K^2, which needs a d x d matrix instead of a K x K matrix.
 
     Args:
       codewords: float32 [K, d].
 
     Returns:
-      float32 [], from 0 (orthogonal) to 1.
+      float32 [], from 0 (orthogonal) to 1 - 1 / K (parallel).
     """
     size, units = len(codewords), kohonen.unit(codewords)
     products = jnp.matmul(units.T, units, precision=jax.lax.Precision.HIGHEST)
@@ -50,8 +50,8 @@ class GradientVQ(MapVQ):
     neighbor_weight * mean over positions of sum_{k != code} A(t)[code, k] |w_k - sg(target)|^2, plus
     orthogonal_weight * `orthogonality`.
 
-    The collection `params` holds `codewords`, float32 [K, d]. The collection `codebook` holds `step`, the t of A(t),
-    int32 [].
+    The collection `params` holds `codewords`, float32 [K, d]. The collection `codebook` holds `step`, int32 [], which
+    is t in A(t).
 
     Example:
       >>> import jax, jax.numpy as jnp, kvae
@@ -76,8 +76,8 @@ class GradientVQ(MapVQ):
       metric: distance between vectors and codewords, "euclidean" or "cosine"; "cosine" scales both to length 1.
       gradient: gradient estimator for the encoder, "straight_through", "rotation" (the rotation trick) or "diveq",
         which also moves the codewords.
-      codebook_dim: length d of the codewords; None uses the length of z. If it differs, two learned linear layers in
-        `params` project vectors to d dimensions and codewords back (Yu et al., "ViT-VQGAN", 2021, arXiv:2110.04627).
+      codebook_dim: length d of the codewords; None uses the length of z. If the lengths differ, two learned linear
+        layers in `params` project vectors to d dimensions and back (Yu et al., "ViT-VQGAN", 2021, arXiv:2110.04627).
       train: default for the argument `train` of a call.
       pull: target of the winner's neighbours, "encoder" for z or "codeword" for the winning codeword.
       neighbor_weight: weight of the neighbours' term in the loss.

@@ -1,4 +1,4 @@
-"""Gradient estimators: what the encoder, or a codebook, learns through the choice of the nearest codeword."""
+"""Gradient estimators: how gradients pass through the choice of the nearest codeword."""
 
 import jax
 import jax.numpy as jnp
@@ -29,11 +29,12 @@ def rotation(z: jax.Array, nearest: jax.Array) -> jax.Array:
 
 
 def diveq(z: jax.Array, nearest: jax.Array) -> jax.Array:
-    """Returns the nearest codewords as z plus an error (Vali et al., "DiVeQ", 2025, arXiv:2509.26469).
+    """Returns the nearest codewords, with the gradient of DiVeQ (Vali et al., 2025, arXiv:2509.26469).
 
-    With u = (w - z) / |w - z| counted as a constant, w = z + |w - z| u. So z gets the gradient without its component
-    along u, and a codebook learned by gradients gets that component. The paper adds noise of variance 1e-3 to the
-    direction; this is its limit without noise, in which the decoder sees the codewords that evaluation looks up.
+    The gradient is that of w = z + |w - z| u, where the direction u = (w - z) / |w - z| is a constant. z therefore
+    gets the gradient without its component along u, and a codebook learned by gradients gets that component. The paper
+    adds noise of variance 1e-3 to the direction. This is the limit without noise, in which the decoder sees the same
+    codewords in training and in evaluation.
     """
     error = nearest - z
     length = jnp.sqrt(jnp.sum(jnp.square(error), axis=-1, keepdims=True) + kohonen.EPSILON**2)

@@ -142,15 +142,15 @@ class KohonenVQ(MapVQ):
       lowest_width: lower bound of the width, in nodes; None uses the kernel's default. The paper uses 0.
       metric: distance between vectors and codewords, "euclidean" or "cosine"; "cosine" scales both to length 1.
       gradient: gradient estimator for the encoder, "straight_through", "rotation" (the rotation trick) or "diveq".
-      codebook_dim: length d of the codewords; None uses the length of z. If it differs, two learned linear layers in
-        `params` project vectors to d dimensions and codewords back (Yu et al., "ViT-VQGAN", 2021, arXiv:2110.04627).
+      codebook_dim: length d of the codewords; None uses the length of z. If the lengths differ, two learned linear
+        layers in `params` project vectors to d dimensions and back (Yu et al., "ViT-VQGAN", 2021, arXiv:2110.04627).
       train: default for the argument `train` of a call.
       decay: 1 - beta, the decay of the moving averages.
       init_count: N^(0), the initial count of every code.
       update_empty: True also updates codes without vectors, and smooths the counts; False leaves such codes unchanged.
       restart_below: a code whose average count falls below this restarts at a vector of the batch; 0 means never.
       start: source of the first codewords: "normal" draws them from N(0, 1), "samples" takes vectors of the first
-        batch, "kmeans" then runs K-means over the next nine batches.
+        batch, and "kmeans" does the same and then runs K-means over the next nine batches.
       axis_name: name of the mapped axis to sum statistics over; needed only under `shard_map` or `pmap`.
     """
 

@@ -52,12 +52,12 @@ def _draw_weights(key: jax.Array, size: int) -> jax.Array:
 
 
 def is_single(samples: Samples) -> jax.Array:
-    """True for codes with one draw, or one that outweighs all others: bool [K]."""
+    """Returns which codes have a single draw with the largest weight: bool [K]."""
     return jnp.any(samples.counts[:, None] == WEIGHTS[None], axis=-1)
 
 
 def drawn_vectors(samples: Samples) -> jax.Array:
-    """Returns the vector drawn for each code, float32 [K, d]; meaningless where `is_single` is False."""
+    """Returns the vector drawn for each code, float32 [K, d]; arbitrary where `is_single` is False."""
     return samples.sums / jnp.where(is_single(samples), samples.counts, 1)[:, None]
 
 

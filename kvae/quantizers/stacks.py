@@ -20,7 +20,7 @@ CODEBOOKS = {
     "separate": lambda make_part, n_parts: [make_part() for _ in range(n_parts)],
     "shared": lambda make_part, n_parts: [make_part()] * n_parts,
 }
-"""Maps the names that the field `codebooks` accepts to functions that make the parts of a stack."""
+"""Maps the values of the field `codebooks` to functions that make the parts of a stack."""
 
 
 class _Stack(Projected):
@@ -114,8 +114,8 @@ class ResidualVQ(_Stack):
     Attributes:
       quantizer: layer that is copied for each part; fields such as `commitment_weight` apply to each copy.
       codebooks: "separate" gives each part its own codebook; "shared" gives all parts the same one.
-      codebook_dim: length d of the codewords; None uses the length of z. If it differs, two learned linear layers in
-        `params` project vectors to d dimensions and sums of codewords back.
+      codebook_dim: length d of the codewords; None uses the length of z. If the lengths differ, two learned linear
+        layers in `params` project vectors to d dimensions and sums of codewords back.
       train: default for the argument `train` of a call.
       depth: q, the number of codebooks.
       dropout: probability of quantiser dropout: a training batch then uses only the first n codebooks, with a random n,
@@ -135,8 +135,8 @@ class ResidualVQ(_Stack):
             raise InputError(f"quantizer is {kind}; it must be a layer with a learned codebook, such as a KohonenVQ")
         if getattr(self.quantizer, "codebook_dim", None) is not None:
             raise InputError(
-                f"quantizer.codebook_dim is {self.quantizer.codebook_dim}; a ResidualVQ projects once, before its "
-                "first codebook: set its own codebook_dim instead"
+                f"quantizer.codebook_dim is {self.quantizer.codebook_dim}; it must be None: set codebook_dim of the "
+                "ResidualVQ instead, which projects once, before the first codebook"
             )
 
     @property
@@ -214,10 +214,10 @@ class GroupedVQ(_Stack):
       quantizer: layer that is copied for each group; its fields apply to each copy.
       codebooks: "separate" gives each group its own codebook; "shared" gives all groups the same one, like the heads of
         vector-quantize-pytorch.
-      codebook_dim: length d of the codewords; None uses the length of z divided by the number of groups. If it differs,
-        two learned linear layers in `params` project vectors to groups * d dimensions and joined codewords back.
+      codebook_dim: length d of the codewords; None uses the length of z divided by the number of groups. If z does not
+        have groups * d elements, two learned linear layers in `params` project vectors to this length and back.
       train: default for the argument `train` of a call.
-      groups: number of groups, which must divide the length of the vectors.
+      groups: number of groups. Without `codebook_dim`, it must divide the length of the vectors.
     """
 
     groups: Depth = 4

@@ -1,6 +1,6 @@
-"""Starts of a codebook at vectors of the first batches, as in K-means.
+"""Initialisation of a codebook from vectors of the first batches, as in K-means.
 
-A start uses the statistics of ordinary updates, so that it is the same for micro-batches and on several devices.
+It uses the same statistics as ordinary updates, so it also works with micro-batches and on several devices.
 """
 
 import jax.numpy as jnp
@@ -9,21 +9,22 @@ from kvae.kohonen import CodebookState, Statistics
 from kvae.quantizers import restarts
 
 STARTS = {"normal": 0, "samples": 1, "kmeans": 10}
-"""Maps the names that the field `start` accepts to the number of first updates that `start` takes over."""
+"""Maps the values of the field `start` to the number of first updates that the function `start` makes."""
 
 PLACED_COUNT = 1e-3
-"""Count of a code that has been placed and has had no vectors: too small to matter once it has some."""
+"""Count of a code that has been placed but has had no vectors yet; negligible as soon as it has one."""
 
 
 def start(codebook: CodebookState, statistics: Statistics) -> CodebookState:
-    """Takes one of the first updates: K-means whose clusters are means over all batches so far (MacQueen, 1967).
+    """Makes one of the first updates: K-means with means over all batches so far (MacQueen, 1967).
 
-    Update t = 0 places each code at a vector drawn from the batch. In update t > 0 the codes move to means, with
+    Update t = 0 places each code at a vector drawn from the batch. Later updates move codes to the mean of their
+    vectors,
 
         m <- m + (s - m) / t,   N <- N + (c - N) / t,   w_k <- m_k / N_k,
 
-    and a code that has not yet had a vector is placed at one of this batch instead. After the last such update, m and N
-    are means over batches, as the moving averages that follow expect. No neighbourhood acts.
+    except that a code that has not had a vector yet is placed at a drawn vector of the batch. m and N are means over
+    batches, so the moving averages of later updates can continue from them. The neighbourhood is not used.
     """
     samples, t = statistics.samples, codebook.step.astype(jnp.float32)
     has_had_vectors = (t > 0) & (codebook.counts > PLACED_COUNT)

@@ -117,13 +117,13 @@ def compiled_is_eager(trial: Trial) -> None:
 
 
 def dtypes_are_the_same_under_x64(trial: Trial) -> None:
-    """With `jax_enable_x64`, outputs and state of a layer of kvae keep their dtypes: a state fits `lax.scan`."""
+    """With `jax_enable_x64`, outputs and state of a layer of kvae keep their dtypes, as `lax.scan` requires."""
     dtypes = [None] * 2
     for is_wide in (False, True) if trial.layer is not None else ():
         with jax.enable_x64(is_wide):
-            traced = jax.eval_shape(lambda *given: trial.subject.apply(*given, True, None), trial.state, trial.z)
+            traced = jax.eval_shape(lambda state, z: trial.subject.apply(state, z, True, None), trial.state, trial.z)
         dtypes[is_wide] = [str(leaf.dtype) for leaf in jax.tree.leaves(traced)]
-    assert dtypes[0] == dtypes[1], f"dtypes of outputs and state become {dtypes[1]}, from {dtypes[0]}"
+    assert dtypes[0] == dtypes[1], f"dtypes of outputs and state change from {dtypes[0]} to {dtypes[1]}"
 
 
 def statistics_of_halves_add_up(trial: Trial) -> None:
@@ -156,8 +156,8 @@ def far_vectors_saturate(trial: Trial) -> None:
     for z in _far_vectors(trial):
         out, _ = trial.apply(trial.state, z)
         codes = np.asarray(out.codes)
-        assert codes.min() >= 0, f"a code is {codes.min()}"
-        assert codes.max() < size, f"a code is {codes.max()}, and K is {size}"
+        assert codes.min() >= 0, f"the lowest code is {codes.min()}; it must be at least 0"
+        assert codes.max() < size, f"a code is {codes.max()}, but K is {size}"
         assert np.all(np.isfinite(out.quantized)), "a quantised vector is not finite"
 
 

@@ -85,7 +85,7 @@ class Trial:
 
     @property
     def layer(self) -> Quantizer | None:
-        """The linen layer of the quantiser if it is a layer of kvae, linen or NNX; else None."""
+        """The linen layer of a kvae quantiser, whether linen or NNX; None for any other quantiser."""
         layer = self.subject.layer if isinstance(self.subject, (_Linen, _Nnx)) else None
         return layer if isinstance(layer, Quantizer) else None
 
@@ -95,7 +95,7 @@ class Trial:
         return self.variables_of(self.state)
 
     def variables_of(self, state: Any) -> Any:
-        """Returns a state as the variables of `layer`: an NNX module also has random streams."""
+        """Returns the part of a state that holds the variables of `layer`; an NNX state also has random streams."""
         return {name: state[name] for name in ("codebook", "params") if name in state}
 
     def vectors(self, seed: int, *leading: int) -> jax.Array:
