@@ -100,8 +100,8 @@ def codes_used(counts: jax.Array) -> jax.Array:
 def attainable_codes(size: int, n_vectors: int) -> float:
     """Returns the expected number of codes that N vectors use if all K codes are equally likely, K (1 - e^(-N / K)).
 
-    It is the number to compare `codes_used` with: 65,536 vectors use at most about 63% of 65,536 codes, and 99% need
-    N = 4.6 K.
+    Compare `codes_used` with this number. Even if all codes are equally likely, 65,536 vectors use only about 63% of
+    65,536 codes. To use 99%, N must be 4.6 K.
 
     Example:
       >>> from kvae import measures
