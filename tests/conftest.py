@@ -32,6 +32,15 @@ hypothesis.settings.load_profile("ordinary")
 
 jax.config.update("jax_num_cpu_devices", 8)
 
+# Files of minutes, the longest first: a long file that starts last keeps one process busy while the other waits.
+LONGEST = ("multiprocess", "main", "bucket", "kill", "train", "workdir", "conformance", "readme", "run", "nnx")
+
+
+def pytest_collection_modifyitems(items):
+    """Starts the longest files first; pytest keeps the order of the others."""
+    ranks = {f"test_{name}.py": rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
+
 
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory):

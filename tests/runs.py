@@ -15,6 +15,12 @@ from kvae.training.parallel.devices import Replicas
 from kvae.training.workdir.checkpoint import Checkpoints
 from kvae.training.workdir.journal import read_metrics
 
+TINY_ARGUMENTS = [
+    "--config.model.residual_blocks=0", "--config.model.channels=8", "--config.model.residual_channels=4",
+    "--config.optimizer.name=adam", "--config.optimizer.schedule=constant",
+]  # fmt: skip
+"""Arguments that make a VQ-VAE cheap to compile, with a schedule that does not depend on the number of steps."""
+
 RATES = ("steps_per_second", "images_per_second")
 
 

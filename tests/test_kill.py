@@ -1,5 +1,6 @@
 """A killed run ends like the uninterrupted one; a run that is asked to stop says how to continue."""
 
+import functools
 import os
 import pathlib
 import shutil
@@ -14,7 +15,7 @@ from kvae import main
 from kvae.core import program
 from kvae.training.parallel.cluster import StopSignal
 from kvae.training.workdir.journal import read_metrics
-from runs import run
+from runs import TINY_ARGUMENTS, run
 
 
 @pytest.fixture(autouse=True)
@@ -27,10 +28,13 @@ def default_signal_handlers():
         signal.signal(number, handler)
 
 
-def test_killed_run_ends_like_the_uninterrupted_one(tmp_path, data_dir):
-    command = kill.command(tmp_path / "uninterrupted", data_dir, steps=60)
-    subprocess.run(command, cwd=kill.ROOT, check=True, stderr=subprocess.DEVNULL)
-    kill.run_with_kills(kill.command(tmp_path / "killed", data_dir, steps=60), tmp_path / "killed", kills=2)
+def test_killed_run_ends_like_the_uninterrupted_one(tmp_path, data_dir, monkeypatch):
+    command = functools.partial(kill.command, data_dir=data_dir, steps=60, fields=TINY_ARGUMENTS)
+    monkeypatch.chdir(kill.ROOT)
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "8")  # as in this process, or sums round differently
+    config, workdir = main.parse(command(tmp_path / "uninterrupted")[3:])
+    run(config, workdir, devices=8)
+    kill.run_with_kills(command(tmp_path / "killed"), tmp_path / "killed", kills=2)
     assert kill.differences(tmp_path / "uninterrupted", tmp_path / "killed") == (0, 0)
 
 
@@ -38,7 +42,7 @@ def test_killed_run_ends_like_the_uninterrupted_one(tmp_path, data_dir):
 def training(tmp_path, data_dir):
     """The command of a long run in tmp_path / "run", and its process, which has begun to train."""
     log = tmp_path / "run" / "metrics.jsonl"
-    arguments = [*kill.command(tmp_path / "run", data_dir), "--config.steps=100000"]
+    arguments = [*kill.command(tmp_path / "run", data_dir, fields=TINY_ARGUMENTS), "--config.steps=100000"]
     process = subprocess.Popen(arguments, cwd=kill.ROOT, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not log.exists() or not log.read_text():

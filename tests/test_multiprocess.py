@@ -19,7 +19,7 @@ from kvae.core import program
 from kvae.core.errors import InputError
 from kvae.training.parallel import cluster, peers
 from kvae.training.workdir.journal import read_metrics
-from runs import final_state, rows, run
+from runs import TINY_ARGUMENTS, final_state, rows, run
 
 ROOT = pathlib.Path(__file__).parents[1]
 SECONDS = 120
@@ -31,7 +31,7 @@ from kvae.core import program
 from kvae.training.parallel import cluster
 from kvae.training.workdir import lock
 
-cluster.HEARTBEAT_TIMEOUT_SECONDS, cluster.GOODBYE_SECONDS = 10, 5
+cluster.HEARTBEAT_TIMEOUT_SECONDS, cluster.GOODBYE_SECONDS = 5, 5
 lock.STALE_SECONDS, lock.HEARTBEAT_SECONDS = 3, 0.5
 sys.exit(program.run(main.main, sys.argv[1:]))
 """
@@ -79,8 +79,8 @@ def arguments(data_dir):
     return [
         f"--config={ROOT}/configs/photos_vqvae.py:smoke",
         f"--config.dataset.data_dir={data_dir}",
+        *TINY_ARGUMENTS,
         "--config.optimizer.learning_rate=1e-4",
-        "--config.optimizer.schedule=constant",  # others depend on the number of steps
         "--config.model.quantizer.decay=0.99",  # sums over processes round differently, and a short memory shows it
         "--config.evaluate_every_steps=10000",
     ]

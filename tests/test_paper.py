@@ -33,20 +33,19 @@ def with_quantizer(run, folder, **fields):
 
 @pytest.fixture
 def runs(trained_run, tmp_path):
-    """`runs(model)`: a folder with a run of the settings "hard", "ema" and "ema_n0", of equal variables."""
+    """`runs(model, *settings)`: a folder with a run of each setting; all have equal variables."""
+    fields = {"hard": {}, "ema": {"neighborhood": "none"}, "ema_n0": {"neighborhood": "none", "init_count": 0.0}}
 
-    def make(model):
-        run, folder = trained_run(model), tmp_path / "runs"
-        with_quantizer(run, folder / "hard")
-        with_quantizer(run, folder / "ema", neighborhood="none")
-        with_quantizer(run, folder / "ema_n0", neighborhood="none", init_count=0.0)
-        return folder
+    def make(model, *settings):
+        for setting in settings:
+            with_quantizer(trained_run(model), tmp_path / "runs" / setting, **fields[setting])
+        return tmp_path / "runs"
 
     return make
 
 
 def test_figures_of_a_model_with_one_codebook(runs, tmp_path, capsys):
-    folder, out = runs("vqvae"), tmp_path / "figures"
+    folder, out = runs("vqvae", "hard", "ema", "ema_n0"), tmp_path / "figures"
     assert draw(capsys, "1", folder, out) == ["figure_1_photos"]
     assert draw(capsys, "2", folder, out) == ["figure_2_photos_ema", "figure_2_photos_hard"]
     assert draw(capsys, "3", folder, out) == ["figure_3_photos"]
@@ -58,7 +57,7 @@ def test_figures_of_a_model_with_one_codebook(runs, tmp_path, capsys):
 
 
 def test_figures_of_a_model_with_two_codebooks(runs, tmp_path, capsys):
-    folder, out = runs("vqvae2"), tmp_path / "figures"
+    folder, out = runs("vqvae2", "hard", "ema"), tmp_path / "figures"
     assert set(draw(capsys, "7", folder, out)) == {
         f"figure_7_photos_{setting}_{level}_held_{quarter}"
         for setting in ("ema", "hard") for level in ("top", "bottom") for quarter in (1, 3)

@@ -25,8 +25,8 @@ def started(step=0):
 @functools.partial(jax.jit, static_argnums=2)
 def learn_in_parts(variables, z, n_parts, layer=LAYER):
     """Updates the codebook by the added statistics of micro-batches."""
-    parts = [layer.apply(variables, part, train=True, method="quantize").statistics for part in jnp.split(z, n_parts)]
-    total = functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), parts)
+    statistics_of = lambda part: layer.apply(variables, part, train=True, method="quantize").statistics  # noqa: E731
+    total = jax.tree.map(lambda leaf: leaf.sum(0), jax.vmap(statistics_of)(z.reshape(n_parts, -1, z.shape[-1])))
     return layer.apply(variables, total, method="update", mutable=["codebook"])[1]
 
 
