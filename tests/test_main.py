@@ -21,6 +21,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*_*.py"))
 
 
+# Configs with the model of another one: with its mean and std too, they share its compiled programs.
+SAME_PROGRAMS = ("imagenet_vqvae2", "cifar10_vqvae", "photos_sweep")
 DRAWN = ("photos_vqvae", "photos_vqvae2", "digits_urlsom")
 """A config of each model, whose smoke form draws its figures too; they take half of the time."""
 
@@ -57,6 +59,8 @@ def test_smoke_form_of_every_config_trains(name, tmp_path, data_dir, monkeypatch
         monkeypatch.setattr("kvae.training.pictures.draw", lambda *of_run: None)
     arguments = [f"--config=configs/{name}.py:smoke", f"--workdir={tmp_path / 'run'}"]
     dataset = name.partition("_")[0]
+    if name in SAME_PROGRAMS:
+        arguments += [f"--config.dataset.{field}=(127.5, 127.5, 127.5)" for field in ("mean", "std")]
     with contextlib.ExitStack() as stack:
         if dataset == "folder":
             arguments.append(f"--config.dataset.path={make_folder(tmp_path / 'data', count=24)}")
