@@ -1,5 +1,6 @@
 """Fixtures: eight virtual devices, small configs, and runs trained once for all tests."""
 
+import gc
 import json
 import os
 import pathlib
@@ -31,6 +32,9 @@ hypothesis.settings.register_profile("nightly", max_examples=500, print_blob=Tru
 hypothesis.settings.load_profile("ordinary")
 
 jax.config.update("jax_num_cpu_devices", 8)
+
+# Programs and their traces stay in memory, millions of objects; looking for garbage among all of them takes minutes.
+gc.set_threshold(100_000, 50, 1_000)
 
 # Files of minutes, the longest first: a long file that starts last keeps one process busy while the other waits.
 LONGEST = ("multiprocess", "main", "bucket", "kill", "train", "workdir", "conformance", "readme", "run", "nnx")
