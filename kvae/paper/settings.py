@@ -1,6 +1,6 @@
 """Assigns finished runs to the settings of `kvae.paper.experiments`, and reads their measures.
 
-A run belongs to the setting that its config matches, whatever the name of its folder.
+A run belongs to the setting that its config matches; the name of its folder does not matter.
 """
 
 import collections
