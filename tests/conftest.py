@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import tempfile
 
 # Many tests run the same programs. A shared cache compiles each of them once for all test processes and the processes
@@ -66,6 +67,16 @@ def undrawn(request, monkeypatch):
     """Runs draw no figures, which take half of the time of a small run, unless the test is marked `drawn`."""
     if "drawn" not in request.keywords:
         monkeypatch.setattr("kvae.training.pictures.draw", lambda *of_run: None)
+
+
+@pytest.fixture
+def default_signal_handlers():
+    """Restores the default handlers: under nohup or in the background, signals would be ignored."""
+    handlers = {signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    for number, handler in previous.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -236,7 +236,7 @@ def test_missing_role_is_named_in_one_line(bucket, arguments, monkeypatch, capsy
 
 
 def test_address_given_as_a_pathlib_path_is_an_error():
-    with pytest.raises(InputError, match=r"the run is gs:/bucket/run, .*; pass it as a string, 'gs://bucket/run'"):
+    with pytest.raises(InputError, match=r"the run is gs:/bucket/run, .*; pass the string 'gs://bucket/run' instead"):
         kvae.load(pathlib.Path("gs://bucket/run"))
 
 

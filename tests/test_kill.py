@@ -18,14 +18,7 @@ from kvae.training.workdir.journal import read_metrics
 from runs import TINY_ARGUMENTS, run
 
 
-@pytest.fixture(autouse=True)
-def default_signal_handlers():
-    """Restores the default handlers: under nohup, programs started here would inherit that signals are ignored."""
-    handlers = {signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
-    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    yield
-    for number, handler in previous.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("default_signal_handlers")
 
 
 def test_killed_run_ends_like_the_uninterrupted_one(tmp_path, data_dir, monkeypatch):

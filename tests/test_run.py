@@ -189,7 +189,7 @@ def signalled(monkeypatch):
     return at_next_step
 
 
-def test_interrupt_saves_then_ends_a_loop_of_runs(make_config, tmp_path, signalled):
+def test_interrupt_saves_then_ends_a_loop_of_runs(make_config, tmp_path, default_signal_handlers, signalled):
     signalled(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         for seed in range(3):
