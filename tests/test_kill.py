@@ -17,7 +17,6 @@ from kvae.training.parallel.cluster import StopSignal
 from kvae.training.workdir.journal import read_metrics
 from runs import TINY_ARGUMENTS, run
 
-
 pytestmark = pytest.mark.usefixtures("default_signal_handlers")
 
 
