@@ -258,7 +258,7 @@ class Hexagonal(Grid):
         return jnp.linalg.norm(points[jnp.asarray(codes)] - points[jnp.asarray(others)], axis=-1)
 
     def candidates(self, radius: float) -> np.ndarray:
-        """Returns the codes in a box around each node, larger than the radius because rows are only 0.87 apart."""
+        """Returns the codes in a box around each node. The box exceeds the radius: rows are only 0.87 apart."""
         return _box(self.shape, math.ceil(1.2 * radius) - 1)
 
 

@@ -27,7 +27,7 @@ class InputError(ValueError):
 
 
 class UnknownNameError(InputError):
-    """Raised by `choose` for an unknown name, such as a model that is defined in a file that was not imported."""
+    """Raised by `choose` for an unknown name, such as a model whose file was not imported."""
 
 
 STORE_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")

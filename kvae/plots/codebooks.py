@@ -27,7 +27,7 @@ _MARKS = {"square": "corner", "hexagon": "dot"}
 
 
 def usage_note(counts: ArrayLike, unit: str = "codes") -> str:
-    """Returns a note on how many codes are in use and N, the number of vectors, which limits how many can be used.
+    """Returns a note with the number of codes in use and N, the number of vectors, which limits it.
 
     Example:
       >>> usage_note([7, 0, 3]), usage_note([1, 0, 1])

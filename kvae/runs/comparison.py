@@ -145,7 +145,7 @@ def _format_total(seeds: list[Seed], metric: Metric) -> str:
 
 
 def _histories(seeds: list[Seed], name: str) -> list[list[Any]]:
-    """Returns the values of a validation metric of each seed that has any."""
+    """Returns the values of a validation metric for each seed that logged it."""
     name = f"valid/{name}"
     histories = [[row[name] for row in seed.rows if row.get(name) is not None] for seed in seeds]
     return [history for history in histories if history]

@@ -87,7 +87,7 @@ def to_devices(vectors: np.ndarray, weights: np.ndarray) -> Block:
 
 @functools.partial(jax.jit, static_argnames="metric")
 def block_sums(block: Block, codewords: jax.Array, metric: Metric) -> BlockSums:
-    """Returns the sum and the number of the rows of each code, and the sum of their distances from its codeword.
+    """Returns the sum and the number of rows of each code, and the sum of their distances from its codeword.
 
     Args:
       block: block of n rows.

@@ -6,7 +6,7 @@ from kvae.core.errors import InputError
 
 
 def refuse_unknown_rows(vectors: np.ndarray, first: int = 0) -> None:
-    """Raises InputError, with its number, for a row without a known value, which is at no distance from any centre.
+    """Raises InputError if a row has no known value, because its distances would be undefined.
 
     Args:
       vectors: float [n, d].
@@ -19,7 +19,7 @@ def refuse_unknown_rows(vectors: np.ndarray, first: int = 0) -> None:
 
 
 def refuse_unknown_features(counts: np.ndarray) -> None:
-    """Raises InputError, with its number, for a feature without a known value.
+    """Raises InputError if a feature has no known value. The message gives the number of the feature.
 
     Args:
       counts: weights of the known values by code and feature, float [K, d].

@@ -169,7 +169,7 @@ def all_metrics(model: Model, sums: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _computable(model: Model) -> list[str]:
-    """Returns the names of the metrics with a `compute`."""
+    """Returns the names of the metrics that define `compute`."""
     return [name for name, metric in model.metrics.items() if metric.compute]
 
 

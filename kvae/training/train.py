@@ -98,7 +98,7 @@ def train(
 
 
 def close_at_end(stack: contextlib.ExitStack, close: Callable[[], None]) -> None:
-    """Calls `close` when the stack ends. The reason why training ended counts for more than an error of `close`."""
+    """Calls `close` when the stack ends. If training raised an error, an InputError of `close` is suppressed."""
 
     def end(kind: type | None, error: BaseException | None, traceback: object) -> None:
         with contextlib.suppress(*([InputError] if error else [])):

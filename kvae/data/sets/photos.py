@@ -63,7 +63,7 @@ def _prepare_photos(builder) -> None:
 
 
 def _move(folder: pathlib.Path, target: pathlib.Path) -> None:
-    """Renames a folder, unless another process has prepared the same crops."""
+    """Renames a folder, unless another process has already prepared the same crops."""
     try:
         os.rename(folder, target)
     except OSError:

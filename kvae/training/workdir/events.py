@@ -41,7 +41,7 @@ class Events:
         """Writes a number.
 
         Raises:
-          OSError: The disk refuses.
+          OSError: The file cannot be written.
         """
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.summary import scalar
@@ -56,10 +56,10 @@ class Events:
         self._writer.write(event.SerializeToString())
 
     def close(self) -> None:
-        """Closes the file, also if its last events cannot be written.
+        """Closes the file, even if its last events cannot be written.
 
         Raises:
-          OSError: The disk refuses.
+          OSError: The file cannot be written.
         """
         try:
             self._writer.flush()

@@ -209,7 +209,7 @@ class Journal:
         """Closes the files and the progress bar.
 
         Raises:
-          InputError: The disk refuses the last lines.
+          InputError: The last lines cannot be written.
         """
         if not self._writes:
             return
