@@ -242,7 +242,7 @@ def draw_figure(name: str, folders: list[str], experiments: Mapping[str, Any], o
       out: The folder to write to.
 
     Raises:
-      InputError: There is no run of a setting that the figure needs.
+      InputError: A setting that the figure needs has no run.
     """
     table_name, draw = FIGURES[name]
     pathlib.Path(out).mkdir(parents=True, exist_ok=True)
