@@ -6,7 +6,7 @@ from kvae.core.errors import InputError
 
 
 def refuse_unknown_rows(vectors: np.ndarray, first: int = 0) -> None:
-    """Raises InputError if a row has no known value, because its distances would be undefined.
+    """Raises InputError if a row has no known value. The message gives the number of the row.
 
     Args:
       vectors: float [n, d].
