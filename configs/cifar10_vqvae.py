@@ -60,6 +60,8 @@ def get_config(variant=""):
     config.model.quantizer.metric = "euclidean"
     config.model.quantizer.gradient = "straight_through"
     config.model.quantizer.restart_below = 0.0  # never
+    config.model.quantizer.start = "normal"
+    config.model.quantizer.codebook_dim = None  # the length of the vectors
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.name = "adam"
