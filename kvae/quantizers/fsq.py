@@ -59,8 +59,8 @@ class FSQ(Projected):
       (1000, (10,), (10, 16))
 
     Attributes:
-      levels: L of each element; the paper uses (8, 6, 5) for about 2^8 codes, (8, 5, 5, 5) for 2^10, (7, 5, 5, 5, 5)
-        for 2^12, (8, 8, 8, 6, 5) for 2^14, (8, 8, 8, 5, 5, 5) for 2^16.
+      levels: L, the number of levels, of each element; the paper uses (8, 6, 5) for about 2^8 codes, (8, 5, 5, 5) for
+        2^10, (7, 5, 5, 5, 5) for 2^12, (8, 8, 8, 6, 5) for 2^14, (8, 8, 8, 5, 5, 5) for 2^16.
       squashing: function that bounds the elements, "tanh" or "ifsq".
       noise_dropout: probability that, in training, an element gets uniform noise from -1/2 to 1/2 level instead of
         being rounded (Parker et al., 2024, arXiv:2411.19842). The codes are still those of the rounded elements.

@@ -65,11 +65,11 @@ class GradientVQ(MapVQ):
 
     Attributes:
       grid_shape: number of nodes along each axis of the grid; their product is K.
-      neighborhood: kernel of A, a name in `kvae.NEIGHBORHOODS`; "none" pulls only the winner.
+      neighborhood: kernel of A, the neighbourhood, a name in `kvae.NEIGHBORHOODS`; "none" pulls only the winner.
       shrink_step: tau, how fast the neighbourhood shrinks: after t updates its width in nodes is
         max(lowest_width, initial_width / sqrt(1 + t tau)), without the root for the exponential kernel.
       radius: reach of the hard neighbourhood, in nodes; 1.5 includes the diagonal neighbours on a plane.
-      commitment_weight: weight of the commitment loss, the second term.
+      commitment_weight: weight of the commitment loss.
       topology: the grid, a name in `kvae.GRIDS`: "plane", "torus" or "hexagonal".
       initial_width: width of the neighbourhood before the first update, in nodes; None uses the kernel's default.
       lowest_width: lower bound of the width, in nodes; None uses the kernel's default.
@@ -81,7 +81,7 @@ class GradientVQ(MapVQ):
       train: default for the argument `train` of a call.
       pull: target of the winner's neighbours, "encoder" for z or "codeword" for the winning codeword.
       neighbor_weight: weight of the neighbours' term in the loss.
-      orthogonal_weight: weight of `orthogonality` in the loss.
+      orthogonal_weight: weight of `orthogonality`, a penalty on codewords that are not orthogonal, in the loss.
     """
 
     neighborhood: Annotated[str, OneOf(NEIGHBORHOODS)] = "none"

@@ -170,9 +170,10 @@ class LFQ(_SignVQ):
     Attributes:
       bits: number of bits of a code; K is 2^bits.
       commitment_weight: weight of the commitment loss.
-      entropy_weight: weight of both entropies.
-      diversity_weight: gamma, the weight of the second entropy relative to the first.
-      temperature: softness of p(c | z), in units of squared distance.
+      entropy_weight: weight of the entropy terms.
+      diversity_weight: gamma, the weight of the term for equal use of all codes, relative to the term for clear
+        decisions.
+      temperature: temperature of the code probabilities in the entropy terms, in units of squared distance.
       train: default for the argument `train` of a call, which has no effect here.
     """
 
@@ -211,9 +212,10 @@ class BSQ(_SignVQ):
     Attributes:
       bits: number of bits of a code; K is 2^bits.
       commitment_weight: weight of the commitment loss.
-      entropy_weight: weight of both entropies.
-      diversity_weight: gamma, the weight of the second entropy relative to the first.
-      temperature: softness of p(c | u), in units of squared distance.
+      entropy_weight: weight of the entropy terms.
+      diversity_weight: gamma, the weight of the term for equal use of all codes, relative to the term for clear
+        decisions.
+      temperature: temperature of the code probabilities in the entropy terms, in units of squared distance.
       train: default for the argument `train` of a call, which has no effect here.
     """
 

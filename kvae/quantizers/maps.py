@@ -131,7 +131,8 @@ class KohonenVQ(MapVQ):
 
     Attributes:
       grid_shape: number of nodes along each axis of the grid; their product is K.
-      neighborhood: kernel of A, a name in `kvae.NEIGHBORHOODS`: "hard", "gaussian", "exponential", or "none" (EMA-VQ).
+      neighborhood: kernel of A, the neighbourhood, a name in `kvae.NEIGHBORHOODS`: "hard", "gaussian", "exponential",
+        or "none" (EMA-VQ).
       shrink_step: tau, how fast the neighbourhood shrinks: after t updates its width in nodes is
         max(lowest_width, initial_width / sqrt(1 + t tau)), without the root for the exponential kernel.
       radius: reach of the hard neighbourhood, in nodes; 1.5 includes the diagonal neighbours on a plane.

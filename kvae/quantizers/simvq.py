@@ -47,7 +47,7 @@ class SimVQ(Quantizer):
 
     Attributes:
       codebook_size: K, the number of codes.
-      commitment_weight: weight of the commitment loss, the second term.
+      commitment_weight: weight of the commitment loss.
       gradient: gradient estimator for the encoder, a name in `kvae.quantizers.GRADIENTS`.
       train: default for the argument `train` of a call, which has no effect here.
     """

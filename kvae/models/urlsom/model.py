@@ -54,7 +54,7 @@ class URLSOM(Model):
       channels: filters of each stage of the ResNet.
       blocks: residual blocks in each stage of the ResNet.
       crop_sizes: smallest and largest side of the square that a view shows, in pixels.
-      flip_probability: probability that a view swaps left and right.
+      flip_probability: probability that a view is flipped horizontally.
       jitter: largest change of a view's brightness, contrast and saturation (factors 1 +- jitter) and hue (in turns).
       jitter_probability: probability that a view's colours change at all.
       greyscale_probability: probability that a view is grey.
