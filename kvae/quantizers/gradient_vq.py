@@ -77,11 +77,11 @@ class GradientVQ(MapVQ):
       gradient: gradient estimator for the encoder, "straight_through", "rotation" (the rotation trick) or "diveq",
         which also moves the codewords.
       codebook_dim: length d of the codewords; None uses the length of z. If the lengths differ, two learned linear
-        layers in `params` project vectors to d dimensions and back (Yu et al., "ViT-VQGAN", 2021, arXiv:2110.04627).
+        layers project vectors to d dimensions and back (Yu et al., "ViT-VQGAN", 2021, arXiv:2110.04627).
       train: default for the argument `train` of a call.
       pull: target of the winner's neighbours, "encoder" for z or "codeword" for the winning codeword.
       neighbor_weight: weight of the neighbours' term in the loss.
-      orthogonal_weight: weight of `orthogonality`, a penalty on codewords that are not orthogonal, in the loss.
+      orthogonal_weight: weight in the loss of a penalty on codewords that are not orthogonal.
     """
 
     neighborhood: Annotated[str, OneOf(NEIGHBORHOODS)] = "none"

@@ -144,7 +144,7 @@ class KohonenVQ(MapVQ):
       metric: distance between vectors and codewords, "euclidean" or "cosine"; "cosine" scales both to length 1.
       gradient: gradient estimator for the encoder, "straight_through", "rotation" (the rotation trick) or "diveq".
       codebook_dim: length d of the codewords; None uses the length of z. If the lengths differ, two learned linear
-        layers in `params` project vectors to d dimensions and back (Yu et al., "ViT-VQGAN", 2021, arXiv:2110.04627).
+        layers project vectors to d dimensions and back (Yu et al., "ViT-VQGAN", 2021, arXiv:2110.04627).
       train: default for the argument `train` of a call.
       decay: 1 - beta, the decay of the moving averages.
       init_count: N^(0), the initial count of every code.

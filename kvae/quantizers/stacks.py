@@ -115,7 +115,7 @@ class ResidualVQ(_Stack):
       quantizer: layer that is copied for each part; fields such as `commitment_weight` apply to each copy.
       codebooks: "separate" gives each part its own codebook; "shared" gives all parts the same one.
       codebook_dim: length d of the codewords; None uses the length of z. If the lengths differ, two learned linear
-        layers in `params` project vectors to d dimensions and sums of codewords back.
+        layers project vectors to d dimensions and sums of codewords back.
       train: default for the argument `train` of a call.
       depth: q, the number of codebooks.
       dropout: probability of quantiser dropout: a training batch then uses only the first n codebooks, with a random n,
@@ -215,7 +215,7 @@ class GroupedVQ(_Stack):
       codebooks: "separate" gives each group its own codebook; "shared" gives all groups the same one, like the heads of
         vector-quantize-pytorch.
       codebook_dim: length d of the codewords; None uses the length of z divided by the number of groups. If z does not
-        have groups * d elements, two learned linear layers in `params` project vectors to this length and back.
+        have groups * d elements, two learned linear layers project vectors to this length and back.
       train: default for the argument `train` of a call.
       groups: number of groups. Without `codebook_dim`, it must divide the length of the vectors.
     """
