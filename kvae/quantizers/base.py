@@ -80,7 +80,7 @@ class Quantizer(nn.Module):
           mask: optional bool [...], False for positions to leave out of loss, statistics and perplexity.
 
         Returns:
-          The output of `quantize`.
+          The output of `quantize`: a `Quantized` with `quantized`, `codes`, `loss`, `perplexity` and `counts`.
 
         Raises:
           InputError: `z` or `mask` has the wrong shape or dtype; `train` is True, but the codebook is not mutable; or

@@ -29,6 +29,8 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, MapLe
     where the neighbourhood A weights a row by the distance on the grid between node k and the row's node c_i. The width
     of A shrinks from epoch to epoch by a constant factor. Without a neighbourhood the algorithm is K-means.
 
+    Features are not scaled: scale them first, for example with `make_pipeline(StandardScaler(), SOM())`.
+
     `X` may be an array [n, d], a data frame or a memory-mapped array, which is read in batches. Except in `transform`
     it may also be an iterable of batches, such as a list of arrays or a data loader. If a batch is a tuple, such as
     (rows, labels), its first element is used. `fit` reads the first batches for its sample, then all of them once for
