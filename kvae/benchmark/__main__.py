@@ -71,7 +71,7 @@ def parse_options(argv: list[str]) -> tuple[argparse.Namespace, dict[str, dict]]
     )
     options, rest = parser.parse_known_args(argv)
     if not 0 < options.share <= 1:
-        raise InputError(f"--share is {options.share}; it must be larger than 0 and at most 1")
+        raise InputError(f"--share is {options.share}; it must be a number > 0 and <= 1")
     if options.scaling or options.quantizers or options.soms or options.som_widths:
         return options, {}
     config, workdir = training.parse(rest)

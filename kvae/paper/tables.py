@@ -122,7 +122,7 @@ def markdown_table(table: Table, experiments: Mapping[str, Any]) -> str:
 
 
 def _vectors(measures: Mapping[str, Sequence[Mapping[str, float]]], metrics: Mapping[str, Mapping[str, Metric]]) -> str:
-    """Returns N, the number of vectors of each codebook, as the end of a sentence; empty for runs without it."""
+    """Returns the number of vectors N of each codebook as the end of a sentence; empty if it was not logged."""
     names = dict.fromkeys(metric.total for of_model in metrics.values() for metric in of_model.values() if metric.total)
     last = {name: value for rows in measures.values() for row in rows for name, value in row.items()}
     totals = [f"{last[name]:,}" for name in names if name in last]

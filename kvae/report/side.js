@@ -59,7 +59,7 @@ class Side {
     this.draw();
   }
 
-  /** Returns the most used code of the open image. Opens an image first, if none is: one with the most used code of all. */
+  /** Returns the most used code of the open image. If no image is open, opens the one where the most used code is most frequent. */
   firstCode() {
     const { positions, grid, codes } = this.codebook, perImage = grid[0] * grid[1];
     const most = (lengths) => lengths.reduce((best, length, i) => (length > lengths[best] ? i : best), 0);

@@ -126,7 +126,7 @@ def _metrics_table(run: "Run") -> list[str]:
         return []
     last, lines = rows[-1], ["| metric | value |", "|---|---|"]
     for name, metric in run.model.metrics.items():
-        value, total = (_of_replica(last.get(f"valid/{key}"), run.replica) for key in (name, metric.total))
+        value, total = (_select_replica(last.get(f"valid/{key}"), run.replica) for key in (name, metric.total))
         if value is None or not (metric.column or metric.panel):
             continue
         heading = metric.column or name.replace("_", " ")
@@ -136,7 +136,8 @@ def _metrics_table(run: "Run") -> list[str]:
     return [f"## Validation metrics at step {last['step']:,}\n", "\n".join(lines) + "\n"]
 
 
-def _of_replica(value: Any, replica: int) -> Any:
+def _select_replica(value: Any, replica: int) -> Any:
+    """Returns the value of one replica; values that are not lists are shared by all replicas."""
     return value[replica] if isinstance(value, list) else value
 
 
@@ -168,6 +169,7 @@ def _picture(file: str, content: bytes) -> str:
 
 
 def _sentence(text: str) -> str:
+    """Returns a text that ends with a punctuation mark."""
     return text if text.endswith((".", "?", "!")) else f"{text}."
 
 

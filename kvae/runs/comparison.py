@@ -39,7 +39,7 @@ class SeedGroup(NamedTuple):
 
 def group_seeds(seeds: Iterable[Seed]) -> list[SeedGroup]:
     """Groups seeds whose configs differ only in fields that do not affect results."""
-    ignored = {*INCIDENTAL_FIELDS, "evaluate_every_steps"}  # how often runs are evaluated
+    ignored = {*INCIDENTAL_FIELDS, "evaluate_every_steps"}
     by_config: dict[str, tuple[dict[str, Any], list[Seed]]] = {}
     for seed in seeds:
         fields = {name: value for name, value in seed.config.items() if name not in ignored}
@@ -54,7 +54,7 @@ def differing_fields(groups: list[SeedGroup]) -> list[str]:
     """Returns the names of the fields in which groups differ, in the order of the config.
 
     A field that a group lacks also counts as different, unless the group's section has another name: FSQ, for example,
-    has no grid. Mean and standard deviation are left out if the data differ.
+    has no grid. Mean and std of the images are left out if other fields of the data set differ.
     """
     names = dict.fromkeys(name for group in groups for name in group.fields)
     differing = [name for name in names if _differs(name, groups)]
@@ -125,7 +125,7 @@ def _format_metric(seeds: list[Seed], name: str, metric: Metric) -> str:
     """Formats the mean last value and, if `metric.better` is set, the mean of the seeds' best values in brackets.
 
     The best loss is the lowest finite one, as in `kvae.training.best`; other metrics may be best at other steps. A
-    count is followed by N, the number of vectors in it.
+    count is followed by N, the number of vectors counted.
     """
     histories = _histories(seeds, name)
     if not histories:
@@ -137,7 +137,7 @@ def _format_metric(seeds: list[Seed], name: str, metric: Metric) -> str:
 
 
 def _format_total(seeds: list[Seed], metric: Metric) -> str:
-    """Returns N, the number of vectors that a count is taken over, in brackets; empty for other metrics."""
+    """Returns N, the number of vectors counted, in brackets; empty for metrics that are not counts."""
     totals = {history[-1] for history in _histories(seeds, metric.total)} if metric.total else set()
     if not totals:
         return ""
