@@ -38,7 +38,31 @@ class FSQ(NnxQuantizer):
         super().__init__(linen, features, rngs, use_running_average)
 
 
-class LFQ(NnxQuantizer):
+class _SignVQ(NnxQuantizer):
+    """Base class of `LFQ` and `BSQ`, which have the same fields. A subclass names its linen layer."""
+
+    linen_layer: type[quantizers.Quantizer]
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        bits: int = 10,
+        commitment_weight: float = 0.25,
+        entropy_weight: float = 0.1,
+        diversity_weight: float = 1.0,
+        temperature: float = 0.01,
+        rngs: nnx.Rngs,
+        use_running_average: bool = False,
+    ):
+        linen = self.linen_layer(
+            bits=bits, commitment_weight=commitment_weight, entropy_weight=entropy_weight,
+            diversity_weight=diversity_weight, temperature=temperature,
+        )  # fmt: skip
+        super().__init__(linen, features, rngs, use_running_average)
+
+
+class LFQ(_SignVQ):
     """Lookup-free quantiser: `kvae.LFQ` for NNX.
 
     Example:
@@ -57,26 +81,10 @@ class LFQ(NnxQuantizer):
     The other arguments are the fields of `kvae.LFQ`, with the same defaults.
     """
 
-    def __init__(
-        self,
-        features: int,
-        *,
-        bits: int = 10,
-        commitment_weight: float = 0.25,
-        entropy_weight: float = 0.1,
-        diversity_weight: float = 1.0,
-        temperature: float = 0.01,
-        rngs: nnx.Rngs,
-        use_running_average: bool = False,
-    ):
-        linen = quantizers.LFQ(
-            bits=bits, commitment_weight=commitment_weight, entropy_weight=entropy_weight,
-            diversity_weight=diversity_weight, temperature=temperature,
-        )  # fmt: skip
-        super().__init__(linen, features, rngs, use_running_average)
+    linen_layer = quantizers.LFQ
 
 
-class BSQ(NnxQuantizer):
+class BSQ(_SignVQ):
     """Binary spherical quantiser: `kvae.BSQ` for NNX.
 
     Example:
@@ -95,23 +103,7 @@ class BSQ(NnxQuantizer):
     The other arguments are the fields of `kvae.BSQ`, with the same defaults.
     """
 
-    def __init__(
-        self,
-        features: int,
-        *,
-        bits: int = 10,
-        commitment_weight: float = 0.25,
-        entropy_weight: float = 0.1,
-        diversity_weight: float = 1.0,
-        temperature: float = 0.01,
-        rngs: nnx.Rngs,
-        use_running_average: bool = False,
-    ):
-        linen = quantizers.BSQ(
-            bits=bits, commitment_weight=commitment_weight, entropy_weight=entropy_weight,
-            diversity_weight=diversity_weight, temperature=temperature,
-        )  # fmt: skip
-        super().__init__(linen, features, rngs, use_running_average)
+    linen_layer = quantizers.BSQ
 
 
 class SimVQ(NnxQuantizer):

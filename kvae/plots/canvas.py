@@ -1,4 +1,4 @@
-"""What all figures share: kvae's style, the header, and the PNG file, which is replaced atomically.
+"""The parts that all figures share: kvae's style, the header, and the PNG file, which is replaced atomically.
 
 Matplotlib is imported only when something is drawn. pyplot is not used, so there is no global figure, no window and
 nothing to close.
