@@ -74,6 +74,7 @@ def test_failing_metric_is_refused_before_training(compute, message):
 def test_metric_that_needs_all_examples_is_accepted():
     evaluator = evaluator_of(Mean, x=kvae.Metric(lambda sums: 1 / int(sums["large"])))  # large: not in the first batch
     evaluator.check([{}])
+    assert evaluator.evaluate([{}], np.ones(1, bool)).row["valid/x"] == 0.5
 
 
 def test_metric_without_value_is_warned_about_once(caplog):

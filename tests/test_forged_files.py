@@ -9,10 +9,10 @@ import pytest
 import safetensors.numpy
 
 import kvae
-from kvae.core.errors import InputError
 from kvae.runs.comparison import comparison_table
 from kvae.runs.from_torch.state import quantizer_fields, state_and_arguments
 from kvae.runs.seeds import read_seeds
+from refusals import refusal
 
 MODELS = pathlib.Path(__file__).parent / "pytorch"
 RELEASE = dict(mean=(100, 100, 100), std=(60, 60, 60))
@@ -28,14 +28,6 @@ def shared(trained_run, tmp_path_factory):
 @pytest.fixture
 def copy(shared, tmp_path):
     return pathlib.Path(shutil.copytree(shared, tmp_path / "copy"))
-
-
-def refusal(call, *arguments, **fields):
-    with pytest.raises(InputError) as caught:
-        call(*arguments, **fields)
-    line = str(caught.value)
-    assert line.isprintable() and len(line) < 600, line
-    return line
 
 
 def rewrite(folder, metadata=None, **arrays):

@@ -8,7 +8,6 @@ import kvae
 from kvae import data
 from kvae.core import files, program
 from kvae.core.buckets import check_address
-from kvae.core.errors import InputError
 from kvae.data import ImageSpec
 from kvae.data.listing import read_images
 from kvae.report import __main__ as report
@@ -17,6 +16,7 @@ from kvae.runs.run import Run
 from kvae.runs.share import read_weights
 from kvae.tokenize import __main__ as tokenize
 from kvae.training.workdir.run_config import open_address
+from refusals import refusal
 
 BAD = {
     "a\0b": "a path cannot contain a NUL byte",
@@ -34,14 +34,6 @@ NO_PATHS = [3, 2.5, None, True, b"bytes", ["a"]]
 def loop(tmp_path):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     return tmp_path
-
-
-def refusal(call, *arguments, **fields):
-    with pytest.raises(InputError) as caught:
-        call(*arguments, **fields)
-    line = str(caught.value)
-    assert line.isprintable() and len(line) < 500, line
-    return line
 
 
 @pytest.mark.parametrize("path", BAD, ids=lambda path: repr(path[:12]))
