@@ -55,7 +55,8 @@ def test_exported_programs_equal_the_run_without_kvae_and_flax(run, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["cpu", "cuda", "tpu"]
-    outputs = np.load(tmp_path / "outputs.npz")
+    with np.load(tmp_path / "outputs.npz") as file:
+        outputs = dict(file)
     for count in (1, 3):
         codes = run.encode(images[:count])
         assert {f"{name}_{count}" for name in codes} <= set(outputs)

@@ -19,7 +19,8 @@ NAMES = ["release_vqvae", "release_vqvae_gradient", "release_vqvae2", "rosinalit
 
 @pytest.mark.parametrize("name", NAMES)
 def test_reconstructions_equal_pytorch_s(name, tmp_path):
-    outputs = np.load(MODELS / "outputs.npz")
+    with np.load(MODELS / "outputs.npz") as file:
+        outputs = dict(file)
     run = kvae.from_torch(MODELS / f"{name}.safetensors", size=32, **STATISTICS.get(name, {}))
     outcome = jax.jit(run.model.apply)(run.variables, outputs["images"])
     np.testing.assert_allclose(outcome.images, outputs[name], atol=1e-4)

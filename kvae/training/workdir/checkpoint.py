@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 STRAGGLER_SECONDS = 0.2
 """Time after a failed read in which Orbax's other threads may still print errors."""
+STILL_WRITING: list[contextlib.ExitStack] = []
+"""What silences Orbax after a failed save: its other writes end later, and each prints that its loop is closed."""
 
 
 class CorruptedError(Exception):
@@ -237,6 +239,7 @@ class Checkpoints:
             with wrap_write_errors(self.folder.parent), wrap_bucket_errors(self.folder.parent):
                 yield
         except InputError:
+            STILL_WRITING.append(self._silenced.pop_all())
             raise
         except Exception as error:
             if (self.folder.parent / "config.json").exists():
