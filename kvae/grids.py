@@ -80,9 +80,10 @@ class Grid(abc.ABC):
     def adjacency(self) -> Mapping[str, float]:
         """Definitions of "neighbour" for map measures: maps names to the distance below which nodes are neighbours.
 
-        The first is the default. On a plane a node has 8 neighbours with diagonals and 4 without; on a line it has 2 by
-        both definitions. In a cube it has 26 with diagonals and 6 along the axes. With more than three axes, neighbours
-        differ along at most three. A grid with other distances overrides this property.
+        The first definition is the default. On a plane a node has 8 neighbours with diagonals and 4 without; on a line
+        it has 2 either way. In a cube it has 26 with diagonals and 6 without. On grids with more than three axes, the
+        default includes only nodes that differ along at most three axes. A grid with other distances overrides this
+        property.
         """
         return {"8": 1.5, "4": 1.1} if len(self.shape) <= 2 else {"diagonals": 1.8, "axes": 1.1}
 
@@ -263,7 +264,7 @@ class Hexagonal(Grid):
 
 
 def _box(shape: tuple[int, ...], reach: int, wraps: bool = False) -> np.ndarray:
-    """Returns codes up to `reach` nodes from each node along every axis, int32 [n, K]; off the grid, its own code."""
+    """Returns the codes in a box around each node, int32 [n, K]. Positions off the grid have the node's own code."""
     axes = []
     for length in shape:
         nearest = min(reach, length - 1)

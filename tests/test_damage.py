@@ -137,7 +137,7 @@ def test_check_names_the_corrupted_parts(attack, capsys):
     lines = capsys.readouterr().out.replace(workdir, "RUN").splitlines()
     assert lines[0] == "RUN: checkpoint 4: intact"
     assert lines[1].startswith("RUN: checkpoint 8: corrupted (")
-    assert lines[2:] == ["RUN: config.json: intact", "RUN: metrics.jsonl: 1 corrupted lines, 1 rows out of order"]
+    assert lines[2:] == ["RUN: config.json: intact", "RUN: metrics.jsonl: 1 line corrupted, 1 row out of order"]
     assert program.run(report.main, ["--check", str(attack.workdir)]) == 0
 
 

@@ -194,7 +194,7 @@ def test_program_writes_a_table_or_one_line(tmp_path, capsys, monkeypatch):
     assert program.run(report.main, [run, "--table=2", f"--out={tmp_path / 'table.md'}"]) == 0
     assert (tmp_path / "table.md").read_text().startswith("### Table 2, photos: Neighbourhoods\n")
     for arguments, message in [
-        ([str(tmp_path / "none")], "has no run: there is no config.json in it or below"),
+        ([str(tmp_path / "none")], "has no run: no config.json in it or its subfolders"),
         ([run, "--table=9"], "--table is '9'; it must be one of 1, 2, 3"),
         ([run, "--table=2", "--experiments=none.py"], "--experiments=none.py: there is no such file"),
     ]:

@@ -165,7 +165,7 @@ def test_names_of_folders_are_escaped(folder, tmp_path):
     [
         ("begun", "begun has no checkpoint yet"),
         ("begun/", "begun has no checkpoint yet"),
-        ("none", "none has no run: there is no config.json in it or below"),
+        ("none", "none has no run: no config.json in it or its subfolders"),
     ],
 )
 def test_run_without_checkpoint_is_one_line_and_no_page(folder, tmp_path, capsys, path, message):

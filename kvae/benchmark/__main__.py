@@ -24,9 +24,10 @@ slowly. On two CPU cores (jax 0.10.2, commit 37cf6ce):
     4,096 x 8,192       74.3                      2,214                                  0.15
     4,096 x 65,536     794.3                      2,959                                  0.02
 
---quantizers times one training step of every quantiser, in turns with vector-quantize-pytorch if it is installed.
---soms times kvae.SOM against whichever of MiniSom, fastersom and somoclu are installed. MiniSom runs in its NumPy form.
-fastersom 0.6 needs Python 3.12 or newer. --som-widths compares final widths of kvae.SOM on six real data sets.
+--quantizers times one training step of every quantiser, alternating with vector-quantize-pytorch if it is installed.
+--soms times kvae.SOM against whichever of MiniSom, fastersom and somoclu are installed. MiniSom runs its NumPy
+implementation. fastersom 0.6 needs Python 3.12 or newer. --som-widths compares final widths of kvae.SOM on six real
+data sets.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Times quantisers alone, and compares them with those of vector-quantize-pytorch if it is installed."""
+"""Times quantisers alone, and compares them with vector-quantize-pytorch's if it is installed."""
 
 import importlib.util
 import math
@@ -109,13 +109,13 @@ def torch_layers(size: int, dimension: int) -> dict[str, Callable]:
 
 
 def time_layers(seconds: float) -> dict[str, dict]:
-    """Times a training step of each layer, in turns with its PyTorch counterpart.
+    """Times a training step of each layer, alternating with its PyTorch counterpart.
 
     Args:
       seconds: Time to spend on each layer at each shape.
 
     Returns:
-      Median milliseconds, and their ratio to those of PyTorch, by layer and shape.
+      Median milliseconds, and their ratio to PyTorch's, by layer and shape.
     """
     rows = {}
     for count, dimension, grid in SHAPES:
@@ -141,7 +141,7 @@ def time_layers(seconds: float) -> dict[str, dict]:
 
 
 def step_of(layer: Quantizer, z: np.ndarray) -> Callable[[], None]:
-    """Returns a function that runs a training step of a layer: forward, backward to the vectors, and the update.
+    """Returns a function that runs a training step of a layer: forward pass, gradients and codebook update.
 
     Args:
       layer: The quantiser.

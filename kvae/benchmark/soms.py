@@ -61,11 +61,11 @@ def time_soms(share: float) -> dict[str, dict]:
 def time_fits(
     fits: dict[str, Fit], slow: set[str], data: np.ndarray, start: np.ndarray, grid: tuple[int, ...]
 ) -> dict[str, dict]:
-    """Times fits in turns; returns median seconds and errors by name.
+    """Times fits alternately, and returns their median seconds and errors by name.
 
     Args:
       fits: Fits by name; one is "kvae".
-      slow: Names of the fits that are timed only once, without an epoch to compile first.
+      slow: Names of the fits that are timed only once, without a warm-up epoch.
       data: The rows, float32 [n, d].
       start: The first codewords, float32 [K, d].
       grid: Shape of the map.
@@ -114,7 +114,7 @@ def fit_kvae(data: np.ndarray, start: np.ndarray, grid: tuple[int, ...], epochs:
 
 
 def fit_fastersom(data: np.ndarray, start: np.ndarray, grid: tuple[int, ...], epochs: int) -> np.ndarray:
-    """Fits fastersom; see `Fit`. Its last width is adjusted, because it would be reached one epoch after the end."""
+    """Fits fastersom; see `Fit`. It reaches its last width one epoch after the end, so that width is adjusted."""
     import fastersom
 
     first, *_, last = epoch_widths(grid, max(2, epochs)) / np.sqrt(2)
@@ -124,7 +124,7 @@ def fit_fastersom(data: np.ndarray, start: np.ndarray, grid: tuple[int, ...], ep
 
 
 def fit_minisom(data: np.ndarray, start: np.ndarray, grid: tuple[int, ...], epochs: int) -> np.ndarray:
-    """Fits MiniSom by its batch rule, in its NumPy form; see `Fit`."""
+    """Fits MiniSom's NumPy implementation in batch mode; see `Fit`."""
     import minisom
 
     sigmas = epoch_widths(grid, epochs) / np.sqrt(2)
@@ -154,8 +154,8 @@ class Library(NamedTuple):
     Attributes:
       fit: Trains a map.
       is_slow: True if a fit takes minutes: it is timed only once, and not on the largest map.
-      form: Suffix of its name in the table, for the form that is timed.
-      note: What its installation requires, for the log.
+      form: Suffix of its name in the table, which says what implementation is timed.
+      note: Requirement of its installation, for the log.
     """
 
     fit: Fit
@@ -169,4 +169,4 @@ LIBRARIES = {
     "fastersom": Library(fit_fastersom, note=" (0.6 needs Python 3.12 or newer)"),
     "somoclu": Library(fit_somoclu, is_slow=True),
 }
-"""Other implementations by name; the name in lower case is the name of the package."""
+"""Other implementations by name. The package has the same name in lower case."""

@@ -37,7 +37,7 @@ def matmul_gigaflop_per_second(dtype: Any) -> float:
 
 
 def log_progress(text: str) -> None:
-    """Prints a line to stderr, after the seconds since the start."""
+    """Prints the seconds since the start, then the text, as a line to stderr."""
     print(f"{time.perf_counter() - STARTED:5.1f} s  {text}", file=sys.stderr, flush=True)
 
 

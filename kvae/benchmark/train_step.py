@@ -66,7 +66,7 @@ class TimedStep:
         return (time.perf_counter() - started) / steps
 
     def quantizer_seconds(self) -> float | None:
-        """Returns the seconds of one step's quantisers, each timed alone on Gaussian vectors; None without any."""
+        """Returns the seconds of one step's quantisers, each timed alone; None if the model has no quantisers."""
         total = 0.0
         for name, layer in getattr(self.model, "quantizers", {}).items():
             height, width = (size // self.model.code_strides[name] for size in self.batch[0]["image"].shape[-3:-1])
@@ -174,9 +174,9 @@ def time_configs(configs: dict[str, dict], seconds: float, random_images: int | 
 
 
 def alternate(steps: list[TimedStep], seconds: float) -> None:
-    """Times steps in turns, a few steps of each at a time, for at least five turns."""
+    """Times steps alternately, a few steps of each at a time, for at least five rounds."""
     deadline = time.perf_counter() + seconds
-    with tqdm(total=round(seconds), desc="steps in turns", unit="s", disable=not sys.stderr.isatty()) as bar:
+    with tqdm(total=round(seconds), desc="alternating steps", unit="s", disable=not sys.stderr.isatty()) as bar:
         while (left := deadline - time.perf_counter()) > 0 or len(steps[0].seconds) < 5:
             for step in steps:
                 step.seconds.append(step.advance(step.steps_at_once))

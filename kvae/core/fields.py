@@ -43,7 +43,7 @@ Widths = Annotated[tuple[Width, ...], annotated_types.Len(1, 16)]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OneOf:
-    """Constraint in an annotation: the value must be a key of `values`. Keys may still be added to it."""
+    """Constraint in an annotation: the value must be a key of `values`, which may grow later."""
 
     values: Mapping[str, Any]
 
@@ -53,7 +53,7 @@ class OneOf:
 
 @dataclasses.dataclass(frozen=True)
 class OnThisMachine:
-    """Constraint in an annotation: the value is a local path. If `is_cache`, the other fields determine its files."""
+    """Constraint in an annotation: the value is a local path. `is_cache` marks a path to files that kvae prepares."""
 
     is_cache: bool = False
 
@@ -130,7 +130,7 @@ def _is_union(annotation: Any) -> bool:
 def validate_fields(
     where: str, values: Mapping[str, Any], owner: Callable, without: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Validates fields, and adds the defaults of those that are missing.
+    """Validates fields, and fills in the defaults of missing ones.
 
     Example:
       >>> def resize(size: Count, ratio: float = 1.0): ...
@@ -248,7 +248,7 @@ def describe(annotation: Any, value: Any = None) -> str:
 
     Args:
       annotation: type and range.
-      value: the rejected value; limits as large as int32 are included only if it exceeds them.
+      value: the rejected value; limits as large as int32's are mentioned only if the value exceeds them.
     """
     constraints = _constraints(annotation)
     kind = typing.get_args(annotation)[0] if constraints else annotation

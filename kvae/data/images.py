@@ -126,7 +126,7 @@ def fit_image(image: Image.Image, size: int, crop: bool, white: float = 0) -> np
 
 
 def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Returns an RGB or CMYK image with the colours of its ICC profile in sRGB, or as it is without a usable one."""
+    """Converts an RGB or CMYK image from its ICC profile to sRGB; without a usable profile, returns it unchanged."""
     if not profile:
         return image
     try:

@@ -99,7 +99,9 @@ def _walk(root: pathlib.Path) -> Iterable[str]:
     """Yields the relative paths of the files below a folder, except those that `list_images` skips."""
 
     def refuse(error: OSError) -> None:
-        raise InputError(f"{error.filename} cannot be searched ({error.strerror}); make it readable or move it away")
+        raise InputError(
+            f"{error.filename} cannot be searched ({error.strerror}); make it readable or move it out of the folder"
+        )
 
     visited = set()
     for folder, subfolders, filenames in os.walk(root, onerror=refuse, followlinks=True):

@@ -39,7 +39,7 @@ def data_folder(data_dir: str) -> pathlib.Path:
 
 
 def manual_folder(data_dir: str) -> pathlib.Path:
-    """Returns the folder for archives that the user has downloaded, which is also tfds's."""
+    """Returns tfds's folder for archives that the user has downloaded."""
     return data_folder(data_dir) / "downloads" / "manual"
 
 

@@ -123,7 +123,7 @@ def read_manifest(root: os.PathLike | str) -> dict[str, Any]:
 
 
 def _section(value: Any, name: str) -> dict[str, Any]:
-    """Returns a value if it is a dict."""
+    """Returns a value, after checking that it is a dict."""
     if not isinstance(value, dict):
         raise ValueError(f"{name} is {short_repr(value)}; it must be a dict of fields")
     return value

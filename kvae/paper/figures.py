@@ -42,7 +42,7 @@ FIRST_STEPS = 1_500
 """The last step shown in Figure 1, as in the authors' script."""
 
 MOVES = (-3, -2, -1, 0, 1, 2, 3)
-"""Offsets by which all codes are moved, in nodes along each axis of the grid."""
+"""Offsets of all codes, in nodes along each axis of the grid."""
 
 SAMPLE_COUNT = 32
 """Number of validation images."""
@@ -116,7 +116,7 @@ def codebook_map_figures(table: Table, stem: str) -> Iterator[str]:
 
 
 def moved_codes_figure(table: Table, stem: str, image: int | None = None) -> Iterator[str]:
-    """Draws Figure 3, images after their codes are moved; with `image`, Figure 8 or 9, moved one level at a time."""
+    """Draws images after their codes are moved: Figure 3 or, with `image`, Figure 8 or 9, one level at a time."""
     runs = {"map": open_seed(seeds_of(table, MAP)[0]), "EMA-VQ": open_seed(seeds_of(table, EMA)[0])}
     levels = list(runs["map"].codebooks)
     if image is not None and len(levels) < 2:

@@ -62,7 +62,8 @@ def load_experiments(path: str | None) -> dict[str, Any]:
 def setting_of(config: Mapping[str, Any], experiments: Mapping[str, Any]) -> str | None:
     """Returns the setting that a run belongs to, or None. If several match, the one with the most fields wins.
 
-    Fields of `BASE` that the run's quantiser does not have are ignored. Grids match if they have as many axes.
+    Fields of `BASE` that the run's quantiser does not have are ignored. Grids match if they have the same number of
+    axes.
 
     Example:
       >>> from kvae.paper import experiments
@@ -134,7 +135,7 @@ def _common_fields(config, experiments, settings) -> dict[str, Any]:
 
 
 def _differences(common, usual) -> str:
-    """Returns the fields that differ, as text; ignores fields of the quantiser that only one of the two has."""
+    """Returns the fields that differ, as text; ignores fields of the quantiser that only one of the configs has."""
     only_one = {field for field in common.keys() ^ usual.keys() if field.startswith(QUANTIZER.removesuffix("name"))}
     fields = sorted((common.keys() | usual.keys()) - only_one)
     return "; ".join(

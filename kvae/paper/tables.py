@@ -76,7 +76,7 @@ def make_columns(metrics: Iterable[Mapping[str, Metric]], unit: str) -> list[Col
 
 
 def known_measures(seed: Seed, metrics: Mapping[str, Metric]) -> dict[str, float]:
-    """Returns `measures_of` a seed, without metrics that its model no longer has: their meaning may differ."""
+    """Returns `measures_of` a seed, without metrics that its model no longer has: their meaning may have changed."""
     known = {"loss", "steps_10", "steps_20", *metrics}
     return {name: value for name, value in measures_of(seed).items() if name in known}
 
@@ -122,7 +122,7 @@ def markdown_table(table: Table, experiments: Mapping[str, Any]) -> str:
 
 
 def _vectors(measures: Mapping[str, Sequence[Mapping[str, float]]], metrics: Mapping[str, Mapping[str, Metric]]) -> str:
-    """Returns the number of vectors N of each codebook as the end of a sentence; empty if it was not logged."""
+    """Returns the number of vectors N of each codebook, for the legend; empty if it was not logged."""
     names = dict.fromkeys(metric.total for of_model in metrics.values() for metric in of_model.values() if metric.total)
     last = {name: value for rows in measures.values() for row in rows for name, value in row.items()}
     totals = [f"{last[name]:,}" for name in names if name in last]
@@ -155,7 +155,7 @@ def markdown_tables(folders: Sequence[str], experiments: Mapping[str, Any], tabl
       table: A name in `TABLES`; None for all tables that have runs.
 
     Raises:
-      InputError: There are no runs, or none of the table.
+      InputError: There are no runs, or no run belongs to the table.
     """
     seeds, parts = read_seeds(folders), []
     pairs = dict.fromkeys((seed.config["dataset.name"], setting_of(seed.config, experiments)) for seed in seeds)

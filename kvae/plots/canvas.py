@@ -96,7 +96,7 @@ def png_figure(
 
 
 def color_limits(values: np.ndarray, lowest: float | None = None) -> tuple[float, float]:
-    """Returns the ends of a colour scale: the lowest and the highest value, or slightly more if these are equal.
+    """Returns the ends of a colour scale: the lowest and highest value, or a slightly wider range if they are equal.
 
     Args:
       values: finite, int or float [n]; without values, the scale has length 1.
@@ -130,6 +130,6 @@ def add_axes(figure: "Figure", left: float, bottom: float, width: float, height:
 
 
 def require_series(name: str, series: Sized) -> None:
-    """Raises InputError if `series` is empty, because none of the figure's runs has been trained yet."""
+    """Raises InputError if `series` is empty: no run of the figure has been trained yet."""
     if not series:
         raise InputError(f"{name} is empty; it must have at least one series: train one of the figure's runs first")

@@ -62,7 +62,7 @@ def draw_codebook_map(
       cell: shape of a node, "square" or "hexagon".
       patches: uint8 [*grid_shape, p, q, 3], the mean patch of real images that each code encodes, for a second panel.
       unit: plural name of the nodes in the caption, such as "neurons".
-      usage: word for use in the caption, such as "winning" in "never winning".
+      usage: word for "used" in the caption, such as "winning" in "never winning".
 
     Raises:
       InputError: `images` is not uint8 [*grid_shape, h, w, 3], or `patches` is not of this form.
@@ -76,7 +76,7 @@ def draw_codebook_map(
     panels = {"decoded alone": tiles}
     if patches is not None:
         panels["in real images (grey: never)"] = scale_images(patches.reshape(-1, *patches.shape[-3:]), side)
-        reading += " In real images: the mean of the patches with this code; the square of the code is in the middle."
+        reading += " In real images: the mean of the patches around each use of a code; the code covers the middle."
     if counts is not None:
         unused = np.ravel(counts) == 0
         note = usage_note(counts, unit)
@@ -121,7 +121,7 @@ def draw_hit_map(
     tiles[counts.ravel() == 0] = np.where(stripes[..., None], 255 - 0.15 * (255 - _ORANGE), _ORANGE)
     note += f". Orange: never {usage}." if used.size < counts.size else "."
     reading = f"Dark: {usage} often. N is the sum of all counts. "
-    reading += f"Perplexity is the number of equally used {unit} that would be as diverse."
+    reading += f"Perplexity: the effective number of {unit} in use."
     _draw_tiles(path, {"": tiles}, layout, title, note, reading, (norm, colors, "count (log scale)"), cell)
 
 

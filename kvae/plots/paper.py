@@ -56,7 +56,7 @@ def draw_neighborhoods(
       path: the PNG file.
       weights: {label: float [rows, columns]} from 0 to 1, with row 0 at the top, as on the maps.
       title: title of the figure.
-      winner: (row, column); the default is the centre of the largest weights, which is correct away from the border.
+      winner: (row, column). The default is the centre of the largest weights, which may be wrong near the border.
     """
     grids = {label: np.asarray(grid, np.float64) for label, grid in weights.items()}
     rows, columns = np.max([grid.shape for grid in grids.values()], axis=0)

@@ -185,7 +185,7 @@ def masked(z: jax.Array, mask: jax.Array | None) -> jax.Array:
 
 
 def along_last_axis(vector: jax.Array | np.ndarray, like: jax.Array) -> jax.Array:
-    """Returns a vector [d] as [1, ..., 1, d] with the rank of `like`, because JAX can be set to reject other ranks."""
+    """Returns a vector [d] with the rank of `like`, because `jax_numpy_rank_promotion` can reject other ranks."""
     return jnp.reshape(vector, (1,) * (like.ndim - 1) + (-1,))
 
 

@@ -63,7 +63,7 @@ class FSQ(Projected):
         2^10, (7, 5, 5, 5, 5) for 2^12, (8, 8, 8, 6, 5) for 2^14, (8, 8, 8, 5, 5, 5) for 2^16.
       squashing: function that bounds the elements, "tanh" or "ifsq".
       noise_dropout: probability that, in training, an element gets uniform noise from -1/2 to 1/2 level instead of
-        being rounded (Parker et al., 2024, arXiv:2411.19842). The codes are still those of the rounded elements.
+        being rounded (Parker et al., 2024, arXiv:2411.19842). The codes are still computed from the rounded elements.
         Requires the random stream "dropout".
       train: default for the argument `train` of a call, which matters only for `noise_dropout`.
     """

@@ -14,9 +14,9 @@ def straight_through(z: jax.Array, nearest: jax.Array) -> jax.Array:
 def rotation(z: jax.Array, nearest: jax.Array) -> jax.Array:
     """Returns the nearest codewords, with the gradient of the rotation trick (Fifty et al., 2024).
 
-    The gradient is computed as if z were rotated and scaled to its codeword w: with e = z / |z|, q = w / |w| and r the
-    unit vector of e + q, it is that of (|w| / |z|) (z - 2 (r . z) r + 2 (e . z) q), where |w| / |z|, r, e and q are
-    constants.
+    The gradient is computed as if z were rotated and scaled to its codeword w. With e = z / |z|, q = w / |w| and r the
+    unit vector of e + q, it is the gradient of (|w| / |z|) (z - 2 (r . z) r + 2 (e . z) q), where |w| / |z|, r, e and q
+    are constants.
     """
     stop, nearest = jax.lax.stop_gradient, jax.lax.stop_gradient(nearest)
     e, q = kohonen.unit(stop(z)), kohonen.unit(nearest)
@@ -31,9 +31,9 @@ def rotation(z: jax.Array, nearest: jax.Array) -> jax.Array:
 def diveq(z: jax.Array, nearest: jax.Array) -> jax.Array:
     """Returns the nearest codewords, with the gradient of DiVeQ (Vali et al., 2025, arXiv:2509.26469).
 
-    The gradient is that of w = z + |w - z| u, where the direction u = (w - z) / |w - z| is a constant. z therefore
-    gets the gradient without its component along u, and a codebook learned by gradients gets that component. The paper
-    adds noise of variance 1e-3 to the direction. This is the limit without noise, in which the decoder sees the same
+    The gradient is computed from w = z + |w - z| u, where the direction u = (w - z) / |w - z| is a constant. z
+    therefore gets the gradient without its component along u, and a codebook learned by gradients gets that component.
+    The paper adds noise of variance 1e-3 to the direction. Here there is no noise, so the decoder sees the same
     codewords in training and in evaluation.
     """
     error = nearest - z

@@ -146,8 +146,8 @@ class LFQ(_SignVQ):
     """Lookup-free quantiser (Yu et al., "Language Model Beats Diffusion", 2023, arXiv:2310.05737, Section 3).
 
     Each element of a vector of length `bits` is replaced by its sign: q(z_i) = 1 if z_i > 0, else -1 (Eq. 3). A code
-    consists of the bits 1{z_i > 0}, of which the first is the most significant. With p(c | z) proportional to
-    exp(-|z - c|^2 / temperature) over all 2^bits codes, the loss is
+    consists of the bits 1{z_i > 0}, the most significant first. With p(c | z) proportional to exp(-|z - c|^2 /
+    temperature) over all 2^bits codes, the loss is
 
         commitment_weight * mean |sg(q(z)) - z|^2
         + entropy_weight * (mean H(p(c | z)) - diversity_weight * H(mean p(c | z))).

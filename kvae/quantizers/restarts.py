@@ -64,7 +64,7 @@ def drawn_vectors(samples: Samples) -> jax.Array:
 def restart(codebook: CodebookState, samples: Samples, lowest_count: float) -> CodebookState:
     """Moves codes whose average count is below `lowest_count` to drawn vectors, and sets their count to `lowest_count`.
 
-    A code without a draw, or with several draws of the same largest weight, does not move.
+    A code does not move if no vector was drawn for it, or if several parts drew the same largest weight.
     """
     starts = (codebook.counts < lowest_count) & is_single(samples)
     placed = drawn_vectors(samples)

@@ -53,8 +53,16 @@ def _rows_problem(workdir: str, saved: dict | None) -> str:
             continue
         misplaced += row["step"] <= last_step
         last_step = row["step"]
-    problems = [f"{corrupted} corrupted lines"] * bool(corrupted) + [f"{misplaced} rows out of order"] * bool(misplaced)
-    return ", ".join(problems)
+    problems = {
+        f"{_count(corrupted, 'line')} corrupted": corrupted,
+        f"{_count(misplaced, 'row')} out of order": misplaced,
+    }
+    return ", ".join(problem for problem, count in problems.items() if count)
+
+
+def _count(number: int, noun: str) -> str:
+    """Returns a number and its noun, such as "2 lines"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def check(folders: Iterable[str]) -> bool:

@@ -72,8 +72,11 @@ def _validate_codebook(name: str, layer: Quantizer, codes: Any) -> np.ndarray:
     outside = (array < 0) | (array >= layer.codebook_size)
     if outside.any():
         place = np.unravel_index(outside.argmax(), array.shape)
-        first = f"the first of {outside.sum():,} codes outside 0 to {layer.codebook_size - 1}"
-        raise InputError(f"codes of {name!r} have {array[place]} at {list(map(int, place))}, {first}")
+        others = f"; {outside.sum() - 1:,} more are out of range" if outside.sum() > 1 else ""
+        raise InputError(
+            f"codes of {name!r} have {array[place]} at {list(map(int, place))}; "
+            f"they must be from 0 to {layer.codebook_size - 1}{others}"
+        )
     return array.astype(np.int32)
 
 

@@ -80,7 +80,7 @@ def run_folders(folders: Iterable[str]) -> list[str]:
         with wrap_bucket_errors(folder):
             paths = folders_with(PARTS, as_path(folder))
         if not paths:
-            raise InputError(f"{folder} has no run: there is no config.json in it or below")
+            raise InputError(f"{folder} has no run: no config.json in it or its subfolders")
         runs |= dict.fromkeys(map(str, sorted(paths)))
     return list(runs)
 

@@ -36,8 +36,8 @@ class Coordinates:
       exponent: rows are divided by 2^exponent; 0 under the cosine metric.
       weight_exponent: weights of rows are divided by 2^weight_exponent.
       metric: "euclidean" or "cosine".
-      feature_weights: weights of the squared differences, float64 [d]; None for 1. Features are multiplied by their
-        roots, divided by the largest root.
+      feature_weights: weights of the squared differences, float64 [d]; None for 1. Features are multiplied by the
+        square roots of their weights, divided by the largest root.
     """
 
     offset: np.ndarray
@@ -173,7 +173,7 @@ def _quartile(values: np.ndarray, weights: np.ndarray, quartile: int) -> np.ndar
 
 
 def _roots(feature_weights: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Returns the factor of each feature, [d], at most 1."""
+    """Returns the factor that multiplies each feature, [d], at most 1."""
     return np.sqrt(feature_weights / feature_weights.max()).astype(dtype)
 
 

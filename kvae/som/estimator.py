@@ -42,8 +42,8 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, MapLe
 
     Args:
       grid_shape: number of nodes along each axis of the grid; K is their product.
-      n_clusters: number of groups of nodes, found by Ward's method on the grid, that `labels_` and `predict` give;
-        None if they give nodes.
+      n_clusters: number of groups into which Ward's method merges the nodes. `labels_` and `predict` then give groups;
+        with None, they give nodes.
       topology: "plane", "torus", "hexagonal", or a name added to `kvae.GRIDS`.
       neighborhood: weight of a node at distance D on the grid, for a width w: "gaussian", exp(-D^2 / w^2);
         "exponential", exp(-D / w); "hard", min(1, w^2) where D < 1.5; "none", 0; or a name added to
@@ -68,7 +68,7 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, MapLe
         `np.unravel_index(k, grid_shape)`.
       nodes_: node of every row in the last call, int32 [n]; not set if an iterable reorders its rows between passes.
       cluster_: group of every node, int32 [K]; without `n_clusters` every node is a group of its own.
-      labels_: group of every row in the last call, `cluster_[nodes_]`, int32 [n]; not set where `nodes_` is not.
+      labels_: group of every row in the last call, `cluster_[nodes_]`, int32 [n]; not set if `nodes_` is not.
       quantization_error_: mean distance of the rows from their centres.
       topographic_error_: share of the rows whose two nearest centres are not neighbours on the grid, from 0 to 1.
       history_: after `fit`, arrays [n_epochs]: "width" in nodes, and "quantization_error" before each update.
@@ -171,7 +171,7 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, MapLe
         return self
 
     def predict(self, X: Data) -> np.ndarray:
-        """Returns the group of every row with `n_clusters`, or else its node: int32 [n].
+        """Returns the group of every row if `n_clusters` is set, otherwise its node: int32 [n].
 
         Args:
           X: float [n, d]; see the class.

@@ -24,7 +24,7 @@ from kvae.topology import Neighborhood
 
 
 class MapLearner(BaseEstimator):
-    """Learns a map from rows, and assigns rows to its nodes. Abstract: `kvae.SOM` has the parameters and their docs."""
+    """Learns a map from rows, and assigns rows to nodes. Abstract: `kvae.SOM` declares and documents the parameters."""
 
     cluster_centers_: np.ndarray
     labels_: np.ndarray
@@ -72,7 +72,7 @@ class MapLearner(BaseEstimator):
         self.history_ = {"width": np.array(widths), "quantization_error": np.array(errors)}
 
     def _learn_more(self, rows: RowReader, neighborhood: Neighborhood) -> None:
-        """Updates the map once, by the sums over these rows plus `decay` times the sums of earlier calls."""
+        """Updates the map once, from the sums over these rows plus `decay` times the sums of earlier calls."""
         coordinates = self._coordinates
         with coordinates.precision():
             codewords = coordinates.codewords(self.cluster_centers_)

@@ -11,7 +11,7 @@ from kvae.kohonen import Statistics, batch_statistics, half_squared_distances, u
 
 
 class Metric(NamedTuple):
-    """Functions of vectors and codewords. In vectors of metrics that ignore missing values, NaN marks one.
+    """Functions of vectors and codewords. For metrics that ignore missing values, NaN marks a missing value.
 
     Attributes:
       scores: maps vectors [n, d] and codewords [K, d] to scores [n, K] that order codewords as their distances do.
@@ -79,8 +79,8 @@ METRICS: dict[str, Metric] = {
 KNOWN_METRICS: dict[str, Metric] = {"euclidean": Metric(_known_scores, _known_euclidean, _known_statistics)}
 """Maps a `metric` to its functions for rows with missing values.
 
-A distance is computed over the known features and scaled to all d: for Euclid, sqrt(d / known) times the distance over
-the known ones (Dixon, "Pattern recognition with partly missing data", 1979), as in
+A distance is computed over the known features and scaled to all d: for "euclidean", sqrt(d / known) times the distance
+over the known ones (Dixon, "Pattern recognition with partly missing data", 1979), as in
 `sklearn.metrics.pairwise.nan_euclidean_distances`.
 """
 
@@ -96,7 +96,7 @@ def choose_metric(name: str, missing: str) -> Metric:
     """
     if name not in MISSING[missing]:
         raise InputError(
-            f"missing is {missing!r} and metric is {name!r}; missing values can be ignored with the metric "
+            f"missing is {missing!r} and metric is {name!r}; to ignore missing values, use the metric "
             f"{' or '.join(map(repr, MISSING[missing]))}"
         )
     return MISSING[missing][name]

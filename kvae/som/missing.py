@@ -1,4 +1,4 @@
-"""Missing values of rows on the host: NaN marks one."""
+"""Finds and fills missing values in rows on the host; NaN marks a missing value."""
 
 import numpy as np
 

@@ -57,7 +57,7 @@ def open_rows(
       X: the data.
       sample_weight: weight of each row, float [n]; None for 1.
       batch_size: number of rows in a batch; None for about `BATCH_ELEMENTS` values.
-      reset: True stores the number and names of the features; False requires those that are stored.
+      reset: True stores the number and names of the features; False requires the stored ones.
 
     Returns:
       The reader.

@@ -20,7 +20,7 @@ TargetWeight = Annotated[float, annotated_types.Ge(1e-6), annotated_types.Le(1 -
 
 
 class SupervisedMap(BaseEstimator):
-    """Learns a map of rows and targets: see `SOMClassifier`. Abstract: the subclasses say what a target is."""
+    """Learns a map of rows and targets, see `SOMClassifier`. Abstract: the subclasses define the targets."""
 
     som_: SOM
     node_targets_: np.ndarray
@@ -114,7 +114,7 @@ def _require_target(estimator: BaseEstimator, y: Any) -> None:
 class SOMClassifier(ClassifierMixin, SupervisedMap):
     """Classifier by a self-organising map that learns rows and classes together.
 
-    A row belongs to the node with the least
+    A row belongs to the node with the lowest
 
         (1 - target_weight) |x - w_k|^2 / V(x) + target_weight |y - v_k|^2 / V(y),
 
@@ -232,7 +232,8 @@ class SOMClassifier(ClassifierMixin, SupervisedMap):
 class SOMRegressor(RegressorMixin, SupervisedMap):
     """Regressor by a self-organising map that learns rows and targets together.
 
-    As `kvae.SOMClassifier`, with numbers as targets y. The prediction is the mean target at the node of a row.
+    Works like `kvae.SOMClassifier`, but the targets y are numbers. The prediction is the mean target at the node of a
+    row.
 
     Args:
       grid_shape: number of nodes along each axis of the grid; K is their product.

@@ -20,7 +20,8 @@ def failures(make_layer: Callable[[], Any], dimension: int = 16, without: Collec
     """Returns the error messages of all failed checks, by the names of the checks.
 
     Args:
-      make_layer: function that returns the quantiser: a linen or NNX layer called like those of kvae, or a `Subject`.
+      make_layer: function that returns the quantiser: a linen or NNX layer with the call signature of kvae's layers, or
+        a `Subject`.
       dimension: d, the length of the vectors.
       without: names of checks to skip.
     """

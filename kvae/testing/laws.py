@@ -31,7 +31,7 @@ def codes_are_integers_in_range(trial: Trial) -> None:
     codes = np.asarray(trial.apply(trial.state, trial.z)[0].codes)
     assert np.issubdtype(codes.dtype, np.integer), f"codes are {codes.dtype}; they must be integers"
     shape = f"codes have the shape {codes.shape}"
-    assert codes.shape[: len(POSITIONS)] == POSITIONS, f"{shape}; it must start with that of the vectors, {POSITIONS}"
+    assert codes.shape[: len(POSITIONS)] == POSITIONS, f"{shape}; it must start with {POSITIONS}, as for the vectors"
     if trial.layer is not None:
         n_codebooks = trial.layer.n_codebooks
         expected = POSITIONS if n_codebooks is None else (*POSITIONS, n_codebooks)

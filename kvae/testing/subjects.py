@@ -23,7 +23,7 @@ class Output(NamedTuple):
 
 
 class Subject(Protocol):
-    """A quantiser as pure functions. Implement this for a quantiser that is not called like the layers of kvae."""
+    """A quantiser as pure functions. Implement this for a quantiser whose call signature differs from kvae's layers."""
 
     def init(self, key: jax.Array, z: jax.Array) -> Any:
         """Returns the state before training, any tree of arrays, for vectors float [..., d]."""
@@ -67,7 +67,7 @@ class _Nnx:
 
 
 def as_subject(layer: Any) -> Subject:
-    """Returns a `Subject` for a linen layer, an NNX layer, or an object with `apply`, which must be one already."""
+    """Returns a `Subject` for a linen or NNX layer; any other object with a method `apply` must already be one."""
     if isinstance(layer, nn.Module):
         return _Linen(layer)
     return layer if hasattr(layer, "apply") else _Nnx(layer)

@@ -59,7 +59,7 @@ def write_images(run: Run, tokens: str, out: str, batch_size: int) -> None:
 
 
 def _file(folder: pathlib.Path, rows: Mapping[str, Any], i: int) -> pathlib.Path:
-    """Returns the path of a row's PNG file; rejects names that point outside the folder, as tokens may be untrusted."""
+    """Returns the path of a row's PNG file; rejects names outside the folder, because tokens may be untrusted."""
     name = pathlib.PurePosixPath(rows["name"][i] if "name" in rows else f"{rows['index'][i]:08}")
     if name.is_absolute() or ".." in name.parts:
         raise InputError(f"row {rows['index'][i]} has the name {str(name)!r}, which points outside the output folder")

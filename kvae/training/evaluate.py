@@ -153,7 +153,7 @@ class Evaluator:
 
 
 def all_metrics(model: Model, sums: Mapping[str, Any]) -> dict[str, float]:
-    """Returns the result of the model's `compute_metrics`, and those metrics with a `compute` that it leaves out.
+    """Returns the result of the model's `compute_metrics`, plus the metrics with a `compute` that it lacks.
 
     Raises:
       InputError: a `compute` fails, or `compute_metrics` does not return a dict with the key `loss`.

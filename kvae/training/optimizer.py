@@ -49,7 +49,7 @@ def _muon(rate: optax.Schedule, weight_decay: float) -> optax.GradientTransforma
 
 
 def _matrices(params: Any) -> Any:
-    """Returns, for each kernel, which axes are the inputs and the output of its matrix; None for other leaves.
+    """Returns the input and output axes of each kernel that Muon treats as a matrix; None for other leaves.
 
     The last axis is the output, and all others are inputs. Dense kernels have two axes and 2D convolution kernels four.
     Other kernels, such as those of attention, may have several output axes, so Adam updates them.

@@ -106,7 +106,7 @@ def _result(outcome: Any) -> str:
 
 
 def _with_mask(batch: Batch) -> Batch:
-    """Returns the batch with a mask, as evaluation batches have; it is True for every training example."""
+    """Adds the mask that evaluation batches have to a training batch; it is True for every example."""
     return {**batch, "mask": jnp.ones(len(next(iter(batch.values()))), bool)}
 
 

@@ -59,7 +59,7 @@ def faces(size: Size = 256, data_dir: CachePath = "") -> Dataset:
 
 
 def _celeba_hq(size: int, root: pathlib.Path, manual: pathlib.Path):
-    """Returns a tfds builder of CelebA-HQ that is prepared, else one whose archive exists, else None."""
+    """Returns the tfds builder of CelebA-HQ: a prepared one, else one whose archive exists, else None."""
     import tensorflow_datasets as tfds
 
     from kvae.data.sets.stargan import StarganCelebaHq, stargan_builder

@@ -188,7 +188,7 @@ def _open_tar(archive: pathlib.Path | str, file: BinaryIO) -> tarfile.TarFile:
 
 
 def _members(tar: tarfile.TarFile, name: str) -> Iterator[tarfile.TarInfo]:
-    """Yields the files in a tar archive, and checks its end mark: tarfile accepts a truncated header as the end."""
+    """Yields the files in a tar archive, then checks its end mark: tarfile ends silently at a truncated header."""
     last = "its first member"
     try:
         for member in tar:

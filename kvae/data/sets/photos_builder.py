@@ -1,4 +1,4 @@
-"""The tfds builder of the data set `photos`. Importing this module imports tfds, so `photos` imports it when called."""
+"""The tfds builder of the data set `photos`. This module imports tfds, so `photos` imports it only when called."""
 
 import importlib.resources
 import io
@@ -33,7 +33,7 @@ SCENES = {
 
 
 class Photos(tfds.core.GeneratorBasedBuilder):
-    """Crops, with one config per size: `{"image": uint8 [size, size, 3], "photograph": the name of its file}`."""
+    """Builder of crops, one config per size; `photograph` is the file name of the photograph that `image` is from."""
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=str(size)) for size in SIZES]  # noqa: RUF012

@@ -1,6 +1,6 @@
 """tfds builders of CelebA-HQ and AFHQ from the zip archives of StarGAN v2, for which tfds has no builders.
 
-They do not need TensorFlow. Importing this module imports tfds, so `kvae.data.sets.faces` imports it when called.
+They do not need TensorFlow. This module imports tfds, so `kvae.data.sets.faces` imports it only when called.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ class SizeConfig(tfds.core.BuilderConfig):
 
 
 def stargan_builder(builder_class: type["_StarganZip"], size: int, folder: pathlib.Path) -> tfds.core.DatasetBuilder:
-    """Returns the builder for one size in tfds's data folder; a read-only builder if the data set is prepared."""
+    """Returns the builder for one size in tfds's data folder, read-only if the data set is prepared."""
     prepared = folder / builder_class.name / str(size) / str(builder_class.VERSION)
     if prepared.exists():
         with wrap_read_errors(prepared, DELETE_TO_PREPARE):
@@ -36,7 +36,7 @@ def stargan_builder(builder_class: type["_StarganZip"], size: int, folder: pathl
 
 
 class _StarganZip(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Builder of a zip archive <root>/{train,val}/<class>/<image> that the user has put into tfds's manual folder."""
+    """Base class of builders that read a zip archive <root>/{train,val}/<class>/<image> in tfds's manual folder."""
 
     VERSION = tfds.core.Version("1.0.0")
     ARCHIVE: str

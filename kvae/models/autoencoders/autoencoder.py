@@ -82,7 +82,7 @@ CODEBOOK_METRICS = {
 
 
 REVIVING = {"neighborhood": "hard", "init_count": 1.0, "update_empty": True}
-"""Values of a quantiser's fields with which unused codes come back into use."""
+"""Values of a quantiser's fields that bring unused codes back into use."""
 
 
 def _collapse_hint(path: str, layer: Quantizer) -> str:
@@ -159,7 +159,7 @@ class Autoencoder(Model):
 
     @property
     def mean_and_std(self) -> tuple[jax.Array, jax.Array]:
-        """`mean` and `std`, float32 [1, 1, 1, 3], with the rank of images."""
+        """`mean` and `std` as float32 [1, 1, 1, 3], to broadcast over images."""
         return jnp.float32(self.mean).reshape(1, 1, 1, 3), jnp.float32(self.std).reshape(1, 1, 1, 3)
 
     def normalize(self, images: jax.Array) -> jax.Array:

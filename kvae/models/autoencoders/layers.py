@@ -102,8 +102,8 @@ class Encoder(nn.Module):
     """Strided convolutions, then residual blocks: [b, h, w, i] -> [b, h / 2^n, w / 2^n, channels].
 
     Attributes:
-      num_downsamples: n, the number of strided convolutions, at least 1. If there are several, the last has `channels`
-        filters and the others half as many. A single one has half as many.
+      num_downsamples: n, the number of strided convolutions, at least 1. If there are several, the last one has
+        `channels` filters and the others have half as many. If there is only one, it has half as many.
       channels, residual_channels, residual_blocks: see `Autoencoder`.
       rectified: see `ResidualBlock`.
       dtype: dtype of the arithmetic; parameters are float32.

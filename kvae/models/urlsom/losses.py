@@ -25,7 +25,7 @@ def neural_selectivity(table: jax.Array, held_out: jax.Array | None = None) -> j
       table: [n, classes], the number of samples of each class that each neuron wins.
       held_out: the table of other samples, [n, classes]. If given, the labels of the neurons come from `table` and the
         samples from `held_out`. A neuron that wins nothing in `table` has no label, and its samples count as errors. By
-        default the samples are those of `table`, as in the paper.
+        default the samples of `table` are measured, as in the paper.
 
     Returns:
       float32 [], from 0 to 1; NaN if there are no samples.
@@ -135,7 +135,7 @@ def _direction(sums: Mapping[str, Any]) -> np.ndarray:
 
 
 def _dead(name: str) -> Callable[[Mapping[str, Any]], int | None]:
-    """Returns a function that counts dead neurons from the sum `name`; it returns None if the sum is missing."""
+    """Returns a function that counts dead neurons from the sum `name`, or returns None if it is missing."""
     return lambda sums: dead_neurons(sums[name]) if name in sums else None
 
 
@@ -144,7 +144,7 @@ def _total(name: str) -> Callable[[Mapping[str, Any]], int | None]:
 
 
 def _selectivity(*names: str) -> Callable[[Mapping[str, Any]], float | None]:
-    """Returns a function that computes neural selectivity from these sums; it returns None if a sum is missing."""
+    """Returns a function that computes neural selectivity from the sums `names`, or None if one is missing."""
 
     def compute(sums: Mapping[str, Any]) -> float | None:
         if not all(name in sums for name in names):

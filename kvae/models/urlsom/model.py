@@ -55,7 +55,8 @@ class URLSOM(Model):
       blocks: residual blocks in each stage of the ResNet.
       crop_sizes: smallest and largest side of the square that a view shows, in pixels.
       flip_probability: probability that a view is flipped horizontally.
-      jitter: largest change of a view's brightness, contrast and saturation (factors 1 +- jitter) and hue (in turns).
+      jitter: largest change of a view's brightness, contrast and saturation (factors 1 +- jitter) and hue (as a
+        fraction of the colour circle).
       jitter_probability: probability that a view's colours change at all.
       greyscale_probability: probability that a view is grey.
       label_names: names of the classes, to measure neural selectivity; if empty, labels are ignored. Training never

@@ -21,7 +21,8 @@ class ViewSettings:
       crop_sizes: smallest and largest side of the cropped square, in pixels. If the square is larger than the image,
         the view shows the image smaller, with a black border.
       flip_probability: probability of swapping left and right.
-      jitter: largest change of brightness, contrast and saturation, as factors 1 +- jitter, and of hue, in turns.
+      jitter: largest change of brightness, contrast and saturation, as factors 1 +- jitter, and of hue, as a fraction
+        of the colour circle.
       jitter_probability: probability of changing the colours at all.
       greyscale_probability: probability of removing the colours.
     """

@@ -113,7 +113,9 @@ def _take_layers(path: pathlib.Path, state: State, layers: Mapping[str, str]) ->
         weight = _take(path, state, f"{torch_name}.weight")
         if weight.ndim != 4:
             shape = list(weight.shape)
-            raise InputError(f"{path} has an unknown architecture: {torch_name}.weight has shape {shape}, not 4 axes")
+            raise InputError(
+                f"{path} has an unknown architecture: {torch_name}.weight has shape {shape}; it must have 4 axes"
+            )
         params[f"{name}.kernel"] = np.ascontiguousarray(weight.transpose(KERNEL_AXES))
         if f"{torch_name}.bias" in state:
             params[f"{name}.bias"] = state.pop(f"{torch_name}.bias")

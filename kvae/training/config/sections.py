@@ -61,7 +61,7 @@ def validate_config(config: Mapping[str, Any]) -> dict[str, Any]:
 def validate_run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
     """Validates the config of an existing run.
 
-    Of the section `dataset`, only `name`, `mean` and `std` are checked, and `optimizer` is not checked at all. Opening
+    In the section `dataset`, only `name`, `mean` and `std` are checked, and `optimizer` is not checked at all. Opening
     a run does not need the rest, and it may refer to code that is not imported.
 
     Args:

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 STRAGGLER_SECONDS = 0.2
 """Time after a failed read in which Orbax's other threads may still print errors."""
 STILL_WRITING: list[contextlib.ExitStack] = []
-"""What silences Orbax after a failed save: its other writes end later, and each prints that its loop is closed."""
+"""Contexts that silence Orbax after a failed save, because its other writes end later and print errors."""
 
 
 class CorruptedError(Exception):
@@ -37,7 +37,7 @@ class CorruptedError(Exception):
 class Checkpoints:
     """The checkpoints in `<workdir>/checkpoints`.
 
-    Orbax does not notice a flipped bit. So each array is saved with its digest, and compared with the digest when it is
+    Orbax does not notice flipped bits. Each array is therefore saved with a digest, and checked against it when it is
     restored. A corrupted checkpoint is never loaded.
 
     Args:

@@ -1,4 +1,4 @@
-"""Events for TensorBoard, written without a thread: one that fails on a full disk would block the next events."""
+"""TensorBoard events, written without a thread, because a thread that fails on a full disk blocks later events."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""Where kvae's log goes: to the terminal, and to log.txt in a run's folder."""
+"""Sends kvae's log to the terminal, and to log.txt in a run's folder."""
 
 import contextlib
 import logging
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from kvae.core.errors import InputError
 
 LOG = "log.txt"
-"""The name of the file that keeps what was logged."""
+"""Name of the log file."""
 
 
 class _Terminal(logging.Handler):
@@ -24,7 +24,7 @@ class _Terminal(logging.Handler):
 
 
 class _LogFile(logging.FileHandler):
-    """Writes log.txt. A full disk costs lines of it and nothing else, because the journal reports the disk."""
+    """Writes log.txt. Ignores write errors, such as a full disk, because the journal reports them."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- the name that logging calls
         pass

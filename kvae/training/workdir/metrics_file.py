@@ -72,7 +72,7 @@ def read_rows(file: BinaryIO, replicas: int | None = None) -> Iterator[tuple[int
 
 
 class RowSample:
-    """An evenly spaced sample of the added rows: all of them up to 2,000, then between 1,000 and 2,000.
+    """An evenly spaced sample of the added rows: all rows up to 2,000; of more rows, between 1,000 and 2,000.
 
     It bounds the memory that a run with millions of rows needs for its curves.
 
