@@ -25,7 +25,18 @@ if TYPE_CHECKING:
     from kvae.grids import GRIDS
     from kvae.models import MODELS
     from kvae.models.model import LossAndMetrics, Metric, Model
-    from kvae.quantizers import BSQ, FSQ, LFQ, QUANTIZERS, GradientVQ, GroupedVQ, KohonenVQ, ResidualVQ, SimVQ
+    from kvae.quantizers import (
+        BSQ,
+        FSQ,
+        LFQ,
+        QUANTIZERS,
+        GradientVQ,
+        GroupedVQ,
+        KohonenVQ,
+        Quantized,
+        ResidualVQ,
+        SimVQ,
+    )
     from kvae.runs import export
     from kvae.runs.from_torch import from_torch
     from kvae.runs.opening import from_pretrained, load, train
@@ -51,6 +62,7 @@ _HOMES = {
     "Model": "kvae.models.model",
     "NEIGHBORHOODS": "kvae.topology",
     "QUANTIZERS": "kvae.quantizers",
+    "Quantized": "kvae.quantizers",
     "ResidualVQ": "kvae.quantizers",
     "SOM": "kvae.som",
     "SOMClassifier": "kvae.som",
@@ -98,6 +110,7 @@ __all__ = [
     "LossAndMetrics",
     "Metric",
     "Model",
+    "Quantized",
     "ResidualVQ",
     "SOMClassifier",
     "SOMRegressor",

@@ -84,7 +84,7 @@ def test_python_blocks_run(page, folder, registries, monkeypatch, data_dir):
     if page == "README.md":
         assert names["decoded"].shape == names["images"].shape == (2, 32, 32, 3)
         assert names["codewords"].shape == (16, 32, 3)
-        assert names["variables"]["codebook"]["step"] == 1
+        assert names["variables"]["codebook"]["KohonenVQ_0"]["step"] == 1
         assert names["run"].step == 4
         assert names["neighbors"][0] == 117
         assert (folder / "served" / "encode.jax_export").exists()

@@ -71,7 +71,7 @@ def test_encode_and_decode_equal_the_model_s_methods(workdir, images):
     [
         (
             {"top": [[[32]]], "bottom": [[[0]]]},
-            "codes of 'top' have 32 at .0, 0, 0.; they must be from 0 to 31$",
+            "codes of 'top' have 32 at .0, 0, 0.; they must be from 0 to 31 .out of range: 1.",
         ),
         ({"top": [[[-1]]], "bottom": [[[0]]]}, "codes of 'top' have -1 at .0, 0, 0."),
         ({"top": [[[0]]]}, "codes lack the codebook 'bottom'"),

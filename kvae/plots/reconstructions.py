@@ -34,7 +34,8 @@ def draw_reconstructions(
     n, h, w, _ = originals.shape
     if originals.shape != reconstructions.shape:
         raise InputError(
-            f"reconstructions have the shape {list(reconstructions.shape)}; they must have the shape of the originals, {list(originals.shape)}"
+            f"reconstructions have the shape {list(reconstructions.shape)}; they must have "
+            f"the shape of the originals, {list(originals.shape)}"
         )
     columns = min(n, 8)
     tiles = scale_images(np.concatenate([originals, reconstructions]), 256 if max(h, w) > 128 else 192)

@@ -72,10 +72,9 @@ def _validate_codebook(name: str, layer: Quantizer, codes: Any) -> np.ndarray:
     outside = (array < 0) | (array >= layer.codebook_size)
     if outside.any():
         place = np.unravel_index(outside.argmax(), array.shape)
-        others = f"; {outside.sum() - 1:,} more are out of range" if outside.sum() > 1 else ""
         raise InputError(
             f"codes of {name!r} have {array[place]} at {list(map(int, place))}; "
-            f"they must be from 0 to {layer.codebook_size - 1}{others}"
+            f"they must be from 0 to {layer.codebook_size - 1} (out of range: {outside.sum():,})"
         )
     return array.astype(np.int32)
 

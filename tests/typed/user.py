@@ -46,7 +46,8 @@ layers = [
     kvae.GroupedVQ(quantizer=kvae.KohonenVQ((4, 4)), groups=2),
 ]
 own = kvae.nnx.KohonenVQ(16, grid_shape=(4, 8), rngs=nnx.Rngs(0))
-loss: jax.Array = own(z).loss
+quantized: kvae.Quantized = own(z)
+loss: jax.Array = quantized.loss
 kvae.testing.check_quantizer(lambda: kvae.KohonenVQ(grid_shape=(4, 8)))
 
 kvae.NEIGHBORHOODS["tent"] = Kernel(lambda distance, width, radius: jnp.maximum(0, 1 - distance / width))
