@@ -9,12 +9,12 @@ import numpy as np
 from kvae.core.errors import InputError, short_repr
 from kvae.data.dataset import ArrayExamples, Dataset
 
-TO_UINT8 = "convert floats of 0 to 1 with (255 * image).round().astype(np.uint8)"
+TO_UINT8 = "convert floats from 0 to 1 with (255 * image).round().astype(np.uint8)"
 TO_RGB = "repeat grey images with np.repeat(image[..., None], 3, axis=-1)"
 
 
 def check_dataset(name: str, dataset: Any) -> Dataset:
-    """Checks that a data set keeps the contract of `kvae.data.dataset`; reads the first example of each split.
+    """Checks that a data set meets the contract of `kvae.data.dataset`; reads the first example of each split.
 
     Args:
       name: name of the data set, for messages.
@@ -96,5 +96,5 @@ def _check_image(where: str, image: np.ndarray | None) -> None:
     remedy = TO_UINT8 if image.dtype.kind == "f" else remedy
     if image.dtype == np.uint8 and image.ndim == 3 and image.shape[0] == 3:
         remedy = "move the channels to the end with image.transpose(1, 2, 0)"
-    problem = f"{where}: image is {_dtype_and_shape(image)}; it must be uint8[h, w, 3] of 0 to 255"
+    problem = f"{where}: image is {_dtype_and_shape(image)}; it must be uint8[h, w, 3] from 0 to 255"
     raise InputError(f"{problem}; {remedy}" if remedy else problem)

@@ -65,7 +65,7 @@ def draw_codebook_map(
       usage: word for "used" in the caption, such as "winning" in "never winning".
 
     Raises:
-      InputError: `images` is not uint8 [*grid_shape, h, w, 3], or `patches` is not of this form.
+      InputError: `images` is not uint8 [*grid_shape, h, w, 3], or `patches` is not uint8 [*grid_shape, p, q, 3].
     """
     images = validate_images("images", images, max(1, np.ndim(images) - 3))
     grid_shape = images.shape[:-3]

@@ -184,7 +184,7 @@ def lay_out_grid(grid_shape: tuple[int, ...]) -> GridLayout:
 
 
 def sparse_labels(names: list[str], space: float) -> dict[int, str]:
-    """Returns labels by position, thinned out so that they do not overlap: every 2^k-th of each slice, at most 16.
+    """Returns labels by position, thinned out so that they do not overlap: at most 16 for each slice.
 
     Example:
       >>> sparse_labels(["0", "1", "2", "", "0", "1", "2"], space=1.5)

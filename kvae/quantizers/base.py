@@ -255,7 +255,7 @@ def check_size(codewords: jax.Array, field: str, shape: tuple[int, ...]) -> None
     if len(codewords) != math.prod(shape):
         raise InputError(
             f"{field} is {shape}, which has {math.prod(shape)} nodes, but the codebook has {len(codewords)} codewords; "
-            f"use the {field} with which the codebook was made, or initialise the layer again"
+            f"use the {field} that the codebook was made with, or initialise the layer again"
         )
 
 

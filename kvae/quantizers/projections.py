@@ -29,7 +29,7 @@ class Projected(Quantizer):
                 kind = type(self).__name__
                 raise InputError(
                     f"this {kind} has {dimension}-dimensional codewords, but its variables are for {len(kernel)} "
-                    f"dimensions; use the fields with which the variables were made, or initialise the {kind} again"
+                    f"dimensions; use the fields that the variables were made with, or initialise the {kind} again"
                 )
             check_dimension(z, kernel)
         elif z.shape[-1] != dimension and not self.is_initializing():

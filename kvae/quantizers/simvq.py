@@ -100,7 +100,7 @@ class SimVQ(Quantizer):
         if size != self.codebook_size:
             raise InputError(
                 f"codebook_size is {self.codebook_size}, but the codebook has {size} codewords; use the codebook_size "
-                "with which the codebook was made, or initialise the layer again"
+                "that the codebook was made with, or initialise the layer again"
             )
 
 

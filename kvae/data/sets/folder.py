@@ -129,7 +129,7 @@ class FolderExamples:
 
 
 def _select(examples: FolderExamples, images: np.ndarray | None, indices: np.ndarray) -> Examples:
-    """Returns the examples at some indices, in memory if `images` are, else read on access."""
+    """Returns the examples at some indices, in memory if `images` is not None, else read on access."""
     names, labels = examples.names[indices], None if examples.labels is None else examples.labels[indices]
     if images is None:
         return dataclasses.replace(examples, names=names, labels=labels)

@@ -59,7 +59,7 @@ def constant_code_images(
     Args:
       model: an autoencoder.
       variables: its variables, of one replica.
-      varied: the codebook whose codes are decoded; `<name>_<i>` is the i-th codebook of a quantiser with several.
+      varied: the codebook whose codes are decoded; if a quantiser has several, `<name>_<i>` is its i-th codebook.
       fixed_codes: the code that each other codebook is set to, by name of the codebook.
 
     Returns:
@@ -146,7 +146,7 @@ def extra_metrics(model: Autoencoder, variables: Mapping[str, Any], images: np.n
 
 
 def codebook_views(model: Autoencoder, variables: Mapping[str, Any], images: np.ndarray) -> dict[str, CodebookView]:
-    """Returns a view of each codebook; `<name>_<i>` is the i-th codebook of a quantiser with several.
+    """Returns a view of each codebook; if a quantiser has several, `<name>_<i>` is its i-th codebook.
 
     Args:
       model: an autoencoder.

@@ -1,4 +1,4 @@
-"""The config fields of the run itself, in a module of their own so that the command line need not load any model."""
+"""The config fields of the run itself, in a separate module so that the command line does not load any model."""
 
 import dataclasses
 
