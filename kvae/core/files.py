@@ -54,7 +54,7 @@ def target_path(name: str, path: object) -> pathlib.Path:
 
 
 def user_address(name: str, path: object) -> str:
-    """Returns a user's address of a run's folder: in a bucket unchanged, otherwise `user_path` as a string."""
+    """Returns the address of a run's folder: unchanged if it is in a bucket, otherwise `user_path` as a string."""
     check_address(name, path)
     return str(path) if is_bucket(path) else str(user_path(name, path))
 

@@ -71,7 +71,8 @@ def little_endian(dtype: str) -> np.dtype:
 
 
 def encode_row(row: Mapping[str, Any], columns: Columns) -> bytes:
-    """Encodes a row as a tf.Example. Codes are stored as bytes: a `Tensor` with `Encoding.BYTES` in tfds."""
+    """Encodes a row as a tf.Example. Codes are stored as bytes, which tfds reads as a `Tensor` with
+    `Encoding.BYTES`."""
     with require_extra("train"):
         from tensorflow_datasets.proto import tf_example_pb2
         from tensorflow_datasets.proto import tf_feature_pb2 as proto

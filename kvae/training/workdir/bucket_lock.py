@@ -21,8 +21,8 @@ NO_OBJECT = 0
 class BucketLock(contextlib.AbstractContextManager):
     """The object `<workdir>/lock`, which names the program that trains there.
 
-    If another program's lock exists, it is watched until it is renewed or becomes stale. So restarting a killed run
-    takes about a minute.
+    If another program's lock exists, it is watched until it is renewed or becomes stale. Restarting a killed run
+    therefore takes about a minute.
 
     Args:
       workdir: The run's folder, in a bucket.
