@@ -71,8 +71,7 @@ def little_endian(dtype: str) -> np.dtype:
 
 
 def encode_row(row: Mapping[str, Any], columns: Columns) -> bytes:
-    """Encodes a row as a tf.Example. Codes are stored as bytes, which tfds reads as a `Tensor` with
-    `Encoding.BYTES`."""
+    """Encodes a row as a tf.Example. Codes are bytes, which tfds's `Tensor` with `Encoding.BYTES` reads."""
     with require_extra("train"):
         from tensorflow_datasets.proto import tf_example_pb2
         from tensorflow_datasets.proto import tf_feature_pb2 as proto
