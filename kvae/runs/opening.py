@@ -1,4 +1,5 @@
-"""Opens runs: `kvae.load` opens a run folder, `kvae.from_pretrained` a shared run; `kvae.train` trains first."""
+"""Opens runs: `kvae.load` opens a run folder, `kvae.from_pretrained` a shared run, `kvae.train` a run that it
+trains."""
 
 import contextlib
 import itertools

@@ -67,7 +67,7 @@ def _reason(error: Exception) -> str:
 def panels(model: Model, rows: Sequence[Mapping]) -> list[tuple[str, str, list[tuple[str, str]]]]:
     """Returns the title, unit and (label, metric) pairs of each panel of the training curves.
 
-    The title of a panel of counts has N, the number of vectors, of each of its metrics: "Codes in use (N = 57,600)".
+    The title of a panel of counts ends in the number of vectors of each metric: "Codes in use (N = 57,600)".
     """
     last = {name: value for row in rows for name, value in row.items()}
     measured = {name.partition("/")[2] for name in last}
