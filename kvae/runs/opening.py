@@ -1,5 +1,4 @@
-"""Opens runs: `kvae.load` opens a run folder, `kvae.from_pretrained` a shared run, `kvae.train` a run that it
-trains."""
+"""Opens runs: `kvae.load` opens a run folder, `kvae.from_pretrained` a shared run, and `kvae.train` a new run."""
 
 import contextlib
 import itertools
