@@ -39,3 +39,11 @@ def small_urlsom(config):
 def hold_out_test(config):
     """Holds out the test set from training."""
     config.dataset.train_split = "train"
+
+
+def small_prior(config):
+    """Trains a small prior for four steps, on digits whose pixels are codes, so that it needs no folder of tokens."""
+    few_steps(config)
+    config.dataset = type(config)({"name": "digit_codes"})
+    config.model.update(width=16, depth=1, num_heads=2)
+    config.optimizer.warmup = ((2, 1e-4),)

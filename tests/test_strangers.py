@@ -291,4 +291,4 @@ def test_loss_of_the_wrong_type_is_rejected():
         kvae.InputError,
         match=r"loss_and_metrics of Forgetful returns an object of type tuple; it must return kvae.LossAndMetrics",
     ):
-        initial_state(Forgetful(), optax.identity(), {"tokens": jnp.zeros((1, 9), jnp.int32)}, 0)
+        initial_state(Forgetful(), optax.identity(), {"tokens": jnp.zeros((1, 9), jnp.int32)}, {}, 0)

@@ -22,7 +22,7 @@ ABOVE = {
     "measures": {"core", "kohonen", "topology"},
     "plots": {"core", "measures"},
     "quantizers": {"core", "grids", "kohonen", "measures", "topology"},
-    "models": {"core", "measures", "plots", "quantizers", "topology"},
+    "models": {"core", "grids", "measures", "plots", "quantizers", "topology"},
     "som": {"classic", "core", "grids", "kohonen", "measures", "plots", "topology"},
     "testing": {"quantizers"},
     "nnx": {"core", "quantizers"},
@@ -31,7 +31,7 @@ ABOVE = {
     "runs": {"core", "data", "grids", "models", "quantizers", "training"},
     "benchmark": {"core", "data", "grids", "main", "measures", "quantizers", "som", "training"},
     "paper": {"core", "data", "kohonen", "main", "measures", "models", "plots", "runs", "som", "topology", "training"},
-    "tokenize": {"core", "data", "runs", "training"},
+    "tokenize": {"core", "data", "grids", "runs", "training"},
     "report": {"core", "models", "paper", "plots", "runs", "training"},
 }
 """Maps each room of kvae to the rooms that it may import; a room may import only rooms above it in this table."""

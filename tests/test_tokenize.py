@@ -5,6 +5,7 @@ import os
 import pathlib
 import random
 import resource
+import shutil
 import socket
 import subprocess
 import sys
@@ -19,7 +20,10 @@ from PIL import Image
 
 import kvae
 from kvae.core import program
+from kvae.core.errors import InputError
 from kvae.data.sets import tokens as module
+from kvae.data.token_codebooks import CODEWORDS, write_codewords
+from kvae.data.token_manifest import findings
 from kvae.runs import Run
 from kvae.tokenize import __main__ as tokenize
 from kvae.training.config.sections import load_data
@@ -80,11 +84,26 @@ def test_rows_are_the_codes_of_the_images_in_order(run, images, tokens):
     assert rows[0]["codebook"].dtype == np.int16
     manifest = json.loads((tokens / "_tokens.json").read_text())
     assert manifest["codebooks"]["codebook"] == {
-        "shape": [8, 8], "dtype": "int16", "codebook_size": 32, "grid_shape": [4, 8], "stride": 4
+        "shape": [8, 8], "dtype": "int16", "codebook_size": 32, "grid_shape": [4, 8],
+        "topology": "plane", "stride": 4
     }  # fmt: skip
     assert (manifest["step"], manifest["label_names"], list(manifest["digests"])) == (4, ["cats", "dogs"], ["codebook"])
     assert manifest["splits"]["train"]["rows"] == COUNT
     assert [shard["rows"] for shard in manifest["splits"]["train"]["files"].values()] == [10, 10, 1]
+
+
+def test_codewords_are_stored_with_the_codes(run, tokens, tmp_path):
+    """Folders of older versions have none; a file of another codebook is refused."""
+    codebook = module.tokens(str(tokens)).codebooks["codebook"]
+    assert (codebook.shape, codebook.size, codebook.grid_shape, codebook.topology) == ((8, 8), 32, (4, 8), "plane")
+    np.testing.assert_array_equal(codebook.codewords, run.codebooks["codebook"].reshape(32, -1))
+    other = shutil.copytree(tokens, tmp_path / "other")
+    write_codewords(other, {"codebook": run.codebooks["codebook"] + 1})
+    with pytest.raises(InputError, match="its digests differ from the digests of the codes"):
+        module.tokens(str(other))
+    assert next(text for _, text in findings(str(other)) if text).startswith(f"{other / CODEWORDS} is corrupted")
+    (other / CODEWORDS).unlink()
+    assert module.tokens(str(other)).codebooks["codebook"].codewords is None
 
 
 def test_parquet_holds_the_same_rows(run, images, tokens, tmp_path):

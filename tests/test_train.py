@@ -116,7 +116,7 @@ class Noisy(Model):
 def test_micro_batches_differ_in_noise_and_share_one_update(micro_batches):
     batch = {"x": jnp.arange(4.0)}
     optimizer = make_optimizer(10)
-    state = initial_state(Noisy(), optimizer, batch, np.int32(0))
+    state = initial_state(Noisy(), optimizer, batch, {}, np.int32(0))
     state = train_step(Noisy(), optimizer, micro_batches, state, batch)
     metrics = state.metric_sums.metrics
     np.testing.assert_allclose(state.collections["seen"]["mean"], 0.75)  # half of 1.5, once, not four times

@@ -12,12 +12,22 @@ import numpy as np
 from kvae.core.errors import InputError, choose
 from kvae.core.fields import fields_of, validate_fields
 from kvae.data.checks import check_dataset
-from kvae.data.dataset import ArrayExamples, Dataset, Example, Examples, ImageSpec, LockedExamples, declare_images
+from kvae.data.dataset import (
+    ArrayExamples,
+    Codebook,
+    Dataset,
+    Example,
+    Examples,
+    ImageSpec,
+    LockedExamples,
+    declare_images,
+)
 from kvae.data.pipeline import evaluation_batches
 
 __all__ = [
     "DATASETS",
     "ArrayExamples",
+    "Codebook",
     "Dataset",
     "Example",
     "Examples",
@@ -41,6 +51,7 @@ DATASETS: dict[str, str | Callable[..., Dataset]] = {
     "imagenet": "kvae.data.sets.imagenet:imagenet",
     "faces": "kvae.data.sets.faces:faces",
     "digits": "kvae.data.sets.digits:digits",
+    "digit_codes": "kvae.data.sets.digits:digit_codes",
     "tokens": "kvae.data.sets.tokens:tokens",
 }
 """Maps the name of a data set to its function, or to "module:function", which is imported on first use."""

@@ -108,6 +108,25 @@ class LockedExamples:
             return self._examples[index]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Codebook:
+    """Describes codes in a data set, and the codebook that they come from.
+
+    Attributes:
+      shape: shape of the codes of one example: (h', w'), or (h', w', q) for a quantiser with q codebooks.
+      size: K, the number of codes of each codebook.
+      grid_shape: shape of the grid that the codes number row by row; () if they have no grid.
+      topology: name of the grid in `kvae.GRIDS`.
+      codewords: the vector of each code, float32 [K, d], or [q, K, d]; None if it is unknown.
+    """
+
+    shape: tuple[int, ...]
+    size: int
+    grid_shape: tuple[int, ...] = ()
+    topology: str = "plane"
+    codewords: np.ndarray | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Dataset:
     """The training and validation examples of a data set.
@@ -116,11 +135,13 @@ class Dataset:
       train: the training examples.
       validation: one or more validation sets by name; their losses are averaged with equal weight.
       label_names: names of the classes; empty for a data set without labels.
+      codebooks: codebooks of the arrays that hold codes, by name of the array; empty for a data set without codes.
     """
 
     train: Examples
     validation: Mapping[str, Examples]
     label_names: Sequence[str] = ()
+    codebooks: Mapping[str, Codebook] = dataclasses.field(default_factory=dict)
 
 
 class ImageSpec(NamedTuple):

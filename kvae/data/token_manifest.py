@@ -15,6 +15,7 @@ from annotated_types import Len
 from kvae.core import files
 from kvae.core.errors import InputError, short_repr, wrap_read_errors
 from kvae.core.fields import Count, Counts, Natural, OneOf, validate, validate_fields
+from kvae.data.token_codebooks import CODEWORDS, read_codewords
 from kvae.data.token_files import FORMATS, RUN_AGAIN, RUN_ALL_AGAIN, Columns, TokenRows, check_codes
 
 log = logging.getLogger(__name__)
@@ -34,13 +35,17 @@ Shape = Annotated[tuple[Count, ...], Len(1, 4)]
 
 @dataclasses.dataclass(frozen=True)
 class CodebookFields:
-    """Fields of a codebook: shape and dtype of an image's codes, number of codes, pixels per code, grid shape."""
+    """Fields of a codebook: shape and dtype of an image's codes, number of codes, pixels per code, and the grid.
+
+    `topology` is the grid's name in `kvae.GRIDS`; older folders do not have it.
+    """
 
     shape: Shape
     dtype: Annotated[str, OneOf({"int16": np.int16, "int32": np.int32})]
     codebook_size: Count
     stride: Count
     grid_shape: Counts | None = None
+    topology: str = "plane"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,6 +248,12 @@ def findings(folder: str) -> Iterator[tuple[str, str]]:
         yield MANIFEST, str(error)
         return
     yield MANIFEST, ""
+    if os.path.lexists(pathlib.Path(folder) / CODEWORDS):
+        try:
+            read_codewords(pathlib.Path(folder), manifest)
+            yield CODEWORDS, ""
+        except InputError as error:
+            yield CODEWORDS, str(error)
     for split, section in manifest["splits"].items():
         for name in section["files"]:
             try:

@@ -8,6 +8,7 @@ from kvae.core.fields import Declaration, fields_of, validate_fields
 from kvae.models.autoencoders.vqvae import VQVAE
 from kvae.models.autoencoders.vqvae2 import VQVAE2
 from kvae.models.model import Model
+from kvae.models.priors.model import Prior
 from kvae.models.urlsom.model import URLSOM
 from kvae.quantizers import BSQ, FSQ, LFQ, QUANTIZERS, GradientVQ, GroupedVQ, KohonenVQ, ResidualVQ, SimVQ
 
@@ -24,6 +25,7 @@ __all__ = [
     "GroupedVQ",
     "KohonenVQ",
     "Model",
+    "Prior",
     "ResidualVQ",
     "SimVQ",
     "build",
@@ -32,7 +34,7 @@ __all__ = [
     "validate_model_section",
 ]
 
-MODELS: dict[str, type[Model]] = {"vqvae": VQVAE, "vqvae2": VQVAE2, "urlsom": URLSOM}
+MODELS: dict[str, type[Model]] = {"vqvae": VQVAE, "vqvae2": VQVAE2, "urlsom": URLSOM, "prior": Prior}
 """The models that `config.model.name` can choose. Add your own by assignment."""
 
 IMAGE_STATISTICS = ("mean", "std")

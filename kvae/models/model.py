@@ -128,6 +128,18 @@ class Model(nn.Module):
         validate_attributes(self)
         super().__post_init__()
 
+    @classmethod
+    def fields_from_data(cls, fields: Mapping[str, Any], dataset: Any) -> dict[str, Any]:
+        """Returns those fields of the section `model` that a `kvae.data.Dataset` determines; none by default.
+
+        Called before training. config.json records the result, so that opening a run does not need its data.
+        """
+        return {}
+
+    def variables_from_data(self, dataset: Any) -> dict[str, Any]:
+        """Returns collections, by name, that come from a `kvae.data.Dataset` instead of `init`; none by default."""
+        return {}
+
     def loss_and_metrics(self, batch: Batch, *, train: bool = True) -> LossAndMetrics:
         """Returns the loss of a batch. The model is initialised through this method, on one example.
 

@@ -104,6 +104,24 @@ def load(workdir: str, step: int | str | None = None, replica: int = 0) -> Run:
     return Run(workdir, config, step, build_model(config), variables, replica)
 
 
+def open_run(folder: str, step: int | str | None = None, replica: int = 0) -> Run:
+    """Opens a run for a program, from the folder of a run or of a shared run.
+
+    Args:
+      folder: The folder, local or in a bucket.
+      step, replica: See `load`; a shared run has one step, which is also its "best".
+
+    Raises:
+      InputError: The folder is neither, or the checkpoint or the replica does not exist.
+    """
+    check_reachable(folder)
+    with wrap_bucket_errors(folder):
+        is_shared = (as_path(folder) / share.WEIGHTS).exists()
+    if is_shared and (step not in (None, "best") or replica):
+        raise InputError(f"--step and --replica cannot be used with {folder}: a shared run has one set of weights")
+    return from_pretrained(folder) if is_shared else load(folder, step, replica)
+
+
 def from_pretrained(name: os.PathLike | str, **options: Any) -> Run:
     """Opens a run that was shared with `Run.save_pretrained` or `Run.push_to_hub`.
 

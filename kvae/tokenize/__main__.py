@@ -77,9 +77,7 @@ def main(argv: list[str]) -> int:
     """Runs the program with these arguments and returns its exit status."""
     options, fields = parse(argv)
     # Heavy imports come after argument parsing so that a typo is reported immediately.
-    from kvae.core.buckets import as_path, check_reachable, wrap_bucket_errors
     from kvae.runs import opening
-    from kvae.runs.share import WEIGHTS
     from kvae.tokenize import decode, encode, source
     from kvae.training.parallel.cluster import joined_cluster
     from kvae.training.parallel.devices import keep_compiled_programs
@@ -87,17 +85,7 @@ def main(argv: list[str]) -> int:
 
     with joined_cluster() as process, shown_on_terminal(first_process=process == 0):
         keep_compiled_programs()
-        check_reachable(options.run)
-        with wrap_bucket_errors(options.run):
-            is_shared = (as_path(options.run) / WEIGHTS).exists()
-        if is_shared and (options.step is not None or options.replica):
-            raise InputError(
-                f"--step and --replica cannot be used with {options.run}: a shared run has one set of weights"
-            )
-        if is_shared:
-            run = opening.from_pretrained(options.run)
-        else:
-            run = opening.load(options.run, options.step, options.replica)
+        run = opening.open_run(options.run, options.step, options.replica)
         if options.decode:
             decode.write_images(run, options.decode, options.out, options.batch_size)
             return 0

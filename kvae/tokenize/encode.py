@@ -4,7 +4,6 @@ import concurrent.futures
 import contextlib
 import fcntl
 import functools
-import hashlib
 import itertools
 import json
 import logging
@@ -20,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from kvae.core.digests import digests
 from kvae.core.errors import InputError, choose, require_extra, wrap_write_errors
 from kvae.core.files import replaced, write_text
 from kvae.data.pipeline import prefetch
+from kvae.data.token_codebooks import write_codewords
 from kvae.data.token_files import FORMATS, Columns, Format, TokenRows
 from kvae.data.token_manifest import (
     EARLIER,
@@ -36,6 +35,7 @@ from kvae.data.token_manifest import (
     read_manifest,
 )
 from kvae.runs.run import Run
+from kvae.tokenize.description import make_manifest
 from kvae.tokenize.source import Batch, Source, batches
 from kvae.training.config.sections import flatten
 from kvae.training.parallel import devices
@@ -82,6 +82,8 @@ def write_tokens(run: Run, source: Source, out: str, file_format: str, batch_siz
             if is_complete(folder, json.loads(json.dumps(manifest))):
                 log.info("%s is already complete", folder)
                 return
+            if jax.process_index() == 0:
+                write_codewords(folder, run.codebooks)
         for split in source.splits:
             _write_split(encode, source, split, folder, columns, manifest)
         wait_for_all("tokens")
@@ -145,41 +147,6 @@ def make_encoder(
     program = jax.jit(encode)
     sharding = devices.shared_batch_sharding(mesh)
     return lambda images: program(variables, jax.device_put(images, sharding)), codes
-
-
-def make_manifest(run: Run, source: Source, codes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
-    """Returns the contents of _tokens.json that are known before encoding.
-
-    Args:
-      run: The run that encodes.
-      source: The images.
-      codes: Shapes of a batch of codes by codebook, [b, h', w'] or [b, h', w', q].
-    """
-    weights = json.dumps(digests(run.variables), sort_keys=True).encode()
-    codebooks = {
-        name: {
-            "shape": list(codes[name].shape[1:]),
-            "dtype": "int16" if layer.codebook_size <= 2**15 else "int32",
-            "codebook_size": layer.codebook_size,
-            "grid_shape": list(layer.grid.shape) if layer.grid is not None else None,
-            "stride": run.model.code_strides[name],
-        }
-        for name, layer in run.model.quantizers.items()
-    }
-    return {
-        "run": run.workdir,
-        "step": run.step,
-        "replica": run.replica,
-        "weights": hashlib.blake2b(weights, digest_size=16).hexdigest(),
-        "dataset": dict(source.section),
-        "image_shape": [*source.shape, 3],
-        "codebooks": codebooks,
-        "digests": digests(run.codebooks),
-        "names": any(len(source.names(split)) for split in source.splits),
-        "labels": source.has_labels,
-        "label_names": source.label_names,
-        "skip_unreadable": source.skip_unreadable,
-    }
 
 
 def is_complete(folder: pathlib.Path, manifest: Mapping[str, Any]) -> bool:

@@ -63,13 +63,20 @@ def example_batch(example: Mapping[str, Any]) -> dict[str, jax.Array]:
     return {name: jnp.zeros((1, *jnp.shape(value)), jnp.asarray(value).dtype) for name, value in example.items()}
 
 
-def initial_state(model: Model, optimizer: optax.GradientTransformation, batch: Batch, seed: jax.Array) -> TrainState:
+def initial_state(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    batch: Batch,
+    data_variables: Mapping[str, Any],
+    seed: jax.Array,
+) -> TrainState:
     """Returns the state before the first step.
 
     Args:
       model: the model; its method `loss_and_metrics` creates the variables.
       optimizer: the optimiser of the parameters.
       batch: an example of a training batch; only shapes and dtypes matter.
+      data_variables: collections that replace those of `init`, see `Model.variables_from_data`.
       seed: int32 [].
 
     Raises:
@@ -77,6 +84,7 @@ def initial_state(model: Model, optimizer: optax.GradientTransformation, batch: 
     """
     key, batch = jax.random.key(seed), _with_mask(batch)
     variables = dict(model.init({"params": key, **_streams(key, 0)}, batch, method="loss_and_metrics"))
+    variables |= data_variables
     params = variables.pop("params", {})
     outcome = jax.eval_shape(
         lambda variables: _outcome(model, variables, batch, key)[0], {"params": params, **variables}

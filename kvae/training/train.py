@@ -6,6 +6,7 @@ import hashlib
 import logging
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -70,7 +71,7 @@ def train(
     peers.agree("data set", lambda: facts_of_data(config, dataset))
     model = build_model(config)
     log_compilation(config)
-    init, step = init_and_step(config, model, dataset.train[0], mesh)
+    init, step = init_and_step(config, model, dataset.train[0], mesh, model.variables_from_data(dataset))
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(stop or StopSignal())
         mirror = stack.enter_context(locked_workdir(workdir, mirror))
@@ -113,7 +114,11 @@ def seeds(config: Mapping[str, Any], replicas: Replicas) -> ReplicaGroups:
 
 
 def init_and_step(
-    config: Mapping[str, Any], model: Model, example: Example, mesh: Mesh
+    config: Mapping[str, Any],
+    model: Model,
+    example: Example,
+    mesh: Mesh,
+    data_variables: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Returns two functions of one replica: init(seed) -> state, jitted, and step(state, batch) -> state.
 
@@ -122,6 +127,7 @@ def init_and_step(
       model: the model to train.
       example: one training example; only shapes and dtypes matter.
       mesh: the devices that will hold the state.
+      data_variables: see `kvae.models.model.Model.variables_from_data`.
 
     Raises:
       InputError: micro_batches is above 1 although the model's loss needs the whole batch, the model cannot process
@@ -133,7 +139,7 @@ def init_and_step(
         )
     optimizer = make_optimizer(**config["optimizer"], steps=config["steps"])
     # Jitted, so that the memory check and the program of all replicas share one trace.
-    init = jax.jit(functools.partial(initial_state, model, optimizer, example_batch(example)))
+    init = jax.jit(functools.partial(initial_state, model, optimizer, example_batch(example), data_variables))
     with wrap_data_errors(config, example):
         check_memory(config, init, example, mesh)
     return init, functools.partial(train_step, model, optimizer, config["micro_batches"])

@@ -13,6 +13,7 @@ from kvae.core.errors import InputError, require_extra, wrap_read_errors
 from kvae.core.fields import LocalPath
 from kvae.core.files import user_path
 from kvae.data.dataset import ArrayExamples, Dataset, Example, Examples, fits_in_memory
+from kvae.data.token_codebooks import codebooks_of
 from kvae.data.token_files import RUN_AGAIN, Columns, check_codes, decode_row
 from kvae.data.token_manifest import check_shard, columns_of, read_manifest, read_shard
 
@@ -53,7 +54,7 @@ def tokens(path: LocalPath, validation_fraction: Annotated[float, Gt(0), Lt(1)] 
     if empty := [split for split, examples in sets.items() if not len(examples)]:
         raise InputError(f"dataset.path: {root} has no rows in {', '.join(empty)}")
     train = sets.pop("train")
-    return Dataset(train, sets, tuple(manifest["label_names"]))
+    return Dataset(train, sets, tuple(manifest["label_names"]), codebooks_of(root, manifest))
 
 
 @dataclasses.dataclass(frozen=True)

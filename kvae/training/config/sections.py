@@ -149,7 +149,7 @@ def names_in(path: str, name: str | None) -> set[str]:
 
 
 def load_data(config: Mapping[str, Any]) -> tuple[data.Dataset, dict[str, Any]]:
-    """Loads the data set of a config, and fills in `mean` and `std` if the model has them.
+    """Loads the data set of a config, and fills in what it determines: `mean` and `std`, and fields of the model.
 
     Args:
       config: a validated config.
@@ -173,7 +173,9 @@ def load_data(config: Mapping[str, Any]) -> tuple[data.Dataset, dict[str, Any]]:
         raise InputError(f"model.label_names has {len(names)} names; {fields['name']} has {len(classes)} classes")
     if lengths == {0}:
         statistics["mean"], statistics["std"] = data.channel_statistics(dataset.train)
-    return dataset, {**config, "dataset": {**fields, **statistics}}
+    model = config["model"]
+    model = {**model, **models.MODELS[model["name"]].fields_from_data(model, dataset)}
+    return dataset, {**config, "dataset": {**fields, **statistics}, "model": model}
 
 
 def build_model(config: Mapping[str, Any]) -> models.Model:

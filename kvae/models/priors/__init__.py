@@ -1,0 +1,1 @@
+"""Priors over codes: models of p(codes), from which new images are sampled."""
