@@ -17,13 +17,15 @@ import numpy as np
 
 from kvae.core.errors import InputError, choose
 from kvae.core.fields import NotNegative, OneOf, Positive, validate_attributes
-from kvae.grids import GRIDS, Grid, Hexagonal, Plane, Torus, make_grid
+from kvae.grids import GRIDS, Cylinder, Grid, Hexagonal, HexagonalTorus, Plane, Torus, make_grid
 
 __all__ = [
     "GRIDS",
     "NEIGHBORHOODS",
+    "Cylinder",
     "Grid",
     "Hexagonal",
+    "HexagonalTorus",
     "Kernel",
     "Neighborhood",
     "Plane",
@@ -197,7 +199,7 @@ class Neighborhood:
             raise InputError(
                 f"neighborhood is {self.kernel!r} with radius {self.radius}, which needs a K x K matrix on a grid of "
                 f"shape {self.grid.shape}; K must be at most {LARGEST_DENSE_SIZE}: use 'hard' with a radius of at most "
-                "2, or 'gaussian' on a plane or torus with shorter axes"
+                "2, or 'gaussian' on a plane, cylinder or torus with shorter axes"
             )
 
     @functools.cached_property

@@ -12,7 +12,7 @@ from sklearn import manifold
 from kvae import kohonen, measures
 from kvae.core.errors import InputError
 from kvae.models.urlsom import losses as urlsom_measures
-from kvae.topology import Hexagonal, Plane, Torus
+from kvae.topology import Cylinder, Hexagonal, HexagonalTorus, Plane, Torus
 
 RNG = np.random.default_rng(0)
 
@@ -121,6 +121,8 @@ def test_topographic_error_by_hand():
         (Plane((5, 5)), (8, 4)),
         (Torus((5, 5)), (8, 4)),
         (Hexagonal((5, 5)), (6,)),
+        (HexagonalTorus((6, 5)), (6,)),
+        (Cylinder((5, 5)), (8, 4)),
         (Plane((5, 5, 5)), (26, 6)),
         (Torus((5, 5, 5)), (26, 6)),
         (Plane((3, 3, 3, 3)), (80 - 16, 8)),  # less its corners
@@ -182,6 +184,16 @@ def test_u_matrix_by_hand():
     assert_close(measures.u_matrix(codewords, Plane((2, 2)), "8"), [[11 / 3, 3.0], [3.0, 17 / 3]])
     assert_close(measures.u_matrix(codewords, Plane((4,))), [1.0, 1.5, 3.0, 4.0])
     assert_close(measures.u_matrix(codewords[:1], Plane((1, 1))), [[0.0]])
+    # A ring, where 0 and 7 are neighbours, and two rows of two, where a node is next to itself.
+    assert_close(measures.u_matrix(codewords, Torus((4,))), [4.0, 1.5, 3.0, 5.5])
+    assert_close(measures.u_matrix(codewords, Torus((2, 2)), "4"), [[2.0, 3.5], [3.5, 5.0]])
+    rows = jnp.arange(12.0)[:, None]
+    # On 3 x 4 nodes, node 0 is next to 1, 3, 4, 8, and diagonally to 5, 7, 9, 11; only a torus connects it to 8, 9, 11.
+    assert_close(measures.u_matrix(rows, Torus((3, 4)), "4")[0, 0], (1 + 3 + 4 + 8) / 4)
+    assert_close(measures.u_matrix(rows, Torus((3, 4)))[0, 0], (1 + 3 + 4 + 8 + 5 + 7 + 9 + 11) / 8)
+    assert_close(measures.u_matrix(rows, Cylinder((3, 4)))[0, 0], (1 + 3 + 4 + 5 + 7) / 5)
+    # On 4 x 3 hexagons, node 0 is next to 1, 2 in its row, to 3, 5 below and to 9, 11 above.
+    assert_close(measures.u_matrix(rows, HexagonalTorus((4, 3)))[0, 0], (1 + 2 + 3 + 5 + 9 + 11) / 6)
 
 
 def test_map_measures_reject_wrong_grids():

@@ -17,7 +17,9 @@ def test_every_function_draws_every_grid_on_given_axes():
     for topology, shape, corners in (
         ("plane", (3, 4), 4),
         ("torus", (3, 4), 4),
+        ("cylinder", (3, 4), 4),
         ("hexagonal", (3, 4), 6),
+        ("hexagonal_torus", (4, 3), 6),
         ("plane", (12,), 4),
     ):
         som = kvae.SOM(shape, topology=topology, n_epochs=0, init=START).fit(DATA)
@@ -64,6 +66,11 @@ def test_trajectory_wraps_around_torus():
     first, last = som.cluster_centers_[[0, 3]]  # the ends of the first row, which are neighbours
     path = plots.trajectory(som, np.stack([first, last])).axes[0].collections[1]
     np.testing.assert_allclose([line[:, 0] for line in path.get_segments()], [[0, -1], [4, 3]])
+    som = kvae.SOM((4, 3), topology="hexagonal_torus", n_epochs=0, init=START).fit(DATA)
+    first, last = som.cluster_centers_[[0, 9]]  # the left nodes of the first and the last row, which are neighbours
+    path = plots.trajectory(som, np.stack([first, last])).axes[0].collections[1]
+    rows = [line[:, 1] / np.sqrt(0.75) for line in path.get_segments()]
+    np.testing.assert_allclose(rows, [[0, -1], [4, 3]], atol=1e-12)
 
 
 def test_color_bar_spans_values_of_its_plane():

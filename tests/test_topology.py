@@ -7,7 +7,7 @@ import pytest
 
 from kvae import topology
 from kvae.core.errors import InputError
-from kvae.topology import Hexagonal, Neighborhood, Plane, Torus
+from kvae.topology import Cylinder, Hexagonal, HexagonalTorus, Neighborhood, Plane, Torus
 
 SQUARE = Plane((2, 2))
 matrix = jax.jit(topology.matrix, static_argnums=0)
@@ -75,6 +75,8 @@ def test_radius_1_5_reaches_diagonal_neighbors(grid, neighbors):
         *[(Torus((4, 5)), kernel, {}) for kernel in ("hard", "gaussian", "exponential")],
         *[(Torus((7,)), kernel, {}) for kernel in ("hard", "gaussian")],
         *[(Hexagonal((4, 5)), kernel, {}) for kernel in ("hard", "gaussian", "exponential")],
+        *[(Cylinder((4, 5)), kernel, {}) for kernel in ("hard", "gaussian")],
+        (HexagonalTorus((4, 5)), "hard", {}),
     ],
 )
 def test_spread_multiplies_by_the_matrix(grid, kernel, fields):
@@ -111,6 +113,27 @@ def test_torus_wraps_around():
     assert Plane((3, 5)).shift(jnp.array([4, 14]), 1).tolist() == [9, 14]
 
 
+def test_cylinder_wraps_along_rows_only():
+    grid = Cylinder((3, 5))
+    assert grid.distance(0, 4) == 1
+    assert grid.distance(0, 10) == 2
+    assert set(grid.neighbors(1.5)[0][:, 0].tolist()) == {0, 1, 4, 5, 6, 9}
+    assert grid.shift(jnp.array([4, 14]), 1).tolist() == [5, 10]
+    assert grid.between(4, 6, 0.5) == 0
+    np.testing.assert_array_equal(Cylinder((5,)).distances(), Torus((5,)).distances())
+
+
+def test_hexagonal_torus_looks_the_same_from_every_node():
+    grid = HexagonalTorus((4, 5))
+    codes, are_neighbors = grid.neighbors(1.1)
+    assert are_neighbors.all() and len(codes) == 6
+    assert set(codes[:, 0].tolist()) == {1, 4, 5, 9, 15, 19}
+    assert set(codes[:, 19].tolist()) == {14, 18, 10, 15, 4, 0}  # row 3 is shifted to the right
+    np.testing.assert_allclose(np.sort(grid.distances(), axis=1), np.sort(grid.distances(), axis=1)[:1].repeat(20, 0))
+    with pytest.raises(InputError, match=r"grid_shape is \(3, 4\); a hexagonal torus must have an even number of rows"):
+        HexagonalTorus((3, 4))
+
+
 def test_neighbor_counts_once_on_a_tiny_torus():
     _, are_neighbors = Torus((2, 2)).neighbors(1.5)
     assert are_neighbors.sum(axis=0).tolist() == [3, 3, 3, 3]
@@ -125,7 +148,13 @@ def test_hexagon_has_six_neighbors():
     assert are_neighbors.sum(axis=0)[0] == 2  # the corner: one to the right, one below
 
 
-@pytest.mark.parametrize("grid", [Plane((4, 6)), Torus((3, 6)), Hexagonal((5, 4)), Plane((3, 3, 3)), Torus((2, 5))])
+@pytest.mark.parametrize(
+    "grid",
+    [
+        *(Plane((4, 6)), Torus((3, 6)), Hexagonal((5, 4)), Plane((3, 3, 3)), Torus((2, 5))),
+        *(Cylinder((3, 6)), Cylinder((2, 2, 3)), HexagonalTorus((4, 5)), HexagonalTorus((2, 3))),
+    ],
+)
 def test_neighbors_are_the_nodes_at_a_distance_below_the_radius(grid):
     """Candidates, which are fewer than all nodes, leave none out."""
     distances = np.array(grid.distances())

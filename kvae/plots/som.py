@@ -207,7 +207,7 @@ def clusters(som: "kvae.SOM", n_clusters: int, ax: "Axes | None" = None) -> "Fig
 def trajectory(som: "kvae.SOM", X: Data, ax: "Axes | None" = None) -> "Figure":
     """Draws consecutive rows, such as a time series, as a path over the map, from dark to bright.
 
-    On a torus, a step across the border leaves on one side and enters on the opposite side.
+    On a grid that wraps, a step across the border leaves on one side and enters on the opposite side.
 
     Args:
       som, ax: as in `u_matrix`.
@@ -230,9 +230,9 @@ def trajectory(som: "kvae.SOM", X: Data, ax: "Axes | None" = None) -> "Figure":
     with map_axes(som, ax) as ax:
         points = node_positions(som)[som.predict_nodes(X)]
         steps, starts = np.diff(points, axis=0), points[:-1]
-        if som.grid_.border:
-            period = np.array(som.grid_.shape if len(som.grid_.shape) == 2 else (1, *som.grid_.shape))
-            steps -= period * np.round(steps / period)
+        periods = np.append(np.inf, som.grid_.periods)[-2:]  # a line is drawn as a single row
+        wraps = np.isfinite(periods)
+        steps[:, wraps] -= periods[wraps] * np.round(steps[:, wraps] / periods[wraps])
         # Draw each step from its start and to its end. The two lines differ only for steps across the border.
         lines = np.concatenate([np.stack([starts, starts + steps], 1), np.stack([points[1:] - steps, points[1:]], 1)])
         draw_nodes(som, ax, np.full((som.grid_.size, 3), 0.95))

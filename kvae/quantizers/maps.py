@@ -137,7 +137,8 @@ class KohonenVQ(MapVQ):
         max(lowest_width, initial_width / sqrt(1 + t tau)), without the root for the exponential kernel.
       radius: reach of the hard neighbourhood, in nodes; 1.5 includes the diagonal neighbours on a plane.
       commitment_weight: lambda, the weight of the commitment loss.
-      topology: the grid, a name in `kvae.GRIDS`: "plane", "torus" or "hexagonal".
+      topology: the grid, a name in `kvae.GRIDS`: "plane", "torus", "cylinder" (left and right edges are
+        connected), "hexagonal" or "hexagonal_torus".
       initial_width: width of the neighbourhood before the first update, in nodes; None uses the kernel's default. The
         paper uses 1.
       lowest_width: lower bound of the width, in nodes; None uses the kernel's default. The paper uses 0.
