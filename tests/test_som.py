@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.sparse
 from sklearn.base import clone
 from sklearn.cluster import KMeans
 from sklearn.exceptions import NotFittedError
@@ -47,7 +46,7 @@ def test_without_neighbours_map_equals_k_means(dtype):
 
 @pytest.mark.parametrize("topology", kvae.GRIDS)
 def test_epoch_equals_equations_19_to_21(topology):
-    som = kvae.SOM((3, 4), topology=topology, init=START, n_epochs=1, initial_width=2.0).fit(DATA.astype(float))
+    som = kvae.SOM((4, 3), topology=topology, init=START, n_epochs=1, initial_width=2.0).fit(DATA.astype(float))
     members = np.argmin(np.sum((DATA[:, None] - START) ** 2, axis=-1), axis=1)
     A = np.exp(-(np.asarray(som.grid_.distances(), float)[:, members] ** 2) / 4)
     np.testing.assert_allclose(som.cluster_centers_, A @ DATA / A.sum(axis=1, keepdims=True), rtol=1e-5, atol=1e-6)
@@ -229,7 +228,7 @@ def test_widths_are_compared_on_held_out_rows(monkeypatch):
         (dict(grid_shape=(0, 3)), DATA, r"grid_shape is \(0, 3\); it must be"),
         (dict(topology="toros"), DATA, "topology is 'toros'; did you mean 'torus'"),
         (dict(neighborhood="gausian"), DATA, "neighborhood is 'gausian'; did you mean 'gaussian'"),
-        (dict(metric="manhattan"), DATA, "metric is 'manhattan'; it must be one of euclidean, cosine"),
+        (dict(metric="manhatan"), DATA, "metric is 'manhatan'; did you mean 'manhattan'"),
         (dict(n_clusters=101), DATA, "n_clusters is 101; it must be at most the number of nodes, 100"),
         (dict(init="pcs"), DATA, "init is 'pcs'; did you mean 'pca'"),
         (dict(init=START[:5]), DATA, r"init has the shape \(5, 5\).*must be \(100, 5\)"),
@@ -246,9 +245,7 @@ def test_bad_parameters_and_data_are_rejected(options, X, message):
     assert "\n" not in str(raised.value) or not isinstance(raised.value, InputError)
 
 
-def test_bad_weights_and_sparse_matrices_are_rejected():
-    with pytest.raises(TypeError, match="Sparse data was passed"):
-        kvae.SOM().fit(scipy.sparse.csr_array(DATA))
+def test_bad_weights_are_rejected():
     with pytest.raises(ValueError, match="at least one non-zero number"):
         kvae.SOM().fit(DATA, sample_weight=np.zeros(200))
     with pytest.raises(ValueError, match="Negative values"):

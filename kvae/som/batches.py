@@ -5,14 +5,16 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 
 from kvae.core.errors import InputError, short_repr
+from kvae.som.sources import as_table
 
 
 def is_batches(X: Any) -> bool:
     """True if X is an iterable of batches, rather than an array or a list that scikit-learn converts to an array."""
     if isinstance(X, (list, tuple)):
-        return len(X) > 0 and getattr(_first_element(X[0]), "ndim", 0) == 2
+        return len(X) > 0 and _axes(_first_element(X[0])) == 2
     return (
         isinstance(X, Iterable)
         and not isinstance(X, (str, bytes))
@@ -40,11 +42,12 @@ class Batches:
         iterator = _start(X)
         if iterator is X:
             raise InputError("X is an iterator and can be read only once; pass a list of batches or a data loader")
+        batches = _non_empty(iterator)
         try:
-            self.first = _as_array(next(iterator))
+            self.first = next(batches)
         except StopIteration:
             raise InputError("X is an iterable of 0 batches; it must have at least one") from None
-        self._started: Iterator | None = itertools.chain([self.first], iterator)
+        self._started: Iterator | None = itertools.chain([self.first], batches)
 
     def read(self, validated: Callable[[Any], np.ndarray]) -> Iterator[np.ndarray]:
         """Yields the validated batches of a pass. Exceptions from the iterable pass through unchanged.
@@ -55,12 +58,12 @@ class Batches:
         Raises:
           InputError: the pass has more or fewer rows than the first, or a batch is not an array [n, d].
         """
-        batches, self._started = self._started or _start(self._X), None
+        batches, self._started = self._started or _non_empty(_start(self._X)), None
         digests: list[int] = []
         rows = 0
         for batch in batches:
-            batch = validated(_as_array(batch))
-            rows += len(batch)
+            batch = validated(batch)
+            rows += batch.shape[0]
             digests.append(_digest(batch))
             self._compare(digests)
             yield batch
@@ -90,9 +93,14 @@ def _start(X: Iterable) -> Iterator:
         ) from error
 
 
+def _non_empty(batches: Iterator) -> Iterator:
+    """Yields the batches as arrays, without those of 0 rows."""
+    return (batch for batch in map(_as_array, batches) if batch.shape[0] > 0)
+
+
 def _first_element(batch: Any) -> Any:
     """Returns the rows of a batch (rows, labels, ...), or the batch itself if it is not such a tuple."""
-    if isinstance(batch, (tuple, list)) and len(batch) > 0 and getattr(batch[0], "ndim", 0) == 2:
+    if isinstance(batch, (tuple, list)) and len(batch) > 0 and _axes(batch[0]) == 2:
         return batch[0]
     return batch
 
@@ -103,16 +111,22 @@ def _as_array(batch: Any) -> Any:
     Raises:
       InputError: the batch cannot be an array [n, d].
     """
-    batch = _first_element(batch)
+    batch = as_table(_first_element(batch))
     if isinstance(batch, (tuple, list)):
         batch = np.asarray(batch)
-    if getattr(batch, "ndim", 0) != 2:
+    if _axes(batch) != 2:
         shape = f" with the shape {tuple(batch.shape)}" if hasattr(batch, "shape") else f", {short_repr(batch)}"
         kind = f"{type(batch).__name__}{shape}"
         raise InputError(f"a batch of X is a {kind}; it must be an array [n, d], or a tuple that starts with one")
     return batch
 
 
+def _axes(batch: Any) -> int:
+    return len(getattr(batch, "shape", ()))
+
+
 def _digest(batch: np.ndarray) -> int:
     """Returns a hash of a batch's length and of up to 16 of its rows."""
-    return hash((len(batch), np.ascontiguousarray(batch[:: -(-len(batch) // 16)]).tobytes()))
+    few = batch[:: -(-batch.shape[0] // 16)]
+    parts = (few.data, few.indices, few.indptr) if scipy.sparse.issparse(few) else (np.ascontiguousarray(few),)
+    return hash((batch.shape[0], *(part.tobytes() for part in parts)))

@@ -7,7 +7,7 @@ local devices.
 
 import functools
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,9 @@ from kvae.measures import far_apart, two_lowest
 from kvae.som.metrics import Metric
 from kvae.topology import Grid, Neighborhood
 
+if TYPE_CHECKING:
+    from kvae.som.sparse import SparseBlock
+
 CACHE_BYTES = {"cpu": 2**30}
 """Maximum size of data kept on the devices between epochs, by platform; 2^34 on accelerators."""
 
@@ -29,6 +32,14 @@ class Block(NamedTuple):
 
     vectors: jax.Array  # [n, d] float32 or float64
     weights: jax.Array  # [n], the dtype of the vectors, or bool
+
+    def sums(self, codewords: jax.Array, metric: Metric) -> "BlockSums":
+        """Returns `block_sums`."""
+        return block_sums(self, codewords, metric)
+
+    def assignments(self, codewords: jax.Array, grid: Grid, metric: Metric) -> "Assignments":
+        """Returns `assign`."""
+        return assign(self, codewords, grid, metric)
 
 
 class BlockSums(NamedTuple):
@@ -103,11 +114,11 @@ def block_sums(block: Block, codewords: jax.Array, metric: Metric) -> BlockSums:
     return BlockSums(statistics, error, jnp.sum(block.weights, dtype=error.dtype))
 
 
-def sum_blocks(blocks: Iterable[tuple[Block, int]], codewords: jax.Array, metric: Metric) -> BlockSums:
+def sum_blocks(blocks: Iterable[tuple["Block | SparseBlock", int]], codewords: jax.Array, metric: Metric) -> BlockSums:
     """Adds the `block_sums` of all blocks. A block is read while the devices process the previous one.
 
     Args:
-      blocks: blocks, each with its number of rows without padding.
+      blocks: blocks, dense or sparse, each with its number of rows without padding.
       codewords: float [K, d].
       metric: metric of the map.
 
@@ -116,7 +127,7 @@ def sum_blocks(blocks: Iterable[tuple[Block, int]], codewords: jax.Array, metric
     """
     total = previous = None
     for block, _ in blocks:
-        sums = block_sums(block, codewords, metric)
+        sums = block.sums(codewords, metric)
         total = sums if total is None else jax.tree.map(jnp.add, total, sums)
         jax.block_until_ready(previous)  # keeps at most two blocks in memory
         previous = sums
@@ -134,7 +145,7 @@ def update_codewords(
       neighborhood: grid and kernel.
       width: width of the kernel in nodes, float32 [].
       codewords: codewords before the update, float [K, d].
-      metric: metric of the map; for cosine the means are scaled to length 1.
+      metric: metric of the map; for cosine and correlation the means are scaled to length 1.
 
     Returns:
       The new codewords, float [K, d], and the mean distance of the rows from the old ones, float [].
@@ -166,12 +177,12 @@ def assign(block: Block, codewords: jax.Array, grid: Grid, metric: Metric) -> As
 
 
 def assign_blocks(
-    blocks: Iterable[tuple[Block, int]], codewords: jax.Array, grid: Grid, metric: Metric
+    blocks: Iterable[tuple["Block | SparseBlock", int]], codewords: jax.Array, grid: Grid, metric: Metric
 ) -> tuple[np.ndarray, float, float]:
     """Assigns all rows to their nearest codewords.
 
     Args:
-      blocks: blocks, each with its number of rows without padding.
+      blocks: blocks, dense or sparse, each with its number of rows without padding.
       codewords: float [K, d].
       grid: grid with K nodes.
       metric: metric of the map.
@@ -181,7 +192,7 @@ def assign_blocks(
     """
     codes, sums = [], []
     for block, count in blocks:
-        assignments = assign(block, codewords, grid, metric)
+        assignments = block.assignments(codewords, grid, metric)
         codes.append(np.asarray(assignments.codes)[:count])
         sums.append(assignments[1:])
     error, disordered, weight = np.sum(sums, axis=0)

@@ -2,21 +2,28 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import warnings
 from collections.abc import Iterator
 
 import jax
 import numpy as np
-from sklearn.preprocessing import normalize
+import scipy.sparse
 
 from kvae.core.errors import InputError
+from kvae.som import csr
 from kvae.som.blocks import Block, replicate, to_devices
+from kvae.som.metrics import METRICS
 from kvae.som.missing import refuse_unknown_rows
 from kvae.som.rows import RowReader
+from kvae.som.sparse import SparseBlock
 
 LARGEST_NORM = 2.0**60
 """Maximum length of a vector in these coordinates. Its square, and sums of squares, stay far below float32's limit."""
+
+BLOCK_ROWS = 1024
+"""Number of rows in a block of distances, small enough for the block to stay in the processor's cache."""
 
 OFFSET_STEP = 4
 """Offsets are multiples of this number in these coordinates, so they have few digits and can be subtracted exactly."""
@@ -29,15 +36,15 @@ class Coordinates:
     Squared distances in float32 can overflow or underflow, and they lose precision far from the origin. Rows and
     centres are therefore divided by a power of two near the sample's spread, and an offset near the sample's median is
     subtracted. Both steps are exact for numbers with few digits, such as small integers, so a row at equal distance
-    from two centres stays so. Under the cosine metric, rows and centres are scaled to length 1 instead.
+    from two centres stays so. Under metrics that compare directions only, rows and centres are scaled to length 1
+    instead.
 
     Attributes:
-      offset: integers, float [d], subtracted after the division; 0 under the cosine metric.
-      exponent: rows are divided by 2^exponent; 0 under the cosine metric.
+      offset: integers, float [d], subtracted after the division; 0 under metrics of directions.
+      exponent: rows are divided by 2^exponent; 0 under metrics of directions.
       weight_exponent: weights of rows are divided by 2^weight_exponent.
-      metric: "euclidean" or "cosine".
-      feature_weights: weights of the squared differences, float64 [d]; None for 1. Features are multiplied by the
-        square roots of their weights, divided by the largest root.
+      metric: a name in `kvae.som.metrics.METRICS`.
+      feature_weights: weights of the squared or absolute differences, float64 [d]; None for 1.
     """
 
     offset: np.ndarray
@@ -52,34 +59,52 @@ class Coordinates:
     ) -> "Coordinates":
         """Returns the coordinates for a sample [n, d] with weights [n], not all 0."""
         weight_exponent = _exponent(np.max(weights))
-        if metric == "cosine":
-            return cls(np.zeros_like(vectors[0]), 0, weight_exponent, metric, feature_weights)
-        if feature_weights is not None:
-            vectors = vectors * _roots(feature_weights, vectors.dtype)
-        center, spread = _center_and_spread(vectors, weights)
+        plain = cls(np.zeros(vectors.shape[1], vectors.dtype), 0, weight_exponent, metric, feature_weights)
+        if METRICS[metric].directions is not None:
+            return plain
+        vectors = plain.scaled(vectors)
+        if scipy.sparse.issparse(vectors):  # an offset would fill in the zeros
+            center, radii = plain.offset, csr.row_maxima(vectors)
+            spread, half_reach = _typical_radius(radii, weights, radii > 0), 0.5 * float(radii.max())
+        else:
+            center, spread = _center_and_spread(vectors, weights)
+            half_reach = float(np.abs(0.5 * vectors - 0.5 * center).max())
         # Leave room for rows that deviate a little more than the sample.
-        lowest = float(np.abs(0.5 * vectors - 0.5 * center).max()) * (16 / _largest_value(vectors.shape[1]))
+        lowest = half_reach * (16 / _largest_value(vectors.shape[1]))
         if spread < lowest:
             warnings.warn(
-                f"X contains values up to {np.abs(vectors).max():.3g}, but many rows differ by only {spread:.1g} and "
+                f"X contains values up to {abs(vectors).max():.3g}, but many rows differ by only {spread:.1g} and "
                 "will share a node; remove fill values and outliers, or take logarithms",
                 UserWarning,
                 stacklevel=4,
             )
         exponent = _exponent(max(spread, lowest) or float(np.abs(center).max()) or 1.0)
         offset = OFFSET_STEP * np.rint(np.ldexp(center, -exponent) / OFFSET_STEP)
-        return cls(offset.astype(vectors.dtype), exponent, weight_exponent, metric, feature_weights)
+        return dataclasses.replace(plain, offset=offset.astype(vectors.dtype), exponent=exponent)
+
+    @property
+    def factors(self) -> np.ndarray:
+        """Factor of each feature, float64 [d], at most 1: a power of its weight."""
+        if self.feature_weights is None:
+            return np.ones(len(self.offset))
+        return (self.feature_weights / self.feature_weights.max()) ** METRICS[self.metric].weight_power
 
     def scaled(self, vectors: np.ndarray) -> np.ndarray:
-        """Returns vectors [n, d] in these coordinates before the offset is subtracted."""
+        """Returns vectors [n, d], dense or CSR, in these coordinates before the offset is subtracted."""
+        factors, to_directions = self.factors.astype(vectors.dtype), METRICS[self.metric].directions
+        if scipy.sparse.issparse(vectors):
+            vectors = csr.scaled(vectors, factors, self.exponent)
+            return vectors if to_directions is None else csr.directions(vectors)
         if self.feature_weights is not None:
-            vectors = vectors * _roots(self.feature_weights, vectors.dtype)
-        return _directions(vectors) if self.metric == "cosine" else _times_power(vectors, -self.exponent)
+            vectors = vectors * factors
+        if to_directions is not None:
+            return to_directions(vectors, factors)
+        return _times_power(vectors, -self.exponent)
 
     def unscaled(self, vectors: np.ndarray) -> np.ndarray:
-        """Inverts `scaled`, except for lengths under the cosine metric."""
+        """Inverts `scaled`, except for lengths and means under metrics of directions."""
         if self.feature_weights is not None:
-            vectors = vectors / _roots(self.feature_weights, vectors.dtype)
+            vectors = vectors / self.factors.astype(vectors.dtype)
         return _times_power(vectors, self.exponent)
 
     def scaled_weights(self, weights: np.ndarray) -> np.ndarray:
@@ -88,9 +113,35 @@ class Coordinates:
 
     def distance(self, distance: float) -> float:
         """Converts a distance in these coordinates to the units of the data."""
-        is_scaled = self.feature_weights is not None and self.metric != "cosine"
-        largest_root = math.sqrt(self.feature_weights.max()) if is_scaled else 1.0
-        return float(_times_power(np.float64(distance) * largest_root, self.exponent))
+        metric, distance = METRICS[self.metric], np.float64(distance)
+        if self.feature_weights is not None and metric.directions is None:
+            distance *= self.feature_weights.max() ** metric.weight_power
+        return float(_times_power(distance, self.exponent))
+
+    def distances(self, vectors: np.ndarray, centers: np.ndarray) -> np.ndarray:
+        """Returns the distance of every row from every centre in the units of the data.
+
+        Distances are computed in float64 in blocks of rows, and stored in the dtype of the rows.
+
+        Args:
+          vectors: rows, float [n, d], dense or CSR; NaN marks a missing value.
+          centers: float [K, d].
+
+        Returns:
+          Distances [n, K] in the dtype of the rows.
+        """
+        distances = np.empty((vectors.shape[0], len(centers)), vectors.dtype)
+        between, centers = METRICS[self.metric].between, self.scaled(centers.astype(np.float64))
+        if scipy.sparse.issparse(vectors):
+            from_products = METRICS[self.metric].from_products
+            between, centers = functools.partial(csr.distances, from_products), np.ascontiguousarray(centers.T)
+        unit = self.distance(1.0)
+        for start in range(0, len(distances), BLOCK_ROWS):
+            rows = slice(start, start + BLOCK_ROWS)
+            block = between(self.scaled(vectors[rows].astype(np.float64)), centers)
+            with np.errstate(over="ignore", under="ignore"):  # a distance too large for the dtype becomes infinite
+                np.multiply(block, unit, out=distances[rows], casting="same_kind")
+        return distances
 
     def vectors(self, name: str, vectors: np.ndarray) -> np.ndarray:
         """Returns vectors [n, d] in these coordinates, in a new array.
@@ -104,14 +155,24 @@ class Coordinates:
         """
         dtype = self.offset.dtype
         results = self.scaled(vectors.astype(np.promote_types(vectors.dtype, dtype), copy=False)) - self.offset
-        highest, lowest = (extreme.reduce(results, axis=None) for extreme in (np.fmax, np.fmin))  # pass over NaN
+        self._refuse_overflow(name, results, vectors)
+        return results.astype(dtype, copy=False)
+
+    def sparse_vectors(self, vectors: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
+        """Returns rows [n, d] in these coordinates before the offset is subtracted; raises as `vectors` does."""
+        results = self.scaled(vectors.astype(np.promote_types(vectors.dtype, self.offset.dtype)))
+        self._refuse_overflow("X", results.data, vectors.data)
+        return results.astype(self.offset.dtype)
+
+    def _refuse_overflow(self, name: str, results: np.ndarray, values: np.ndarray) -> None:
+        """Raises InputError unless `results`, which are `values` in these coordinates, have squares in range."""
+        highest, lowest = (extreme.reduce(results, axis=None, initial=0) for extreme in (np.fmax, np.fmin))  # skip NaN
         if not max(highest, -lowest) <= _largest_value(len(self.offset)):
-            value = vectors.flat[np.nanargmax(np.abs(results))]
+            value = values.flat[np.nanargmax(np.abs(results))]
             raise InputError(
                 f"{name} has the value {value:.3g}, but the first sample has a spread of {self.distance(1):.1g}, so "
                 "distances would overflow; remove fill values and outliers, or take logarithms"
             )
-        return results.astype(dtype, copy=False)
 
     def codewords(self, centers: np.ndarray, name: str = "cluster_centers_") -> jax.Array:
         """Returns centres [K, d] in these coordinates on every device; raises the same errors as `vectors`."""
@@ -121,7 +182,7 @@ class Coordinates:
         """Inverts `codewords`."""
         return self.unscaled(np.asarray(codewords) + self.offset)
 
-    def blocks(self, rows: RowReader) -> Iterator[tuple[Block, int]]:
+    def blocks(self, rows: RowReader) -> Iterator[tuple[Block | SparseBlock, int]]:
         """Yields blocks of rows in these coordinates, each with its number of rows without padding.
 
         Raises:
@@ -129,15 +190,20 @@ class Coordinates:
         """
         first = 0
         for vectors, weights in rows.read():
-            refuse_unknown_rows(vectors, first)
-            first += len(vectors)
+            is_sparse = scipy.sparse.issparse(vectors)
+            if not is_sparse:
+                refuse_unknown_rows(vectors, first)
+            first += len(weights)
             scaled = self.scaled_weights(weights)
             if not scaled.max() <= LARGEST_NORM:
                 raise InputError(
                     f"sample_weight has the value {weights.max():.3g}, but the first sample has weights of at "
                     f"most {2.0 ** (self.weight_exponent + 1):.1g}, so sums would overflow; scale the weights"
                 )
-            yield to_devices(self.vectors("X", vectors), scaled), len(vectors)
+            if is_sparse:
+                yield SparseBlock(self.sparse_vectors(vectors), scaled, self.offset), len(weights)
+            else:
+                yield to_devices(self.vectors("X", vectors), scaled), len(weights)
 
     def precision(self) -> contextlib.AbstractContextManager[None]:
         """Returns a context in which float64 data are summed in float64. Nearest codes are always found in float32."""
@@ -159,9 +225,14 @@ def _center_and_spread(vectors: np.ndarray, weights: np.ndarray) -> tuple[np.nda
         radii = 2.0 * np.abs(0.5 * few - 0.5 * center).max(axis=1).astype(np.float64)
         differs = radii > 8 * np.finfo(few.dtype).eps * float(np.abs(center).max())
         if np.any(differs):
-            candidates.append((_quartile(radii[differs, None], weights[differs], 1)[0], center))
+            candidates.append((_typical_radius(radii, weights, differs), center))
     spread, center = min(candidates, key=lambda candidate: candidate[0], default=(0.0, few[0]))
     return center, float(spread)
+
+
+def _typical_radius(radii: np.ndarray, weights: np.ndarray, mask: np.ndarray) -> float:
+    """Returns the first quartile of the radii [n], with weights [n], of the rows in the mask; 0 if it is empty."""
+    return float(_quartile(radii[mask, None], weights[mask], 1)[0]) if np.any(mask) else 0.0
 
 
 def _quartile(values: np.ndarray, weights: np.ndarray, quartile: int) -> np.ndarray:
@@ -170,11 +241,6 @@ def _quartile(values: np.ndarray, weights: np.ndarray, quartile: int) -> np.ndar
     sums = np.cumsum(weights[order] / np.max(weights), axis=0, dtype=np.float64)
     row = np.argmax(sums > 0.25 * quartile * sums[-1], axis=0)
     return np.take_along_axis(values, np.take_along_axis(order, row[None], axis=0), axis=0)[0]
-
-
-def _roots(feature_weights: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Returns the factor that multiplies each feature, [d], at most 1."""
-    return np.sqrt(feature_weights / feature_weights.max()).astype(dtype)
 
 
 def _exponent(value: float) -> int:
@@ -190,9 +256,3 @@ def _times_power(values: np.ndarray, exponent: int) -> np.ndarray:
 
 def _largest_value(dimension: int) -> float:
     return LARGEST_NORM / math.sqrt(dimension)
-
-
-def _directions(vectors: np.ndarray) -> np.ndarray:
-    """Returns vectors [n, d] of any length scaled to length 1; the zero vector stays 0."""
-    largest = np.abs(vectors).max(axis=1, keepdims=True)
-    return normalize(_times_power(vectors, -np.frexp(largest)[1]))

@@ -3,13 +3,15 @@
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import ArrayLike
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from kvae.core.errors import InputError
 from kvae.som.clustering import ward_clusters
-from kvae.som.distances import center_distances
 from kvae.som.learning import MapLearner
+from kvae.som.metrics import SPARSE_METRICS
 from kvae.som.missing import refuse_unknown_rows
 from kvae.som.parameters import validate_parameters
 from kvae.som.rows import Data, open_rows, validated_rows
@@ -31,10 +33,12 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, MapLe
 
     Features are not scaled: scale them first, for example with `make_pipeline(StandardScaler(), SOM())`.
 
-    `X` may be an array [n, d], a data frame or a memory-mapped array, which is read in batches. Except in `transform`
-    it may also be an iterable of batches, such as a list of arrays or a data loader. If a batch is a tuple, such as
-    (rows, labels), its first element is used. `fit` reads the first batches for its sample, then all of them once for
-    each epoch and once for `labels_`. The sums are exact for any split into batches.
+    `X` may be an array [n, d] or a data frame, and with the metrics "euclidean" and "cosine" a sparse matrix, whose
+    zeros are not filled in. Except in `transform` it may also be read block by block: a memory-mapped array, an array
+    of dask, zarr or h5py, an Arrow table or data set, a Parquet file, a lazy frame, or an iterable of batches, such as
+    a list of arrays or a data loader. If a batch is a tuple, such as (rows, labels), its first element is used. `fit`
+    reads the first batches of an iterable for its sample, then all of them once for each epoch and once for `labels_`.
+    The sums are exact for any split into batches.
 
     An epoch takes O(n K d) time, plus O(K^2 d) for the neighbourhood (less for "hard", and for "gaussian" on a plane
     or torus). Working memory is O(batch_size d + K d) on the devices, plus O(K^2) if the neighbourhood needs its
@@ -44,7 +48,8 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, MapLe
       grid_shape: number of nodes along each axis of the grid; K is their product.
       n_clusters: number of groups into which Ward's method merges the nodes. `labels_` and `predict` then give groups;
         with None, they give nodes.
-      topology: "plane", "torus", "hexagonal", or a name added to `kvae.GRIDS`.
+      topology: "plane", "torus", "cylinder" (left and right edges are connected), "hexagonal", "hexagonal_torus", or a
+        name added to `kvae.GRIDS`.
       neighborhood: weight of a node at distance D on the grid, for a width w: "gaussian", exp(-D^2 / w^2);
         "exponential", exp(-D / w); "hard", min(1, w^2) where D < 1.5; "none", 0; or a name added to
         `kvae.NEIGHBORHOODS`. The node itself has weight 1. A Gaussian has sigma = w / sqrt(2).
@@ -53,9 +58,12 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, MapLe
       final_width: width in nodes in the last epoch. A larger width gives more order but a larger quantisation error.
       init: "pca" (on the plane of the first principal components of a sample), "random" (at rows of a sample), or
         an array of initial centres [K, d].
-      metric: "euclidean", or "cosine", which scales rows and centres to length 1.
-      feature_weights: weight of each feature in squared distances, [d], from 1e-6 to 1e6, such as 1 / m for each
-        feature of a group of m; None for 1.
+      metric: "euclidean"; "cosine", which scales rows and centres to length 1; "correlation", which first subtracts
+        from each row the mean of its features; or "manhattan", the sum of absolute differences. Centres are means under
+        every metric. Under "manhattan", where medians would minimise the distances, only the search for the nearest
+        centre uses the metric.
+      feature_weights: weight of each feature in squared distances (in absolute differences for "manhattan"), [d], from
+        1e-6 to 1e6, such as 1 / m for each feature of a group of m; None for 1.
       missing: "error", or "ignore": a NaN in X is a missing value, distances are computed over the known features and
         scaled by sqrt(d / known), and centres are means of the known values. Needs the metric "euclidean".
       batch_size: number of rows processed at once; None for about 2^24 values.
@@ -207,8 +215,9 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, MapLe
         """
         check_is_fitted(self)
         vectors = validated_rows(self, X)
-        refuse_unknown_rows(vectors)
-        return center_distances(vectors, self.cluster_centers_, self._coordinates)
+        if not scipy.sparse.issparse(vectors):
+            refuse_unknown_rows(vectors)
+        return self._coordinates.distances(vectors, self.cluster_centers_)
 
     def impute(self, X: ArrayLike) -> np.ndarray:
         """Returns the rows with their missing values filled from their nearest centres. Needs `missing="ignore"`.
@@ -221,7 +230,7 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, MapLe
 
         Raises:
           NotFittedError: the map is not fitted. ValueError: scikit-learn rejects X. InputError: a row has no known
-          value, or X has NaN and `missing` is "error".
+          value, X has NaN and `missing` is "error", or X is sparse.
 
         Example:
           >>> import numpy as np, kvae
@@ -231,6 +240,8 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, MapLe
           [0.1, 0.0]
         """
         vectors = validated_rows(self, X)
+        if scipy.sparse.issparse(vectors):
+            raise InputError("X is sparse; its zeros are known values, so impute has nothing to fill")
         return np.where(np.isnan(vectors), self.cluster_centers_[self.predict_nodes(X)], vectors)
 
     def score(self, X: Data, y: None = None, sample_weight: ArrayLike | None = None) -> float:
@@ -275,4 +286,5 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, MapLe
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         tags.input_tags.allow_nan = self.missing == "ignore"
+        tags.input_tags.sparse = self.missing == "error" and self.metric in SPARSE_METRICS
         return tags

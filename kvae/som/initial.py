@@ -3,11 +3,14 @@
 from collections.abc import Callable
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import ArrayLike
 from sklearn.utils import check_array
 
 from kvae.core.errors import InputError, choose
+from kvae.som import csr
 from kvae.som.coordinates import Coordinates
+from kvae.som.metrics import METRICS
 from kvae.som.rows import refuse_huge_integers
 from kvae.topology import Grid
 
@@ -21,22 +24,14 @@ def principal_plane(vectors: np.ndarray, weights: np.ndarray, grid: Grid) -> np.
     A line uses one component, a cube three, and so on.
 
     Args:
-      vectors: float [n, d].
+      vectors: float [n, d], dense or CSR.
       weights: float [n], at least 0.
       grid: grid with K nodes; its longest axis follows the first component.
 
     Returns:
       Codewords [K, d] in the dtype of `vectors`.
     """
-    share = weights / np.sum(weights)
-    mean = share @ vectors
-    rows = np.sqrt(share)[:, None] * (vectors - mean)
-    # Compute the deviations along the components, [components, d], from the smaller of two matrices.
-    if rows.shape[1] > rows.shape[0]:
-        deviations = np.linalg.eigh(rows @ rows.T)[1].T @ rows
-    else:
-        values, components = np.linalg.eigh(rows.T @ rows)
-        deviations = np.sqrt(np.maximum(values, 0))[:, None] * components.T
+    mean, deviations = _principal_deviations(vectors, weights / np.sum(weights), len(grid.shape))
     # The sign of a component is arbitrary. Make its largest entry positive.
     deviations *= np.sign(np.take_along_axis(deviations, np.abs(deviations).argmax(axis=1)[:, None], axis=1))
     codewords = np.tile(mean, (grid.size, 1))
@@ -45,6 +40,19 @@ def principal_plane(vectors: np.ndarray, weights: np.ndarray, grid: Grid) -> np.
         points = grid.points[:, axis] - grid.points[:, axis].mean()
         codewords += np.outer(2 * points / max(np.abs(points).max(), 1e-30), deviation)
     return codewords.astype(vectors.dtype)
+
+
+def _principal_deviations(vectors: np.ndarray, shares: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the mean [d] and the deviations along the components in ascending order, [components, d]."""
+    if scipy.sparse.issparse(vectors):
+        return csr.principal_deviations(vectors, shares, count)
+    mean = shares @ vectors
+    rows = np.sqrt(shares)[:, None] * (vectors - mean)
+    # Compute the deviations from the smaller of two matrices.
+    if rows.shape[1] > rows.shape[0]:
+        return mean, np.linalg.eigh(rows @ rows.T)[1].T @ rows
+    values, components = np.linalg.eigh(rows.T @ rows)
+    return mean, np.sqrt(np.maximum(values, 0))[:, None] * components.T
 
 
 def random_rows(vectors: np.ndarray, weights: np.ndarray, grid: Grid, random: np.random.RandomState) -> np.ndarray:
@@ -60,7 +68,8 @@ def random_rows(vectors: np.ndarray, weights: np.ndarray, grid: Grid, random: np
       Codewords [K, d] in the dtype of `vectors`.
     """
     is_short = np.count_nonzero(weights) < grid.size
-    return vectors[random.choice(len(vectors), grid.size, replace=is_short, p=weights / weights.sum())]
+    rows = vectors[random.choice(len(weights), grid.size, replace=is_short, p=weights / weights.sum())]
+    return rows.toarray() if scipy.sparse.issparse(rows) else rows
 
 
 INITIALIZERS: dict[str, Callable[[np.ndarray, np.ndarray, Grid, np.random.RandomState], np.ndarray]] = {
@@ -89,7 +98,7 @@ def initial_centers(
       coordinates: coordinates of the map.
 
     Returns:
-      Centres [K, d] in the dtype of `vectors`, scaled to length 1 under the cosine metric.
+      Centres [K, d] in the dtype of `vectors`, scaled to length 1 under metrics that compare directions only.
 
     Raises:
       InputError: the name is unknown, or the centres have the wrong shape or are out of range.
@@ -108,4 +117,5 @@ def initial_centers(
         with refuse_huge_integers("init"):
             centers = check_array(array, dtype=vectors.dtype, copy=True, input_name="init")
     coordinates.codewords(centers, "init")
-    return coordinates.unscaled(coordinates.scaled(centers)) if coordinates.metric == "cosine" else centers
+    is_angular = METRICS[coordinates.metric].directions is not None
+    return coordinates.unscaled(coordinates.scaled(centers)) if is_angular else centers

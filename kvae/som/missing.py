@@ -1,6 +1,7 @@
 """Finds and fills missing values in rows on the host; NaN marks a missing value."""
 
 import numpy as np
+import scipy.sparse
 
 from kvae.core.errors import InputError
 
@@ -30,10 +31,13 @@ def refuse_unknown_features(counts: np.ndarray) -> None:
 
 
 def fill_by_means(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Returns a sample, float [n, d], with means of the known values, weighted by [n], in place of missing values."""
-    missing = np.isnan(vectors)
-    if not missing.any():
+    """Returns a sample, float [n, d], with means of the known values, weighted by [n], in place of missing values.
+
+    Sparse rows have no missing values.
+    """
+    if scipy.sparse.issparse(vectors) or not np.isnan(vectors).any():
         return vectors
+    missing = np.isnan(vectors)
     shares = np.where(missing, 0, weights[:, None])
     largest = shares.max(axis=0)  # 0 if the sample knows no value of a feature: its mean is then 0
     shares /= np.where(largest > 0, largest, 1)

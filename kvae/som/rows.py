@@ -2,23 +2,31 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
+from sklearn.utils import get_tags
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from kvae.core.errors import InputError
+from kvae.som import csr
 from kvae.som.batches import Batches, is_batches
+from kvae.som.metrics import SPARSE_METRICS
+from kvae.som.sources import Slices, as_stream, open_slices
 
 FLOATS = (np.float64, np.float32)
 
 BATCH_ELEMENTS = 2**24
 """Default number of values in a batch."""
 
-Data = ArrayLike | Iterable[ArrayLike | tuple]
-"""An array [n, d], a data frame, a memory-mapped array, or an iterable of batches [n, d] or of tuples (batch, ...)."""
+Data = Any
+"""An array [n, d], a data frame, data that `kvae.som.sources` reads block by block, or an iterable of batches [n, d] or
+of tuples (batch, ...)."""
 
 WeightedRows = tuple[np.ndarray, np.ndarray]
 """Vectors, float [n, d], and their weights, float [n]."""
@@ -66,48 +74,94 @@ def open_rows(
       ValueError: scikit-learn rejects the data.
       InputError: X is an iterable that is empty, can be read only once, or is combined with `sample_weight`.
     """
+    slices = open_slices(X)
+    X = as_stream(X) if slices is None else X
     if is_batches(X):
         if sample_weight is not None:
             raise InputError("sample_weight cannot be combined with an iterable of batches; pass an array as X")
         return _open_batches(estimator, X, batch_size, reset)
-    is_mapped = isinstance(X, np.memmap) and X.ndim == 2 and len(X) > 0
-    if is_mapped:
-        first = validated_rows(estimator, X[:1], reset=reset)
-    else:
-        X = first = validated_rows(estimator, X, reset=reset)
-    with refuse_huge_integers("sample_weight"):
-        weights = _check_sample_weight(sample_weight, X, dtype=first.dtype, ensure_non_negative=True)
-    batch_size = batch_size or max(1, BATCH_ELEMENTS // first.shape[1])
-    batch_size = -(-len(X) // -(-len(X) // batch_size))  # batches of about equal size
+    if slices is not None:
+        first = validated_rows(estimator, slices.take(0, 1), reset=reset)
+        validated = functools.partial(validated_rows, estimator, dtype=first.dtype)
+        nbytes = slices.count * _nbytes(first) if slices.in_memory else None
+        return _open_slices(slices, validated, first, nbytes, sample_weight, batch_size)
+    rows = validated_rows(estimator, X, reset=reset)
+    slices = Slices(rows.shape[0], lambda start, stop: rows[start:stop], lambda numbers: rows[numbers])
+    return _open_slices(slices, lambda rows: rows, rows, _nbytes(rows), sample_weight, batch_size)
 
-    def take(rows):
-        return (validated_rows(estimator, X[rows]) if is_mapped else X[rows]), weights[rows]
+
+def _open_slices(
+    slices: Slices,
+    validated: Callable[[ArrayLike], np.ndarray],
+    few: np.ndarray,
+    nbytes: int | None,
+    sample_weight: ArrayLike | None,
+    batch_size: int | None,
+) -> RowReader:
+    """Returns a reader of slices.
+
+    Args:
+      slices: the rows.
+      validated: maps some of these rows to a float array [n, d].
+      few: one or more validated rows.
+      nbytes, sample_weight, batch_size: as in `RowReader` and `open_rows`.
+    """
+    with refuse_huge_integers("sample_weight"):
+        weights = _check_sample_weight(
+            sample_weight, np.empty((slices.count, 0)), dtype=few.dtype, ensure_non_negative=True
+        )
+    size = batch_size or _rows_per_batch(few)
+    size = -(-slices.count // -(-slices.count // size))  # batches of about equal size
+    size = -(-size // slices.chunk) * slices.chunk  # and of whole chunks, so that each is read once
+    starts = range(0, slices.count, size)
+
+    def read():
+        for start in starts:
+            stop = min(start + size, slices.count)
+            yield validated(slices.take(start, stop)), weights[start:stop]
 
     def sample(count, random):
         rows = np.flatnonzero(weights > 0)
         if len(rows) > count:
             rows = np.sort(random.choice(rows, count, replace=False))
-        return take(rows)
+        if slices.pick is not None:
+            return validated(slices.pick(rows)), weights[rows]
+        parts = []
+        for start, (batch, _) in zip(starts, read(), strict=True):
+            first, end = np.searchsorted(rows, (start, start + size))
+            parts.append(batch[rows[first:end] - start])
+        return csr.stacked(parts), weights[rows]
 
-    starts = range(0, len(X), batch_size)
-    return RowReader(
-        lambda: (take(slice(start, start + batch_size)) for start in starts), sample, None if is_mapped else X.nbytes
-    )
+    return RowReader(read, sample, nbytes)
 
 
 def validated_rows(
     estimator: BaseEstimator, X: ArrayLike, dtype: type | tuple[type, ...] = FLOATS, *, reset: bool = False
 ) -> np.ndarray:
-    """Returns rows as a float array [n, d], validated by scikit-learn.
+    """Returns rows as a float array [n, d], or a CSR matrix if they are sparse, validated by scikit-learn.
 
     Raises:
       ValueError: scikit-learn rejects the rows.
-      InputError: the rows contain an integer larger than any float, or NaN while `estimator.missing` is "error".
+      InputError: the rows contain an integer larger than any float, or NaN while `estimator.missing` is "error"; or
+        they are sparse and the estimator needs dense rows.
     """
+    accepts_sparse = get_tags(estimator).input_tags.sparse
+    if scipy.sparse.issparse(X) and not accepts_sparse:
+        raise InputError(
+            f"X is sparse, but this {type(estimator).__name__} needs dense rows; use X.toarray(), or a kvae.SOM with "
+            f"the metric {' or '.join(map(repr, SPARSE_METRICS))} and missing='error'"
+        )
     finite = "allow-nan" if estimator.missing == "ignore" else True
     try:
         with refuse_huge_integers("X"):
-            return validate_data(estimator, X, dtype=dtype, reset=reset, ensure_all_finite=finite)
+            return validate_data(
+                estimator,
+                X,
+                accept_sparse="csr" if accepts_sparse else False,
+                dtype=dtype,
+                reset=reset,
+                ensure_all_finite=finite,
+            )
     except ValueError as error:
         if "contains NaN" not in str(error):
             raise
@@ -125,26 +179,38 @@ def refuse_huge_integers(name: str) -> Iterator[None]:
         raise InputError(f"{name} contains an integer larger than any float; scale it, or take logarithms") from error
 
 
+def _nbytes(rows: np.ndarray) -> int:
+    """Returns the size in bytes of an array or CSR matrix."""
+    arrays = (rows.data, rows.indices, rows.indptr) if scipy.sparse.issparse(rows) else (rows,)
+    return sum(array.nbytes for array in arrays)
+
+
+def _rows_per_batch(X: np.ndarray) -> int:
+    """Returns the default number of rows in a batch, for an array or CSR matrix [n, d]."""
+    values = X.nnz / X.shape[0] if scipy.sparse.issparse(X) else X.shape[1]
+    return max(1, int(BATCH_ELEMENTS / max(values, 1)))
+
+
 def _open_batches(estimator, X, batch_size, reset) -> RowReader:
     batches = Batches(X)
     first = validated_rows(estimator, batches.first, reset=reset)
-    dtype, longest = first.dtype, batch_size or len(first)
+    dtype, longest = first.dtype, batch_size or first.shape[0]
 
     def read():
         for batch in batches.read(lambda batch: validated_rows(estimator, batch, dtype)):
-            size = min(longest, max(1, BATCH_ELEMENTS // batch.shape[1]))
-            for start in range(0, len(batch), size):
+            size = min(longest, _rows_per_batch(batch))
+            for start in range(0, batch.shape[0], size):
                 part = batch[start : start + size]
-                yield part, np.ones(len(part), part.dtype)
+                yield part, np.ones(part.shape[0], part.dtype)
 
     def sample(count, random):
         parts, total = [], 0
         for part, _ in read():
             parts.append(part.copy())  # some loaders reuse one array for all batches
-            total += len(part)
+            total += part.shape[0]
             if total >= count:
                 break
-        vectors = np.concatenate(parts)[:count]
-        return vectors, np.ones(len(vectors), vectors.dtype)
+        vectors = csr.stacked(parts)[:count]
+        return vectors, np.ones(vectors.shape[0], vectors.dtype)
 
     return RowReader(read, sample, is_ordered=batches.is_ordered)

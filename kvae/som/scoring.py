@@ -1,5 +1,6 @@
 """A scorer for model selection that measures both the fit and the order of a map."""
 
+import jax
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
@@ -8,8 +9,9 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from kvae.core.errors import InputError
-from kvae.som.distances import BLOCK_ROWS, center_distances
+from kvae.som.coordinates import BLOCK_ROWS
 from kvae.som.estimator import SOM
+from kvae.som.metrics import METRICS
 from kvae.som.rows import validated_rows
 
 
@@ -53,16 +55,15 @@ def order_scorer(estimator: SOM | Pipeline, X: ArrayLike, y: None = None) -> flo
         )
     check_is_fitted(estimator)
     X, total, pairs = validated_rows(estimator, X), 0.0, []
-    for start in range(0, len(X), BLOCK_ROWS):
-        distances = center_distances(
-            X[start : start + BLOCK_ROWS], estimator.cluster_centers_, estimator._coordinates
-        ).astype(np.float64)
+    for start in range(0, X.shape[0], BLOCK_ROWS):
+        distances = estimator._coordinates.distances(X[start : start + BLOCK_ROWS], estimator.cluster_centers_)
+        distances = distances.astype(np.float64)
         nearest = distances.argmin(axis=1)
         total += np.take_along_axis(distances, nearest[:, None], axis=1).sum()
         if distances.shape[1] > 1:
             np.put_along_axis(distances, nearest[:, None], np.inf, axis=1)
             pairs.append(np.column_stack([nearest, distances.argmin(axis=1)]))
-    return -float(total + _paths(estimator, np.concatenate(pairs) if pairs else np.empty((0, 2), int))) / len(X)
+    return -float(total + _paths(estimator, np.concatenate(pairs) if pairs else np.empty((0, 2), int))) / X.shape[0]
 
 
 def _paths(som: SOM, pairs: np.ndarray) -> float:
@@ -72,8 +73,9 @@ def _paths(som: SOM, pairs: np.ndarray) -> float:
     # On a narrow torus, two nodes may be neighbours in two directions.
     edges = np.unique(np.column_stack([nodes[exists], codes[exists]]), axis=0)
     centers = som._coordinates.scaled(som.cluster_centers_.astype(np.float64))
-    lengths = np.linalg.norm(centers[edges[:, 0]] - centers[edges[:, 1]], axis=1)
-    lengths = som._coordinates.distance(1.0) * (lengths**2 / 2 if som.metric == "cosine" else lengths)
+    with jax.enable_x64(True):
+        lengths = np.asarray(METRICS[som.metric].distance(centers[edges[:, 0]], centers[edges[:, 1]]))
+    lengths = som._coordinates.distance(1.0) * np.maximum(lengths, 0)
     graph = csr_array((lengths, edges.T), shape=(som.grid_.size, som.grid_.size))
     starts, rows = np.unique(pairs[:, 0], return_inverse=True)
     total = 0.0
