@@ -1,10 +1,12 @@
 """Whatever happens to the bytes of a run's folder, a wrong state is never loaded; the user gets one line."""
 
+import errno
 import logging
 import os
 import random
 import shutil
 
+import jax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
@@ -16,6 +18,7 @@ from kvae.core.errors import InputError
 from kvae.report import __main__ as report
 from kvae.training.workdir.checkpoint import Checkpoints
 from kvae.training.workdir.journal import read_metrics
+from kvae.training.workdir.orbax_manager import Manager
 from runs import run
 
 
@@ -68,6 +71,27 @@ def test_corrupted_checkpoints_are_set_aside_each_time(attack, tmp_path):
     assert attack.outcome(attack.restored) == "before"
     assert (attack.scratch / "run" / "checkpoints" / "corrupted-8-3" / "state").is_dir()
     assert Checkpoints(workdir, read_only=True).steps() == [4]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), "out of memory"),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), "RESOURCE_EXHAUSTED: Out of memory"),
+        (OSError(errno.EMFILE, "x"), "Too many open files"),
+        (ValueError("PERMISSION_DENIED: Error opening x [OS error 13: EACCES Permission denied]"), "Permission denied"),
+    ],
+)
+def test_unread_checkpoints_are_not_set_aside(attack, monkeypatch, error, reason):
+    def restore(self, step, args):
+        raise KeyError("state") from error
+
+    workdir = attack.damage("config.json", lambda path: None)
+    monkeypatch.setattr(Manager, "restore", restore)
+    for read in (attack.restored, kvae.load):
+        with pytest.raises(InputError, match=f"{reason}; no checkpoint is changed; fix this and run the same command"):
+            read(workdir)
+    assert {path.name for path in (attack.scratch / "run" / "checkpoints").iterdir()} == {"4", "8"}
 
 
 def test_checkpoint_deleted_while_read_is_not_corrupted(attack, monkeypatch, caplog):

@@ -10,6 +10,9 @@ from typing import Any
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
+ACCESS_ERRORS = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM)
+"""Errors of reading a file that may be intact: no memory, too many open files, no access."""
+
 
 class InputError(ValueError):
     """Raised for a mistake that the user can fix, in a field, file, folder or array.
@@ -147,9 +150,34 @@ def wrap_read_errors(source: object, remedy: str) -> Iterator[None]:
         raise
     except Exception as error:  # libraries raise RuntimeError, ValueError, IndexError, OSError and others
         is_refused = isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)
-        if is_refused or isinstance(error, MemoryError):
+        if is_refused or access_error(error):
             raise InputError(f"{source} cannot be read: {first_line(error)}") from error
         raise InputError(f"{source} is corrupted ({first_line(error)}); {remedy}") from error
+
+
+def access_error(error: BaseException | None) -> str | None:
+    """Returns the reason if memory, access or open files are missing, so that the file that was read may be intact.
+
+    Example:
+      >>> access_error(MemoryError()), access_error(ValueError("not a zip file"))
+      ('out of memory', None)
+
+    Args:
+      error: An exception of any library; the exceptions that caused it count too.
+
+    Returns:
+      One line; None if no exception has such a reason.
+    """
+    if error is None or isinstance(error, InputError):
+        return None
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    if "RESOURCE_EXHAUSTED" in str(error):  # JAX, for a full device, and tensorstore
+        return short_repr(first_line(error), 200, str)
+    for number in ACCESS_ERRORS:
+        if getattr(error, "errno", None) == number or os.strerror(number) in str(error):
+            return os.strerror(number)
+    return access_error(error.__cause__ or error.__context__)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 
 from kvae.core.buckets import as_path, is_bucket, rename_folder, wrap_bucket_errors
 from kvae.core.digests import digest_of_json, digests
-from kvae.core.errors import InputError, first_line, one_line, wrap_write_errors
+from kvae.core.errors import InputError, access_error, first_line, one_line, wrap_write_errors
 from kvae.training.best import best_step
 from kvae.training.parallel.cluster import wait_for_all
 from kvae.training.parallel.peers import agree
@@ -192,11 +192,11 @@ class Checkpoints:
     def _restore(self, step: int, arguments: ocp.args.PyTreeRestore, parts: Collection[str] | None = None) -> Any:
         with self._wrap_orbax_errors():
             state = self._manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
-            saved = self._manager.json(step, DIGESTS)
+            restored, saved = digests(state), self._manager.json(step, DIGESTS)
             saved = {path: digest for path, digest in saved.items() if path not in (CONFIG, LOSS_ITEM)}
         if parts is not None:
             saved = {path: digest for path, digest in saved.items() if path.partition("/")[0] in parts}
-        changed = sorted(dict(digests(state).items() ^ saved.items())) if saved else []
+        changed = sorted(dict(restored.items() ^ saved.items())) if saved else []
         if changed:
             more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
             raise CorruptedError(f"{changed[0]}{more}: the digest does not match the saved digest")
@@ -248,13 +248,22 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _wrap_orbax_errors(self) -> Iterator[None]:
-        """Turns any exception of Orbax while reading into CorruptedError, unless the bucket does not answer."""
+        """Turns any exception of Orbax while reading into CorruptedError, unless the checkpoint may be intact.
+
+        Raises:
+          InputError: The bucket does not answer, or memory, access or open files are missing.
+        """
         try:
             with wrap_bucket_errors(self.folder.parent):
                 yield
         except InputError:
             raise
         except Exception as error:
+            if reason := access_error(error):
+                raise InputError(
+                    f"{self.folder} cannot be read: {reason}; no checkpoint is changed; fix this and run the same "
+                    "command again"
+                ) from error
             raise CorruptedError(f"it cannot be read: {one_line(first_line(error))[:200]}") from error
 
     def close(self) -> None:

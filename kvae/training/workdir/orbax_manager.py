@@ -12,6 +12,7 @@ from orbax.checkpoint import checkpoint_managers, handlers
 
 from kvae.core.buckets import bucket_error, is_bucket
 from kvae.core.digests import digest_of_json
+from kvae.core.errors import access_error
 
 LOSS_ITEM, CONFIG, DIGESTS = "loss", "config", "digests"
 """Names in a checkpoint: the loss among its metrics, and two items saved next to `state`."""
@@ -30,8 +31,8 @@ class Manager(ocp.CheckpointManager):
             digest = self.json(step, DIGESTS).get(LOSS_ITEM) if metrics else None
             return metrics if digest in (None, digest_of_json(metrics)) else None
         except Exception as error:
-            if is_bucket(self.directory) and bucket_error(error):
-                raise  # the bucket is unreachable, and this may be the best checkpoint
+            if (is_bucket(self.directory) and bucket_error(error)) or access_error(error):
+                raise  # the file may be intact, and this may be the best checkpoint
             return None
 
     def json(self, step: int, item: str) -> dict:
