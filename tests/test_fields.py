@@ -12,9 +12,9 @@ from annotated_types import Ge, Le
 from kvae import data, main, models
 from kvae.core import fields, program
 from kvae.core.errors import InputError
-from kvae.core.fields import Count, Counts, Declaration, NotNegative, OneOf, Positive, Share, validate, validate_fields
+from kvae.core.fields import Count, Declaration, NotNegative, OneOf, Positive, Shape, Share, validate, validate_fields
 from kvae.training.config import reference
-from kvae.training.config.command_line import config_of
+from kvae.training.config.command_line import config_of, read_config
 from kvae.training.config.run_fields import ImageStatistics, RunFields
 from kvae.training.config.sections import OPTIMIZER, declarations, validate_config
 
@@ -25,8 +25,8 @@ ROOT = pathlib.Path(__file__).parents[1]
     ("annotation", "value", "expected"),
     [
         (float, 1, 1.0),
-        (Counts, [4, 8], (4, 8)),
-        (Counts, (np.int64(4), np.int32(8)), (4, 8)),
+        (Shape, [4, 8], (4, 8)),
+        (Shape, (np.int64(4), np.int32(8)), (4, 8)),
         (tuple[tuple[Count, NotNegative], ...], [[3, 1]], ((3, 1.0),)),
         (float | None, None, None),
         (Positive | None, 2, 2.0),
@@ -54,9 +54,9 @@ NAMES = tuple[Annotated[str, OneOf({"hard": 0, "none": 1})], ...]
         (bool, "False", "x is 'False'; it must be True or False"),
         (bool, 1, "x is 1; it must be True or False"),
         (str, 3, "x is 3; it must be a string"),
-        (Counts, (), r"x is \(\); it must be a tuple of one or more integers, each >= 1"),
-        (Counts, (4, 0), r"x is \(4, 0\); it must be a tuple of one or more integers, each >= 1"),
-        (Counts, 4, "x is 4; it must be a tuple of one or more integers"),
+        (Shape, (), r"x is \(\); it must be a tuple of one or more integers, each >= 1"),
+        (Shape, (4, 0), r"x is \(4, 0\); it must be a tuple of one or more integers, each >= 1"),
+        (Shape, 4, "x is 4; it must be a tuple of one or more integers"),
         (Count, 2**31, "x is 2147483648; it must be an integer from 1 to 2147483647"),
         (tuple[int, int], (1,), r"x is \(1,\); it must be a tuple \(an integer, an integer\)"),
         (Positive | None, 0.0, "x is 0.0; it must be None or a number > 0"),
@@ -146,6 +146,15 @@ def test_a_field_missing_from_the_file_can_be_set(tmp_path):
         InputError, match="config has no field 'patience_evaluation'; did you mean 'patience_evaluations'"
     ):
         config_of(str(file), ["--config.patience_evaluation=2"])
+
+
+def test_each_config_imports_the_files_of_its_own_folder(tmp_path):
+    for steps, name in enumerate("ab", start=1):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.py").write_text("import variants\ndef get_config(): return variants.fields")
+        (tmp_path / name / "variants.py").write_text(f"fields = {{'steps': {steps}}}")
+    read = [read_config(str(tmp_path / name / "mine.py")).steps for name in "aba"]
+    assert (read, read_config(f"{ROOT}/configs/photos_vqvae.py:smoke").steps) == ([1, 2, 1], 4)
 
 
 def test_the_reference_page_is_up_to_date():

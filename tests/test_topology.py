@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import kvae
 from kvae import topology
 from kvae.core.errors import InputError
-from kvae.topology import Cylinder, Hexagonal, HexagonalTorus, Neighborhood, Plane, Torus
+from kvae.topology import Cylinder, Hexagonal, HexagonalTorus, Kernel, Neighborhood, Plane, Torus
 
 SQUARE = Plane((2, 2))
 matrix = jax.jit(topology.matrix, static_argnums=0)
@@ -207,3 +208,13 @@ def test_impossible_grids_are_rejected(grid):
 def test_impossible_fields_are_rejected(fields, message):
     with pytest.raises(InputError, match=message):
         Neighborhood(Plane((4, 4)), **fields)
+
+
+def test_layers_use_redefined_kernels_and_grids(monkeypatch):
+    """As in a notebook, where a cell that adds an entry is changed and run again."""
+    for weight, grid in [(0.5, Plane), (0.25, Plane), (0.25, Torus)]:
+        monkeypatch.setitem(kvae.NEIGHBORHOODS, "mine", Kernel(lambda distance, *_, w=weight: w * (distance < 1.5)))
+        monkeypatch.setitem(kvae.GRIDS, "mine", grid)
+        spreading = kvae.KohonenVQ((4,), neighborhood="mine", topology="mine").spreading
+        row = topology.matrix(spreading, 0)[0].tolist()
+        assert row == [1, weight, 0, weight if grid is Torus else 0]

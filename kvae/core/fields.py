@@ -25,11 +25,11 @@ Count = Annotated[int, annotated_types.Ge(1), annotated_types.Le(LARGEST_COUNT)]
 Natural = Annotated[int, annotated_types.Ge(0), annotated_types.Le(LARGEST_COUNT)]
 NotNegative = Annotated[float, annotated_types.Ge(0), annotated_types.Le(1e30)]  # times K or steps it fits in float32
 Positive = Annotated[float, annotated_types.Gt(0), annotated_types.Le(1e30)]
-Depth = Annotated[int, annotated_types.Ge(1), annotated_types.Le(256)]  # repetitions of a compiled part
+Repeats = Annotated[int, annotated_types.Ge(1), annotated_types.Le(256)]  # copies of a part in a compiled program
 Replicas = Annotated[int, annotated_types.Ge(1), annotated_types.Le(4096)]  # seeds trained at once
 
-Width = Annotated[int, annotated_types.Ge(1), annotated_types.Le(2**20)]
-"""Dimension of a vector, or number of channels inside a network."""
+Channels = Annotated[int, annotated_types.Ge(1), annotated_types.Le(2**20)]
+"""Number of channels inside a network, or dimension of a vector."""
 
 Size = Annotated[int, annotated_types.Ge(1), annotated_types.Le(4096)]
 """The side of an image, in pixels."""
@@ -37,8 +37,11 @@ Size = Annotated[int, annotated_types.Ge(1), annotated_types.Le(4096)]
 Probability = Annotated[float, annotated_types.Ge(0), annotated_types.Le(1)]
 Share = Annotated[float, annotated_types.Ge(0), annotated_types.Lt(1)]
 
-Counts = Annotated[tuple[Count, ...], annotated_types.Len(1, 16)]
-Widths = Annotated[tuple[Width, ...], annotated_types.Len(1, 16)]
+Shape = Annotated[tuple[Count, ...], annotated_types.Len(1, 16)]
+"""Shape of a grid or an array."""
+
+StageChannels = Annotated[tuple[Channels, ...], annotated_types.Len(1, 16)]
+"""Number of channels of each stage of a network."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -177,7 +180,7 @@ def validate(name: str, value: Any, annotation: Any) -> Any:
     """Returns a value converted to the type of its annotation.
 
     Example:
-      >>> validate("size", [4, 8], Counts)
+      >>> validate("size", [4, 8], Shape)
       (4, 8)
       >>> validate("size", 0, Count)
       Traceback (most recent call last):
@@ -243,7 +246,7 @@ def describe(annotation: Any, value: Any = None) -> str:
     """Returns the type and range of an annotation in words.
 
     Example:
-      >>> describe(Counts)
+      >>> describe(Shape)
       'a tuple of one or more integers, each >= 1'
 
     Args:

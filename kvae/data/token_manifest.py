@@ -14,7 +14,7 @@ from annotated_types import Len
 
 from kvae.core import files
 from kvae.core.errors import InputError, short_repr, wrap_read_errors
-from kvae.core.fields import Count, Counts, Natural, OneOf, validate, validate_fields
+from kvae.core.fields import Count, Natural, OneOf, Shape, validate, validate_fields
 from kvae.data.token_codebooks import CODEWORDS, read_codewords
 from kvae.data.token_files import FORMATS, RUN_AGAIN, RUN_ALL_AGAIN, Columns, TokenRows, check_codes
 
@@ -30,7 +30,7 @@ UNFINISHED = "_tokens.unfinished.json"
 EARLIER = {MANIFEST: "tokens.json", UNFINISHED: "tokens.unfinished.json"}
 """Former names of these files, which are still read."""
 
-Shape = Annotated[tuple[Count, ...], Len(1, 4)]
+CodesShape = Annotated[tuple[Count, ...], Len(1, 4)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +40,11 @@ class CodebookFields:
     `topology` is the grid's name in `kvae.GRIDS`; older folders do not have it.
     """
 
-    shape: Shape
+    shape: CodesShape
     dtype: Annotated[str, OneOf({"int16": np.int16, "int32": np.int32})]
     codebook_size: Count
     stride: Count
-    grid_shape: Counts | None = None
+    grid_shape: Shape | None = None
     topology: str = "plane"
 
 
@@ -73,7 +73,7 @@ class ManifestFields:
     step: Natural
     replica: Natural
     weights: str
-    image_shape: Counts
+    image_shape: Shape
     names: bool
     labels: bool
     label_names: tuple[str, ...]

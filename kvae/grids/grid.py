@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kvae.core.errors import InputError
-from kvae.core.fields import Counts, validate_attributes
+from kvae.core.fields import Shape, validate_attributes
 
 LARGEST_SIZE = 2**20
 """Maximum number of nodes of a grid. Coordinates and neighbours are stored for each node."""
@@ -42,7 +42,7 @@ class Grid(abc.ABC):
       1.0
     """
 
-    shape: Counts
+    shape: Shape
 
     cell: ClassVar[str] = "square"
     border: ClassVar[str] = ""

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from kvae import kohonen
-from kvae.core.fields import Counts, NotNegative, OneOf, Positive, Share, Width
+from kvae.core.fields import Channels, NotNegative, OneOf, Positive, Shape, Share
 from kvae.kohonen import CodebookState, Statistics
 from kvae.quantizers import restarts, starts
 from kvae.quantizers.base import (
@@ -33,7 +33,7 @@ DISTANCE_METRICS = {"euclidean": lambda vectors: vectors, "cosine": kohonen.unit
 class MapVQ(Projected):
     """Base class of `KohonenVQ` and `GradientVQ`: a quantiser whose codes are nodes of a grid."""
 
-    grid_shape: Counts
+    grid_shape: Shape
     neighborhood: Annotated[str, OneOf(NEIGHBORHOODS)] = "hard"
     shrink_step: NotNegative = 0.1
     radius: Positive = 1.5
@@ -43,7 +43,7 @@ class MapVQ(Projected):
     lowest_width: NotNegative | None = None
     metric: Annotated[str, OneOf(DISTANCE_METRICS)] = "euclidean"
     gradient: Annotated[str, OneOf(GRADIENTS)] = "straight_through"
-    codebook_dim: Width | None = None
+    codebook_dim: Channels | None = None
     train: bool | None = None
 
     def __post_init__(self):
@@ -55,6 +55,7 @@ class MapVQ(Projected):
         """The neighbourhood on the layer's grid, with the layer's schedule of widths."""
         kernel = kernel_of(self.neighborhood)
         return _neighborhood(
+            (GRIDS.get(self.topology), kernel),
             topology=self.topology,
             grid_shape=self.grid_shape,
             kernel=self.neighborhood,
@@ -98,8 +99,11 @@ class MapVQ(Projected):
 
 
 @functools.lru_cache
-def _neighborhood(topology: str, grid_shape: tuple[int, ...], **schedule) -> Neighborhood:
-    """Returns a neighbourhood, cached because it lists the neighbours of every node."""
+def _neighborhood(entries: tuple, topology: str, grid_shape: tuple[int, ...], **schedule) -> Neighborhood:
+    """Returns a neighbourhood, cached because it lists the neighbours of every node.
+
+    `entries` are the grid and the kernel with these names now, so that a redefined one is not taken from the cache.
+    """
     return Neighborhood(make_grid(topology, grid_shape), **schedule)
 
 

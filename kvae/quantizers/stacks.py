@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from kvae.core.errors import InputError, short_repr
-from kvae.core.fields import Depth, OneOf, Probability, Width
+from kvae.core.fields import Channels, OneOf, Probability, Repeats
 from kvae.quantizers.base import Quantized, Quantizer, check_codes, check_vectors, masked
 from kvae.quantizers.fsq import FSQ
 from kvae.quantizers.gradients import straight_through
@@ -31,7 +31,7 @@ class _Stack(Projected):
 
     quantizer: Quantizer
     codebooks: Annotated[str, OneOf(CODEBOOKS)] = "separate"
-    codebook_dim: Width | None = None
+    codebook_dim: Channels | None = None
     train: bool | None = None
 
     def __post_init__(self):
@@ -123,7 +123,7 @@ class ResidualVQ(_Stack):
         perplexity. Requires the random stream "dropout".
     """
 
-    depth: Depth = 4
+    depth: Repeats = 4
     dropout: Probability = 0.0
 
     def __post_init__(self):
@@ -220,7 +220,7 @@ class GroupedVQ(_Stack):
       groups: number of groups. Without `codebook_dim`, it must divide the length of the vectors.
     """
 
-    groups: Depth = 4
+    groups: Repeats = 4
 
     @property
     def n_codebooks(self) -> int:

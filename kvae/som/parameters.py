@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 
 from kvae.core.errors import InputError, short_repr
-from kvae.core.fields import Count, Counts, Natural, OneOf, Share, validate
+from kvae.core.fields import Count, Natural, OneOf, Shape, Share, validate
 from kvae.grids import GRIDS, make_grid
 from kvae.som.metrics import METRICS, MISSING, choose_metric
 from kvae.topology import NEIGHBORHOODS, Neighborhood
@@ -22,7 +22,7 @@ FeatureWeights = Annotated[
 ]
 
 PARAMETERS = {
-    "grid_shape": Counts,
+    "grid_shape": Shape,
     "topology": Annotated[str, OneOf(GRIDS)],
     "n_clusters": Count | None,
     "neighborhood": Annotated[str, OneOf(NEIGHBORHOODS)],

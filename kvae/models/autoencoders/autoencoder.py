@@ -13,7 +13,7 @@ from flax import struct
 
 from kvae import measures
 from kvae.core.errors import InputError
-from kvae.core.fields import OneOf, Positive, Width, fields_of
+from kvae.core.fields import Channels, OneOf, Positive, fields_of
 from kvae.models.autoencoders import inspection
 from kvae.models.autoencoders.augmentations import AUGMENTATIONS, augment
 from kvae.models.codebook_views import CodebookView, codebook_label, codebook_names, metric_suffix, sums_by_codebook
@@ -134,9 +134,9 @@ class Autoencoder(Model):
     mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
     std: tuple[Positive, Positive, Positive] = (127.5, 127.5, 127.5)
     channels: Annotated[int, Ge(2), Le(2**20)] = 128
-    residual_channels: Width = 32
+    residual_channels: Channels = 32
     residual_blocks: Annotated[int, Ge(0), Le(256)] = 2
-    embedding_dim: Width = 64
+    embedding_dim: Channels = 64
     augmentations: tuple[Annotated[str, OneOf(AUGMENTATIONS)], ...] = ()
     dtype: Annotated[str, OneOf(DTYPES)] = "float32"
 

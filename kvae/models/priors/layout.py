@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from kvae.core.errors import InputError
-from kvae.core.fields import Count, Counts, Natural
+from kvae.core.fields import Count, Natural, Shape
 from kvae.grids import Grid, make_grid
 from kvae.models.codebook_views import codebook_names
 
-CodebookFields = tuple[str, Counts, Count, tuple[Count, ...], str, Natural]
+CodebookFields = tuple[str, Shape, Count, tuple[Count, ...], str, Natural]
 """Name, shape of an image's codes, K, shape of the grid, its topology, and d, which is 0 if codewords are unknown."""
 
 

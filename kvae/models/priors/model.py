@@ -11,7 +11,7 @@ import numpy as np
 from annotated_types import Len
 
 from kvae.core.errors import InputError
-from kvae.core.fields import Count, Depth, OneOf, Positive, Share, Width
+from kvae.core.fields import Channels, Count, OneOf, Positive, Repeats, Share
 from kvae.models.model import DTYPES, Batch, LossAndMetrics, Metric, Model
 from kvae.models.priors import sampling
 from kvae.models.priors.embeddings import EMBEDDING_INIT, EMBEDDINGS
@@ -59,8 +59,8 @@ class Prior(Model):
       dtype: dtype of the transformer; parameters, logits and losses are float32.
     """
 
-    width: Width = 128
-    depth: Depth = 4
+    width: Channels = 128
+    depth: Repeats = 4
     num_heads: Count = 4
     dropout: Share = 0.1
     embeddings: Annotated[tuple[Annotated[str, OneOf(EMBEDDINGS)], ...], Len(1, 16)] = ("codeword", "table")

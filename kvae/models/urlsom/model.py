@@ -12,7 +12,7 @@ import numpy as np
 
 from kvae import measures
 from kvae.core.errors import InputError
-from kvae.core.fields import Count, Counts, Depth, NotNegative, OneOf, Positive, Probability, Share, Widths
+from kvae.core.fields import Count, NotNegative, OneOf, Positive, Probability, Repeats, Shape, Share, StageChannels
 from kvae.models.codebook_views import CodebookView, apply_in_batches, map_order
 from kvae.models.model import DTYPES, Batch, LossAndMetrics, Metric, Model, check_images
 from kvae.models.urlsom.filters import FILTERS, radial_filter
@@ -66,15 +66,15 @@ class URLSOM(Model):
 
     mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
     std: tuple[Positive, Positive, Positive] = (127.5, 127.5, 127.5)
-    grid_shape: Counts = (30, 30)
+    grid_shape: Shape = (30, 30)
     kernel: Annotated[str, OneOf(FILTERS)] = "gaussian"
     sigma: Positive = 5.0
     similarity_weight: NotNegative = 2.0
     collapse_weight: NotNegative = 1.0
     dropout: Share = 0.0
     projection_decay: NotNegative = 0.0
-    channels: Widths = (16, 48, 256)
-    blocks: Depth = 3
+    channels: StageChannels = (16, 48, 256)
+    blocks: Repeats = 3
     crop_sizes: tuple[Count, Count] = (22, 32)
     flip_probability: Probability = 0.5
     jitter: NotNegative = 0.4

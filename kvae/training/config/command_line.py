@@ -101,11 +101,23 @@ def _wrap_file_errors(file: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _importable(folder: str) -> Iterator[None]:
     """Lets a config file import the Python files in its folder, as a script can."""
+    _forget_other_folders(folder)
     sys.path.insert(0, folder)
     try:
         yield
     finally:
         sys.path.remove(folder)
+
+
+def _forget_other_folders(folder: str) -> None:
+    """Drops modules that a config in another folder imported, if this folder has a file of the same name.
+
+    Their folders are no longer on `sys.path`, which tells them from installed modules.
+    """
+    for path in pathlib.Path(folder).glob("*.py"):
+        loaded = getattr(sys.modules.get(path.stem), "__file__", None)
+        if loaded and os.path.dirname(loaded) not in sys.path and os.path.realpath(loaded) != os.path.realpath(path):
+            del sys.modules[path.stem]
 
 
 def _reason(error: BaseException, file: str) -> str:

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from kvae.core.fields import Count, Depth, Natural, Positive, Replicas
+from kvae.core.fields import Count, Natural, Positive, Repeats, Replicas
 
 SECTIONS = ("dataset", "model", "optimizer")
 """The sections of a config."""
@@ -31,7 +31,7 @@ class RunFields:
     batch_size: Count
     seed: Natural = 0
     replicas: Replicas = 1
-    micro_batches: Depth = 1
+    micro_batches: Repeats = 1
     log_every_steps: Count = 50
     evaluate_every_steps: Count = 1_000
     checkpoint_every_steps: Count = 1_000
