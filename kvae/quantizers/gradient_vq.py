@@ -21,8 +21,27 @@ from kvae.quantizers.gradients import GRADIENTS
 from kvae.quantizers.maps import DISTANCE_METRICS, MapVQ
 from kvae.topology import NEIGHBORHOODS, spread
 
-PULLS = {"encoder": "z (Fortuin et al., 2019)", "codeword": "the winning codeword (the code of Irie et al., 2023)"}
-"""Maps the values of the field `pull` to descriptions of the target of the winner's neighbours."""
+
+def _to_encoder(
+    z: jax.Array, codes: jax.Array, statistics: Statistics, codewords: jax.Array, mask: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    squared_norms = jnp.sum(jnp.square(z), axis=-1, keepdims=True)
+    return statistics.sums, kohonen.batch_statistics(squared_norms, codes, len(codewords), mask).sums[:, 0]
+
+
+def _to_codeword(
+    z: jax.Array, codes: jax.Array, statistics: Statistics, codewords: jax.Array, mask: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    targets, counts = jax.lax.stop_gradient(codewords), statistics.counts
+    return counts[:, None] * targets, counts * jnp.sum(jnp.square(targets), axis=-1)
+
+
+PULLS = {"encoder": _to_encoder, "codeword": _to_codeword}
+"""Maps the values of the field `pull` to functions that sum the neighbours' targets, by the code of the winner.
+
+The target is z (Fortuin et al., 2019) or the winning codeword (the code of Irie et al., 2023). The functions return the
+sums of the targets, float32 [K, d], and of their squared lengths, float32 [K].
+"""
 
 
 def orthogonality(codewords: jax.Array) -> jax.Array:
@@ -122,14 +141,7 @@ class GradientVQ(MapVQ):
         Expanding the square gives three sums over the positions of each code: their number, their targets and the
         targets' squared lengths. Only these sums are spread over the grid, so that no array is N x K.
         """
-        if self.pull == "encoder":
-            sums = statistics.sums
-            squared_norms = jnp.sum(jnp.square(z), axis=-1, keepdims=True)
-            squares = kohonen.batch_statistics(squared_norms, codes, self.codebook_size, mask).sums[:, 0]
-        else:
-            targets = jax.lax.stop_gradient(codewords)
-            sums = statistics.counts[:, None] * targets
-            squares = statistics.counts * jnp.sum(jnp.square(targets), axis=-1)
+        sums, squares = PULLS[self.pull](z, codes, statistics, codewords, mask)
 
         def to_neighbors(values):
             return spread(self.spreading, values, self.get_variable("codebook", "step")) - values

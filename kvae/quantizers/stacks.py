@@ -16,11 +16,8 @@ from kvae.quantizers.lookup_free import BSQ, LFQ
 from kvae.quantizers.projections import Projected
 from kvae.topology import Grid
 
-CODEBOOKS = {
-    "separate": lambda make_part, n_parts: [make_part() for _ in range(n_parts)],
-    "shared": lambda make_part, n_parts: [make_part()] * n_parts,
-}
-"""Maps the values of the field `codebooks` to functions that make the parts of a stack."""
+CODEBOOKS = {"separate": lambda n_parts: [*range(n_parts)], "shared": lambda n_parts: [0] * n_parts}
+"""Maps the values of the field `codebooks` to functions that return the number of each part's codebook."""
 
 
 class _Stack(Projected):
@@ -44,7 +41,9 @@ class _Stack(Projected):
             raise InputError(f"quantizer is {text}; it must be a linen layer, such as kvae.KohonenVQ((4, 8))")
 
     def setup(self) -> None:
-        self.parts = CODEBOOKS[self.codebooks](lambda: self.quantizer.clone(name=None, parent=None), self.n_parts)
+        numbers = CODEBOOKS[self.codebooks](self.n_parts)
+        layers = {number: self.quantizer.clone(name=None, parent=None) for number in numbers}
+        self.parts = [layers[number] for number in numbers]
 
     @property
     def n_parts(self) -> int:
@@ -52,12 +51,13 @@ class _Stack(Projected):
         raise NotImplementedError
 
     def update(self, statistics: list[Any]) -> None:
-        """Updates each codebook with the statistics of its part, or a shared one with their sum."""
-        if self.codebooks == "shared":
-            self.parts[0].update(jax.tree.map(lambda *leaves: sum(leaves), *statistics))
-            return
-        for part, part_statistics in zip(self.parts, statistics, strict=True):
-            part.update(part_statistics)
+        """Updates each codebook with the sum of the statistics of its parts."""
+        sums, parts = {}, {}
+        for number, part, added in zip(CODEBOOKS[self.codebooks](self.n_parts), self.parts, statistics, strict=True):
+            sums[number] = jax.tree.map(jnp.add, sums[number], added) if number in sums else added
+            parts[number] = part
+        for number, part in parts.items():
+            part.update(sums[number])
 
     def codewords(self) -> jax.Array:
         """Returns the codewords of each codebook, float32 [q, K, d], with d the dimension of a part's vectors."""

@@ -9,6 +9,7 @@ from annotated_types import Ge, Le
 
 from kvae.models.autoencoders.autoencoder import Autoencoder, Reconstruction
 from kvae.models.autoencoders.layers import Conv, Decoder, Encoder
+from kvae.models.model import DTYPES
 from kvae.quantizers.base import Quantizer
 
 
@@ -41,10 +42,10 @@ class VQVAE(Autoencoder):
             residual_channels=self.residual_channels,
             residual_blocks=self.residual_blocks,
             rectified=True,
-            dtype=self.dtype,
+            dtype=DTYPES[self.dtype],
         )
         self.encoder = Encoder(num_downsamples=self.num_downsamples, **shape)
-        self.to_codeword_size = Conv(self.embedding_dim, 1, dtype=self.dtype)
+        self.to_codeword_size = Conv(self.embedding_dim, 1, dtype=shape["dtype"])
         self.decoder = Decoder(features=3, num_upsamples=self.num_downsamples, **shape)
 
     @property

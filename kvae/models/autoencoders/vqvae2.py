@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from kvae.models.autoencoders.autoencoder import Autoencoder, Reconstruction
 from kvae.models.autoencoders.layers import Conv, Decoder, Encoder, TransposedConv
+from kvae.models.model import DTYPES
 from kvae.quantizers.base import Quantizer
 
 
@@ -42,14 +43,14 @@ class VQVAE2(Autoencoder):
             residual_channels=self.residual_channels,
             residual_blocks=self.residual_blocks,
             rectified=False,
-            dtype=self.dtype,
+            dtype=DTYPES[self.dtype],
         )
         self.encoder_bottom = Encoder(num_downsamples=2, **shape)
         self.encoder_top = Encoder(num_downsamples=1, **shape)
-        self.to_codeword_size_top = Conv(self.embedding_dim, 1, dtype=self.dtype)
-        self.to_codeword_size_bottom = Conv(self.embedding_dim, 1, dtype=self.dtype)
+        self.to_codeword_size_top = Conv(self.embedding_dim, 1, dtype=shape["dtype"])
+        self.to_codeword_size_bottom = Conv(self.embedding_dim, 1, dtype=shape["dtype"])
         self.decoder_top = Decoder(features=self.embedding_dim, num_upsamples=1, **shape)
-        self.upsample_top = TransposedConv(self.embedding_dim, self.dtype)
+        self.upsample_top = TransposedConv(self.embedding_dim, shape["dtype"])
         self.decoder = Decoder(features=3, num_upsamples=2, **shape)
 
     @property

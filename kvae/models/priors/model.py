@@ -112,7 +112,7 @@ class Prior(Model):
 
     def setup(self) -> None:
         levels = self.layout.levels
-        self.transformer = Transformer(self.depth, self.num_heads, self.dropout, self.dtype)
+        self.transformer = Transformer(self.depth, self.num_heads, self.dropout, DTYPES[self.dtype])
         self.embedders = [[EMBEDDINGS[name](level, self.width) for name in self.embeddings] for level in levels]
         self.predictors = [HEADS[self.head](level=level, width=self.width) for level in levels]
         self.codewords = [self._codewords_of(number, level) for number, level in enumerate(levels)]

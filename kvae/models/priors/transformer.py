@@ -1,5 +1,7 @@
 """A causal transformer with pre-normalisation (GPT-2), on vectors; each position sees itself and those before it."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,7 +18,7 @@ class Block(nn.Module):
 
     num_heads: int
     dropout: float
-    dtype: str
+    dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, decode: bool) -> jax.Array:
@@ -63,7 +65,7 @@ class Transformer(nn.Module):
     depth: int
     num_heads: int
     dropout: float
-    dtype: str = "float32"
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False, decode: bool = False) -> jax.Array:

@@ -111,7 +111,7 @@ class URLSOM(Model):
         )
 
     def setup(self) -> None:
-        self.backbone = ResNet(self.channels, self.blocks, self.dtype)
+        self.backbone = ResNet(self.channels, self.blocks, DTYPES[self.dtype])
         self.features_dropout = nn.Dropout(self.dropout, rng_collection="dropout")
         self.projection = nn.Dense(self.neurons, precision=jax.lax.Precision.HIGHEST)
 
