@@ -7,6 +7,8 @@ import pathlib
 import shutil
 import signal
 import tempfile
+import types
+from importlib import metadata
 
 # Many tests run the same programs. A shared cache compiles each of them once for all test processes and the processes
 # that they start; xdist's workers inherit the folder from their parent.
@@ -14,8 +16,12 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     CACHE = tempfile.TemporaryDirectory(prefix="kvae-tests-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-# Most of the time goes to compilation; without most optimisations it takes half as long.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+    # Most of the time goes to compilation. Without most optimisations it takes half as long; with the older emitters,
+    # which jax 0.11 no longer has, half of that. See `default_emitters` for what they get wrong.
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+    if metadata.version("jaxlib").startswith("0.10."):
+        flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_multi_thread_eigen=false"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
 
 import filelock
 import hypothesis
@@ -77,6 +83,20 @@ def default_signal_handlers():
     yield
     for number, handler in previous.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def default_emitters(monkeypatch):
+    """Compiles training programs with XLA's default emitters; the older ones compute some crops of images wrongly."""
+    from kvae.training.parallel import devices  # imports most of kvae
+
+    if "xla_cpu_use_fusion_emitters" in os.environ.get("XLA_FLAGS", ""):
+
+        def jit(function, compiler_options=None, **options):
+            compiler_options = {"xla_cpu_use_fusion_emitters": True} | (compiler_options or {})
+            return jax.jit(function, compiler_options=compiler_options, **options)
+
+        monkeypatch.setattr(devices, "jax", types.SimpleNamespace(**{**vars(jax), "jit": jit}))
 
 
 @pytest.fixture

@@ -38,7 +38,9 @@ def params_and_collections(groups):
 
 
 @pytest.mark.parametrize("model", ["vqvae", "vqvae2", "urlsom"])
-def test_eight_devices_equal_one(make_config, model):
+def test_eight_devices_equal_one(make_config, model, request):
+    if model == "urlsom":
+        request.getfixturevalue("default_emitters")
     config = make_config(model)
     (_, init_one, advance_one), (_, init_eight, advance_eight) = programs(config, 1), programs(config, 8)
     one, eight = init_one([0]), init_eight([0])
