@@ -14,7 +14,7 @@ from kvae.core.files import target_path
 from kvae.data.listing import read_images
 from kvae.models.codebook_views import by_codebook
 from kvae.models.model import Model
-from kvae.runs import codes, export, share
+from kvae.runs import codes, export, generation, share
 from kvae.training.workdir.journal import read_metrics
 
 
@@ -178,26 +178,34 @@ class Run:
         return codes.interpolate(self.model, codes_a, codes_b, steps)
 
     def winners(self, images: np.ndarray) -> np.ndarray:
-        """Returns the winning neuron of each image (URL-SOM only).
-
-        Args:
-          images: uint8 [b, h, w, 3].
-
-        Returns:
-          int32 [b], numbered row by row on the map.
-        """
+        """Returns the winning neuron of each image uint8 [b, h, w, 3], int32 [b], row by row (URL-SOM only)."""
         return self.apply("winners", codes.validate_images(images))
 
     def map(self, images: np.ndarray) -> np.ndarray:
-        """Returns the probability of each neuron for each image (URL-SOM only).
+        """Returns the probability of each neuron, float32 [b, *grid_shape], for uint8 [b, h, w, 3] (URL-SOM only)."""
+        return self.apply("map", codes.validate_images(images))
+
+    def sample_codes(self, count: int, *, key: jax.Array, **options: Any) -> dict[str, np.ndarray]:
+        """Samples codes from a prior; `kvae.runs.generation.sample_codes` documents the options and the result.
 
         Args:
-          images: uint8 [b, h, w, 3].
+          count: Number of images.
+          key: A JAX random key.
+          **options: label, temperature, top_k, top_p; codes and mask to sample only a part of given codes.
 
-        Returns:
-          float32 [b, *grid_shape]; each image's values sum to 1.
+        Raises:
+          InputError: The model is not a prior, or an option is invalid.
         """
-        return self.apply("map", codes.validate_images(images))
+        return generation.sample_codes(self, generation.split_key(key, range(count)), **options)
+
+    def sample(self, count: int, *, tokenizer: "Run", key: jax.Array, **options: Any) -> np.ndarray:
+        """Samples images uint8 [count, h, w, 3] from a prior, see `sample_codes`; `tokenizer` decodes the codes.
+
+        Raises:
+          InputError: As for `sample_codes`; or the prior was trained on the codes of another tokeniser.
+        """
+        generation.check_tokenizer(self, tokenizer)
+        return tokenizer.decode(self.sample_codes(count, key=key, **options))
 
     def save_pretrained(self, folder: os.PathLike | str, *, images: bool = False, license: str | None = None) -> None:
         """Writes the run for sharing: model.safetensors, config.json, metrics.jsonl, figures, and a card, README.md.
