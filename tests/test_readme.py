@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import kvae
-from kvae import main
+from kvae import main, sample
 from kvae.paper import sweep
 from kvae.tokenize import __main__ as tokenize
 from kvae.training.train import train
@@ -58,6 +58,9 @@ def folder(make_config, tmp_path_factory):
     for out, options in {"tokens": [], "tokens_parquet": ["--format=parquet"]}.items():
         images = [f"{folder}/runs/photos", f"--images={folder}/my_images"]
         assert tokenize.main([*images, f"--out={folder}/{out}", *options]) == 0
+    config, _ = main.parse([f"--config={ROOT}/configs/tokens_prior.py:smoke"])
+    config["dataset"] = {"name": "tokens", "path": f"{folder}/tokens", "validation_fraction": 0.5}
+    train(config, str(folder / "runs" / "prior"), jax.devices()[:1])
     return folder
 
 
@@ -108,6 +111,8 @@ def test_commands_parse(page, monkeypatch, folder):
             config, workdir = main.parse([a for a in arguments if not re.search("bigram|walks|--help|=FILE", a)])
             assert config["steps"] > 0
             assert workdir.startswith("runs/")
+        elif program == "kvae.sample":
+            assert sample.parse(arguments).out
         elif program == "kvae.tokenize" and len(arguments) > 1:
             options, _ = tokenize.parse(arguments)
             assert options.out

@@ -70,6 +70,9 @@ try:
     run = kvae.from_torch("vqvae.safetensors")
     found: dict[str, np.ndarray] = run.encode(run.read_images("images"))
     images: np.ndarray = run.decode(found)
+    prior = kvae.load("runs/prior")
+    samples: np.ndarray = prior.sample(64, tokenizer=run, key=jax.random.key(0), temperature=0.9)
+    sampled: dict[str, np.ndarray] = prior.sample_codes(64, key=jax.random.key(0), label="cats")
     kvae.export.export_run(run, "served", "b", 32)
     model: kvae.Model = kvae.models.build(run.config["model"])
 except kvae.InputError as error:
