@@ -111,7 +111,7 @@ def test_commands_parse(page, monkeypatch, folder):
             config, workdir = main.parse([a for a in arguments if not re.search("bigram|walks|--help|=FILE", a)])
             assert config["steps"] > 0
             assert workdir.startswith("runs/")
-        elif program == "kvae.sample":
+        elif program == "kvae.sample" and len(arguments) > 1:
             assert sample.parse(arguments).out
         elif program == "kvae.tokenize" and len(arguments) > 1:
             options, _ = tokenize.parse(arguments)
