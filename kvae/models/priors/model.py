@@ -59,8 +59,8 @@ class Prior(Model):
       dtype: dtype of the transformer; parameters, logits and losses are float32.
     """
 
-    width: Channels = 128
-    depth: Repeats = 4
+    width: Channels = 64
+    depth: Repeats = 2
     num_heads: Count = 4
     dropout: Share = 0.1
     embeddings: Annotated[tuple[Annotated[str, OneOf(EMBEDDINGS)], ...], Len(1, 16)] = ("codeword", "table")
