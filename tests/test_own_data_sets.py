@@ -30,7 +30,7 @@ def named(names):
 WRONG = {
     "nothing": (None, "returns a NoneType; it must return a kvae.data.Dataset"),
     "floats": (of(image=IMAGES / 255), "image is float64[8, 8, 3]; it must be uint8[h, w, 3] from 0 to 255; convert"),
-    "grey": (of(image=IMAGES[..., 0]), "image is uint8[8, 8]; it must be uint8[h, w, 3] from 0 to 255; repeat grey"),
+    "grey": (of(image=IMAGES[..., 0]), "image is uint8[8, 8]; it must be uint8[h, w, 3]; repeat grey"),
     "one channel": (of(image=IMAGES[..., :1]), "image is uint8[8, 8, 1]; it must be uint8[h, w, 3]"),
     "channels first": (of(image=IMAGES.transpose(0, 3, 1, 2)), "move the channels to the end"),
     "tuples": (Dataset([(IMAGES[0], 1)], {"v": GOOD}), "train: the first example is a tuple; it must be a dict"),

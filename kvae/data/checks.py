@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 
 from kvae.core.errors import InputError, short_repr
+from kvae.core.image_arrays import check_images
 from kvae.data.dataset import ArrayExamples, Dataset
-
-TO_UINT8 = "convert floats from 0 to 1 with (255 * image).round().astype(np.uint8)"
-TO_RGB = "repeat grey images with np.repeat(image[..., None], 3, axis=-1)"
 
 
 def check_dataset(name: str, dataset: Any) -> Dataset:
@@ -79,22 +77,11 @@ def _check_examples(where: str, examples: Any) -> dict[str, np.ndarray]:
         if not isinstance(key, str) or array.dtype.kind not in "biuf":
             value = short_repr(example[key], 40)
             raise InputError(f"{where}: {key!r} is {value}; an example must map strings to arrays of numbers")
-    _check_image(where, arrays.get("image"))
+    if "image" in arrays:
+        check_images(f"{where}: image", arrays["image"], leading=0)
     label = arrays.get("label")
     if label is not None and label.ndim == 0 and not isinstance(label.item(), numbers.Integral):
         raise InputError(
             f"{where}: label is {label.item()}; it must be an integer; convert it with label.astype(np.int32)"
         )
     return arrays
-
-
-def _check_image(where: str, image: np.ndarray | None) -> None:
-    """Raises InputError if there is an image and it is not uint8 [h, w, 3]."""
-    if image is None or (image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size):
-        return
-    remedy = TO_RGB if image.dtype == np.uint8 and (image.ndim == 2 or image.shape[-1] == 1) else ""
-    remedy = TO_UINT8 if image.dtype.kind == "f" else remedy
-    if image.dtype == np.uint8 and image.ndim == 3 and image.shape[0] == 3:
-        remedy = "move the channels to the end with image.transpose(1, 2, 0)"
-    problem = f"{where}: image is {_dtype_and_shape(image)}; it must be uint8[h, w, 3] from 0 to 255"
-    raise InputError(f"{problem}; {remedy}" if remedy else problem)

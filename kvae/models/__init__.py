@@ -5,6 +5,7 @@ from typing import Any
 
 from kvae.core.errors import InputError, choose, short_repr
 from kvae.core.fields import Declaration, fields_of, validate_fields
+from kvae.core.image_arrays import IMAGE_STATISTICS
 from kvae.models.autoencoders.vqvae import VQVAE
 from kvae.models.autoencoders.vqvae2 import VQVAE2
 from kvae.models.model import Model
@@ -36,9 +37,6 @@ __all__ = [
 
 MODELS: dict[str, type[Model]] = {"vqvae": VQVAE, "vqvae2": VQVAE2, "urlsom": URLSOM, "prior": Prior}
 """The models that `config.model.name` can choose. Add your own by assignment."""
-
-IMAGE_STATISTICS = ("mean", "std")
-"""Fields of a model that describe the images. In a config they are in the section `dataset`."""
 
 CALLER_FIELDS = ("axis_name", "train")
 """Fields of a quantiser that only a custom training loop sets. A config does not have them."""

@@ -285,9 +285,3 @@ def _computed(name: str, metric: Metric, sums: Mapping[str, Any]) -> float | Non
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 """Maps the values of a field `dtype` to dtypes of the arithmetic; bfloat16 is faster on accelerators."""
-
-
-def check_images(images: jax.Array) -> None:
-    """Raises InputError unless images are uint8 [b, h, w, 3]; float images might be normalised already."""
-    if images.dtype != jnp.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise InputError(f"images are {images.dtype}{list(images.shape)}; they must be uint8[b, h, w, 3]")

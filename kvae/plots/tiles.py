@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kvae.core.errors import InputError
+from kvae.core.image_arrays import check_images
 from kvae.plots.canvas import DPI, add_axes
 
 if TYPE_CHECKING:
@@ -35,9 +35,7 @@ def validate_images(name: str, images: ArrayLike, leading: int) -> np.ndarray:
       InputError: the images have another dtype or shape, or are empty.
     """
     images = np.asarray(images)
-    if images.dtype != np.uint8 or images.ndim != leading + 3 or images.shape[-1] != 3 or not images.size:
-        shape = ", ".join(["n"] * leading + ["h", "w", "3"])
-        raise InputError(f"{name} are {images.dtype} {list(images.shape)}; they must be uint8 [{shape}]")
+    check_images(name, images, leading)
     return images
 
 

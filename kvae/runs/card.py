@@ -4,14 +4,16 @@ import contextlib
 import io
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 
 from kvae import data
 from kvae.core.errors import short_repr
+from kvae.core.image_arrays import IMAGE_STATISTICS
 from kvae.models.model import Model
 from kvae.training.best import LOSS
+from kvae.training.workdir.metrics_file import value_of_replica
 
 if TYPE_CHECKING:
     from kvae.runs.run import Run
@@ -126,7 +128,7 @@ def _metrics_table(run: "Run") -> list[str]:
         return []
     last, lines = rows[-1], ["| metric | value |", "|---|---|"]
     for name, metric in run.model.metrics.items():
-        value, total = (_select_replica(last.get(f"valid/{key}"), run.replica) for key in (name, metric.total))
+        value, total = (value_of_replica(last.get(f"valid/{key}"), run.replica) for key in (name, metric.total))
         if value is None or not (metric.column or metric.panel):
             continue
         heading = metric.column or name.replace("_", " ")
@@ -136,14 +138,9 @@ def _metrics_table(run: "Run") -> list[str]:
     return [f"## Validation metrics at step {last['step']:,}\n", "\n".join(lines) + "\n"]
 
 
-def _select_replica(value: Any, replica: int) -> Any:
-    """Returns the value of one replica; values that are not lists are shared by all replicas."""
-    return value[replica] if isinstance(value, list) else value
-
-
 def _training(run: "Run") -> str:
     dataset = run.config["dataset"]
-    hidden = {"name", "mean", "std", *data.local_paths(dataset)}
+    hidden = {"name", *IMAGE_STATISTICS, *data.local_paths(dataset)}
     fields = [f"{name} {short_repr(value)}" for name, value in dataset.items() if name not in hidden]
     details = f" ({', '.join(fields)})" if fields else ""
     count = sum(leaf.size for leaf in jax.tree.leaves(run.variables.get("params", {})))

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from kvae.core.errors import InputError, check_names, choose, short_repr
+from kvae.core.image_arrays import check_images
 from kvae.grids import Grid
 from kvae.models.model import Model
 from kvae.quantizers.base import Quantizer
@@ -18,18 +19,8 @@ def validate_images(images: Any) -> np.ndarray:
       InputError: The images have another type or shape; the message suggests a conversion.
     """
     array = _to_array("images", images)
-    if array.dtype == np.uint8 and array.ndim == 4 and array.shape[-1] == 3 and array.size:
-        return array
-    hint = ""
-    if array.dtype.kind in "OSU":
-        hint = "; run.read_images reads files and Pillow images"
-    elif array.dtype == np.uint8 and array.ndim == 3 and array.shape[-1] == 3:
-        hint = "; for a single image pass images[None]"
-    elif array.dtype == np.uint8 and array.ndim == 4 and array.shape[1] == 3:
-        hint = "; channels come last: images.transpose(0, 2, 3, 1)"
-    elif array.dtype.kind == "f":
-        hint = ", from 0 to 255: convert floats from 0 to 1 with np.uint8(np.round(255 * images))"
-    raise InputError(f"images are {array.dtype}{list(array.shape)}; they must be uint8[b, h, w, 3]{hint}")
+    check_images("images", array)
+    return array
 
 
 def validate_codes(model: Model, codes: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -26,6 +26,7 @@ from jax import export
 from kvae.core.errors import InputError, require_extra, short_repr, wrap_write_errors
 from kvae.core.fields import Count, Size, validate
 from kvae.core.files import check_target, replaced, target_path, write_text
+from kvae.core.image_arrays import IMAGE_STATISTICS
 from kvae.models.model import Model
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def export_run(run: "Run", folder: os.PathLike | str, batch: str | int, size: in
         "step": run.step,
         "jax": jax.__version__,
         "platforms": list(PLATFORMS),
-        **{name: list(getattr(run.model, name)) for name in ("mean", "std")},
+        **{name: list(getattr(run.model, name)) for name in IMAGE_STATISTICS},
         "programs": {
             name: {"file": f"{name}{SUFFIX}"} | {side: _as_json(specs, run.model) for side, specs in sides.items()}
             for name, sides in shapes.items()

@@ -13,7 +13,7 @@ from kvae.core.files import user_address
 from kvae.training.best import LOSS
 from kvae.training.config.sections import flatten, validate_run
 from kvae.training.workdir.journal import is_finished, read_metrics
-from kvae.training.workdir.metrics_file import ROWS
+from kvae.training.workdir.metrics_file import ROWS, value_of_replica
 from kvae.training.workdir.run_config import read_config_json
 
 INCIDENTAL_FIELDS = {
@@ -95,15 +95,8 @@ def _seeds_of(run: str) -> Iterator[Seed]:
     if not is_finished(config, rows):
         unfinished = f"unfinished, at step {rows[-1]['step'] if rows else 0} of {config['steps']}"
     for replica in range(config["replicas"]):
-        replica_rows = [_select_replica(row, replica) for row in rows]
+        replica_rows = [{name: value_of_replica(value, replica) for name, value in row.items()} for row in rows]
         yield Seed(run, config["seed"] + replica, config, replica_rows, _problem(replica_rows, unfinished))
-
-
-def _select_replica(row: dict[str, Any], replica: int) -> dict[str, Any]:
-    """Returns a row of metrics.jsonl with the values of one replica."""
-    if not any(isinstance(value, list) for value in row.values()):
-        return row
-    return {name: value[replica] if isinstance(value, list) else value for name, value in row.items()}
 
 
 def _problem(rows: list[dict[str, Any]], unfinished: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kvae.core.errors import InputError, short_repr
+from kvae.core.image_arrays import IMAGE_STATISTICS
 from kvae.data import ArrayExamples, Example, Examples, image_spec
 from kvae.data.listing import image_folder
 from kvae.data.sets.folder import folder_examples
@@ -86,7 +87,7 @@ def dataset_source(run: Run, name: str | None, fields: Sequence[str]) -> Source:
         path, _, text = field.partition("=")
         set_field(config, path, text)
     dataset, config = load_data(config)
-    section = {field: value for field, value in config["dataset"].items() if field not in ("mean", "std")}
+    section = {field: value for field, value in config["dataset"].items() if field not in IMAGE_STATISTICS}
     splits = {"train": dataset.train, **dataset.validation}
     example = dataset.train[0]
     if "image" not in example:

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from kvae import data
 from kvae.core.digests import digests
 from kvae.core.errors import InputError, first_line, short_repr
+from kvae.core.image_arrays import IMAGE_STATISTICS
 from kvae.data import Dataset, Example
 from kvae.models.model import Model
 from kvae.training.config.sections import build_model, flatten, load_data, validate_config
@@ -191,7 +192,7 @@ def facts_of_data(config: Mapping[str, Any], dataset: Dataset) -> dict[str, obje
     for index in (0, -1):
         example = dataset.train[range(len(dataset.train))[index]]
         facts[f"example {index} of the training set"] = str(sorted(digests(dict(example)).items()))
-    return facts | {f"dataset.{name}": config["dataset"].get(name) for name in ("mean", "std")}
+    return facts | {f"dataset.{name}": config["dataset"].get(name) for name in IMAGE_STATISTICS}
 
 
 def log_sizes(config: Mapping[str, Any], dataset: Dataset) -> None:

@@ -14,10 +14,11 @@ from flax import struct
 from kvae import measures
 from kvae.core.errors import InputError
 from kvae.core.fields import Channels, OneOf, Positive, fields_of
+from kvae.core.image_arrays import check_images
 from kvae.models.autoencoders import inspection
 from kvae.models.autoencoders.augmentations import AUGMENTATIONS, augment
 from kvae.models.codebook_views import CodebookView, codebook_label, codebook_names, metric_suffix, sums_by_codebook
-from kvae.models.model import DTYPES, Batch, LossAndMetrics, Metric, Model, check_images
+from kvae.models.model import DTYPES, Batch, LossAndMetrics, Metric, Model
 from kvae.quantizers.base import Quantized, Quantizer
 
 
@@ -168,7 +169,7 @@ class Autoencoder(Model):
         Raises:
           InputError: the images have another shape or dtype, or their size is not a multiple of the model's strides.
         """
-        check_images(images)
+        check_images("images", images)
         stride = max(self.code_strides.values())
         if any(size % stride or not size for size in images.shape[1:3]):
             raise InputError(

@@ -13,8 +13,9 @@ import numpy as np
 from kvae import measures
 from kvae.core.errors import InputError
 from kvae.core.fields import Count, NotNegative, OneOf, Positive, Probability, Repeats, Shape, Share, StageChannels
+from kvae.core.image_arrays import check_images
 from kvae.models.codebook_views import CodebookView, apply_in_batches, map_order
-from kvae.models.model import DTYPES, Batch, LossAndMetrics, Metric, Model, check_images
+from kvae.models.model import DTYPES, Batch, LossAndMetrics, Metric, Model
 from kvae.models.urlsom.filters import FILTERS, radial_filter
 from kvae.models.urlsom.losses import URLSOM_METRICS, directions, loss_terms, similarity_loss, url_som_loss
 from kvae.models.urlsom.resnet import ResNet
@@ -273,5 +274,5 @@ class URLSOM(Model):
 
 def _from_uint8(images: jax.Array) -> jax.Array:
     """Maps uint8 images to float32, from 0 to 1."""
-    check_images(images)
+    check_images("images", images)
     return images.astype(jnp.float32) / 255

@@ -53,6 +53,16 @@ def _is_number(value: object) -> bool:
     return value is None or (type(value) in (int, float) and not abs(value) >= 2**63)
 
 
+def value_of_replica(value: Any, replica: int) -> Any:
+    """Returns the value of one replica in a row; values that are not lists are shared by all replicas.
+
+    Example:
+      >>> value_of_replica([0.5, 0.25], 1), value_of_replica(800, 1)
+      (0.25, 800)
+    """
+    return value[replica] if isinstance(value, list) else value
+
+
 def read_rows(file: BinaryIO, replicas: int | None = None) -> Iterator[tuple[int, dict[str, Any] | None]]:
     """Reads a file of rows from its current position.
 

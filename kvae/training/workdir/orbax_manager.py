@@ -13,6 +13,7 @@ from orbax.checkpoint import checkpoint_managers, handlers
 from kvae.core.buckets import bucket_error, is_bucket
 from kvae.core.digests import digest_of_json
 from kvae.core.errors import access_error
+from kvae.core.program import QUIET_LOGGERS
 
 LOSS_ITEM, CONFIG, DIGESTS = "loss", "config", "digests"
 """Names in a checkpoint: the loss among its metrics, and two items saved next to `state`."""
@@ -71,7 +72,7 @@ def make_manager(folder: pathlib.Path, *, read_only: bool) -> Manager:
 @contextlib.contextmanager
 def silence_orbax() -> Iterator[None]:
     """Silences Orbax's log, and the errors that its threads print; kvae reports failures in its own messages."""
-    loggers, hook = [logging.getLogger(name) for name in ("absl", "asyncio")], sys.unraisablehook
+    loggers, hook = [logging.getLogger(name) for name in QUIET_LOGGERS], sys.unraisablehook
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
