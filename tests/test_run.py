@@ -135,9 +135,10 @@ def test_each_replica_opens_as_a_run_of_its_own(trained_run, images):
         np.testing.assert_allclose(evaluation[loss], row[loss][i], rtol=1e-5)
 
 
-def test_best_checkpoint_has_the_lowest_mean_of_finite_replicas(make_config, tmp_path, monkeypatch):
-    """The second of five evaluations, one of whose replicas has diverged; its checkpoint is kept on resume."""
-    losses = iter([[0.5, 0.5], [0.3, float("nan")], [0.4, 0.4], [0.6, 0.2], [0.7, 0.7]])
+def test_best_checkpoint_is_that_of_replicas_that_have_not_failed(make_config, tmp_path, monkeypatch):
+    """The second of five evaluations, although a failure makes the mean fall; the checkpoint is kept on resume."""
+    failed = float("nan")
+    losses = iter([[0.5, 0.5], [0.3, 9.0], [0.4, failed], [0.6, failed], [0.5, failed]])
     evaluate = Evaluator.evaluate
 
     def evaluate_with_given_loss(self, *arguments):

@@ -180,6 +180,8 @@ def test_a_codebook_is_dying_below_a_share_of_its_codes(make_config, caplog, use
 def test_the_best_step_is_the_first_with_the_lowest_finite_loss():
     assert best_step({4: 0.2, 1: 0.5, 2: 0.2, 3: float("nan"), 5: None}) == 2
     assert best_step({1: None}) is None
+    assert best_step({1: [9.0, 0.5], 2: [None, 0.6], 3: [None, None]}) == 1  # the mean of the rest has not fallen
+    assert best_step({1: 0.5, 2: [0.25, 0.5]}) == 2
     assert mean_over_replicas(0.5) == 0.5
     assert mean_over_replicas([float("inf"), 0.5, 0.25]) == 0.375
     assert mean_over_replicas([float("nan")]) is None

@@ -16,7 +16,7 @@ from kvae.core.buckets import as_path
 from kvae.core.errors import InputError
 from kvae.data import Examples, pipeline
 from kvae.training import pictures
-from kvae.training.best import LOSS, mean_over_replicas
+from kvae.training.best import LOSS
 from kvae.training.evaluate import Evaluation, Evaluator
 from kvae.training.parallel import devices
 from kvae.training.parallel.cluster import StopSignal, wait_for_all
@@ -231,7 +231,7 @@ class Loop:
     def save(self, groups: ReplicaGroups, done: int, evaluation: Evaluation | None) -> None:
         """Uploads all rows if the run is in a bucket, then starts saving a checkpoint in the background."""
         self.files.mirror.upload_rows()
-        loss = mean_over_replicas(evaluation.row[LOSS]) if evaluation else None
+        loss = evaluation.row[LOSS] if evaluation else None
         self.files.checkpoints.save(done, self.replicas.join(groups), self.config, loss)
 
     def rates(self, steps: int, seconds: float) -> dict[str, float]:

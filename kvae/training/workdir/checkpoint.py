@@ -11,16 +11,16 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from kvae.core.buckets import as_path, is_bucket, rename_folder, wrap_bucket_errors
 from kvae.core.digests import digest_of_json, digests
 from kvae.core.errors import InputError, access_error, first_line, one_line, wrap_write_errors
-from kvae.training.best import best_step
+from kvae.training.best import Losses, mean_over_replicas
 from kvae.training.parallel.cluster import wait_for_all
 from kvae.training.parallel.peers import agree
-from kvae.training.workdir.orbax_manager import CONFIG, DIGESTS, LOSS_ITEM, make_manager, silence_orbax
+from kvae.training.workdir.journal import as_json
+from kvae.training.workdir.orbax_manager import CONFIG, DIGESTS, LOSS_ITEM, best_checkpoint, make_manager, silence_orbax
 
 log = logging.getLogger(__name__)
 
@@ -69,24 +69,23 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """Returns the best step that has a checkpoint (see `kvae.training.best`); None if no checkpoint has a loss."""
-        metrics_by_step = {step: self._manager.metrics(step) for step in self.steps()}
-        return best_step({step: metrics[LOSS_ITEM] for step, metrics in metrics_by_step.items() if metrics})
+        return best_checkpoint({step: self._manager.metrics(step) for step in self.steps()})
 
-    def save(self, step: int, state: Any, config: Mapping[str, Any], loss: float | None) -> None:
+    def save(self, step: int, state: Any, config: Mapping[str, Any], loss: Losses) -> None:
         """Saves a checkpoint in the background, unless the step already has one.
 
         Args:
           step: The number of training steps done.
           state: A tree of arrays.
           config: The run's validated config.
-          loss: The validation loss; None if it was not measured.
+          loss: The validation loss, one per replica if there are several; None if it was not measured.
 
         Raises:
           InputError: The folder cannot be written, or was deleted.
         """
         if step in self._manager.all_steps():
             return  # a stop signal may arrive right after a scheduled checkpoint
-        metrics = {LOSS_ITEM: loss} if loss is not None and np.isfinite(loss) else None
+        metrics = {LOSS_ITEM: as_json(loss)} if mean_over_replicas(loss) is not None else None
         digest_of_loss = {LOSS_ITEM: digest_of_json(metrics)} if metrics else {}
         arguments = ocp.args.Composite(
             state=ocp.args.PyTreeSave(state),

@@ -2,10 +2,10 @@
 
 import contextlib
 import logging
-import operator
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers, handlers
@@ -14,9 +14,23 @@ from kvae.core.buckets import bucket_error, is_bucket
 from kvae.core.digests import digest_of_json
 from kvae.core.errors import access_error
 from kvae.core.program import QUIET_LOGGERS
+from kvae.training.best import Losses, best_step, mean_over_replicas
 
 LOSS_ITEM, CONFIG, DIGESTS = "loss", "config", "digests"
 """Names in a checkpoint: the loss among its metrics, and two items saved next to `state`."""
+
+
+def best_checkpoint(metrics_by_step: Mapping[int, Mapping[str, Losses] | None]) -> int | None:
+    """Returns `best_step` of the metrics of checkpoints; those of a checkpoint without a loss are None."""
+    return best_step({step: metrics[LOSS_ITEM] for step, metrics in metrics_by_step.items() if metrics})
+
+
+class KeepBest(checkpoint_managers.PreservationPolicy):
+    """Keeps the best checkpoint; one without a loss is kept only while it is one of the newest."""
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        best = best_checkpoint({checkpoint.step: checkpoint.metrics for checkpoint in checkpoints})
+        return [checkpoint.step == best for checkpoint in checkpoints]
 
 
 class Manager(ocp.CheckpointManager):
@@ -49,12 +63,10 @@ def make_manager(folder: pathlib.Path, *, read_only: bool) -> Manager:
       folder: The folder of checkpoints.
       read_only: True if the folder must not be created.
     """
-    loss = operator.itemgetter(LOSS_ITEM)
-    # A checkpoint without an evaluation has no loss, so it is kept only while it is one of the two newest.
-    best = checkpoint_managers.BestN(get_metric_fn=loss, reverse=True, n=1, keep_checkpoints_without_metrics=False)
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(2), best]),
-        best_fn=loss,  # without it Orbax does not save the losses, and a resumed run would not know its best step
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(2), KeepBest()]),
+        # Without it Orbax does not save the losses, and a resumed run would not know its best step.
+        best_fn=lambda metrics: mean_over_replicas(metrics[LOSS_ITEM]),
         best_mode="min",
         create=not read_only,
         enable_async_checkpointing=True,
