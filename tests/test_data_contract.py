@@ -34,7 +34,7 @@ def registered(monkeypatch):
         ({"name": "cifar"}, "dataset.name is 'cifar'; did you mean 'cifar10'?"),
         (
             {"name": "q"},
-            "dataset.name is 'q'; it must be one of photos, folder, cifar10, svhn, imagenet, faces, digits, tokens",
+            f"dataset.name is 'q'; it must be one of {', '.join(data.DATASETS)}",
         ),
         ({"name": "photos", "sise": 3}, "dataset has no field 'sise'; did you mean 'size'?"),
         ({"name": "digits", "path": "x"}, "dataset has no field 'path'; its fields are size"),

@@ -17,6 +17,10 @@ class Listed(list):
     """Examples in a list, with names if they are set."""
 
 
+def wrong():
+    """A data set that returns nothing."""
+
+
 def of(**arrays):
     return Dataset(ArrayExamples(arrays), {"validation": ArrayExamples(arrays)})
 
@@ -61,6 +65,22 @@ def test_mistake_is_one_line_at_the_door(monkeypatch, mistake):
     with pytest.raises(InputError) as caught:
         data.load("mine")
     assert str(caught.value).startswith("data set 'mine'") and message in str(caught.value)
+
+
+def test_named_functions_are_checked_too(monkeypatch):
+    monkeypatch.setitem(data.DATASETS, "mine", f"{__name__}:wrong")
+    with pytest.raises(InputError, match="data set 'mine' returns a NoneType"):
+        data.load("mine")
+    for entry, reason in [
+        (f"{__name__}:rong", "has no attribute 'rong'"),
+        ("nonesuch:f", "No module named 'nonesuch'"),
+    ]:
+        monkeypatch.setitem(data.DATASETS, "mine", entry)
+        with pytest.raises(InputError, match=rf"DATASETS\['mine'\] is '{entry}', which cannot be imported: .*{reason}"):
+            data.load("mine")
+    monkeypatch.setitem(data.DATASETS, "mine", 3)
+    with pytest.raises(InputError, match=r"DATASETS\['mine'\] is 3; it must be a function or 'module:function'"):
+        data.load("mine")
 
 
 def test_good_data_sets_are_accepted(monkeypatch):

@@ -14,7 +14,8 @@ import kvae
 from kvae import main
 from kvae.core import program
 from kvae.core.errors import InputError
-from kvae.training.config.sections import load_data
+from kvae.runs import opening
+from kvae.training.config.sections import build_model, load_data
 from kvae.training.evaluate import Evaluator
 from kvae.training.parallel.devices import Replicas, make_mesh
 from kvae.training.train import train
@@ -104,6 +105,9 @@ def test_load_rejects_missing_runs_steps_and_replicas(workdir, tmp_path):
         kvae.load(workdir, step=3)
     with pytest.raises(InputError, match=r"replica is 1; it must be from 0 to 0 for "):
         kvae.load(workdir, replica=1)
+    for replica in ("0", True, 0.0):
+        with pytest.raises(InputError, match=f"replica is {replica!r}; it must be an integer"):
+            kvae.load(workdir, replica=replica)
     (tmp_path / "empty").mkdir()
     path = tmp_path / "empty" / "config.json"
     path.write_text(json.dumps(kvae.load(workdir).config))
@@ -154,6 +158,15 @@ def test_best_checkpoint_is_that_of_replicas_that_have_not_failed(make_config, t
     assert checkpoints.best() == 4
     checkpoints.close()
     assert kvae.load(str(tmp_path), step="best").step == 4
+
+
+def test_load_rejects_a_checkpoint_of_another_model(workdir, monkeypatch):
+    def build_wider(config):
+        return build_model({**config, "model": {**config["model"], "channels": 16}})
+
+    monkeypatch.setattr(opening, "build_model", build_wider)
+    with pytest.raises(InputError, match=r"checkpoint 4 of .*: params\..* has the shape \[.*\]; this model expects"):
+        kvae.load(workdir)
 
 
 def test_train_equals_the_command(make_config, tmp_path):

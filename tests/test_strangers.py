@@ -232,6 +232,17 @@ def test_quantiser_grid_neighbourhood_and_data_set(parts, train_and_resume, tmp_
     assert program.run(report.main, [run.workdir, "--html", f"--out={run.workdir}/page.html"]) == 0
 
 
+def test_tokeniser_without_quantizers_is_one_line():
+    class Half(kvae.Model):
+        mean: tuple[float, ...] = ()
+        code_strides: ClassVar = {"codebook": 4}
+        methods = ("encode", "decode")
+
+    kvae.MODELS["half"] = Half
+    with pytest.raises(kvae.InputError, match=r"Half lists encode .* has no quantizers and no std and no __call__"):
+        kvae.models.build({"name": "half"})
+
+
 def test_neighbourhood_on_a_plane(parts):
     layer = kvae.KohonenVQ((16,), "triangle", radius=3.0)
     np.testing.assert_allclose(kvae.topology.matrix(layer.spreading, 0)[0, :4], [1, 2 / 3, 1 / 3, 0], atol=1e-6)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kvae.core.errors import InputError, choose
+from kvae.core.errors import InputError, choose, first_line, short_repr
 from kvae.core.fields import fields_of, validate_fields
 from kvae.data.checks import check_dataset
 from kvae.data.dataset import (
@@ -61,10 +61,18 @@ def function_of(name: str) -> Callable[..., Dataset]:
     """Returns the function that loads the data set `name`.
 
     Raises:
-      InputError: no data set has this name.
+      InputError: no data set has this name, or its "module:function" cannot be imported.
     """
-    function = choose("dataset.name", name, DATASETS)
-    return pkgutil.resolve_name(function) if isinstance(function, str) else function
+    entry = choose("dataset.name", name, DATASETS)
+    try:
+        function = pkgutil.resolve_name(entry) if isinstance(entry, str) else entry
+    except (ModuleNotFoundError, AttributeError, ValueError) as error:
+        if isinstance(error, ModuleNotFoundError) and not entry.startswith(str(error.name)):
+            raise  # the module is there, but a package that it imports is not
+        raise InputError(f"DATASETS[{name!r}] is {entry!r}, which cannot be imported: {first_line(error)}") from error
+    if not callable(function):
+        raise InputError(f"DATASETS[{name!r}] is {short_repr(entry)}; it must be a function or 'module:function'")
+    return function
 
 
 def validate_dataset_section(section: Mapping) -> dict[str, Any]:
@@ -100,8 +108,10 @@ def load(name: str, **fields: Any) -> Dataset:
       ArrayExamples(image uint8[1442, 32, 32, 3], label int32[1442])
     """
     section = validate_dataset_section({"name": name, **fields})
-    dataset = function_of(section.pop("name"))(**section)
-    is_builtin = isinstance(DATASETS[name], str)  # not checked: the checks read examples, which can be slow
+    function = function_of(section.pop("name"))
+    dataset = function(**section)
+    # kvae's own sets are not checked, because the checks read examples, which can be slow.
+    is_builtin = getattr(function, "__module__", "").startswith(f"{__name__}.sets.")
     return dataset if is_builtin else check_dataset(name, dataset)
 
 

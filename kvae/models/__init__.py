@@ -10,6 +10,7 @@ from kvae.models.autoencoders.vqvae import VQVAE
 from kvae.models.autoencoders.vqvae2 import VQVAE2
 from kvae.models.model import Model
 from kvae.models.priors.model import Prior
+from kvae.models.tokenisers import check_tokeniser
 from kvae.models.urlsom.model import URLSOM
 from kvae.quantizers import BSQ, FSQ, LFQ, QUANTIZERS, GradientVQ, GroupedVQ, KohonenVQ, ResidualVQ, SimVQ
 
@@ -107,11 +108,14 @@ def build(section: Mapping[str, Any], *, mean: Iterable[float] = (), std: Iterab
         without these fields.
 
     Raises:
-      InputError: a name is unknown, a value is of another type or out of range, or fields do not fit together.
+      InputError: a name is unknown, a value is of another type or out of range, fields do not fit together, or a model
+        with `encode` and `decode` lacks something (see `kvae.models.tokenisers`).
     """
     statistics = {"mean": tuple(mean), "std": tuple(std)}
     known = fields_of(choose("model.name", section["name"], MODELS))
-    return _module(section, MODELS, {name: value for name, value in statistics.items() if name in known and value})
+    model = _module(section, MODELS, {name: value for name, value in statistics.items() if name in known and value})
+    check_tokeniser(model)
+    return model
 
 
 def _module(section: Mapping[str, Any], registry: Mapping[str, Callable], arguments: Mapping[str, Any]) -> Any:

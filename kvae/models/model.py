@@ -116,7 +116,8 @@ class Model(nn.Module):
       needs_train_sums: True if `compute_metrics` also needs the `train_sums` of the training set.
       collapse_hint: advice to log when few codes or neurons are in use.
       methods: names of the methods that can be called on a run opened with `kvae.load`. They take arrays and must not
-        use random numbers.
+        use random numbers. A model that lists `encode` and `decode` is a tokeniser, see
+        `kvae.models.tokenisers`.
     """
 
     needs_whole_batch: ClassVar[bool] = False

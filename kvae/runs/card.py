@@ -11,7 +11,7 @@ import jax
 from kvae import data
 from kvae.core.errors import short_repr
 from kvae.core.image_arrays import IMAGE_STATISTICS
-from kvae.models.model import Model
+from kvae.models.tokenisers import is_tokeniser
 from kvae.training.best import LOSS
 from kvae.training.workdir.metrics_file import value_of_replica
 
@@ -83,11 +83,6 @@ def model_card(run: "Run", name: str, figures: Mapping[str, bytes], license: str
         parts += ["## Limits\n", LIMITS.format(stride=max(run.model.code_strides.values()))]
     parts += ["## Licence\n", f"`{license}`\n" if license else "The author of this run has not stated a licence.\n"]
     return "\n".join(parts)
-
-
-def is_tokeniser(model: Model) -> bool:
-    """Returns True if a model encodes images and decodes codes."""
-    return {"encode", "decode"} <= {*model.methods}
 
 
 def _summary(run: "Run") -> str:

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import jax
+import numpy as np
 
 from kvae.core.buckets import as_path, check_reachable, wrap_bucket_errors
 from kvae.core.errors import InputError, short_repr
@@ -18,6 +18,7 @@ from kvae.core.program import STOPPED
 from kvae.runs import share
 from kvae.runs.run import Run
 from kvae.training.config.sections import build_model, validate_run
+from kvae.training.parallel.devices import select_replica
 from kvae.training.workdir.checkpoint import Checkpoints, CorruptedError
 from kvae.training.workdir.run_config import config_of_checkpoints, open_address, read_config_json
 
@@ -34,32 +35,35 @@ ATTEMPTS = 10
 """Maximum number of attempts to read a run while its training replaces checkpoints."""
 
 
-def read_run(workdir: str, step: int | str | None) -> tuple[dict[str, Any], int, dict[str, Any]]:
+def read_run(workdir: str, step: int | str | None, replica: int) -> tuple[dict[str, Any], int, dict[str, Any]]:
     """Reads the config and one checkpoint of a run.
 
     Args:
       workdir: The run's folder, local or in a bucket.
       step: Step of the checkpoint; "best" is the one with the lowest validation loss, None the newest intact one.
+      replica: Index of a replica.
 
     Returns:
-      The config, the step, and the state as nested dicts of NumPy arrays.
+      The config, the step, and the variables of the replica as nested dicts of NumPy arrays.
 
     Raises:
-      InputError: The run or the checkpoint does not exist, or the bucket does not respond.
+      InputError: The run, the checkpoint or the replica does not exist, or the bucket does not respond.
     """
+    if isinstance(replica, bool) or not isinstance(replica, (int, np.integer)):
+        raise InputError(f"replica is {short_repr(replica)}; it must be an integer")
     check_reachable(workdir)
     with wrap_bucket_errors(workdir):
         for attempt in itertools.count(1):
             with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
                 try:
-                    return _read_checkpoint(workdir, checkpoints, step)
+                    return _read_checkpoint(workdir, checkpoints, step, replica)
                 except InputError:
                     if attempt == ATTEMPTS or checkpoints.are_unchanged():
                         raise
 
 
 def _read_checkpoint(
-    workdir: str, checkpoints: Checkpoints, step: int | str | None
+    workdir: str, checkpoints: Checkpoints, step: int | str | None, replica: int
 ) -> tuple[dict[str, Any], int, dict[str, Any]]:
     steps = checkpoints.steps()
     if not steps:
@@ -73,15 +77,19 @@ def _read_checkpoint(
     if step is not None and step not in steps:
         raise InputError(f"{workdir} has no checkpoint at step {step}; it has steps {', '.join(map(str, steps))}")
     config = validate_run(config, workdir)
-    if step is None:
-        return config, *checkpoints.newest_intact(reversed(steps), checkpoints.variables)
+    if not 0 <= replica < config["replicas"]:
+        raise InputError(f"replica is {replica}; it must be from 0 to {config['replicas'] - 1} for {workdir}")
     try:
-        return config, step, checkpoints.variables(step)
+        if step is None:
+            step, state = checkpoints.newest_intact(reversed(steps), checkpoints.variables)
+        else:
+            state = checkpoints.variables(step)
     except CorruptedError as error:
         others = ", ".join(str(other) for other in steps if other != step) or "none"
         raise InputError(
             f"checkpoint {step} of {workdir} is corrupted ({error}); other checkpoints: {others}"
         ) from error
+    return config, step, select_replica({"params": state["params"], **state["collections"]}, replica)
 
 
 def load(workdir: str, step: int | str | None = None, replica: int = 0) -> Run:
@@ -90,18 +98,18 @@ def load(workdir: str, step: int | str | None = None, replica: int = 0) -> Run:
     Args:
       workdir: The run's folder, local or in a bucket (gs://bucket/run).
       step: Step of the checkpoint. By default the newest intact one; "best" is the one with the lowest validation loss.
+        Replicas share their checkpoints, so this is the lowest mean over replicas, whatever `replica` is; see
+        `kvae.training.best`.
       replica: Index of the replica, if several seeds were trained at once.
 
     Raises:
-      InputError: The run, the checkpoint or the replica does not exist.
+      InputError: The run, the checkpoint or the replica does not exist, or the checkpoint belongs to another model.
     """
     workdir = user_address("the run", workdir)
-    config, step, state = read_run(workdir, step)
-    if not 0 <= replica < config["replicas"]:
-        raise InputError(f"replica is {replica}; it must be from 0 to {config['replicas'] - 1} for {workdir}")
-    variables = {"params": state["params"], **state["collections"]}
-    variables = jax.tree.map(lambda leaf: leaf[replica], variables)
-    return Run(workdir, config, step, build_model(config), variables, replica)
+    config, step, variables = read_run(workdir, step, replica)
+    model = build_model(config)
+    share.check_variables(model, variables, f"checkpoint {step} of {workdir}")
+    return Run(workdir, config, step, model, variables, int(replica))
 
 
 def open_run(folder: str, step: int | str | None = None, replica: int = 0) -> Run:

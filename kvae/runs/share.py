@@ -22,6 +22,7 @@ from kvae.core.errors import InputError, first_line, short_repr, wrap_write_erro
 from kvae.core.fields import Natural, validate_fields
 from kvae.core.files import check_file, check_target, replaced, target_path, write_text
 from kvae.models.model import Model
+from kvae.models.tokenisers import is_tokeniser
 from kvae.runs import card
 from kvae.training.config.sections import validate_run
 from kvae.training.workdir.metrics_file import ROWS
@@ -189,7 +190,7 @@ def check_variables(model: Model, variables: dict[str, Any], source: str) -> Non
       variables: Nested dicts of arrays.
       source: The file that the variables come from, for messages.
     """
-    if not card.is_tokeniser(model):
+    if not is_tokeniser(model):
         return
     side = max(model.code_strides.values())
     images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8)
