@@ -67,6 +67,8 @@ def hebbian_update(
     parallel to the winner, because W^T y is the winner's codeword, whereas Eq. 13 moves each neighbour towards x. The
     winner itself moves in the same way. With the kernel `none` and the same winner, the updates are equal.
 
+    Nothing in kvae trains with it; it is public so that the paper's two forms can be compared.
+
     Arguments and result are the same as in `online_update`.
     """
     winner = jnp.argmax(jnp.matmul(codewords, x, precision=jax.lax.Precision.HIGHEST))

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from kvae.core import files
-from kvae.core.digests import digests
 from kvae.core.errors import require_extra, wrap_read_errors
 from kvae.data.dataset import Codebook
 from kvae.data.token_files import RUN_ALL_AGAIN
@@ -37,6 +36,8 @@ def read_codewords(root: pathlib.Path, manifest: Mapping[str, Any]) -> dict[str,
         return {}
     with require_extra("share"):
         import safetensors.numpy
+
+        from kvae.core.digests import digests  # imported here because it imports JAX
 
     with wrap_read_errors(path, RUN_ALL_AGAIN):
         with files.opened(path) as file:
