@@ -111,7 +111,7 @@ def load(name: str, **fields: Any) -> Dataset:
     function = function_of(section.pop("name"))
     dataset = function(**section)
     # kvae's own sets are not checked, because the checks read examples, which can be slow.
-    is_builtin = getattr(function, "__module__", "").startswith(f"{__name__}.sets.")
+    is_builtin = str(getattr(function, "__module__", None)).startswith(f"{__name__}.sets.")
     return dataset if is_builtin else check_dataset(name, dataset)
 
 
