@@ -9,6 +9,7 @@ from sklearn.pipeline import make_pipeline
 import kvae
 from kvae import plots
 from kvae.core.errors import InputError
+from kvae.plots import tree
 from vectors import DATA, START
 
 
@@ -29,6 +30,8 @@ def test_every_function_draws_every_grid_on_given_axes():
             lambda som, ax: plots.hits(som, DATA, ax),
             lambda som, ax: plots.component(som, "x1", ax),
             lambda som, ax: plots.classes(som, DATA, labels, ax),
+            lambda som, ax: plots.pies(som, DATA, labels, ax),
+            lambda som, ax: plots.missing(som, DATA, ax),
             lambda som, ax: plots.clusters(som, 3, ax),
             lambda som, ax: plots.trajectory(som, DATA, ax),
         ):
@@ -59,6 +62,61 @@ def test_figures_show_values_of_map():
         plots.hits(make_pipeline(som), DATA)
     with pytest.raises(NotFittedError):
         plots.u_matrix(kvae.SOM())
+
+
+def test_pies_show_classes_of_rows():
+    som = kvae.SOM((1, 3), n_epochs=0, init=[[0], [1], [2]]).fit([[0.0], [2]])
+    X, y = [[0.0]] * 3 + [[0.1]] + [[2.0]], ["a", "a", "a", "b", "b"]
+    slices = plots.pies(som, X, y).axes[0].collections[1]
+    # Node 0 has three rows of a and one of b, node 1 none, and node 2, of a quarter of the area, one of b.
+    areas = [polygon_area(path.vertices) / (np.pi * 0.46**2) for path in slices.get_paths()]
+    np.testing.assert_allclose(areas, [3 / 4, 1 / 4, 1 / 4], rtol=0.02)
+    assert (slices.get_facecolors()[1] == slices.get_facecolors()[2]).all()
+    np.testing.assert_allclose([path.vertices[0] for path in slices.get_paths()], [[0, 0], [0, 0], [2, 0]])
+
+
+def polygon_area(vertices):
+    x, y = vertices.T
+    return abs(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1))) / 2
+
+
+def test_missing_shares_are_means_over_rows():
+    X = np.array([[0, 0], [0, np.nan], [9, 9]])
+    som = kvae.SOM((1, 3), n_epochs=0, init=[[0, 0], [5, 5], [9, 9]], missing="ignore").fit(X)
+    shares = plots.missing(som, X).axes[0].collections[0].get_array()
+    np.testing.assert_array_equal(np.ma.filled(shares, -1), [25, -1, 0])
+
+
+def test_u_matrix_of_torus_crosses_its_border():
+    som = kvae.SOM((3, 4), topology="torus", n_epochs=0, init=np.arange(12.0)[:, None]).fit([[0.0], [11]])
+    heights = plots.u_matrix(som).axes[0].collections[0].get_array()
+    np.testing.assert_allclose(
+        heights[[0, 5]], [(1 + 3 + 4 + 8 + 5 + 7 + 9 + 11) / 8, (1 + 1 + 4 + 4 + 5 + 3 + 3 + 5) / 8]
+    )
+
+
+def test_spanning_tree_has_links_of_least_length():
+    # On a line in space: 0, 1, 3 and twice 7. The order on the grid does not matter.
+    som = kvae.SOM((5, 1, 1), n_epochs=0, init=[[7.0], [0], [3], [7], [1]]).fit([[0.0], [7]])
+    links = tree.minimum_links(som.transform(som.cluster_centers_))
+    pairs = {tuple(sorted(link)) for link in links.tolist()}
+    assert pairs in ({(1, 4), (2, 4), (0, 3), (0, 2)}, {(1, 4), (2, 4), (0, 3), (2, 3)})
+    positions = tree.tree_positions(links, 5)
+    lengths = np.linalg.norm(positions[links[:, 0]] - positions[links[:, 1]], axis=1)
+    np.testing.assert_allclose(lengths, 1, atol=0.01)  # a path of four links is laid out straight
+    ends = np.linalg.norm(positions[:, None] - positions, axis=-1).max()
+    assert ends == pytest.approx(4, abs=0.05)
+
+
+def test_spanning_tree_is_drawn_on_given_axes():
+    som, ax = kvae.SOM((3, 4), n_epochs=0, init=START).fit(DATA), matplotlib.figure.Figure().add_subplot()
+    assert plots.spanning_tree(som, DATA, DATA[:, 0] > 0, ax) is ax.figure
+    assert "Minimum spanning tree of the nodes, N = 200 rows" in (ax.get_title(), ax.get_title(loc="left"))
+    plots.spanning_tree(kvae.SOM((1,), n_epochs=0, init=START[:1]).fit(DATA))
+    with pytest.raises(InputError, match=r"^y is given without X; pass the rows that it labels$"):
+        plots.spanning_tree(som, y=DATA[:, 0])
+    with pytest.raises(InputError, match=r"^som has 2,501 nodes; its spanning tree is drawn for up to 2,500$"):
+        plots.spanning_tree(kvae.SOM((2501,), n_epochs=0, init=np.zeros((2501, 5))).fit(DATA))
 
 
 def test_trajectory_wraps_around_torus():
@@ -111,6 +169,8 @@ def test_maps_of_three_axes_are_refused_in_one_line():
         lambda: plots.component(som, 0),
         lambda: plots.components(som),
         lambda: plots.classes(som, DATA, DATA[:, 0] > 0),
+        lambda: plots.pies(som, DATA, DATA[:, 0] > 0),
+        lambda: plots.missing(som, DATA),
         lambda: plots.clusters(som, 2),
         lambda: plots.trajectory(som, DATA),
     ):

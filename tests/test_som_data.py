@@ -5,9 +5,11 @@ import itertools
 import jax
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 
 import kvae
 from kvae.core.errors import InputError
+from kvae.som.distances import euclidean_distances
 from vectors import DATA, START
 
 SMALL = dict(grid_shape=(3, 4), n_epochs=2)
@@ -225,3 +227,14 @@ def test_transform_of_many_rows_equals_direct_distances():
     np.testing.assert_allclose(distances, expected, rtol=1e-6)
     assert distances.dtype == np.float32
     np.testing.assert_array_equal(np.diag(som.transform(som.cluster_centers_)), 0)
+
+
+@pytest.mark.parametrize("shift", [0, 1e-9, 1e-4, 1, 1e6, 1e200])
+def test_fast_distances_keep_their_digits(shift):
+    vectors, centers = DATA[:30].astype(float), DATA[:12].astype(float)
+    vectors[:12] += shift  # equal to the centres, close to them or far away
+    expected = cdist(vectors, centers)
+    np.testing.assert_allclose(euclidean_distances(vectors, centers), expected, rtol=1e-9)
+    assert np.all(np.diag(euclidean_distances(centers, centers)) == 0)
+    far = 1e8  # without the origin between them
+    np.testing.assert_allclose(euclidean_distances(vectors + far, centers + far), cdist(vectors + far, centers + far))

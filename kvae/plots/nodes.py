@@ -24,6 +24,13 @@ def check_map(som: "kvae.SOM") -> None:
       InputError: `som` is not a `kvae.SOM`, or its grid has more than two axes.
       NotFittedError: the map is not fitted.
     """
+    check_fitted(som)
+    if len(som.grid_.shape) > 2:
+        raise InputError(f"grid_shape is {som.grid_.shape}; it must have one or two axes to be drawn")
+
+
+def check_fitted(som: "kvae.SOM") -> None:
+    """Raises InputError if `som` is not a `kvae.SOM`, and NotFittedError if it is not fitted."""
     if not hasattr(som, "clusters"):  # importing kvae.SOM for isinstance would be circular
         message = f"som is a {type(som).__name__}; it must be a kvae.SOM"
         if hasattr(som, "steps"):
@@ -32,8 +39,6 @@ def check_map(som: "kvae.SOM") -> None:
     from sklearn.utils.validation import check_is_fitted
 
     check_is_fitted(som)
-    if len(som.grid_.shape) > 2:
-        raise InputError(f"grid_shape is {som.grid_.shape}; it must have one or two axes to be drawn")
 
 
 @contextlib.contextmanager
@@ -119,6 +124,32 @@ def draw_values(
     ticks = MaxNLocator(5, steps=(1, 2, 2.5, 5, 10), integer=np.issubdtype(values.dtype, np.integer))
     bar = ax.figure.colorbar(nodes, cax=ax.inset_axes((1.03, 0.05, 0.035, 0.9)), label=label, ticks=ticks)
     bar.outline.set_visible(False)
+
+
+def draw_pies(ax: "Axes", positions: np.ndarray, table: np.ndarray, colors: np.ndarray, radius: float) -> None:
+    """Draws pie charts whose areas are proportional to their totals, except for small ones.
+
+    Args:
+      ax: the axes.
+      positions: x and y of each pie, float [K, 2].
+      table: sizes of the slices, float [K, C], at least 0; a pie of zeros is not drawn.
+      colors: colour of each slice, float [C, 3], from 0 to 1.
+      radius: radius of the largest pie; no pie has less than 0.4 of it.
+    """
+    from matplotlib.collections import PolyCollection
+
+    totals = table.sum(axis=1)
+    radii = radius * np.maximum(np.sqrt(totals / max(totals.max(), 1)), 0.4)
+    ends = np.cumsum(table, axis=1) / np.maximum(totals, 1)[:, None]
+    slices, slice_colors = [], []
+    for node, number in np.argwhere(table > 0):
+        first, last = (0.0 if number == 0 else ends[node, number - 1]), ends[node, number]
+        angles = 2 * np.pi * np.linspace(first, last, 2 + math.ceil(24 * (last - first)))
+        # Start at the top, clockwise.
+        arc = positions[node] + radii[node] * np.column_stack([np.sin(angles), -np.cos(angles)])
+        slices.append(np.vstack([positions[node], arc]))
+        slice_colors.append(colors[number])
+    ax.add_collection(PolyCollection(slices, facecolors=slice_colors, edgecolors="none"), autolim=False)
 
 
 def class_colors(count: int) -> np.ndarray:

@@ -11,6 +11,7 @@ import kvae
 from kvae import measures
 from kvae.core.errors import InputError
 from kvae.plots.canvas import INK
+from kvae.plots.labels import classes
 from kvae.plots.nodes import (
     add_class_legend,
     check_map,
@@ -142,44 +143,6 @@ def components(som: "kvae.SOM", features: Sequence[int | str] | None = None) -> 
         for panel, feature in enumerate(features, 1):
             component(som, feature, figure.add_subplot(rows, columns, panel))
     return figure
-
-
-def classes(som: "kvae.SOM", X: Data, y: ArrayLike, ax: "Axes | None" = None) -> "Figure":
-    """Draws the most common label among the rows at each node. The larger its share, the stronger the colour.
-
-    Args:
-      som, ax: as in `u_matrix`.
-      X: float [n, d], or an iterable of batches.
-      y: labels [n], of any type that NumPy can sort.
-
-    Returns:
-      The figure of the axes.
-
-    Raises:
-      InputError: X and y differ in length, or the map cannot be drawn. NotFittedError: the map is not fitted.
-
-    Example:
-      >>> import kvae
-      >>> X, y = [[0.0, 0.0], [0.1, 0.0], [1.0, 2.0], [1.1, 2.0]], ["low", "low", "high", "high"]
-      >>> figure = kvae.plots.classes(kvae.SOM((4, 5), n_epochs=2).fit(X), X, y)
-    """
-    check_map(som)
-    names, labels = np.unique(np.asarray(y), return_inverse=True)
-    nodes = som.predict_nodes(X)
-    if len(labels) != len(nodes):
-        raise InputError(f"y has {len(labels):,} labels; it must have one for each of the {len(nodes):,} rows of X")
-    table = np.zeros((som.grid_.size, len(names)))
-    np.add.at(table, (nodes, labels), 1)
-    total, winner = table.sum(axis=1), table.argmax(axis=1)
-    share = table.max(axis=1) / np.maximum(total, 1)
-    with map_axes(som, ax) as ax:
-        colors = class_colors(len(names))
-        strength = (0.25 + 0.75 * share)[:, None]
-        draw_nodes(som, ax, np.where(total[:, None] > 0, strength * colors[winner] + 1 - strength, 1.0))
-        add_class_legend(ax, names, colors)
-        agreement = table.max(axis=1).sum() / max(total.sum(), 1)
-        ax.set_title(f"Classes: {agreement:.0%} of rows match their node")
-    return ax.figure
 
 
 def clusters(som: "kvae.SOM", n_clusters: int, ax: "Axes | None" = None) -> "Figure":

@@ -22,7 +22,7 @@ from kvae.som.sparse import SparseBlock
 LARGEST_NORM = 2.0**60
 """Maximum length of a vector in these coordinates. Its square, and sums of squares, stay far below float32's limit."""
 
-BLOCK_ROWS = 1024
+BLOCK_ROWS = 256
 """Number of rows in a block of distances, small enough for the block to stay in the processor's cache."""
 
 OFFSET_STEP = 4
@@ -131,14 +131,15 @@ class Coordinates:
           Distances [n, K] in the dtype of the rows.
         """
         distances = np.empty((vectors.shape[0], len(centers)), vectors.dtype)
-        between, centers = METRICS[self.metric].between, self.scaled(centers.astype(np.float64))
-        if scipy.sparse.issparse(vectors):
-            from_products = METRICS[self.metric].from_products
-            between, centers = functools.partial(csr.distances, from_products), np.ascontiguousarray(centers.T)
-        unit = self.distance(1.0)
+        metric, unit, centers = METRICS[self.metric], self.distance(1.0), self.scaled(centers.astype(np.float64))
+        if scipy.sparse.issparse(vectors):  # an offset would fill in the zeros
+            between = functools.partial(csr.distances, metric.from_products)
+            offset, centers = 0, np.ascontiguousarray(centers.T)
+        else:
+            between, offset, centers = metric.between, self.offset, centers - self.offset
         for start in range(0, len(distances), BLOCK_ROWS):
             rows = slice(start, start + BLOCK_ROWS)
-            block = between(self.scaled(vectors[rows].astype(np.float64)), centers)
+            block = between(self.scaled(vectors[rows].astype(np.float64)) - offset, centers)
             with np.errstate(over="ignore", under="ignore"):  # a distance too large for the dtype becomes infinite
                 np.multiply(block, unit, out=distances[rows], casting="same_kind")
         return distances
