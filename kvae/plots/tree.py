@@ -69,11 +69,13 @@ def spanning_tree(
 
 def minimum_links(distances: np.ndarray) -> np.ndarray:
     """Returns the links of the minimum spanning tree, int [K - 1, 2], from distances float [K, K]."""
+    from scipy.sparse import coo_array
     from scipy.sparse.csgraph import minimum_spanning_tree
 
-    # SciPy takes a distance of 0 for a missing link.
-    tree = minimum_spanning_tree(np.maximum(distances.astype(np.float64), np.finfo(np.float64).tiny))
-    return np.column_stack(tree.nonzero())
+    pairs = np.triu_indices(len(distances), 1)
+    # SciPy takes 0 for a missing link, and in dense matrices also numbers below 1e-8.
+    lengths = np.maximum(distances[pairs].astype(np.float64), np.finfo(np.float64).tiny)
+    return np.column_stack(minimum_spanning_tree(coo_array((lengths, pairs), distances.shape).tocsr()).nonzero())
 
 
 def tree_positions(links: np.ndarray, size: int) -> np.ndarray:
@@ -138,6 +140,8 @@ def _draw(ax: "Axes", positions: np.ndarray, links: np.ndarray, names: np.ndarra
     ax.plot(*empty.T, "o", color="white", markeredgecolor=QUIET, markeredgewidth=0.5, markersize=2)
     # On a large tree, nodes must be larger than the links to be visible.
     radius = max(0.45, 0.012 * np.ptp(positions, axis=0).max())
+    if np.ptp(table.sum(axis=1)) == 0:  # all nodes have the same size
+        radius *= 0.5
     draw_pies(ax, positions, table, colors, radius)
     low, high = positions.min(axis=0) - 2 * radius, positions.max(axis=0) + 2 * radius
     ax.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]), xticks=[], yticks=[], aspect="equal")

@@ -208,7 +208,7 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, MapLe
           X: float [n, d], an array or a data frame.
 
         Returns:
-          Distances in the dtype of X. Under the Euclidean metric, a row that equals a centre has distance exactly 0.
+          Distances in the dtype of X. Under the Euclidean metric, a dense row that equals a centre has distance 0.
 
         Raises:
           NotFittedError: the map is not fitted. ValueError: scikit-learn rejects X.
