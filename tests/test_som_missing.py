@@ -90,7 +90,7 @@ UNKNOWN[130] = np.nan
         (
             dict(metric="cosine"),
             HOLES,
-            "missing is 'ignore' and metric is 'cosine'; missing values can be",
+            "missing is 'ignore' and metric is 'cosine'; to ignore missing values, use",
         ),
         ({}, np.where(HOLES > 2, np.inf, HOLES), "contains infinity"),
         (dict(init=HOLES[:12]), HOLES, "init contains NaN"),
