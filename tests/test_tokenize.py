@@ -26,6 +26,7 @@ from kvae.data.token_codebooks import CODEWORDS, write_codewords
 from kvae.data.token_manifest import findings
 from kvae.runs import Run
 from kvae.tokenize import __main__ as tokenize
+from kvae.tokenize.encode import is_complete
 from kvae.training.config.sections import load_data
 from prior import Prior
 
@@ -160,6 +161,11 @@ def test_missing_shards_are_written_again(run, images, tmp_path, capsys, file_fo
     capsys.readouterr()
     assert start(*arguments) == 0
     assert f"{out} is already complete" in capsys.readouterr().err
+
+
+def test_asking_whether_a_folder_is_complete_creates_nothing(tmp_path):
+    assert not is_complete(tmp_path / "new", {"run": "a"})
+    assert not (tmp_path / "new").exists()
 
 
 def test_killed_call_resumes_to_identical_files(run, images, tmp_path):

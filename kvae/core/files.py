@@ -1,6 +1,7 @@
 """Atomic writes (a killed process leaves no partial file) and reads that never block on a pipe."""
 
 import contextlib
+import hashlib
 import io
 import os
 import pathlib
@@ -102,6 +103,12 @@ def read_text(path: os.PathLike | str) -> str:
     """
     with opened(path) as file:
         return file.read().decode()
+
+
+def digest_of_file(path: os.PathLike | str) -> str:
+    """Returns the BLAKE2b digest (16 bytes, in hex) of a file; raises OSError like `opened`."""
+    with opened(path) as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def check_target(folder: pathlib.Path, mark: str, unfinished: Collection[str] = ()) -> None:

@@ -166,7 +166,7 @@ def find_copies(root: pathlib.Path, names: Sequence[str]) -> dict[str, str]:
     """
     groups = _split_groups([list(names)], lambda name: os.stat(root / name).st_size)
     groups = _split_groups(groups, lambda name: _sample(root / name))
-    groups = _split_groups(groups, lambda name: _digest(root / name))
+    groups = _split_groups(groups, lambda name: files.digest_of_file(root / name))
     return {name: group[0] for group in groups for name in group[1:]}
 
 
@@ -199,12 +199,6 @@ def _sample(path: pathlib.Path) -> bytes:
             file.seek(offset)
             parts.append(file.read(SAMPLE_BYTES))
     return hashlib.blake2b(b"".join(parts), digest_size=16).digest()
-
-
-def _digest(path: pathlib.Path) -> bytes:
-    """Returns a digest of a file."""
-    with files.opened(path) as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
 
 
 def evenly_spaced(names: Sequence[str], most: int) -> list[str]:

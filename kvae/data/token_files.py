@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kvae.core.code_range import first_outside
 from kvae.core.errors import InputError, require_extra, wrap_read_errors
 from kvae.core.files import check_file
 
@@ -115,13 +116,13 @@ def check_codes(name: str, codes: np.ndarray, size: int, index: Sequence[int] | 
       size: number of codes of the codebook.
       index: the `index` of each row, [n].
     """
-    if not codes.size or (codes.min() >= 0 and codes.max() < size):
-        return
-    row, *position = np.argwhere((codes < 0) | (codes >= size))[0].tolist()
-    raise InputError(
-        f"{name} has the code {codes[(row, *position)]} at {position} of row {index[row]}; codes must be from 0 to "
-        f"{size - 1}; {RUN_AGAIN}"
-    )
+    outside = first_outside(codes, size)
+    if outside is not None:
+        row, *position = outside
+        raise InputError(
+            f"{name} has the code {codes[outside]} at {position} of row {index[row]}; codes must be from 0 to "
+            f"{size - 1}; {RUN_AGAIN}"
+        )
 
 
 def _write_array_record(path: pathlib.Path, rows: TokenRows, columns: Columns) -> None:

@@ -1,7 +1,6 @@
 """The manifest of a folder of tokens: its schema, and checks of the shards against it."""
 
 import dataclasses
-import hashlib
 import json
 import logging
 import os
@@ -184,12 +183,6 @@ def columns_of(manifest: Mapping[str, Any]) -> Columns:
     )
 
 
-def digest_of_file(path: pathlib.Path) -> str:
-    """Returns the BLAKE2b digest (16 bytes, in hex) of a file."""
-    with files.opened(path) as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
 def read_shard(root: pathlib.Path, manifest: Mapping[str, Any], split: str, name: str) -> TokenRows:
     """Reads a shard and checks it against the manifest.
 
@@ -208,7 +201,7 @@ def read_shard(root: pathlib.Path, manifest: Mapping[str, Any], split: str, name
     path, shard, columns = root / name, manifest["splits"][split]["files"][name], columns_of(manifest)
     with wrap_read_errors(path, RUN_AGAIN):
         files.check_file(path)
-        if shard["digest"] and digest_of_file(path) != shard["digest"]:
+        if shard["digest"] and files.digest_of_file(path) != shard["digest"]:
             raise InputError(f"{path} is corrupted (its digest differs from the digest in {MANIFEST}); {RUN_AGAIN}")
         rows = FORMATS[manifest["format"]].read(path, columns)
         if len(rows["index"]) != shard["rows"]:

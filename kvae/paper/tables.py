@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kvae.core.errors import InputError
+from kvae.core.markdown import to_markdown
 from kvae.models.model import Metric
 from kvae.paper.settings import Table, collect, measures_of, setting_of
 from kvae.runs.seeds import Seed, mean_and_std, read_seeds
@@ -101,7 +102,7 @@ def markdown_table(table: Table, experiments: Mapping[str, Any]) -> str:
     for i, column in enumerate(columns):
         headings += [column.heading] + ["paper"] * (i < published_columns)
     lines = [f"### Table {table.name}, {table.dataset}: {entry['title']}", ""]
-    lines += [_line(headings), _line(["---"] * len(headings))]
+    rows = [headings]
     for setting, label in entry["rows"].items():
         cells = [label, str(len(measures[setting]))]
         for i, column in enumerate(columns):
@@ -110,7 +111,8 @@ def markdown_table(table: Table, experiments: Mapping[str, Any]) -> str:
                 cells[-1] += f" (+{losses[setting] / min(losses.values()) - 1:.1%})"
             if i < published_columns:
                 cells.append(_published_cell(published.get(setting, ()), i, column.decimals))
-        lines.append(_line(cells))
+        rows.append(cells)
+    lines.append(to_markdown(rows))
     config = next((seeds[0].config for seeds in table.seeds.values() if seeds), None)
     vectors = _vectors(measures, metrics)
     lines += ["", TABLE_LEGEND.format(vectors=vectors, **config) if config else "There is no finished run."]
@@ -127,10 +129,6 @@ def _vectors(measures: Mapping[str, Sequence[Mapping[str, float]]], metrics: Map
     last = {name: value for rows in measures.values() for row in rows for name, value in row.items()}
     totals = [f"{last[name]:,}" for name in names if name in last]
     return f", N = {' / '.join(totals)} vectors" if totals else ""
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _cell(measures: list[dict[str, float]], column: Column, scale: float) -> str:

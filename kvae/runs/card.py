@@ -11,6 +11,7 @@ import jax
 from kvae import data
 from kvae.core.errors import short_repr
 from kvae.core.image_arrays import IMAGE_STATISTICS
+from kvae.core.markdown import to_markdown
 from kvae.models.tokenisers import is_tokeniser
 from kvae.training.best import LOSS
 from kvae.training.workdir.metrics_file import value_of_replica
@@ -91,18 +92,17 @@ def _summary(run: "Run") -> str:
         return f"A kvae model, `{name}`, after {run.step:,} training steps.\n"
     is_map = any(layer.is_map for layer in run.model.quantizers.values())
     order = " The codebook is a self-organising map: neighbouring codes decode to similar patches." if is_map else ""
-    lines = [
+    intro = (
         f"An image tokeniser in JAX (kvae's `{name}`, after {run.step:,} training steps). It turns images into "
-        f"discrete codes and codes into images.{order} Method: {PAPER}.\n",
-        "| codebook | codes | grid | image area per position |",
-        "|---|---|---|---|",
-    ]
+        f"discrete codes and codes into images.{order} Method: {PAPER}.\n"
+    )
+    rows = [["codebook", "codes", "grid", "image area per position"]]
     for codebook, layer in run.model.quantizers.items():
         grid = " x ".join(map(str, layer.grid.shape)) if layer.grid is not None else "none"
         stride, count = run.model.code_strides[codebook], layer.n_codebooks
         per_position = "" if count is None else f", {count} codes each"
-        lines.append(f"| {codebook} | {layer.codebook_size:,} | {grid} | {stride} x {stride} px{per_position} |")
-    return "\n".join(lines) + "\n"
+        rows.append([codebook, f"{layer.codebook_size:,}", grid, f"{stride} x {stride} px{per_position}"])
+    return f"{intro}\n{to_markdown(rows)}\n"
 
 
 def _use(run: "Run", name: str) -> str:
@@ -121,7 +121,7 @@ def _metrics_table(run: "Run") -> list[str]:
     rows = [row for row in run.metrics if row["step"] <= run.step and LOSS in row]
     if not rows:
         return []
-    last, lines = rows[-1], ["| metric | value |", "|---|---|"]
+    last, cells = rows[-1], [["metric", "value"]]
     for name, metric in run.model.metrics.items():
         value, total = (value_of_replica(last.get(f"valid/{key}"), run.replica) for key in (name, metric.total))
         if value is None or not (metric.column or metric.panel):
@@ -129,8 +129,8 @@ def _metrics_table(run: "Run") -> list[str]:
         heading = metric.column or name.replace("_", " ")
         heading += f" ({metric.label})" if metric.column and metric.label else ""
         number = f"{value:,.{metric.decimals if metric.column else 4}f}"
-        lines.append(f"| {heading} | {number}{f' (N = {total:,})' if total else ''} |")
-    return [f"## Validation metrics at step {last['step']:,}\n", "\n".join(lines) + "\n"]
+        cells.append([heading, f"{number}{f' (N = {total:,})' if total else ''}"])
+    return [f"## Validation metrics at step {last['step']:,}\n", to_markdown(cells) + "\n"]
 
 
 def _training(run: "Run") -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from kvae.core.code_range import first_outside
 from kvae.core.errors import InputError, check_names, choose, short_repr
 from kvae.core.image_arrays import check_images
 from kvae.grids import Grid
@@ -60,13 +61,10 @@ def _validate_codebook(name: str, layer: Quantizer, codes: Any) -> np.ndarray:
         expected = f"int [b, h, w{''.join(f', {q}' for q in last)}]"
         hint = "; for a single image pass codes[None]" if array.ndim == 2 + len(last) else ""
         raise InputError(f"codes of {name!r} are {array.dtype}{list(array.shape)}; they must be {expected}{hint}")
-    outside = (array < 0) | (array >= layer.codebook_size)
-    if outside.any():
-        place = np.unravel_index(outside.argmax(), array.shape)
-        raise InputError(
-            f"codes of {name!r} have {array[place]} at {list(map(int, place))}; "
-            f"they must be from 0 to {layer.codebook_size - 1} (out of range: {outside.sum():,})"
-        )
+    position = first_outside(array, layer.codebook_size)
+    if position is not None:
+        allowed = f"they must be from 0 to {layer.codebook_size - 1}"
+        raise InputError(f"codes of {name!r} have {array[position]} at {list(position)}; {allowed}")
     return array.astype(np.int32)
 
 
@@ -107,7 +105,7 @@ def interpolate(
     grids = {name: _grid(name, layer) for name, layer in model.quantizers.items()}
     return [
         {name: np.asarray(grid.between(codes_a[name], codes_b[name], fraction)) for name, grid in grids.items()}
-        for fraction in np.linspace(0, 1, steps)
+        for fraction in np.linspace(0, 1, steps).tolist()
     ]
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kvae.core.markdown import to_markdown
 from kvae.models.model import Metric
 from kvae.runs.seeds import INCIDENTAL_FIELDS, Seed, mean_and_std, series
 from kvae.training.config.sections import build_model
@@ -102,10 +103,8 @@ def comparison_table(seeds: Iterable[Seed], narrow: bool = False) -> str:
         rows.append(cells)
     if narrow and len(rows) < len(headings):
         rows = list(zip(*rows, strict=True))
-    rows.insert(1, ["---"] * len(rows[0]))
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     problems = [f"- {seed.name}: {seed.problem}" for group in groups for seed in group.seeds if seed.problem]
-    return "\n".join([table, "", LEGEND, *problems]) + "\n"
+    return "\n".join([to_markdown(rows), "", LEGEND, *problems]) + "\n"
 
 
 def _heading(name: str, metric: Metric) -> str:

@@ -20,20 +20,11 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from kvae.core.errors import InputError, choose, require_extra, wrap_write_errors
-from kvae.core.files import replaced, write_text
+from kvae.core.files import digest_of_file, replaced, write_text
 from kvae.data.pipeline import prefetch
 from kvae.data.token_codebooks import write_codewords
 from kvae.data.token_files import FORMATS, Columns, Format, TokenRows
-from kvae.data.token_manifest import (
-    EARLIER,
-    MANIFEST,
-    UNFINISHED,
-    columns_of,
-    digest_of_file,
-    find_manifest,
-    read_json,
-    read_manifest,
-)
+from kvae.data.token_manifest import EARLIER, MANIFEST, UNFINISHED, columns_of, find_manifest, read_json, read_manifest
 from kvae.runs.run import Run
 from kvae.tokenize.description import make_manifest
 from kvae.tokenize.source import Batch, Source, batches
@@ -83,6 +74,7 @@ def write_tokens(run: Run, source: Source, out: str, file_format: str, batch_siz
                 log.info("%s is already complete", folder)
                 return
             if jax.process_index() == 0:
+                _start(folder, manifest)
                 write_codewords(folder, run.codebooks)
         for split in source.splits:
             _write_split(encode, source, split, folder, columns, manifest)
@@ -150,10 +142,7 @@ def make_encoder(
 
 
 def is_complete(folder: pathlib.Path, manifest: Mapping[str, Any]) -> bool:
-    """Starts a new folder of tokens, or checks that an earlier call with the same arguments started it.
-
-    Returns:
-      True if the folder already has all its files.
+    """True if a folder already has all files of the tokens that a manifest describes.
 
     Raises:
       InputError: The folder holds other files, or tokens made with other arguments.
@@ -172,15 +161,20 @@ def is_complete(folder: pathlib.Path, manifest: Mapping[str, Any]) -> bool:
             raise InputError(
                 f"--out={folder} holds tokens made with other arguments: {'; '.join(changes[:3])}; choose another --out"
             )
-        for partial in folder.glob(".*.*[0-9]") if jax.process_index() == 0 else ():  # left behind by a killed process
-            partial.unlink()
         splits = read_manifest(folder)["splits"].values() if name == MANIFEST else ()
         files = [file for split in splits for file in split["files"]]
         return name == MANIFEST and all((folder / file).exists() for file in files)
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"--out={folder} holds other files; choose a new or empty folder")
-    write_text(folder / UNFINISHED, json.dumps(manifest, indent=2) + "\n")
     return False
+
+
+def _start(folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
+    """Marks a new folder as unfinished, and deletes what a killed process left behind."""
+    for partial in folder.glob(".*.*[0-9]"):
+        partial.unlink()
+    if not any(find_manifest(folder, name) for name in (MANIFEST, UNFINISHED)):
+        write_text(folder / UNFINISHED, json.dumps(manifest, indent=2) + "\n")
 
 
 def _write_split(

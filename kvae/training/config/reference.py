@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from kvae import data, models
 from kvae.core.fields import Declaration, describe, fields_of
+from kvae.core.markdown import to_markdown
 from kvae.training.config.run_fields import ImageStatistics, RunFields
 from kvae.training.config.sections import OPTIMIZER, declarations, normalizes
 
@@ -120,11 +121,11 @@ def as_page() -> str:
 
 
 def _table(title: str, path: str, declaration: Declaration) -> str:
-    lines = [f"## {title}", "", "| field | default | must be | meaning |", "|---|---|---|---|"]
+    rows = [["field", "default", "must be", "meaning"]]
     for entry in entries(path, declaration):
         default = entry.default if entry.default == "required" else f"`{entry.default}`"
-        lines.append(f"| `{entry.path}` | {default} | {entry.kind} | {entry.meaning} |")
-    return "\n".join(lines)
+        rows.append([f"`{entry.path}`", default, entry.kind, entry.meaning])
+    return f"## {title}\n\n{to_markdown(rows)}"
 
 
 if __name__ == "__main__":
