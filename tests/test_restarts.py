@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 import kvae
+from kvae import kohonen
 from modules import init
 from vectors import vectors
 
@@ -22,7 +23,7 @@ def started(step=0):
     return {"codebook": {**codebook, "counts": jnp.zeros(32), "sums": jnp.zeros((32, 8)), "step": jnp.int32(step)}}
 
 
-@functools.partial(jax.jit, static_argnums=2)
+@functools.partial(jax.jit, static_argnums=(2, 3))
 def learn_in_parts(variables, z, n_parts, layer=LAYER):
     """Updates the codebook by the added statistics of micro-batches."""
     statistics_of = lambda part: layer.apply(variables, part, train=True, method="quantize").statistics  # noqa: E731
@@ -64,3 +65,46 @@ def test_devices_of_shard_map_and_pmap_restart_at_the_same_vectors():
         placed = np.asarray(codebook["codewords"][0])[codebook["counts"][0] == 2.0]
         assert len(placed) > 8
         assert {row.tobytes() for row in placed} <= expected_rows
+
+
+STACKS = {
+    "residual": lambda part, **fields: kvae.ResidualVQ(part, depth=2, **fields),
+    "grouped": lambda part, **fields: kvae.GroupedVQ(part, groups=2, **fields),
+}
+
+
+def vectors_of_parts(name, variables, z):
+    """Returns the vectors that each of the two parts of a stack quantises, at any position: [2, n, d]."""
+    if name == "grouped":
+        return np.stack(np.split(z, 2, axis=-1))
+    first = next(iter(variables["codebook"].values()))["codewords"]
+    return np.stack([z, z - first[kohonen.nearest_code(z, first)]])
+
+
+@pytest.mark.parametrize(("name", "codebooks"), [("residual", "separate"), ("grouped", "shared")])
+def test_parts_of_a_stack_restart_at_the_same_vectors_on_all_devices(name, codebooks):
+    layer = STACKS[name](LAYER.clone(axis_name="data"), codebooks=codebooks)
+    variables = init(layer, jax.random.key(0), Z)
+    due = {"counts": jnp.zeros_like, "sums": jnp.zeros_like}
+    codebook = {
+        part: {leaf: due.get(leaf, jnp.asarray)(value) for leaf, value in state.items()}
+        for part, state in variables["codebook"].items()
+    }
+    variables = {"codebook": codebook}
+
+    def on_a_device(z):
+        updated = layer.apply(variables, z, train=True, mutable=["codebook"])[1]["codebook"]
+        return jax.tree.map(lambda leaf: leaf[None], updated)
+
+    mesh, spec = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,)), PartitionSpec("data")
+    on_devices = jax.shard_map(on_a_device, mesh=mesh, in_specs=spec, out_specs=spec)
+    in_parts = learn_in_parts(variables, Z, 8, STACKS[name](LAYER, codebooks=codebooks))["codebook"]
+    rows = vectors_of_parts(name, jax.device_get(variables), Z)
+    for i, (part, states) in enumerate(sorted(jax.device_get(jax.jit(on_devices)(Z)).items())):
+        for leaf in states.values():
+            np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
+        expected = np.concatenate(rows) if codebooks == "shared" else rows[i]
+        for state in (jax.tree.map(lambda leaf: leaf[0], states), jax.device_get(in_parts)[part]):
+            placed = state["codewords"][state["counts"] == 2.0]
+            assert len(placed) > 8
+            assert np.abs(expected[:, None] - placed).max(axis=-1).min(axis=0).max() < 1e-6
