@@ -49,7 +49,7 @@ def online_update(
       The new codewords, float32 [K, d].
     """
     pull = learning_rate * _weights(neighborhood, nearest_code(x, codewords), step)
-    return codewords + pull[:, None] * (x - codewords)
+    return codewords + pull[:, None] * (x[None] - codewords)
 
 
 @functools.partial(jax.jit, static_argnames="neighborhood")
@@ -73,7 +73,7 @@ def hebbian_update(
     """
     winner = jnp.argmax(jnp.matmul(codewords, x, precision=jax.lax.Precision.HIGHEST))
     pull = learning_rate * _weights(neighborhood, winner, step)
-    return codewords + pull[:, None] * (x - codewords[winner])
+    return codewords + pull[:, None] * (x - codewords[winner])[None]
 
 
 @functools.partial(jax.jit, static_argnames="neighborhood")
@@ -180,7 +180,7 @@ def fit_batch(
 
 def _weights(neighborhood: Neighborhood, winner: jax.Array, step: jax.Array | int) -> jax.Array:
     """Returns the winner's row of A(t), float32 [K]."""
-    return spread(neighborhood, jax.nn.one_hot(winner, neighborhood.grid.size), step)
+    return spread(neighborhood, jax.nn.one_hot(winner, neighborhood.grid.size, dtype=jnp.float32), step)
 
 
 def _start(

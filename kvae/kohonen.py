@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, PartitionSpec
 
 from kvae.topology import Neighborhood, spread
@@ -202,7 +203,7 @@ def batch_statistics(z: jax.Array, codes: jax.Array, size: int, mask: jax.Array 
 
 
 def _batch_statistics(size, z, codes, mask):
-    z = z.reshape(-1, z.shape[-1]).astype(jnp.promote_types(z.dtype, jnp.float32))
+    z = z.reshape(-1, z.shape[-1]).astype(np.promote_types(z.dtype, np.float32))
     weights = mask.reshape(-1).astype(z.dtype)
     counted = jnp.isfinite(jnp.sum(jnp.square(z), axis=-1)) & (weights > 0)
     codes = jnp.where(counted, codes.reshape(-1), size)  # out of range, so the sums below drop it

@@ -51,7 +51,8 @@ def to_uint8(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
     Returns:
       uint8 [..., c].
     """
-    return jnp.clip(jnp.round(images.astype(jnp.float32) * std + mean), 0, 255).astype(jnp.uint8)
+    images, mean, std = jnp.broadcast_arrays(*(jnp.asarray(array, jnp.float32) for array in (images, mean, std)))
+    return jnp.clip(jnp.round(images * std + mean), 0, 255).astype(jnp.uint8)
 
 
 @jax.jit
@@ -181,8 +182,8 @@ def two_lowest(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
     Returns:
       int32 [n] each.
     """
-    nearest = lowest(scores)
-    return nearest, lowest(jnp.where(jnp.arange(scores.shape[-1])[None] == nearest[:, None], jnp.inf, scores))
+    nearest, codes = lowest(scores), jnp.arange(scores.shape[-1], dtype=jnp.int32)
+    return nearest, lowest(jnp.where(codes[None] == nearest[:, None], jnp.inf, scores))
 
 
 def trustworthiness(codewords: jax.Array, grid: Grid, n_neighbors: int) -> jax.Array:
@@ -229,7 +230,7 @@ def _preservation(codewords: jax.Array, grid: Grid, n_neighbors: int) -> jax.Arr
 
     def penalties(code):
         # The code itself has rank 0, even if another code has the same codeword.
-        in_space = jnp.sum(jnp.square(codewords - codewords[code]), axis=-1).at[code].set(-1)
+        in_space = jnp.sum(jnp.square(codewords - codewords[code][None]), axis=-1).at[code].set(-1)
         on_grid = grid.distance(code, jnp.arange(size))
         space_rank = jnp.argsort(jnp.argsort(in_space))
         grid_rank = jnp.argsort(jnp.lexsort((in_space, on_grid)))
@@ -258,10 +259,11 @@ def u_matrix(codewords: jax.Array, grid: Grid, adjacency: str | None = None) -> 
     """
     _check_grid(codewords, grid)
     codes, are_neighbors = grid.neighbors(_reach(grid, adjacency))
-    total = jnp.zeros(grid.size)
+    total = jnp.zeros(grid.size, codewords.dtype)
     for code, is_neighbor in zip(codes, are_neighbors, strict=True):
         total += jnp.where(is_neighbor, jnp.linalg.norm(codewords - codewords[code], axis=-1), 0.0)
-    return (total / np.maximum(np.sum(are_neighbors, axis=0), 1)).reshape(grid.shape)
+    n_neighbors = np.maximum(np.sum(are_neighbors, axis=0), 1).astype(total.dtype)
+    return (total / n_neighbors).reshape(grid.shape)
 
 
 def _check_grid(codewords: jax.Array, grid: Grid) -> None:

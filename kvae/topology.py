@@ -93,7 +93,7 @@ def _by_window(neighborhood: "Neighborhood") -> Spread | None:
     def add_neighbors(values, width):
         present = exists.reshape(*exists.shape, *[1] * (values.ndim - 1))
         neighbors = sum(jnp.where(exists, values[code], 0) for code, exists in zip(codes, present, strict=True))
-        return values + _hard(0.0, width, neighborhood.radius) * neighbors
+        return values + _hard(0.0, width, neighborhood.radius).astype(values.dtype) * neighbors
 
     return add_neighbors
 
@@ -110,7 +110,7 @@ def _by_axes(neighborhood: "Neighborhood") -> Spread | None:
     def multiply_axes(values, width):
         on_grid = values.reshape(*grid.shape, *values.shape[1:])
         for axis, distances in enumerate(grid.axis_distances()):
-            weights = _gaussian(distances, width, None)
+            weights = _gaussian(distances, width, None).astype(values.dtype)
             product = jnp.tensordot(weights, on_grid, axes=(1, axis), precision=jax.lax.Precision.HIGHEST)
             on_grid = jnp.moveaxis(product, 0, axis)
         return on_grid.reshape(values.shape)
@@ -253,7 +253,12 @@ def spread(neighborhood: Neighborhood, values: jax.Array, step: jax.Array | int)
 
 
 def spread_at(neighborhood: Neighborhood, values: jax.Array, width: jax.Array | float) -> jax.Array:
-    """Returns A^T values like `spread`, but for a width in nodes, float32 [], instead of a step."""
+    """Returns A^T values like `spread`, but for a width in nodes, float32 [], instead of a step.
+
+    Values may also be float64 [K, ...]; the result has their dtype.
+    """
+    values = values.astype(jnp.float64 if values.dtype == np.float64 else jnp.float32)
     if neighborhood.fast is not None:
         return neighborhood.fast(values, width)
-    return jnp.matmul(_matrix(neighborhood, width), values, precision=jax.lax.Precision.HIGHEST)
+    weights = _matrix(neighborhood, width).astype(values.dtype)
+    return jnp.matmul(weights, values, precision=jax.lax.Precision.HIGHEST)

@@ -135,7 +135,8 @@ class Grid(abc.ABC):
           codes: int [...].
           offset: number of nodes, one integer for all axes or one for each axis; may be negative.
         """
-        offsets = jnp.broadcast_to(jnp.asarray(offset), (len(self.shape),))
+        codes = jnp.asarray(codes, jnp.int32)
+        offsets = jnp.broadcast_to(jnp.asarray(offset, jnp.int32), (len(self.shape),))
         moved = [axis + step for axis, step in zip(jnp.unravel_index(codes, self.shape), offsets, strict=True)]
         within = [
             index % length if wraps else jnp.clip(index, 0, length - 1)

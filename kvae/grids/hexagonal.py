@@ -52,7 +52,8 @@ class Hexagons(Grid):
     def distance(self, codes: jax.Array, others: jax.Array) -> jax.Array:
         """Returns the Euclidean distance between the centres of the hexagons, by the shortest way."""
         points = jnp.asarray(self.points, jnp.float32)
-        steps = points[jnp.asarray(codes)] - points[jnp.asarray(others)]
+        codes, others = jnp.broadcast_arrays(jnp.asarray(codes), jnp.asarray(others))
+        steps = points[codes] - points[others]
         ways = [shortest(steps[..., axis], period) for axis, period in enumerate(self.periods.tolist())]
         return jnp.linalg.norm(jnp.stack(ways, axis=-1), axis=-1)
 

@@ -44,7 +44,7 @@ class Rectangular(Grid):
         """Returns the node nearest to a point on the shortest path, rounded along each axis."""
         starts = jnp.unravel_index(jnp.asarray(codes), self.shape)
         moved = [
-            start + jnp.round(share * steps).astype(jnp.int32)
+            start + jnp.round(share * steps).astype(start.dtype)
             for start, steps in zip(starts, self.steps(codes, others), strict=True)
         ]
         return jnp.ravel_multi_index(moved, self.shape, mode="wrap").astype(jnp.int32)

@@ -10,6 +10,7 @@ import numpy as np
 from flax import struct
 
 from kvae import kohonen, measures
+from kvae.core.code_range import first_outside
 from kvae.core.errors import InputError
 from kvae.core.fields import validate_attributes
 from kvae.topology import Grid
@@ -198,7 +199,7 @@ def masked_mean(values: jax.Array, mask: jax.Array | None) -> jax.Array:
     """Returns the mean of values [..., d] over the positions where `mask` [...] is True; 0 if there are none."""
     if mask is None:
         return jnp.sum(values) / jnp.maximum(values.size, 1)
-    elements = jnp.maximum(jnp.sum(mask), 1) * values.shape[-1]
+    elements = (jnp.maximum(jnp.sum(mask), 1) * values.shape[-1]).astype(values.dtype)
     return jnp.sum(jnp.where(mask[..., None], values, 0.0)) / elements
 
 
@@ -234,9 +235,8 @@ def check_codes(
     if isinstance(codes, jax.core.Tracer) or not getattr(codes, "is_fully_addressable", True):
         return
     values = np.asarray(codes)
-    is_outside = (values < lowest) | (values >= size)
-    if is_outside.any():
-        position = np.unravel_index(np.argmax(is_outside), values.shape)
+    position = first_outside(values, size, lowest)
+    if position is not None:
         index = f"[{', '.join(map(str, position))}]" if position else ""
         dropped = ", or -1 for a dropped codebook" if lowest < 0 else ""
         raise InputError(f"codes{index} is {values[position]}; codes must be from 0 to {size - 1}{dropped}")

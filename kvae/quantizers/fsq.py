@@ -116,7 +116,7 @@ class FSQ(Projected):
         def add_noise(bounded, nearest, key):
             coin_key, noise_key = jax.random.split(key)
             is_noisy = jax.random.bernoulli(coin_key, self.noise_dropout, bounded.shape)
-            noise = jax.random.uniform(noise_key, bounded.shape, minval=-0.5, maxval=0.5)
+            noise = jax.random.uniform(noise_key, bounded.shape, bounded.dtype, -0.5, 0.5)
             return jnp.where(is_noisy, bounded + noise, nearest)
 
         return kohonen.sharded_like(
@@ -160,7 +160,8 @@ class FSQ(Projected):
         return np.cumprod([1, *self.levels[:0:-1]])[::-1].astype(np.int32)
 
     def _codes(self, nearest: jax.Array) -> jax.Array:
-        half_widths, weights = (along_last_axis(vector, nearest) for vector in (self._half_widths, self._weights))
+        constants = (np.float32(self._half_widths), self._weights)
+        half_widths, weights = (along_last_axis(constant, nearest) for constant in constants)
         indices = jnp.clip((nearest + half_widths).astype(jnp.int32), 0)  # NaN becomes an arbitrary integer
         return jnp.sum(indices * weights, axis=-1, dtype=jnp.int32)
 

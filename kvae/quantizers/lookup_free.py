@@ -103,7 +103,7 @@ class _SignVQ(Projected):
         vectors = self.project_in(masked(z, mask))
         total = jnp.sum(vectors, axis=-1, keepdims=True)  # not finite if any element is not
         vectors = self.scaled(vectors)
-        codes = jnp.sum((vectors > 0) * along_last_axis(self._weights, vectors), axis=-1, dtype=jnp.int32)
+        codes = jnp.sum(jnp.where(vectors > 0, along_last_axis(self._weights, vectors), 0), axis=-1, dtype=jnp.int32)
         counts = kohonen.batch_statistics(total, codes, self.codebook_size, mask).counts
         nearest = self._signs_of(codes)
         loss = self.commitment_weight * masked_mean(jnp.square(nearest - vectors), mask)

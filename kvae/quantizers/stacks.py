@@ -165,9 +165,9 @@ class ResidualVQ(_Stack):
             nearest = jnp.where(level < kept, jax.lax.stop_gradient(out.quantized), 0)
             residual, total = residual - nearest, total + nearest
             outs.append(out.replace(codes=jnp.where(level < kept, out.codes, -1)))
-        perplexity = sum(jnp.where(level < kept, out.perplexity, 0) for level, out in enumerate(outs)) / kept
+        total_perplexity = sum(jnp.where(level < kept, out.perplexity, 0) for level, out in enumerate(outs))
         quantized = self.project_out(straight_through(vectors, total)).astype(z.dtype)
-        return self._join_outputs(quantized, outs, perplexity)
+        return self._join_outputs(quantized, outs, total_perplexity / jnp.float32(kept))
 
     def _kept(self) -> jax.Array:
         """Draws the number of codebooks that a training batch uses."""

@@ -110,8 +110,9 @@ def block_sums(block: Block, codewords: jax.Array, metric: Metric) -> BlockSums:
     """
     codes = by_chunks(lowest, block.vectors, codewords.astype(jnp.float32), metric.scores)
     statistics = metric.statistics(block.vectors, codes, len(codewords), block.weights)
-    error = jnp.sum(block.weights * metric.distance(block.vectors, codewords[codes]))
-    return BlockSums(statistics, error, jnp.sum(block.weights, dtype=error.dtype))
+    weights = block.weights.astype(block.vectors.dtype)
+    error = jnp.sum(weights * metric.distance(block.vectors, codewords[codes]))
+    return BlockSums(statistics, error, jnp.sum(weights))
 
 
 def sum_blocks(blocks: Iterable[tuple["Block | SparseBlock", int]], codewords: jax.Array, metric: Metric) -> BlockSums:
@@ -168,11 +169,12 @@ def assign(block: Block, codewords: jax.Array, grid: Grid, metric: Metric) -> As
       The codes of all rows, including padding, and sums over the rows.
     """
     codes, seconds = by_chunks(two_lowest, block.vectors, codewords.astype(jnp.float32), metric.scores)
+    weights = block.weights.astype(block.vectors.dtype)
     return Assignments(
         codes,
-        jnp.sum(block.weights * metric.distance(block.vectors, codewords[codes])),
-        jnp.sum(block.weights * far_apart(codes, seconds, grid)),
-        jnp.sum(block.weights),
+        jnp.sum(weights * metric.distance(block.vectors, codewords[codes])),
+        jnp.sum(weights, where=far_apart(codes, seconds, grid)),
+        jnp.sum(weights),
     )
 
 

@@ -246,7 +246,7 @@ class Autoencoder(Model):
             "examples": examples,
             "psnr": jnp.sum(jnp.where(mask, psnr, 0)),
             "reconstruction_loss": jnp.sum(jnp.where(mask, error, 0)),
-            "commitment_loss": sum(quantized.loss for quantized in out.quantized.values()) * examples,
+            "commitment_loss": sum(quantized.loss for quantized in out.quantized.values()) * jnp.float32(examples),
             "codebooks": codebooks,
         }
 

@@ -102,6 +102,7 @@ def jitter_colors(key: jax.Array, image: jax.Array, jitter: float) -> jax.Array:
     )
     hue = jax.random.uniform(keys[3], (), minval=-jitter, maxval=jitter)
     image = jnp.clip(image * brightness, 0, 1)
-    image = jnp.clip(dm_pix.adjust_contrast(image, contrast), 0, 1)
-    image = dm_pix.adjust_saturation(image, saturation)
-    return jnp.clip(dm_pix.adjust_hue(image, hue), 0, 1)
+    with jax.numpy_dtype_promotion("standard"):  # for users who set "strict", which dm_pix does not support
+        image = jnp.clip(dm_pix.adjust_contrast(image, contrast), 0, 1)
+        image = dm_pix.adjust_saturation(image, saturation)
+        return jnp.clip(dm_pix.adjust_hue(image, hue), 0, 1)
