@@ -32,6 +32,9 @@ from kvae.topology import Neighborhood, spread
 EPSILON = 1e-5
 """Pseudo-count that smooths the counts. Without smoothing, codes with at most this spread count are not updated."""
 
+LARGEST_SQUARED = 2.0**50
+"""Largest absolute value whose square `unit` computes; sums of such squares are far from the limit of float32."""
+
 SCORES_PER_CHUNK = {"cpu": 2**22}
 """Maximum number of the N x K scores computed at once, by platform; 2^25 elsewhere. 2^22 was the fastest on a CPU."""
 
@@ -264,6 +267,9 @@ def update_codebook(
 
 def unit(vectors: jax.Array) -> jax.Array:
     """Returns vectors, float [..., d], scaled to length 1; vectors near 0 stay near 0."""
+    # Without this scaling, a vector too large to be squared would become 0, and its direction would be lost.
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(vectors), axis=-1, keepdims=True))
+    vectors = vectors / jnp.where(largest > LARGEST_SQUARED, largest, 1)
     return vectors / jnp.sqrt(jnp.sum(jnp.square(vectors), axis=-1, keepdims=True) + EPSILON**2)
 
 

@@ -37,8 +37,9 @@ def diveq(z: jax.Array, nearest: jax.Array) -> jax.Array:
     codewords in training and in evaluation.
     """
     error = nearest - z
-    length = jnp.sqrt(jnp.sum(jnp.square(error), axis=-1, keepdims=True) + kohonen.EPSILON**2)
-    return _with_gradient_of(z + length * jax.lax.stop_gradient(error / length), nearest)
+    direction = jax.lax.stop_gradient(kohonen.unit(error))
+    length = jnp.sum(error * direction, axis=-1, keepdims=True)
+    return _with_gradient_of(z + length * direction, nearest)
 
 
 def _with_gradient_of(carrier: jax.Array, nearest: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ import numpy as np
 from annotated_types import Ge, Le
 
 from kvae import kohonen, measures
-from kvae.core.fields import NotNegative, Positive
+from kvae.core.fields import NotNegative
 from kvae.quantizers.base import (
     Quantized,
     along_last_axis,
@@ -25,6 +25,12 @@ from kvae.quantizers.projections import Projected
 
 Bits = Annotated[int, Ge(1), Le(20)]
 """Number of bits of a code. The counts of 2^20 codes take 4 MiB."""
+
+Temperature = Annotated[float, Ge(1e-30), Le(1e30)]
+"""The lower limit keeps its inverse within the range of float32."""
+
+LARGEST_LOGIT = 1e4
+"""Limit of the logits; the entropy of a bit, and its gradient, are 0 in float32 far below it."""
 
 SMALLEST_PROBABILITY = 1e-30
 """Lower bound of a probability inside the logarithm of an entropy."""
@@ -78,7 +84,7 @@ class _SignVQ(Projected):
     commitment_weight: NotNegative = 0.25
     entropy_weight: NotNegative = 0.1
     diversity_weight: NotNegative = 1.0
-    temperature: Positive = 0.01
+    temperature: Temperature = 0.01
     train: bool | None = None
 
     @property
@@ -113,7 +119,7 @@ class _SignVQ(Projected):
 
     def _entropy_penalty(self, vectors: jax.Array, mask: jax.Array | None) -> jax.Array:
         """Returns mean H(p(c | z)) - diversity_weight * H(mean p(c | z))."""
-        logits = 4 * self.magnitude / self.temperature * vectors
+        logits = jnp.clip(4 * self.magnitude / self.temperature * vectors, -LARGEST_LOGIT, LARGEST_LOGIT)
         uncertainty = masked_mean(bit_entropy(logits), mask) * self.bits
         if not self.diversity_weight:
             return uncertainty
