@@ -125,7 +125,7 @@ def test_maths_names_its_ranks_and_dtypes(topology):
     dtypes = []
     for is_wide in (False, True):
         with jax.enable_x64(is_wide), strict():
-            traced = jax.eval_shape(lambda z, w: [*call_maths(make_grid(topology, (3, 4)), z, w)], z, codewords)
+            traced = jax.eval_shape(lambda z, w: [*call_maths(make_grid(topology, (4, 3)), z, w)], z, codewords)
         dtypes.append([leaf.dtype for leaf in jax.tree.leaves(traced)])
     assert dtypes[0] == dtypes[1]
 
