@@ -150,6 +150,16 @@ class Quantizer(nn.Module):
         """True if codewords that are near on the grid are similar."""
         return False
 
+    def stored(self, collection: str, name: str) -> jax.Array:
+        """Returns a variable; raises InputError if the variables lack it."""
+        if not self.has_variable(collection, name):
+            kind = type(self).__name__
+            raise InputError(
+                f"the variables have no {collection}/{name}, which a {kind} needs; pass all variables that init of "
+                f"this {kind} returned"
+            )
+        return self.get_variable(collection, name)
+
     def codewords(self) -> jax.Array:
         """Returns the vector of each code, float32 [K, d], or [q, K, d] for q codebooks."""
         return self.lookup(jnp.arange(self.codebook_size))

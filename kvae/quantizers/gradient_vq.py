@@ -155,7 +155,7 @@ class GradientVQ(MapVQ):
 
     def codewords(self) -> jax.Array:
         """Returns the codewords, float32 [K, d]."""
-        return DISTANCE_METRICS[self.metric](self.get_variable("params", "codewords"))
+        return DISTANCE_METRICS[self.metric](self.stored("params", "codewords"))
 
     def update(self, statistics: Statistics) -> None:
         """Increments `step` in the mutable collection; the optimiser updates the codewords."""

@@ -200,11 +200,11 @@ class KohonenVQ(MapVQ):
 
     def codewords(self) -> jax.Array:
         """Returns the codewords, float32 [K, d]."""
-        return self.get_variable("codebook", "codewords")
+        return self.stored("codebook", "codewords")
 
     def codebook(self) -> CodebookState:
         """Returns the codebook and its moving averages."""
-        return CodebookState(*(self.get_variable("codebook", leaf) for leaf in CodebookState._fields))
+        return CodebookState(*(self.stored("codebook", leaf) for leaf in CodebookState._fields))
 
     def update(self, statistics: Statistics) -> None:
         """Updates the mutable codebook with the statistics of a batch."""

@@ -25,12 +25,7 @@ class Projected(Quantizer):
         """
         if self.has_variable("params", "project_out_kernel"):
             kernel = self.get_variable("params", "project_out_kernel")
-            if len(kernel) != dimension:
-                kind = type(self).__name__
-                raise InputError(
-                    f"this {kind} has {dimension}-dimensional codewords, but its variables are for {len(kernel)} "
-                    f"dimensions; use the fields that the variables were made with, or initialise the {kind} again"
-                )
+            self._check_kernel(kernel, dimension)
             check_dimension(z, kernel)
         elif z.shape[-1] != dimension and not self.is_initializing():
             raise InputError(
@@ -51,7 +46,18 @@ class Projected(Quantizer):
 
     def project_out(self, codewords: jax.Array) -> jax.Array:
         """Projects codewords to the length of the vectors: float32 [..., d] -> float32 [..., D]."""
+        if self.has_variable("params", "project_out_kernel"):
+            self._check_kernel(self.get_variable("params", "project_out_kernel"), codewords.shape[-1])
         return self._project("project_out", codewords)
+
+    def _check_kernel(self, kernel: jax.Array, dimension: int) -> None:
+        """Raises InputError unless `project_out_kernel` projects codewords of this dimension."""
+        if len(kernel) != dimension:
+            kind = type(self).__name__
+            raise InputError(
+                f"this {kind} has {dimension}-dimensional codewords, but its variables are for {len(kernel)} "
+                f"dimensions; use the fields that the variables were made with, or initialise the {kind} again"
+            )
 
     def _project(self, name: str, vectors: jax.Array) -> jax.Array:
         if not self.has_variable("params", f"{name}_kernel"):

@@ -64,7 +64,7 @@ class SimVQ(Quantizer):
         size, dimension = self.codebook_size, z.shape[-1]
         self.variable("codebook", "frozen", lambda: _draw_frozen(self.make_rng("params"), size, dimension))
         self._check_frozen()
-        check_dimension(z, self.get_variable("codebook", "frozen"))
+        check_dimension(z, self.stored("codebook", "frozen"))
         self.param("kernel", nn.initializers.lecun_normal(), (dimension, dimension), jnp.float32)
         self.param("bias", nn.initializers.zeros, (dimension,), jnp.float32)
         stop = jax.lax.stop_gradient
@@ -85,18 +85,18 @@ class SimVQ(Quantizer):
 
     def codewords(self) -> jax.Array:
         """Returns the codewords, float32 [K, d]."""
-        return self._map(self.get_variable("codebook", "frozen"))
+        return self._map(self.stored("codebook", "frozen"))
 
     def _codewords_of(self, codes: jax.Array) -> jax.Array:
         """Returns the codewords [..., d] of codes, without mapping or differentiating all K frozen vectors."""
-        return self._map(kohonen.codewords_of(codes, self.get_variable("codebook", "frozen")))
+        return self._map(kohonen.codewords_of(codes, self.stored("codebook", "frozen")))
 
     def _map(self, vectors: jax.Array) -> jax.Array:
-        kernel, bias = self.get_variable("params", "kernel"), self.get_variable("params", "bias")
+        kernel, bias = self.stored("params", "kernel"), self.stored("params", "bias")
         return jnp.matmul(vectors, kernel, precision=jax.lax.Precision.HIGHEST) + along_last_axis(bias, vectors)
 
     def _check_frozen(self) -> None:
-        size = len(self.get_variable("codebook", "frozen"))
+        size = len(self.stored("codebook", "frozen"))
         if size != self.codebook_size:
             raise InputError(
                 f"codebook_size is {self.codebook_size}, but the codebook has {size} codewords; use the codebook_size "

@@ -18,6 +18,8 @@ def ward_clusters(codewords: np.ndarray, grid: Grid, n_clusters: int) -> np.ndar
     Returns:
       The group of each node, int32 [K], from 0 to n_clusters - 1.
     """
+    if grid.size == 1:
+        return np.zeros(1, np.int32)  # scikit-learn needs two
     codes, exists = grid.neighbors(next(iter(grid.adjacency.values())))
     nodes = np.broadcast_to(np.arange(grid.size), codes.shape)
     links = scipy.sparse.coo_array((np.ones(exists.sum()), (nodes[exists], codes[exists])), shape=[grid.size] * 2)

@@ -13,7 +13,7 @@ from kvae.som.clustering import ward_clusters
 from kvae.som.learning import MapLearner
 from kvae.som.metrics import SPARSE_METRICS
 from kvae.som.missing import refuse_unknown_rows
-from kvae.som.parameters import validate_parameters
+from kvae.som.parameters import validate_n_clusters, validate_parameters
 from kvae.som.rows import Data, open_rows, validated_rows
 
 if TYPE_CHECKING:
@@ -168,10 +168,12 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, MapLe
           The fitted estimator.
 
         Raises:
-          InputError, ValueError: as in `fit`.
+          InputError, ValueError: as in `fit`, and if `grid_shape`, `topology`, `metric` or `feature_weights` changed.
         """
         neighborhood = validate_parameters(self)
         is_first = not hasattr(self, "cluster_centers_")
+        if not is_first:
+            self._refuse_changes(neighborhood.grid)
         rows = open_rows(self, X, sample_weight, self.batch_size, reset=is_first)
         if is_first:
             self._initialize(rows, neighborhood.grid)
@@ -267,9 +269,10 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, MapLe
           The group of each node, int32 [K].
 
         Raises:
-          NotFittedError: the map is not fitted. ValueError: scikit-learn rejects `n_clusters`.
+          NotFittedError: the map is not fitted. InputError: `n_clusters` is out of range.
         """
         check_is_fitted(self)
+        n_clusters = validate_n_clusters(n_clusters, self.grid_)
         return ward_clusters(self._coordinates.scaled(self.cluster_centers_), self.grid_, n_clusters)
 
     def plot(self, X: Data | None = None, y: ArrayLike | None = None) -> "Figure":

@@ -10,6 +10,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from tqdm import tqdm
 
+from kvae.core.errors import InputError, short_repr
 from kvae.grids import Grid
 from kvae.kohonen import Statistics
 from kvae.som import blocks
@@ -81,9 +82,23 @@ class MapLearner(BaseEstimator):
             codewords, _ = self._update(self._sums, neighborhood, self.n_iter_, codewords)
             self._store(codewords, self.n_iter_ + 1, rows)
 
+    def _refuse_changes(self, grid: Grid) -> None:
+        """Raises InputError if a parameter that the map was trained with has changed."""
+        fitted = self._coordinates
+        weights = validate_feature_weights(self.feature_weights, len(fitted.offset))
+        for name, is_same in (
+            ("grid_shape", grid.shape == self.grid_.shape),
+            ("topology", grid == self.grid_),
+            ("metric", self.metric == fitted.metric),
+            ("feature_weights", np.array_equal(weights, fitted.feature_weights)),
+        ):
+            if not is_same:
+                value = short_repr(getattr(self, name))
+                raise InputError(f"{name} is {value}, but the map has another one; call fit to train a new map")
+
     @property
     def _metric(self) -> Metric:
-        return choose_metric(self.metric, self.missing)
+        return choose_metric(self._coordinates.metric, self.missing)
 
     def _width(self, update: int) -> float:
         initial = self.initial_width or max(self.final_width, max(self.grid_.shape) / 2)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.metrics.pairwise import cosine_distances
 
-from kvae.core.errors import InputError
+from kvae.core.errors import InputError, choose
 from kvae.kohonen import Statistics, batch_statistics, half_squared_distances, unit
 from kvae.som.directions import centered_directions, directions
 from kvae.som.distances import euclidean_distances, manhattan_distances
@@ -156,11 +156,12 @@ def choose_metric(name: str, missing: str) -> Metric:
     """Returns the metric of this name, for complete rows or for rows with missing values.
 
     Raises:
-      InputError: the metric is not defined for missing values.
+      InputError: `missing` is unknown, or the metric is not defined for missing values.
     """
-    if name not in MISSING[missing]:
+    metrics = choose("missing", missing, MISSING)
+    if name not in metrics:
         raise InputError(
             f"missing is {missing!r} and metric is {name!r}; to ignore missing values, use the metric "
-            f"{' or '.join(map(repr, MISSING[missing]))}"
+            f"{' or '.join(map(repr, metrics))}"
         )
-    return MISSING[missing][name]
+    return metrics[name]

@@ -43,4 +43,7 @@ def fill_by_means(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
     shares /= np.where(largest > 0, largest, 1)
     shares /= np.maximum(shares.sum(axis=0), 1)
     means = np.sum(shares * np.where(missing, 0, vectors), axis=0)
+    lowest, highest = (np.where(missing, limit, vectors) for limit in (np.inf, -np.inf))
+    # Rounding must not move the mean of equal values, or a constant feature would vary.
+    means = np.where(largest > 0, np.clip(means, lowest.min(axis=0), highest.max(axis=0)), 0)
     return np.where(missing, means, vectors).astype(vectors.dtype, copy=False)

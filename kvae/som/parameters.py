@@ -10,7 +10,7 @@ from sklearn.utils import check_random_state
 
 from kvae.core.errors import InputError, short_repr
 from kvae.core.fields import Count, Natural, OneOf, Shape, Share, validate
-from kvae.grids import GRIDS, make_grid
+from kvae.grids import GRIDS, Grid, make_grid
 from kvae.som.metrics import METRICS, MISSING, choose_metric
 from kvae.topology import NEIGHBORHOODS, Neighborhood
 
@@ -51,10 +51,18 @@ def validate_parameters(estimator: BaseEstimator) -> Neighborhood:
             "numpy.random.RandomState, or None"
         ) from error
     choose_metric(values["metric"], values["missing"])
-    grid, n_clusters = make_grid(values["topology"], values["grid_shape"]), values["n_clusters"]
-    if n_clusters is not None and n_clusters > grid.size:
-        raise InputError(f"n_clusters is {n_clusters}; it must be at most the number of nodes, {grid.size}")
+    grid = make_grid(values["topology"], values["grid_shape"])
+    if values["n_clusters"] is not None:
+        validate_n_clusters(values["n_clusters"], grid)
     return Neighborhood(grid, values["neighborhood"])
+
+
+def validate_n_clusters(n_clusters: int, grid: Grid) -> int:
+    """Returns the number of groups of nodes; raises InputError unless it is from 1 to the number of nodes."""
+    n_clusters = validate("n_clusters", n_clusters, Count)
+    if n_clusters > grid.size:
+        raise InputError(f"n_clusters is {n_clusters}; it must be at most the number of nodes, {grid.size}")
+    return n_clusters
 
 
 def validate_feature_weights(feature_weights: ArrayLike | None, n_features: int) -> np.ndarray | None:

@@ -172,9 +172,13 @@ def validated_rows(
 
 @contextlib.contextmanager
 def refuse_huge_integers(name: str) -> Iterator[None]:
-    """Turns NumPy's OverflowError for an integer larger than any float into an InputError."""
+    """Turns NumPy's OverflowError for an integer larger than any float into an InputError.
+
+    A float that is too large for float32 becomes infinite without a warning, and scikit-learn then rejects it.
+    """
     try:
-        yield
+        with np.errstate(over="ignore", invalid="ignore"):
+            yield
     except OverflowError as error:
         raise InputError(f"{name} contains an integer larger than any float; scale it, or take logarithms") from error
 

@@ -13,8 +13,9 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, colu
 from kvae.core.errors import InputError
 from kvae.core.fields import validate
 from kvae.som.estimator import SOM
-from kvae.som.parameters import validate_feature_weights
-from kvae.som.rows import validated_rows
+from kvae.som.parameters import PARAMETERS, validate_feature_weights
+from kvae.som.rows import refuse_huge_integers, validated_rows
+from kvae.som.targets import deviation, is_labeled, require_target
 
 TargetWeight = Annotated[float, annotated_types.Ge(1e-6), annotated_types.Le(1 - 1e-6)]
 
@@ -60,14 +61,20 @@ class SupervisedMap(BaseEstimator):
         tags.input_tags.allow_nan = self.missing == "ignore"
         return tags
 
+    def _learned_rows(self, X: ArrayLike) -> np.ndarray:
+        """Returns the rows of `fit`, validated."""
+        validate("missing", self.missing, PARAMETERS["missing"])
+        return validated_rows(self, X, reset=True)
+
     def _learn_layers(self, X: np.ndarray, targets: np.ndarray, sample_weight: ArrayLike | None) -> None:
         """Learns the map from rows [n, d] and targets [n, t], NaN where unknown."""
         target_weight = validate("target_weight", self.target_weight, TargetWeight)
         feature_weights = validate_feature_weights(self.feature_weights, X.shape[1])
         feature_weights = np.ones(X.shape[1]) if feature_weights is None else feature_weights
-        sample_weight = _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
-        scale = _deviation(X, sample_weight, feature_weights)
-        target_scale = _deviation(targets, sample_weight, np.ones(targets.shape[1]))
+        with refuse_huge_integers("sample_weight"):
+            sample_weight = _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
+        scale = deviation(X, sample_weight, feature_weights)
+        target_scale = deviation(targets, sample_weight, np.ones(targets.shape[1]))
         layers = np.concatenate([X / scale, targets / target_scale], axis=1, dtype=X.dtype)
         weights = np.concatenate([(1 - target_weight) * feature_weights, np.full(targets.shape[1], target_weight)])
         parameters = {name: getattr(self, name) for name in SHARED_PARAMETERS}
@@ -94,21 +101,6 @@ SHARED_PARAMETERS = (
     *("batch_size", "random_state"),
 )
 """Parameters that a supervised map passes on to `kvae.SOM` unchanged."""
-
-
-def _deviation(values: np.ndarray, weights: np.ndarray, feature_weights: np.ndarray) -> float:
-    """Returns the root of the total variance of values [n, d], over the known ones; 1 if they are constant."""
-    unit = np.max(np.abs(np.nan_to_num(values))) or 1.0
-    shares = np.where(np.isnan(values), 0, weights[:, None])
-    shares = shares / np.maximum(shares.sum(axis=0), np.finfo(np.float64).tiny)
-    values = np.nan_to_num(values / unit)
-    variances = np.sum(shares * np.square(values - np.sum(shares * values, axis=0)), axis=0)
-    return float(unit) * float(np.sqrt(feature_weights @ variances)) or 1.0
-
-
-def _require_target(estimator: BaseEstimator, y: Any) -> None:
-    if y is None:
-        raise InputError(f"{type(estimator).__name__} requires y to be passed, but the target y is None")
 
 
 class SOMClassifier(ClassifierMixin, SupervisedMap):
@@ -196,11 +188,11 @@ class SOMClassifier(ClassifierMixin, SupervisedMap):
           InputError: a parameter or a value is out of range, or no row has a class.
           ValueError: scikit-learn rejects X, y or the weights.
         """
-        _require_target(self, y)
-        X = validated_rows(self, X, reset=True)
+        require_target(self, y)
+        X = self._learned_rows(X)
         y = column_or_1d(y, warn=True)
         check_consistent_length(X, y)
-        labeled = np.ones(len(y), bool) if self.unlabeled is None else y != self.unlabeled
+        labeled = is_labeled(y, self.unlabeled)
         if not np.any(labeled):
             raise InputError(f"every value of y is {self.unlabeled!r}, which marks rows of unknown class")
         assert_all_finite(y[labeled], input_name="y")
@@ -270,9 +262,10 @@ class SOMRegressor(RegressorMixin, SupervisedMap):
           InputError: a parameter or a value is out of range, or no target is known.
           ValueError: scikit-learn rejects X, y or the weights.
         """
-        _require_target(self, y)
-        X = validated_rows(self, X, reset=True)
-        y = check_array(y, dtype=X.dtype, ensure_2d=False, ensure_all_finite="allow-nan", input_name="y")
+        require_target(self, y)
+        X = self._learned_rows(X)
+        with refuse_huge_integers("y"):
+            y = check_array(y, dtype=X.dtype, ensure_2d=False, ensure_all_finite="allow-nan", input_name="y")
         check_consistent_length(X, y)
         if np.isnan(y).all():
             raise InputError("every value of y is NaN, which marks an unknown target")
