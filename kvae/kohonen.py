@@ -269,7 +269,8 @@ def unit(vectors: jax.Array) -> jax.Array:
     """Returns vectors, float [..., d], scaled to length 1; vectors near 0 stay near 0."""
     # Without this scaling, a vector too large to be squared would become 0, and its direction would be lost.
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(vectors), axis=-1, keepdims=True))
-    vectors = vectors / jnp.where(largest > LARGEST_SQUARED, largest, 1)
+    # XLA multiplies by the inverse, which would be 0 for numbers beyond 2^126.
+    vectors = vectors / jnp.where(largest > LARGEST_SQUARED, jnp.minimum(largest, 2.0**100), 1)
     return vectors / jnp.sqrt(jnp.sum(jnp.square(vectors), axis=-1, keepdims=True) + EPSILON**2)
 
 

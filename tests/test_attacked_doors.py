@@ -23,14 +23,19 @@ def start(layer):
 
 
 @pytest.mark.parametrize(
-    "layer", [kvae.BSQ(8), kvae.KohonenVQ((3, 4), metric="cosine"), kvae.KohonenVQ((3, 4), gradient="diveq")]
+    ("layer", "scale"),
+    [
+        (kvae.BSQ(8), 1e38),
+        (kvae.KohonenVQ((3, 4), metric="cosine"), 1e38),
+        (kvae.KohonenVQ((3, 4), gradient="diveq"), 1e20),
+    ],
 )
-def test_vectors_too_large_to_be_squared_keep_their_codes(layer):
-    variables, scale = start(layer), np.float32(1e20)
-    out = apply(layer, variables, scale * Z)
-    if not isinstance(layer, kvae.KohonenVQ) or layer.metric == "cosine":  # a nearest codeword depends on the length
-        np.testing.assert_array_equal(out.codes, apply(layer, variables, Z).codes)
+def test_vectors_too_large_to_be_squared_have_their_codes(layer, scale):
+    variables = start(layer)
+    out = apply(layer, variables, np.float32(scale) * Z)
     np.testing.assert_allclose(out.quantized, apply(layer, variables, out.codes, method="lookup"), rtol=1e-5)
+    if getattr(layer, "metric", "cosine") == "cosine":  # the code depends on the direction alone
+        np.testing.assert_array_equal(out.codes, apply(layer, variables, Z).codes)
 
 
 @pytest.mark.parametrize("kind", [kvae.LFQ, kvae.BSQ])
@@ -98,9 +103,9 @@ def test_single_node_is_one_cluster():
 
 
 def test_constant_features_with_missing_values_do_not_vary():
-    X = np.where(np.random.default_rng(0).random((200, 5)) < 0.3, np.nan, np.float32(0.1)).astype(np.float32)
+    X = np.where(np.random.default_rng(0).random((9, 5)) < 0.3, np.nan, 1.0)
     som = kvae.SOM(**SMALL, missing="ignore").fit(X)  # once: a warning about outliers
-    np.testing.assert_allclose(som.cluster_centers_, 0.1, rtol=1e-6)
+    np.testing.assert_array_equal(som.cluster_centers_, 1)
 
 
 def test_weights_beyond_float32_are_refused_without_a_warning():
