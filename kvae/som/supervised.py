@@ -15,7 +15,7 @@ from kvae.core.fields import validate
 from kvae.som.estimator import SOM
 from kvae.som.parameters import PARAMETERS, validate_feature_weights
 from kvae.som.rows import refuse_huge_integers, validated_rows
-from kvae.som.targets import deviation, is_labeled, require_target
+from kvae.som.supervision import deviation, is_labeled, require_target
 
 TargetWeight = Annotated[float, annotated_types.Ge(1e-6), annotated_types.Le(1 - 1e-6)]
 
