@@ -61,10 +61,10 @@ def test_read_images_rejects_other_sources(run, files, tmp_path):
 @pytest.mark.parametrize(
     ("images", "hint"),
     [
-        (np.zeros((32, 32, 3), np.uint8), "for a single image pass images[None]"),
-        (Image.fromarray(NOISE), "for a single image pass images[None]"),
-        (np.zeros((2, 3, 32, 32), np.uint8), "channels come last"),
-        (np.zeros((2, 32, 32, 3)), "np.uint8(np.round(255 * images))"),
+        (np.zeros((32, 32, 3), np.uint8), "; pass images[None]"),
+        (Image.fromarray(NOISE), "; pass images[None]"),
+        (np.zeros((2, 3, 32, 32), np.uint8), "; move the channels to the end with np.moveaxis(images, 1, -1)"),
+        (np.zeros((2, 32, 32, 3)), "(255 * images).round().astype(np.uint8)"),
         (["a.png", "b.png"], "run.read_images reads files and Pillow images"),
         ([NOISE, NOISE[1:]], "which NumPy cannot convert to an array"),
     ],
