@@ -147,7 +147,7 @@ def write_sheet(paths: Sequence[pathlib.Path], sheet: pathlib.Path) -> None:
 
     from kvae.plots.tiles import join_tiles
 
-    images = np.stack([np.asarray(Image.open(path)) for path in paths])
+    images = np.stack([np.asarray(Image.open(path, formats=["PNG"])) for path in paths])
     columns = math.ceil(math.sqrt(len(images)))
     numbers = np.full(math.ceil(len(images) / columns) * columns, -1)
     numbers[: len(images)] = np.arange(len(images))

@@ -33,14 +33,19 @@ def total_losses(groups):
     return np.concatenate([np.asarray(group.metric_sums.metrics["loss"]) for group in groups])
 
 
+@pytest.fixture(autouse=True)
+def right_crops(request):
+    """Compiles URL-SOM, which crops images, with the default emitters."""
+    if "urlsom" in request.node.name:
+        request.getfixturevalue("default_emitters")
+
+
 def params_and_collections(groups):
     return [(group.params, group.collections) for group in groups]
 
 
 @pytest.mark.parametrize("model", ["vqvae", "vqvae2", "urlsom"])
-def test_eight_devices_equal_one(make_config, model, request):
-    if model == "urlsom":
-        request.getfixturevalue("default_emitters")
+def test_eight_devices_equal_one(make_config, model):
     config = make_config(model)
     (_, init_one, advance_one), (_, init_eight, advance_eight) = programs(config, 1), programs(config, 8)
     one, eight = init_one([0]), init_eight([0])
