@@ -28,6 +28,7 @@ PROGRAMS = {
     "main": ["--config=configs/photos_vqvae.py"],
     "report": ["runs/photos"],
     "tokenize": ["runs/photos", "--out=tokens"],
+    "sample": ["runs/prior", "--tokenizer=runs/photos", "--out=samples"],
     "benchmark": ["--config=configs/photos_vqvae.py"],
     "paper": ["--figure=3", "runs/photos"],
 }
