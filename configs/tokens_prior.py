@@ -20,7 +20,7 @@ def get_config(variant=""):
     config.log_every_steps = 50
     config.evaluate_every_steps = 100
     config.checkpoint_every_steps = 100
-    config.patience_evaluations = 3  # a prior of few images soon overfits
+    config.patience_evaluations = 3  # a prior trained on few images soon overfits
 
     config.dataset = ml_collections.ConfigDict()
     config.dataset.name = "tokens"

@@ -9,7 +9,7 @@ def first_outside(codes: np.ndarray, size: int, lowest: int = 0) -> tuple[int, .
     Args:
       codes: integers of any shape.
       size: K, the number of codes.
-      lowest: the lowest valid code; -1 if that marks a dropped codebook.
+      lowest: the lowest valid code; -1 if -1 marks a dropped codebook.
 
     Example:
       >>> first_outside(np.array([[0, 3], [4, -1]]), 4)

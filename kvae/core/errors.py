@@ -156,17 +156,17 @@ def wrap_read_errors(source: object, remedy: str) -> Iterator[None]:
 
 
 def access_error(error: BaseException | None) -> str | None:
-    """Returns the reason if memory, access or open files are missing, so that the file that was read may be intact.
+    """Returns the reason if a read failed for lack of memory, access or file handles: the file itself may be intact.
 
     Example:
       >>> access_error(MemoryError()), access_error(ValueError("not a zip file"))
       ('out of memory', None)
 
     Args:
-      error: An exception of any library; the exceptions that caused it count too.
+      error: An exception from any library; its causes are checked too.
 
     Returns:
-      One line; None if no exception has such a reason.
+      One line; None if there is no such reason.
     """
     if error is None or isinstance(error, InputError):
         return None

@@ -25,7 +25,7 @@ Count = Annotated[int, annotated_types.Ge(1), annotated_types.Le(LARGEST_COUNT)]
 Natural = Annotated[int, annotated_types.Ge(0), annotated_types.Le(LARGEST_COUNT)]
 NotNegative = Annotated[float, annotated_types.Ge(0), annotated_types.Le(1e30)]  # times K or steps it fits in float32
 Positive = Annotated[float, annotated_types.Gt(0), annotated_types.Le(1e30)]
-Repeats = Annotated[int, annotated_types.Ge(1), annotated_types.Le(256)]  # copies of a part in a compiled program
+Repeats = Annotated[int, annotated_types.Ge(1), annotated_types.Le(256)]  # copies of one part in a compiled program
 Replicas = Annotated[int, annotated_types.Ge(1), annotated_types.Le(4096)]  # seeds trained at once
 
 Channels = Annotated[int, annotated_types.Ge(1), annotated_types.Le(2**20)]

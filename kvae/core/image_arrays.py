@@ -19,8 +19,8 @@ def check_images(name: str, images: Any, leading: int = 1) -> None:
       kvae.core.errors.InputError: images are uint8[32, 32, 3]; they must be uint8[b, h, w, 3]; pass images[None]
 
     Args:
-      name: What the images are called in the message.
-      images: An array of NumPy or JAX, also inside `jit`.
+      name: Name of the images in the message.
+      images: A NumPy or JAX array, also inside `jit`.
       leading: Number of axes before height, width and channels; 0 for a single image.
     """
     dtype, shape = images.dtype, images.shape

@@ -115,7 +115,7 @@ class Codebook:
     Attributes:
       shape: shape of the codes of one example: (h', w'), or (h', w', q) for a quantiser with q codebooks.
       size: K, the number of codes of each codebook.
-      grid_shape: shape of the grid that the codes number row by row; () if they have no grid.
+      grid_shape: shape of the grid whose nodes the codes number row by row; () if they have no grid.
       topology: name of the grid in `kvae.GRIDS`.
       codewords: the vector of each code, float32 [K, d], or [q, K, d]; None if it is unknown.
     """
@@ -135,7 +135,7 @@ class Dataset:
       train: the training examples.
       validation: one or more validation sets by name; their losses are averaged with equal weight.
       label_names: names of the classes; empty for a data set without labels.
-      codebooks: codebooks of the arrays that hold codes, by name of the array; empty for a data set without codes.
+      codebooks: the codebook of each array of codes, by array name; empty for a data set without codes.
     """
 
     train: Examples

@@ -25,8 +25,8 @@ def read_codewords(root: pathlib.Path, manifest: Mapping[str, Any]) -> dict[str,
       manifest: its manifest, see `kvae.data.token_manifest.read_manifest`.
 
     Returns:
-      float32 [*grid_shape, d], or [K, d] without a grid, by codebook. A quantiser with q codebooks has q entries,
-      `<name>_0`, `<name>_1` and so on. Empty if an older version wrote the folder.
+      Codewords by codebook: float32 [*grid_shape, d], or [K, d] without a grid. A quantiser with q codebooks has q
+      entries, `<name>_0`, `<name>_1` and so on. Empty if an older version wrote the folder.
 
     Raises:
       InputError: the file is corrupted, or belongs to other codes.
@@ -48,7 +48,7 @@ def read_codewords(root: pathlib.Path, manifest: Mapping[str, Any]) -> dict[str,
 
 
 def write_codewords(root: pathlib.Path, codewords: Mapping[str, np.ndarray]) -> None:
-    """Writes the codewords of a folder, arrays as `read_codewords` returns them."""
+    """Writes the codewords of a folder, in the form that `read_codewords` returns."""
     with require_extra("share"):
         import safetensors.numpy
 

@@ -37,7 +37,7 @@ def make_grid(name: str, shape: tuple[int, ...]) -> Grid:
     """Returns a grid with the given shape, made by the entry `name` of `GRIDS`.
 
     Raises:
-      InputError: the name is unknown, the shape is invalid, or the entry does not make such a grid.
+      InputError: the name is unknown, the shape is invalid, or the entry does not return a grid of this shape.
     """
     make = choose("topology", name, GRIDS)
     grid = make(shape) if callable(make) else None

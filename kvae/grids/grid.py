@@ -118,7 +118,7 @@ class Grid(abc.ABC):
 
         Returns:
           Their codes, int32 [n, K], with n the largest number of neighbours of a node, and a mask, bool [n, K]. Where
-          the mask is False, the entry is not a neighbour but the node's own code.
+          the mask is False, the entry is the node's own code, not a neighbour.
         """
         codes, nodes = self.candidates(radius), np.arange(self.size, dtype=np.int32)
         with jax.ensure_compile_time_eval():  # runs even while another program is being traced
@@ -162,17 +162,17 @@ class Grid(abc.ABC):
 
 
 def shortest(steps: jax.Array, period: float) -> jax.Array:
-    """Returns the signed steps of the shorter way along an axis, which may lead across the border.
+    """Returns the signed number of steps along an axis in the shorter direction, which may cross the border.
 
     Args:
-      steps: steps of the direct way, float32.
+      steps: signed number of steps without crossing the border, float32.
       period: length of the axis if it wraps, or else infinity.
     """
     return steps if period == math.inf else steps - period * jnp.round(steps / period)
 
 
 def box(shape: tuple[int, ...], reach: int, wraps: tuple[bool, ...]) -> np.ndarray:
-    """Returns the codes in a box around each node, int32 [n, K]. Positions off the grid have the node's own code.
+    """Returns the codes in a box around each node, int32 [n, K]. Positions off the grid hold the node's own code.
 
     Args:
       shape: number of nodes along each axis.

@@ -19,7 +19,7 @@ ROW_DISTANCE = math.sqrt(0.75)
 class Hexagons(Grid):
     """Abstract base class of rows of hexagons, every second row shifted right by half a node.
 
-    A subclass says which axes wrap.
+    A subclass defines which axes wrap.
 
     Raises:
       InputError: the shape is not (rows, columns).
@@ -50,7 +50,7 @@ class Hexagons(Grid):
         return super().periods * (ROW_DISTANCE, 1)
 
     def distance(self, codes: jax.Array, others: jax.Array) -> jax.Array:
-        """Returns the Euclidean distance between the centres of the hexagons, by the shortest way."""
+        """Returns the Euclidean distance between the centres of the hexagons, along the shortest path."""
         points = jnp.asarray(self.points, jnp.float32)
         codes, others = jnp.broadcast_arrays(jnp.asarray(codes), jnp.asarray(others))
         steps = points[codes] - points[others]
@@ -58,7 +58,7 @@ class Hexagons(Grid):
         return jnp.linalg.norm(jnp.stack(ways, axis=-1), axis=-1)
 
     def candidates(self, radius: float) -> np.ndarray:
-        """Returns the codes in a box around each node. The box exceeds the radius: rows are only 0.87 apart."""
+        """Returns the codes in a box around each node. It has extra rows, because rows are only 0.87 apart."""
         return box(self.shape, math.ceil(1.2 * radius) - 1, self.wraps)
 
 
@@ -85,7 +85,7 @@ class HexagonalTorus(Hexagons):
 
     Raises:
       InputError: the shape is not (rows, columns), or the number of rows is odd. With an odd number of rows, the first
-        and the last row would not be shifted against each other and would not fit together.
+        and the last row would have the same shift, so they would not fit together.
 
     Example:
       >>> codes, are_neighbors = HexagonalTorus((4, 5)).neighbors(1.1)

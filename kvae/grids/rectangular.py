@@ -12,7 +12,7 @@ from kvae.grids.grid import Grid, box, shortest
 
 
 class Rectangular(Grid):
-    """Abstract base class of lines, rectangles and boxes with Euclidean distance. A subclass says which axes wrap."""
+    """Abstract base class of lines, rectangles and boxes with Euclidean distance. A subclass defines `wraps`."""
 
     @property
     @abc.abstractmethod
@@ -20,7 +20,7 @@ class Rectangular(Grid):
         """For each axis, True if its last node is next to its first."""
 
     def steps(self, codes: jax.Array, others: jax.Array) -> list[jax.Array]:
-        """Returns the signed number of steps of the shortest way from codes to others along each axis, float32."""
+        """Returns the signed number of steps on the shortest path from codes to others along each axis, float32."""
         axes = jnp.asarray(self.coordinates, jnp.float32).T
         codes, others = jnp.broadcast_arrays(jnp.asarray(codes), jnp.asarray(others))
         return [

@@ -138,7 +138,7 @@ class Model(nn.Module):
         return {}
 
     def variables_from_data(self, dataset: Any) -> dict[str, Any]:
-        """Returns collections, by name, that come from a `kvae.data.Dataset` instead of `init`; none by default."""
+        """Returns variables, by collection, that come from a `kvae.data.Dataset` instead of `init`; none by default."""
         return {}
 
     def loss_and_metrics(self, batch: Batch, *, train: bool = True) -> LossAndMetrics:

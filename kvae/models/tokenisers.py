@@ -6,7 +6,7 @@
     decode(codes)       images uint8 [b, h, w, 3] of codes by codebook
     __call__(images)    creates all variables, so that the shapes of saved variables can be checked
     quantizers          quantiser layers by codebook
-    code_strides        side in pixels of the square of an image that one code covers, by codebook
+    code_strides        side of the square that one code covers, in pixels, by codebook
     mean, std           fields, the mean and standard deviation of each channel on the 0-255 scale
 """
 

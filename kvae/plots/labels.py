@@ -1,4 +1,4 @@
-"""Figures of the labels and of the missing values of rows on a fitted `kvae.SOM`, exported by `kvae.plots`."""
+"""Figures of labels and missing values on a fitted `kvae.SOM`, exported by `kvae.plots`."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -63,7 +63,7 @@ def classes(som: "kvae.SOM", X: Data, y: ArrayLike, ax: "Axes | None" = None) ->
 def pies(som: "kvae.SOM", X: Data, y: ArrayLike, ax: "Axes | None" = None) -> "Figure":
     """Draws at each node a pie chart of the labels of its rows. The area of a pie grows with the number of rows.
 
-    The node with the most rows has the largest pie. Pies of less than a sixth of its area are drawn with a sixth of it.
+    The node with the most rows has the largest pie. Every other pie has at least a sixth of its area.
 
     Args:
       som, X, y, ax: as in `classes`.

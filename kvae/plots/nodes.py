@@ -127,14 +127,14 @@ def draw_values(
 
 
 def draw_pies(ax: "Axes", positions: np.ndarray, table: np.ndarray, colors: np.ndarray, radius: float) -> None:
-    """Draws pie charts whose areas are proportional to their totals, except for small ones.
+    """Draws pie charts whose areas are proportional to their totals; small pies are enlarged.
 
     Args:
       ax: the axes.
       positions: x and y of each pie, float [K, 2].
       table: sizes of the slices, float [K, C], at least 0; a pie of zeros is not drawn.
       colors: colour of each slice, float [C, 3], from 0 to 1.
-      radius: radius of the largest pie; no pie has less than 0.4 of it.
+      radius: radius of the largest pie; every pie has at least 0.4 of this radius.
     """
     from matplotlib.collections import PolyCollection
 

@@ -31,12 +31,12 @@ def spanning_tree(
     """Draws the minimum spanning tree of the centres: the K - 1 links of least total length that connect all nodes.
 
     The picture does not depend on the grid: similar nodes are linked even where the map is folded. This is how FlowSOM
-    shows a map (Van Gassen et al., Cytometry A 87(7), 2015). Positions keep the number of links between any two nodes
-    (Kamada and Kawai, 1989); the length of a line has no meaning.
+    shows a map (Van Gassen et al., Cytometry A 87(7), 2015). Distances between nodes approximate the number of
+    links between them (Kamada and Kawai, 1989); the length of a line has no meaning.
 
     Args:
       som: the fitted map, with at most 2,500 nodes and a grid of any number of axes.
-      X: float [n, d], or an iterable of batches; areas of nodes grow with their numbers of rows. None draws all alike.
+      X: float [n, d], or an iterable of batches; the area of a node grows with its number of rows. None: equal areas.
       y: labels [n], drawn as pie charts; None draws the groups of nodes, `som.cluster_`, if `n_clusters` is set.
       ax: matplotlib axes; None for a new figure.
 
@@ -73,7 +73,7 @@ def minimum_links(distances: np.ndarray) -> np.ndarray:
     from scipy.sparse.csgraph import minimum_spanning_tree
 
     pairs = np.triu_indices(len(distances), 1)
-    # SciPy takes 0 for a missing link, and in dense matrices also numbers below 1e-8.
+    # SciPy treats 0 as a missing link, and in dense matrices also numbers below 1e-8.
     lengths = np.maximum(distances[pairs].astype(np.float64), np.finfo(np.float64).tiny)
     return np.column_stack(minimum_spanning_tree(coo_array((lengths, pairs), distances.shape).tocsr()).nonzero())
 
@@ -95,7 +95,7 @@ def tree_positions(links: np.ndarray, size: int) -> np.ndarray:
     centered = np.square(steps) - np.square(steps).mean(axis=0)
     values, vectors = np.linalg.eigh(-0.5 * (centered - centered.mean(axis=1, keepdims=True)))
     positions = vectors[:, -2:] * np.sqrt(np.maximum(values[-2:], 0))
-    positions = positions + 1e-3 * np.random.default_rng(0).normal(size=positions.shape)  # separates equal ones
+    positions = positions + 1e-3 * np.random.default_rng(0).normal(size=positions.shape)  # separates coincident nodes
     np.fill_diagonal(steps, 1)
     weights = 1 / np.square(steps)
     np.fill_diagonal(weights, 0)
@@ -109,7 +109,7 @@ def tree_positions(links: np.ndarray, size: int) -> np.ndarray:
 
 @contextlib.contextmanager
 def _tree_axes(size: int, ax: "Axes | None") -> Iterator["Axes"]:
-    """Yields `ax`, or new axes that are larger for a tree of more nodes."""
+    """Yields `ax`, or new axes whose size grows with the number of nodes."""
     if ax is not None:
         yield ax
         return

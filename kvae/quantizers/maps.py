@@ -102,7 +102,7 @@ class MapVQ(Projected):
 def _neighborhood(entries: tuple, topology: str, grid_shape: tuple[int, ...], **schedule) -> Neighborhood:
     """Returns a neighbourhood, cached because it lists the neighbours of every node.
 
-    `entries` are the grid and the kernel with these names now, so that a redefined one is not taken from the cache.
+    `entries`, the grid and kernel now registered under these names, keep a redefined one from matching the cache.
     """
     return Neighborhood(make_grid(topology, grid_shape), **schedule)
 

@@ -19,7 +19,7 @@ def split_key(key: jax.Array, numbers: Iterable[int]) -> jax.Array:
     """Returns a key for each image; image i depends only on the key and on i.
 
     Raises:
-      InputError: The key is not one JAX random key.
+      InputError: The key is not a single JAX random key.
     """
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0):
         raise InputError(f"key is {short_repr(key)}; it must be a JAX random key, such as jax.random.key(0)")
@@ -51,8 +51,8 @@ def sample_codes(
       temperature: Below 1, likely codes become more likely; 0 takes the likeliest code.
       top_k: Draw only from the k likeliest codes; 0 allows all.
       top_p: Draw only from the fewest likeliest codes whose probabilities sum to `top_p`.
-      codes: Codes of n images, or of one image for all, of which a part is sampled again ("in-painting"). Give `mask`
-        too.
+      codes: Codes of n images, or of one image for all. The part that `mask` marks is sampled again ("in-painting").
+        `mask` is then required.
       mask: By codebook, a bool array of the shape of an image's codes: True where codes are sampled. A sampled code
         depends on all codes before it in reading order, but not on kept codes after it.
       report: Called with the number of positions done since the last call.
@@ -89,7 +89,7 @@ def _labels(run: "Run", keys: jax.Array, label: Any) -> jax.Array | None:
             )
         return None
     if label is None:
-        # A stream of its own, so that the codes do not depend on how the class was chosen.
+        # A separate stream, so that the codes do not depend on how the class was chosen.
         streams = jax.vmap(jax.random.fold_in, (0, None))(keys, 2**32 - 1)
         return jax.vmap(lambda key: jax.random.randint(key, (), 0, len(names)))(streams)
     chosen = [label] * len(keys) if isinstance(label, (str, int, np.integer)) else list(label)

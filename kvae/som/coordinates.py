@@ -40,8 +40,8 @@ class Coordinates:
     instead.
 
     Attributes:
-      offset: integers, float [d], subtracted after the division; 0 under metrics of directions.
-      exponent: rows are divided by 2^exponent; 0 under metrics of directions.
+      offset: integers, float [d], subtracted after the division; 0 under metrics that compare directions only.
+      exponent: rows are divided by 2^exponent; 0 under metrics that compare directions only.
       weight_exponent: weights of rows are divided by 2^weight_exponent.
       metric: a name in `kvae.som.metrics.METRICS`.
       feature_weights: weights of the squared or absolute differences, float64 [d]; None for 1.
@@ -102,7 +102,7 @@ class Coordinates:
         return _times_power(vectors, -self.exponent)
 
     def unscaled(self, vectors: np.ndarray) -> np.ndarray:
-        """Inverts `scaled`, except for lengths and means under metrics of directions."""
+        """Inverts `scaled`; lengths and means stay lost under metrics that compare directions only."""
         if self.feature_weights is not None:
             vectors = vectors / self.factors.astype(vectors.dtype)
         return _times_power(vectors, self.exponent)

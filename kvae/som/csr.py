@@ -12,7 +12,7 @@ def scaled(vectors: csr_array, factors: np.ndarray, exponents: np.ndarray | int)
     """Returns rows with each feature multiplied by its factor and each row divided by a power of two.
 
     Args:
-      vectors: CSR, float [n, d]. Values that are stored as several terms are added.
+      vectors: CSR, float [n, d]. Duplicate entries are summed.
       factors: float [d].
       exponents: exponents of the powers of two, int [n] or [].
     """

@@ -5,12 +5,12 @@ from sklearn.preprocessing import normalize
 
 
 def directions(vectors: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """Returns vectors [n, d] of any length scaled to length 1; the zero vector stays 0. The factors are not used."""
+    """Returns vectors [n, d] of any length scaled to length 1; the zero vector stays 0. `factors` is ignored."""
     return normalize(_near_one(vectors))
 
 
 def centered_directions(vectors: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """Returns vectors less the mean of their features, scaled to length 1. Their products are correlations.
+    """Returns vectors minus the mean of their features, scaled to length 1. Their products are correlations.
 
     Args:
       vectors: features times their factors, float [n, d]. Vectors of equal features become 0.

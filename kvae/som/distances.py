@@ -13,7 +13,7 @@ LARGEST_SQUARE = 1e300
 
 
 def euclidean_distances(vectors: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    """Returns Euclidean distances. Those of vectors with missing values are over the known ones, times sqrt(d / known).
+    """Returns Euclidean distances. With missing values: over known features, times sqrt(d / known).
 
     Args:
       vectors: float64 [n, d]; NaN marks a missing value.

@@ -31,7 +31,7 @@ def refuse_unknown_features(counts: np.ndarray) -> None:
 
 
 def fill_by_means(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Returns a sample, float [n, d], with means of the known values, weighted by [n], in place of missing values.
+    """Returns a sample, float [n, d], with missing values replaced by the feature's mean, weighted by [n].
 
     Sparse rows have no missing values.
     """

@@ -1,4 +1,4 @@
-"""Data that are read block by block, recognised by what they offer and without an import of their libraries."""
+"""Data that are read block by block, recognised by their methods, without importing their libraries."""
 
 import dataclasses
 import numbers
@@ -9,12 +9,12 @@ import numpy as np
 
 
 class Slices(NamedTuple):
-    """Rows that can be read by their numbers.
+    """Rows that can be read by number.
 
     Attributes:
       count: number of rows.
-      take: maps (start, stop) to these rows.
-      pick: maps ascending row numbers, int [m], to these rows; None if this could read all rows.
+      take: maps (start, stop) to rows start to stop - 1.
+      pick: maps ascending row numbers, int [m], to these rows; None if this might read all rows from storage.
       chunk: number of rows that storage reads at once.
       in_memory: True if the rows are in memory.
     """
@@ -41,7 +41,7 @@ class Stream:
 
 
 def open_slices(X: Any) -> Slices | None:
-    """Returns how to read X by row numbers, or None if X is anything else than the following.
+    """Returns a reader of X by row number, or None if X is none of the following.
 
     Memory-mapped NumPy arrays; data frames of pandas, with `iloc`; data frames of Polars and tables of Arrow, with
     `slice`; and arrays of dask, zarr and h5py, with `chunks`.
@@ -84,6 +84,6 @@ def as_table(batch: Any) -> Any:
 
 
 def _chunk_rows(chunks: Any) -> int:
-    """Returns the number of rows of a chunk: the first of zarr's or h5py's integers, or the largest of dask's tuple."""
+    """Returns the number of rows in a chunk, or in the largest chunk of a dask array."""
     rows = chunks[0] if chunks else 1
     return int(max(rows) if isinstance(rows, tuple) else rows)

@@ -9,13 +9,13 @@ from kvae.core.errors import InputError, short_repr
 
 
 def require_target(estimator: BaseEstimator, y: Any) -> None:
-    """Raises InputError, with the words that scikit-learn expects, if y is None."""
+    """Raises InputError, with the message that scikit-learn expects, if y is None."""
     if y is None:
         raise InputError(f"{type(estimator).__name__} requires y to be passed, but the target y is None")
 
 
 def is_labeled(y: np.ndarray, unlabeled: Any) -> np.ndarray:
-    """Returns which rows have a known class, bool [n].
+    """Returns True for each row whose class is known, bool [n].
 
     Args:
       y: classes [n].
@@ -33,7 +33,7 @@ def is_labeled(y: np.ndarray, unlabeled: Any) -> np.ndarray:
 
 
 def deviation(values: np.ndarray, weights: np.ndarray, feature_weights: np.ndarray) -> float:
-    """Returns the root of the total variance of values [n, d], over the known ones.
+    """Returns the square root of the total variance of the known values in [n, d].
 
     If they vary by less than their precision, it returns the largest absolute value, or 1 if all are 0.
     """

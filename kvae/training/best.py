@@ -1,8 +1,8 @@
 """Defines the best step of a run: the lowest finite validation loss, and the earliest if several are equal.
 
-A checkpoint holds all replicas of a run, so they share the best checkpoint. Its loss is the mean over the replicas that
-have not failed since. Otherwise, the mean would fall when a bad replica fails, and a checkpoint after the failure would
-look better than it is.
+A checkpoint holds all replicas of a run, so they share the best checkpoint. Its loss is the mean over replicas whose
+last loss is finite. A mean over all replicas would fall when a bad replica fails, and a checkpoint after the failure
+would look better than it is.
 
 Early stopping and tables apply the rule to each seed separately, as their docstrings describe. A model card shows the
 last evaluation up to the step of the opened checkpoint.

@@ -37,7 +37,7 @@ def digits(size: Size = 32) -> Dataset:
 def digit_codes() -> Dataset:
     """Loads the same digits as codes: 8 x 8 pixels, each one of 17 grey levels.
 
-    A data set of codes that needs no trained run, to try a model of codes. The array is named `codebook`; its codebook
+    Use it to try a model of codes without a trained tokeniser. The array is named `codebook`; its codebook
     is a line of 17 codes, whose codewords are the grey levels from 0 to 1.
     """
     source = _source()

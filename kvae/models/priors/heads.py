@@ -1,8 +1,8 @@
-"""Output heads: p(code | what the transformer has read), by name in `HEADS`.
+"""Output heads, by name in `HEADS`: each computes p(code | hidden vector).
 
-A head writes a code as digits, and the probability of a code is the product of the probabilities of its digits, each
-given those before (`Factors`). The heads differ in the digits: the code itself, its index along each axis of the grid,
-or its block of the grid and the place in the block.
+A head splits a code into digits. The probability of the code is the product of the probabilities of its digits, each
+given the digits before it (`Factors`). The heads differ in the digits: the code itself, its index along each axis of
+the grid, or its block of the grid and the place in the block.
 """
 
 import functools
@@ -81,7 +81,7 @@ def address(level: Level) -> np.ndarray:
 def block_and_place(level: Level) -> np.ndarray:
     """Returns each code's block of the grid, and its place in the block: int32 [K, 2].
 
-    A block is as long along an axis of n nodes as the largest divisor of n up to sqrt(n): 4 x 4 for a grid of 16 x 32.
+    Along an axis of n nodes, a block spans the largest divisor of n up to sqrt(n): 4 x 4 on a grid of 16 x 32.
     """
     grid = grid_of(level, "head")
     blocks = [max(d for d in range(1, math.isqrt(n) + 1) if n % d == 0) for n in grid.shape]
@@ -96,7 +96,7 @@ class FactoredHead(nn.Module):
     Attributes:
       level: the level whose codes it predicts.
       width: dimension of the hidden vectors.
-      digits_of: returns the digits of a level's codes.
+      digits_of: function that returns the digits of a level's codes.
     """
 
     level: Level
@@ -133,7 +133,7 @@ class CodewordHead(nn.Module):
 
     @nn.compact
     def __call__(self, codewords: jax.Array) -> Factors:
-        """Returns the weights that follow from the codewords, float32 [K, d]."""
+        """Returns the weights computed from the codewords, float32 [K, d]."""
         inner = nn.gelu(nn.Dense(self.width, name="inner")(standardized(self.level, codewords)))
         kernel = nn.Dense(self.width, name="outer", use_bias=False, kernel_init=EMBEDDING_INIT)(inner).T
         bias = self.param("bias", nn.initializers.zeros, (self.level.size,))

@@ -1,4 +1,4 @@
-"""The order in which a prior reads codes: one sequence of positions, each of which knows its codebook and its place."""
+"""The order in which a prior reads codes: one sequence, with the codebook and place of each position."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ class Level(NamedTuple):
       size: K, the number of codes.
       grid: the grid of its codes; None if they have none.
       dim: d, the dimension of a codeword; 0 if codewords are unknown.
-      first: number of codes of all levels before this one. `first + code` numbers the codes of all levels together.
+      first: number of codes of all levels before this one. `first + code` is unique across levels.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Level(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Layout:
-    """A sequence of T positions: the codebooks one after another, each row by row, at each place level by level.
+    """A sequence of T positions: codebook by codebook, then row by row, then level by level at each place.
 
     Two levels are read as in VQ-VAE-2 (Razavi et al., arXiv:1906.00446): all of `top`, then `bottom`. The q codes of a
     residual quantiser at one place follow each other, as in RQ-VAE (Lee et al., arXiv:2203.01941).
@@ -56,7 +56,7 @@ class Layout:
       shapes: shape of an image's codes, by codebook.
       levels: the levels.
       level: index of the level of each position, int32 [T].
-      row, column: place of each position, int32 [T]; each codebook has its own numbers.
+      row, column: place of each position, int32 [T]; counted separately for each codebook.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -72,7 +72,7 @@ class Layout:
 
     @property
     def size(self) -> int:
-        """Number of codes of all levels together."""
+        """Total number of codes of all levels."""
         return sum(level.size for level in self.levels)
 
     def positions(self, level: int) -> np.ndarray:
@@ -110,7 +110,7 @@ def layout_of(codebooks: tuple[CodebookFields, ...]) -> Layout:
       codebooks: see `CodebookFields`, in the order in which the prior reads them.
 
     Raises:
-      InputError: there are no codebooks, or one has another number of axes or an unknown topology.
+      InputError: there are no codebooks, or one has the wrong number of axes or an unknown topology.
     """
     if not codebooks:
         raise InputError('model.codebooks is (); a prior needs a data set of codes, such as dataset.name "tokens"')

@@ -48,8 +48,8 @@ class Prior(Model):
         axes of the grid) and "codeword" (a linear map of the codeword).
       head: how codes are predicted, one of `HEADS`: "softmax", "address" (one factor for each axis of the grid),
         "clusters" (a block of the grid, then the code in it), or "codewords" (a softmax tied to the codewords).
-      loss: the training loss, one of `LOSSES`: "one_hot", "smoothed", "soft_grid" (near codes on the grid count as
-        partly right) or "soft_codewords" (near codewords do).
+      loss: the training loss, one of `LOSSES`: "one_hot", "smoothed", "soft_grid" (codes near the right one on
+        the grid count as partly right) or "soft_codewords" (codes with similar codewords do).
       smoothing: probability that the loss "smoothed" spreads evenly over all codes.
       temperature: temperature of the loss "soft_grid", in nodes, or "soft_codewords", in mean distances between nearest
         codewords.
@@ -123,7 +123,7 @@ class Prior(Model):
             self.label = nn.Embed(len(self.label_names), self.width, embedding_init=EMBEDDING_INIT)
 
     def _codewords_of(self, number: int, level: Level) -> jax.Array:
-        """Returns the codewords of a level, float32 [K, d], which are a constant of the model."""
+        """Returns the codewords of a level, float32 [K, d], which are constants of the model."""
         if not level.dim:
             return jnp.zeros((level.size, 0))  # not stored: files of checkpoints cannot hold empty arrays
         return self.variable("codebook", f"codewords_{number}", jnp.zeros, (level.size, level.dim)).value
@@ -143,7 +143,7 @@ class Prior(Model):
         return [head(codewords) for head, codewords in zip(self.predictors, self.codewords, strict=True)]
 
     def context(self, label: jax.Array | None) -> jax.Array:
-        """Returns what does not depend on codes: embeddings of places and label, float32 [1 or b, T, width]."""
+        """Returns the inputs that do not depend on codes, for places and label, float32 [1 or b, T, width]."""
         layout = self.layout
         places = sum(self.places[name](getattr(layout, name)) for name in ("level", "row", "column"))[None]
         return places + self.label(label)[:, None] if self.conditional else places
@@ -210,7 +210,7 @@ class Prior(Model):
         return sum(part.reshape(len(part), -1).sum(axis=1) for part in self.log_probability(codes, label).values())
 
     def loss_and_metrics(self, batch: Batch, *, train: bool = True) -> LossAndMetrics:
-        """Returns the mean loss of a code, and `bits` per code; `mask` chooses the examples that count."""
+        """Returns the mean loss per code, and `bits` per code; `mask` selects the examples to include."""
         sequence = self.layout.to_sequence(batch)
         hidden = self.hidden(sequence, batch.get("label"), train=train)
         softness, loss, bits = Softness(self.smoothing, self.temperature), 0.0, {}

@@ -16,7 +16,7 @@ STEPS_AT_ONCE = 64
 
 
 class Filter(NamedTuple):
-    """How probabilities are changed before a code is drawn; the defaults change nothing.
+    """Changes to the probabilities before a code is drawn; the defaults change nothing.
 
     Attributes:
       temperature: logits are divided by it; 0 takes the likeliest code.
@@ -77,7 +77,7 @@ def sample(
       variables: its variables.
       keys: random keys [n].
       label: int [n], for a conditional prior.
-      options: changes the probabilities.
+      options: the filter of the probabilities.
       codes: codes that are kept where the mask is False, by codebook, int [n, h', w'] or [n, h', w', q].
       mask: bool arrays of the same shapes, True for codes to sample. A sampled code depends on the codes before it in
         the layout, kept or sampled, but not on kept codes after it.

@@ -1,4 +1,4 @@
-"""Training losses of a prior, by name in `LOSSES`: how much of the probability goes to codes near the right one."""
+"""Training losses of a prior, by name in `LOSSES`; soft losses also give credit to codes near the right one."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,7 +17,7 @@ class Softness(NamedTuple):
 
     Attributes:
       smoothing: probability that `smoothed` spreads evenly over all codes.
-      temperature: of `soft_grid`, in nodes, and of `soft_codewords`, in mean distances between nearest codewords.
+      temperature: for `soft_grid` in nodes, for `soft_codewords` in mean distances between nearest codewords.
     """
 
     smoothing: float

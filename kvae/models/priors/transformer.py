@@ -1,4 +1,4 @@
-"""A causal transformer with pre-normalisation (GPT-2), on vectors; each position sees itself and those before it."""
+"""A causal transformer with pre-normalisation (GPT-2): each position attends to itself and earlier positions."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Blocks and a last layer norm.
+    """Blocks followed by a layer norm.
 
     Example:
       >>> import jax, jax.numpy as jnp

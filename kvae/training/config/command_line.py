@@ -112,7 +112,7 @@ def _importable(folder: str) -> Iterator[None]:
 def _forget_other_folders(folder: str) -> None:
     """Drops modules that a config in another folder imported, if this folder has a file of the same name.
 
-    Their folders are no longer on `sys.path`, which tells them from installed modules.
+    Their folders are no longer on `sys.path`, which distinguishes them from installed modules.
     """
     for path in pathlib.Path(folder).glob("*.py"):
         loaded = getattr(sys.modules.get(path.stem), "__file__", None)

@@ -21,7 +21,7 @@ LOSS_ITEM, CONFIG, DIGESTS = "loss", "config", "digests"
 
 
 def best_checkpoint(metrics_by_step: Mapping[int, Mapping[str, Losses] | None]) -> int | None:
-    """Returns `best_step` of the metrics of checkpoints; those of a checkpoint without a loss are None."""
+    """Applies `best_step` to checkpoints; the metrics are None for a checkpoint without a loss."""
     return best_step({step: metrics[LOSS_ITEM] for step, metrics in metrics_by_step.items() if metrics})
 
 
