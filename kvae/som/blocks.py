@@ -7,7 +7,7 @@ local devices.
 
 import functools
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,8 @@ from kvae.topology import Grid, Neighborhood
 if TYPE_CHECKING:
     from kvae.som.sparse import SparseBlock
 
+Result = TypeVar("Result")
+
 CACHE_BYTES = {"cpu": 2**30}
 """Maximum size of data kept on the devices between epochs, by platform; 2^34 on accelerators."""
 
@@ -35,11 +37,11 @@ class Block(NamedTuple):
 
     def sums(self, codewords: jax.Array, metric: Metric) -> "BlockSums":
         """Returns `block_sums`."""
-        return block_sums(self, codewords, metric)
+        return _alone_on_cpus(block_sums(self, codewords, metric))
 
     def assignments(self, codewords: jax.Array, grid: Grid, metric: Metric) -> "Assignments":
         """Returns `assign`."""
-        return assign(self, codewords, grid, metric)
+        return _alone_on_cpus(assign(self, codewords, grid, metric))
 
 
 class BlockSums(NamedTuple):
@@ -66,6 +68,13 @@ def fits_cache(nbytes: int | None) -> bool:
 
 def _sharding(*axes: str) -> NamedSharding:
     return NamedSharding(Mesh(np.asarray(jax.local_devices()), ("rows",)), PartitionSpec(*axes))
+
+
+def _alone_on_cpus(result: Result) -> Result:
+    """Waits for a program on several CPU devices, where the collectives of two concurrent programs can deadlock."""
+    if jax.default_backend() == "cpu" and jax.local_device_count() > 1:
+        jax.block_until_ready(result)
+    return result
 
 
 def replicate(codewords: np.ndarray) -> jax.Array:
