@@ -10,6 +10,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import kvae
 from compiled import collectives
 from kvae import kohonen, models
+from kvae.som import blocks
+from kvae.som.metrics import METRICS
+from kvae.training.parallel.devices import Replicas, make_mesh
 from modules import apply, init
 
 SMALL = {"name": "vqvae", "channels": 8, "residual_channels": 4, "residual_blocks": 0, "embedding_dim": 8}
@@ -67,3 +70,24 @@ def test_exported_encoder_takes_any_batch_size(quantizer):
     for count in (1, 6):
         expected = apply(model, variables, images[:count], method="encode")["codebook"]
         np.testing.assert_array_equal(again.call(images[:count])["codebook"], expected)
+
+
+def is_done(result):
+    return all(array.is_ready() for array in jax.tree.leaves(result))
+
+
+def test_training_programs_on_cpus_end_before_the_next_one():
+    """The collectives of two concurrent programs can deadlock there, and XLA then aborts the process."""
+    replicas = Replicas(1, make_mesh(1))
+    slow = replicas.program(lambda x: jax.lax.fori_loop(0, 20, lambda _, x: jnp.tanh(x @ x), x))
+    groups = replicas.split(np.ones((1, 300, 300), np.float32))
+    assert is_done(slow(slow(groups)))
+
+
+def test_maps_on_cpus_end_a_program_before_the_next_one():
+    rng = np.random.default_rng(0)
+    block = blocks.to_devices(rng.normal(size=(20_000, 16)).astype(np.float32), np.ones(20_000))
+    codewords, metric = blocks.replicate(rng.normal(size=(256, 16)).astype(np.float32)), METRICS["euclidean"]
+    for _ in range(2):
+        assert is_done(block.sums(codewords, metric))
+        assert is_done(block.assignments(codewords, kvae.grids.Plane((16, 16)), metric))

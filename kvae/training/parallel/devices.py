@@ -180,7 +180,7 @@ class Replicas:
             for i in range(self.count // self.size):
                 with wrap_memory_errors():
                     results.append(compiled(*(a if n in shared else a[i] for n, a in enumerate(arguments))))
-                if self.count > self.size and self.mesh.size > 1 and jax.default_backend() == "cpu":
+                if self.mesh.size > 1 and jax.default_backend() == "cpu":
                     # On CPUs, the collectives of two concurrent programs can deadlock.
                     jax.block_until_ready(results[-1])
             return results
