@@ -11,6 +11,7 @@ import os
 import sys
 
 from kvae.core import program
+from kvae.core.allocator import keep_freed_memory
 from kvae.core.errors import InputError
 
 # Heavy imports stay inside functions, so that a typo or Ctrl-C is answered immediately.
@@ -76,6 +77,7 @@ def show_fields(argv: list[str]) -> int:
 
 if __name__ == "__main__":
     program.exit_at_signals()
+    keep_freed_memory()
     status = program.run(main, sys.argv[1:])
     if status == program.MISTAKE:
         sys.stdout.flush()

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from kvae.core import program
+from kvae.core.allocator import keep_freed_memory
 from kvae.core.errors import InputError, wrap_read_errors
 from kvae.core.fields import Count, Natural, NotNegative, Probability
 from kvae.core.files import check_target, read_text, replaced, target_path, write_text
@@ -163,5 +164,6 @@ def save_png(path: pathlib.Path, image: "np.ndarray") -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     program.exit_at_signals()
     sys.exit(program.run(main, sys.argv[1:]))

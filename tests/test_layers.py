@@ -37,7 +37,7 @@ def reference_transposed(x, kernel):
     return out[:, 1:-1, 1:-1]
 
 
-@pytest.mark.parametrize("wide", [3, 24])  # below and above FEWEST_PHASE_CHANNELS
+@pytest.mark.parametrize("wide", [3, 24, 48])  # around FEWEST_CHANNELS and FEWEST_SEPARATE_CHANNELS
 def test_strided_and_transposed_convolution_and_their_gradients(wide):
     x, y, kernel = normal(2, 6, 8, wide), normal(2, 3, 4, 5), normal(4, 4, wide, 5)
     np.testing.assert_allclose(
@@ -63,7 +63,7 @@ def test_strided_and_transposed_convolution_and_their_gradients(wide):
 
 
 @pytest.mark.parametrize("size", [1, 3])
-@pytest.mark.parametrize(("inputs", "outputs"), [(7, 3), (3, 7)])  # a CPU computes the two differently
+@pytest.mark.parametrize(("inputs", "outputs"), [(7, 3), (3, 7), (48, 50), (50, 48)])  # a CPU computes each differently
 def test_convolution_and_its_gradients(size, inputs, outputs):
     x, y, kernel = normal(2, 5, 6, inputs), normal(2, 5, 6, outputs), normal(size, size, inputs, outputs)
     reach = size // 2

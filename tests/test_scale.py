@@ -1,9 +1,13 @@
 """Memory and traffic at large sizes, mostly read from the compiled program."""
 
+import ctypes
 import functools
 import itertools
 import json
+import os
 import pathlib
+import subprocess
+import sys
 import time
 
 import jax
@@ -15,7 +19,7 @@ import kvae
 from compiled import collectives
 from kvae import kohonen, models
 from kvae.benchmark import __main__ as benchmark
-from kvae.core import program
+from kvae.core import allocator, program
 from kvae.data import pipeline
 from kvae.training import loop
 from kvae.training import train as story
@@ -155,6 +159,57 @@ def test_benchmark_table(tmp_path, capsys, monkeypatch):
     assert program.run(benchmark.main, [*arguments, "--compare=quantizer.neighbourhood=none"]) == 2
     assert "did you mean 'neighborhood'?" in capsys.readouterr().err
     (tmp_path / "file").touch()
-    monkeypatch.setattr("kvae.benchmark.train_step.time_configs", lambda *_: rows)
+    monkeypatch.setattr("kvae.benchmark.step_times.time_configs", lambda *_: rows)
     assert program.run(benchmark.main, [*arguments[:-1], f"--json={tmp_path}/file/table.json"]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"kvae: --json={tmp_path}/file/table.json cannot be")
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("optimizer.name=adam", "--torch needs PyTorch, which is not installed: pip install 'kvae[bench]'"),
+        ("optimizer.name=muon", "optimizer.name is 'muon'; --torch compares only 'adam': set --config.optimizer.name"),
+        ("model.quantizer.neighborhood=gaussian", "is 'gaussian'; --torch compares only 'hard' or 'none'"),
+    ],
+)
+def test_torch_comparison_refuses_what_it_lacks(field, message, capsys, monkeypatch):
+    monkeypatch.chdir(pathlib.Path(__file__).parents[1])
+    monkeypatch.setitem(sys.modules, "torch", None)
+    arguments = ["--config=configs/cifar10_vqvae.py:smoke", f"--config.{field}", "--torch"]
+    assert program.run(benchmark.main, arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def faults_of_reused_buffer(setup):
+    """Returns the page faults of a fresh process that allocates and frees 80 MB ten times after `setup`."""
+    code = f"""
+import resource
+import numpy as np
+from kvae.core import allocator
+{setup}
+np.ones(10_000_000)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    np.ones(10_000_000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+def test_programs_do_not_fault_buffers_in_again():
+    assert faults_of_reused_buffer("allocator.keep_freed_memory()") < 1_000 < faults_of_reused_buffer("")
+
+
+@pytest.mark.parametrize("libc", [object(), OSError("no C library")])
+def test_other_c_libraries_are_left_alone(libc, monkeypatch):
+    def library(name):
+        if isinstance(libc, Exception):
+            raise libc
+        return libc
+
+    monkeypatch.setattr(ctypes, "CDLL", library)
+    allocator.keep_freed_memory()  # object() has no mallopt

@@ -25,7 +25,7 @@ def printed(capsys, *arguments):
 
 
 @pytest.mark.parametrize("dataset", EXPERIMENTS["CONFIGS"])
-@pytest.mark.parametrize("table", ["3", "4", "peers"])
+@pytest.mark.parametrize("table", ["3", "4", "peers", "quantizers", "quantizers_65536"])
 def test_command_trains_the_setting_that_report_recognises(capsys, tmp_path, table, dataset):
     commands = printed(capsys, f"--table={table}", f"--dataset={dataset}", f"--runs={tmp_path}")
     assert list(commands) == list(EXPERIMENTS["TABLES"][table]["rows"])

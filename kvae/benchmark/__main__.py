@@ -2,6 +2,7 @@
 
     python -m kvae.benchmark --config=configs/photos_vqvae.py
     python -m kvae.benchmark --config=configs/photos_vqvae.py --compare=quantizer.neighborhood=none
+    python -m kvae.benchmark --config=configs/cifar10_vqvae.py --torch --random-images=32
     python -m kvae.benchmark --scaling
     python -m kvae.benchmark --quantizers
     python -m kvae.benchmark --soms [--share=0.1]
@@ -10,7 +11,8 @@
 With --config it measures four things: the training step of that run, compiled as in training; the quantiser alone
 (lookup, statistics, update); the share of time spent waiting for data; and the rate of a large matrix product, for
 comparison. --compare also times the same config with one field of the model changed. It alternates between the two
-every few steps, so that other load on the machine affects both equally.
+every few steps, so that other load on the machine affects both equally. --torch alternates with the same model written
+in plain PyTorch: eager, with channels last, and compiled. Both must have the same loss for the same weights and batch.
 
 --scaling times the map alone for several numbers of vectors N and codes K. Time is linear in both; memory grows more
 slowly. On two CPU cores (jax 0.10.2, commit 37cf6ce):
@@ -40,6 +42,7 @@ import jax
 from kvae import main as training
 from kvae.benchmark.timing import format_table, log_progress, transpose
 from kvae.core import program
+from kvae.core.allocator import keep_freed_memory
 from kvae.core.errors import InputError, wrap_write_errors
 from kvae.core.fields import Positive, Size
 from kvae.core.files import write_text
@@ -53,6 +56,7 @@ def parse_options(argv: list[str]) -> tuple[argparse.Namespace, dict[str, dict]]
     """
     parser = program.Parser("python -m kvae.benchmark", __doc__)
     parser.add_argument("--compare", metavar="FIELD=VALUE", help="also time the config with this model field changed")
+    parser.add_argument("--torch", action="store_true", help="also time the same step in PyTorch, of the extra [bench]")
     parser.add_argument("--json", metavar="FILE", help="also write the results to this file")
     parser.add_argument(
         "--seconds", type=program.number(Positive), default=20, help="seconds to time steps for (default: %(default)s)"
@@ -83,7 +87,12 @@ def parse_options(argv: list[str]) -> tuple[argparse.Namespace, dict[str, dict]]
         configs[options.compare] = training.parse([*rest, f"--config.model.{options.compare}"])[0]
     from kvae.training.config.sections import validate_config
 
-    return options, {name: validate_config(config) for name, config in configs.items()}
+    configs = {name: validate_config(config) for name, config in configs.items()}
+    if options.torch:
+        from kvae.benchmark.torch_steps import check_comparable
+
+        check_comparable(next(iter(configs.values())))
+    return options, configs
 
 
 def main(argv: list[str]) -> int:
@@ -103,16 +112,17 @@ def main(argv: list[str]) -> int:
 
         rows = compare_widths()
     else:
-        from kvae.benchmark.train_step import time_configs
+        from kvae.benchmark.step_times import time_configs
 
-        rows = time_configs(configs, options.seconds, options.random_images)
+        rows = time_configs(configs, options.seconds, options.random_images, options.torch)
     result = {"device": jax.devices()[0].device_kind, "devices": jax.device_count(), "jax": jax.__version__}
     result |= {"rows": rows}
     print(format_table(rows if configs else transpose(rows)))
-    if len(configs) == 2:
-        one, other = (row["step_milliseconds"] for row in rows.values())
-        result["ratio_of_medians"] = one / other
-        print(f"ratio of medians, {' / '.join(rows)}: {one / other:.3f}")
+    first, *others = rows if configs else [""]
+    for other in others:
+        ratio = rows[first]["step_milliseconds"] / rows[other]["step_milliseconds"]
+        result.setdefault("ratios_of_medians", {})[other] = ratio
+        print(f"ratio of medians, {first} / {other}: {ratio:.3f}")
     log_progress(f"done on {result['devices']} x {result['device']}, jax {jax.__version__}")
     if options.json:
         with wrap_write_errors(f"--json={options.json}"):
@@ -121,4 +131,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     sys.exit(program.run(main, sys.argv[1:]))

@@ -29,6 +29,12 @@ def median_seconds(function: Callable, *arguments: Any, seconds: float = 1.0) ->
     return float(np.median(times))
 
 
+def time_row(seconds: list[float]) -> dict[str, Any]:
+    """Returns the median and the quartiles of seconds per step, by name, in milliseconds."""
+    low, median, high = np.percentile(seconds, [25, 50, 75]) * 1e3
+    return {"step_milliseconds": median, "step_milliseconds_quartiles": [low, high]}
+
+
 def matmul_gigaflop_per_second(dtype: Any) -> float:
     """Returns the rate of a large matrix product on one device (on CPU, all cores) at JAX's default precision."""
     size = 2_048 if jax.default_backend() == "cpu" else 8_192

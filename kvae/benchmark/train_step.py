@@ -1,7 +1,6 @@
 """Times a training step and its parts."""
 
 import math
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -9,14 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from kvae.benchmark.layer_times import layer_seconds
-from kvae.benchmark.timing import log_progress, matmul_gigaflop_per_second
-from kvae.data import ArrayExamples, pipeline
+from kvae.benchmark.timing import time_row
+from kvae.data import pipeline
 from kvae.training import loop
 from kvae.training import train as training
-from kvae.training.config.sections import build_model, load_data
+from kvae.training.config.sections import build_model
 from kvae.training.parallel import devices
 from kvae.training.parallel.devices import ReplicaGroups, Replicas
 
@@ -65,6 +63,12 @@ class TimedStep:
         jax.block_until_ready(self.groups)
         return (time.perf_counter() - started) / steps
 
+    def loss(self) -> float:
+        """Runs one training step and returns the loss before it."""
+        before = self.groups[0].metric_sums.metrics["loss"].sum()
+        self.advance(1)
+        return float(self.groups[0].metric_sums.metrics["loss"].sum() - before)
+
     def quantizer_seconds(self) -> float | None:
         """Returns the seconds of one step's quantisers, each timed alone; None if the model has no quantisers."""
         total = 0.0
@@ -96,17 +100,17 @@ class TimedStep:
 
     def row(self) -> dict[str, Any]:
         """Returns all measurements by name, with their units."""
-        low, median, high = np.percentile(self.seconds, [25, 50, 75])
+        times = time_row(self.seconds)
+        seconds = times["step_milliseconds"] / 1e3
         memory = self.program.memory_analysis()
         images = self.config["batch_size"] * self.config["replicas"]
         device_memory = jax.local_devices()[0].memory_stats() or {}
         return {
-            "step_milliseconds": median * 1e3,
-            "step_milliseconds_quartiles": [low * 1e3, high * 1e3],
-            "images_per_second": images / median,
+            **times,
+            "images_per_second": images / seconds,
             "compile_seconds": self.compile_seconds,
             "model_gigaflop": self.flops / 1e9,
-            "gigaflop_per_second": self.flops / median / 1e9,
+            "gigaflop_per_second": self.flops / seconds / 1e9,
             "state_and_batch_mebibytes": memory.argument_size_in_bytes / 2**20,
             "temporary_mebibytes": memory.temp_size_in_bytes / 2**20,
             "peak_mebibytes": device_memory.get("peak_bytes_in_use", program_peak_bytes(memory)) / 2**20,
@@ -126,58 +130,3 @@ def program_peak_bytes(memory: Any) -> int:
     """Returns the peak memory of a program in bytes, from the compiler's `memory_analysis`."""
     sizes = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return sizes + memory.temp_size_in_bytes
-
-
-def time_configs(configs: dict[str, dict], seconds: float, random_images: int | None) -> dict[str, dict]:
-    """Times the training steps of configs that differ only in their model.
-
-    Args:
-      configs: Configs by name.
-      seconds: Time to spend on steps of all configs together.
-      random_images: Side, in pixels, of random images to use instead of the data set; None uses the data set.
-
-    Returns:
-      Measurements of each config, by name.
-    """
-    first = next(iter(configs.values()))
-    mesh = devices.make_mesh(first["replicas"])
-    devices.check_batch_size(first["batch_size"], mesh, first["micro_batches"])
-    if random_images is None:
-        log_progress(f"loading the data set {first['dataset']['name']}")
-        dataset, first = load_data(first)
-        examples = dataset.train
-    else:
-        first = {**first, "dataset": {"mean": (127.5,) * 3, "std": (64.0,) * 3}}
-        pixels = np.random.default_rng(0).integers(0, 256, (first["batch_size"], *[random_images] * 2, 3), np.uint8)
-        examples = ArrayExamples({"image": pixels})
-    batch = next(loop.training_batches(first, examples, 0))
-    steps = {}
-    for name, config in configs.items():
-        log_progress(f"compiling {name}")
-        steps[name] = TimedStep({**first, "model": config["model"]}, batch, mesh)
-    alternate(list(steps.values()), seconds)
-    log_progress("timing a large matrix product, for comparison")
-    rate = matmul_gigaflop_per_second(first["model"].get("dtype", "float32"))
-    # The virtual devices of a CPU share its cores.
-    rate *= 1 if jax.default_backend() == "cpu" else mesh.size
-    rows = {}
-    for name, step in steps.items():
-        log_progress(f"timing the parts of {name}")
-        rows[name] = row = step.row()
-        quantizer = step.quantizer_seconds()
-        row["quantiser_share"] = None if quantizer is None else quantizer * 1e3 / row["step_milliseconds"]
-        batches = loop.training_batches(first, examples, 1)
-        row["data_wait_share"] = None if random_images else step.wait_share(batches, seconds / 4)
-        row["matmul_gigaflop_per_second"] = rate
-        row["share_of_matmul_rate"] = row["gigaflop_per_second"] / rate
-    return rows
-
-
-def alternate(steps: list[TimedStep], seconds: float) -> None:
-    """Times steps alternately, a few steps of each at a time, for at least five rounds."""
-    deadline = time.perf_counter() + seconds
-    with tqdm(total=round(seconds), desc="alternating steps", unit="s", disable=not sys.stderr.isatty()) as bar:
-        while (left := deadline - time.perf_counter()) > 0 or len(steps[0].seconds) < 5:
-            for step in steps:
-                step.seconds.append(step.advance(step.steps_at_once))
-            bar.update(min(round(seconds - left), bar.total) - bar.n)

@@ -12,13 +12,7 @@ within 20%.
 Widths are in nodes of the grid. The hard neighbourhood moves a winner's neighbours with weight min(1, width^2).
 """
 
-from typing import Any
-
-
-def quantizer(**fields: Any) -> dict[str, object]:
-    """Returns fields of the quantiser by their dotted names in a config: {"model.quantizer.<field>": value}."""
-    return {f"model.quantizer.{name}": value for name, value in fields.items()}
-
+from kvae.paper.recipes import NO_MAP, QUANTIZER_ROWS, SIZES, quantizer, quantizer_settings
 
 CONFIGS = {
     "photos": dict(config="configs/photos_sweep.py", loss_unit="1e-3", seeds=5),
@@ -47,20 +41,9 @@ BASE = {"model.augmentations": (), "optimizer.name": "adam"} | quantizer(
 
 # The kernel of the paper's "Gaussian" rows. The authors' code calls it Gaussian, but it differs from Eq. 16.
 EXPONENTIAL = quantizer(neighborhood="exponential", initial_width=10.0)
-NO_MAP = quantizer(neighborhood="none")
 LINE = quantizer(grid_shape=(512,))
 GRADIENT = quantizer(name="gradient", neighborhood="none")
 NARROWING = quantizer(neighborhood="gaussian", initial_width=4.0)
-
-# The recipe of configs/photos_vqvae.py for short runs, which improves every method.
-RECIPE = {
-    "model.augmentations": ("flip_horizontal", "rot90"),
-    "optimizer.name": "muon",
-    "optimizer.schedule": "cooldown",
-}
-TUNED = RECIPE | quantizer(decay=0.8)
-RESTARTS = TUNED | NO_MAP | quantizer(restart_below=1.0)
-DIM_3, DIM_8 = {"model.embedding_dim": 3}, {"model.embedding_dim": 8}
 
 SETTINGS = {
     "ema": NO_MAP,
@@ -87,20 +70,10 @@ SETTINGS = {
     "hard_at_1": quantizer(shrink_step=0.0),
     "gaussian_4_to_0.5": NARROWING | quantizer(lowest_width=0.5),
     "gaussian_4_to_1": NARROWING | quantizer(lowest_width=1.0),
-    "tuned_ema": TUNED | NO_MAP,
-    "tuned_ema_restarts": RESTARTS,
-    "tuned_ema_restarts_8": RESTARTS | DIM_8,
-    "tuned_ema_restarts_3": RESTARTS | DIM_3,
-    "tuned_cosine": RESTARTS | DIM_8 | quantizer(metric="cosine"),
-    "tuned_rotation": RESTARTS | DIM_8 | quantizer(gradient="rotation"),
-    "tuned_fsq": RECIPE | quantizer(name="fsq", levels=(8, 8, 8)),
-    "tuned_hard": TUNED,
-    "tuned_gaussian": TUNED | NARROWING | quantizer(lowest_width=0.35**0.5),  # 0.59 nodes
-    "tuned_cube": TUNED | NARROWING | quantizer(grid_shape=(8, 8, 8), lowest_width=0.5, shrink_step=0.07),
-    "tuned_map": TUNED
-    | DIM_3
-    | quantizer(neighborhood="gaussian", initial_width=2.0, lowest_width=0.5**0.5, shrink_step=0.03),  # to 0.71 nodes
 }
+for codes in SIZES:
+    suffix = "" if codes == 512 else f"_{codes}"
+    SETTINGS |= {f"{name}{suffix}": fields for name, fields in quantizer_settings(codes).items()}
 
 TABLES = {
     "1": dict(
@@ -191,6 +164,13 @@ TABLES = {
         },
     ),
 }
+
+for codes in SIZES:
+    suffix = "" if codes == 512 else f"_{codes}"
+    TABLES[f"quantizers{suffix}"] = dict(
+        title=f"Beyond the paper: every quantiser with {codes:,} codes per position and the same recipe",
+        rows={f"{name}{suffix}": label for name, label in QUANTIZER_ROWS.items()},
+    )
 
 PUBLISHED = {
     "1": {

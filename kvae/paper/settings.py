@@ -17,8 +17,6 @@ from kvae.runs.run import Run
 from kvae.runs.seeds import INCIDENTAL_FIELDS, Seed
 
 QUANTIZER, GRID_SHAPE = "model.quantizer.name", "model.quantizer.grid_shape"
-CODES_PER_AXIS = (GRID_SHAPE, "model.quantizer.levels")
-"""Fields that hold the number of codes along each axis, of a grid or of FSQ."""
 
 
 class Table(NamedTuple):
@@ -60,10 +58,10 @@ def load_experiments(path: str | None) -> dict[str, Any]:
 
 
 def setting_of(config: Mapping[str, Any], experiments: Mapping[str, Any]) -> str | None:
-    """Returns the setting that a run belongs to, or None. If several match, the one with the most fields wins.
+    """Returns the setting that a run belongs to, or None.
 
     Fields of `BASE` that the run's quantiser does not have are ignored. Grids match if they have the same number of
-    axes.
+    axes. If several settings match, one with the run's number of codes wins, then the one with the most fields.
 
     Example:
       >>> from kvae.paper import experiments
@@ -84,8 +82,8 @@ def setting_of(config: Mapping[str, Any], experiments: Mapping[str, Any]) -> str
         # Compared as JSON, because a config.json holds tuples as lists.
         is_equal = (json.dumps(config.get(name)) == json.dumps(value) for name, value in wanted.items())
         if len(config.get(GRID_SHAPE, ())) == axes and all(is_equal):
-            matches.append(setting)
-    return max(matches, key=lambda setting: len(experiments["SETTINGS"][setting]), default=None)
+            matches.append((number_of_codes(base | fields) == number_of_codes(config), len(fields), setting))
+    return max(matches, key=lambda match: match[:2], default=(False, 0, None))[2]
 
 
 def collect(seeds: Iterable[Seed], experiments: Mapping[str, Any], name: str, dataset: str) -> Table:
@@ -130,8 +128,26 @@ def _common_fields(config, experiments, settings) -> dict[str, Any]:
     varied = {*experiments["BASE"], *INCIDENTAL_FIELDS}
     varied |= {field for setting in settings for field in experiments["SETTINGS"][setting]}
     common = {field: value for field, value in config.items() if field not in varied}
-    common["number of codes"] = math.prod(side for field in CODES_PER_AXIS for side in config.get(field, ()))
+    common["number of codes"] = number_of_codes(config)
     return common
+
+
+def number_of_codes(config: Mapping[str, Any], quantizer: str = "model.quantizer") -> int:
+    """Returns the number of codes that a position can have, K, or K^q for a stack of q codebooks.
+
+    Example:
+      >>> number_of_codes({"model.quantizer.grid_shape": (16, 32)})
+      512
+
+    Args:
+      config: A config by dotted name.
+      quantizer: Dotted name of the quantiser's section.
+    """
+    parts = config.get(f"{quantizer}.depth", config.get(f"{quantizer}.groups"))
+    if parts is not None:
+        return number_of_codes(config, f"{quantizer}.quantizer") ** parts
+    sides = [*config.get(f"{quantizer}.grid_shape", ()), *config.get(f"{quantizer}.levels", ())]
+    return math.prod(sides) * 2 ** config.get(f"{quantizer}.bits", 0) * config.get(f"{quantizer}.codebook_size", 1)
 
 
 def _differences(common, usual) -> str:

@@ -3,6 +3,7 @@
     python launch/sweep.py --table=3 --dataset=photos
     python launch/sweep.py --table=3 --dataset=photos --smoke    # a trial: seconds per setting
     python launch/sweep.py --table=3 --dataset=cifar10 --print   # only print the commands, one per line
+    python launch/sweep.py --table=quantizers --codes=4096 --dataset=photos
 
 If the program is interrupted, run the same command again: it skips finished runs and resumes the interrupted one.
 Settings that tables share are trained once. Other arguments, such as --config.steps=400, are passed to every run. To
@@ -91,6 +92,7 @@ def main(argv: list[str]) -> int:
     parser = program.Parser("python launch/sweep.py", __doc__)
     parser.add_argument("--table", required=True, help="a table, such as 3 or schedules")
     parser.add_argument("--dataset", required=True, help="a data set: photos, cifar10, imagenet or faces")
+    parser.add_argument("--codes", type=program.number(Count), help="number of codes, for the table of quantizers")
     parser.add_argument("--seeds", type=program.number(Count), help="number of seeds (default: as in --experiments)")
     parser.add_argument("--runs", default="runs/paper", help="folder of all runs (default: %(default)s)")
     parser.add_argument(
@@ -102,9 +104,8 @@ def main(argv: list[str]) -> int:
     runs = user_path("--runs", options.runs)
     experiments = load_experiments(options.experiments)
     folder = runs / "smoke" if options.smoke else runs
-    settings = training_arguments(
-        experiments, options.table, options.dataset, options.seeds, str(folder), extra, options.smoke
-    )
+    table = options.table if options.codes in (None, 512) else f"{options.table}_{options.codes}"
+    settings = training_arguments(experiments, table, options.dataset, options.seeds, str(folder), extra, options.smoke)
     settings = {setting: arguments for setting, arguments in settings.items() if not is_trained(arguments)}
     if options.print:
         for arguments in settings.values():
@@ -123,5 +124,5 @@ def main(argv: list[str]) -> int:
     if failed:
         print(f"kvae: not finished: {', '.join(failed)}; their errors are printed above", file=sys.stderr)
         return program.FAILED
-    print(markdown_tables([str(folder / options.dataset)], experiments, options.table), end="")
+    print(markdown_tables([str(folder / options.dataset)], experiments, table), end="")
     return 0

@@ -21,6 +21,7 @@ from typing import Annotated
 from annotated_types import Ge, Le
 
 from kvae.core import program
+from kvae.core.allocator import keep_freed_memory
 from kvae.core.errors import InputError
 from kvae.core.fields import Count, Size
 from kvae.core.files import target_path, user_path
@@ -98,4 +99,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     sys.exit(program.run(main, sys.argv[1:]))
