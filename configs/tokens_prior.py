@@ -1,8 +1,8 @@
 """A prior over the codes of images: a transformer from which kvae.sample draws new images.
 
-    python -m kvae.main --config=configs/tokens_prior.py --config.dataset.path=tokens
+    python -m kvae.main --config=configs/tokens_prior.py --config.dataset.path=runs/photos
 
-The folder `tokens` comes from python -m kvae.tokenize. For 5,532 images of 8 x 8 codes, a run took 13 minutes
+`dataset.path` is the run whose codes the prior learns, or a folder from python -m kvae.tokenize. For 5,532 images of 8 x 8 codes, a run took 13 minutes
 on two CPU cores that other programs also used.
 """
 

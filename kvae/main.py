@@ -62,6 +62,10 @@ def main(argv: list[str]) -> int:
         from kvae.training.train import train
 
         keep_compiled_programs()
+        if config.get("dataset", {}).get("name") == "tokens":
+            from kvae.tokenize.of_run import with_tokens
+
+            config = with_tokens(config)
         reached = train(config, workdir, mirror=mirror)
     return 0 if reached == config["steps"] else program.STOPPED
 

@@ -1,10 +1,12 @@
 """Samples new images from a prior over codes.
 
+    python -m kvae.sample runs/tokens_prior --out=samples
     python -m kvae.sample runs/tokens_prior --tokenizer=runs/photos --n=64 --out=samples
 
-PRIOR is a run of configs/tokens_prior.py, RUN the run that encoded its tokens; both are run folders, local or in a
-bucket, or folders written by `save_pretrained`. The images are written as PNG files, and together as sheet.png. Image i
-depends only on the seed and on i. If the program is interrupted, the same command resumes it.
+PRIOR is a run of configs/tokens_prior.py, RUN the run that encoded its tokens; without --tokenizer, it is the run that
+the tokens name. Both are run folders, local or in a bucket, or folders written by `save_pretrained`. The images are
+written as PNG files, and together as sheet.png. Image i depends only on the seed and on i. If the program is
+interrupted, the same command resumes it.
 """
 
 import argparse
@@ -43,7 +45,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     count, natural = program.number(Count), program.number(Natural)
     parser = program.Parser("python -m kvae.sample", __doc__)
     parser.add_argument("prior", metavar="PRIOR", help="folder of a run of a prior")
-    parser.add_argument("--tokenizer", metavar="RUN", required=True, help="folder of the run that encoded the tokens")
+    parser.add_argument("--tokenizer", metavar="RUN", help="folder of the run that encoded the tokens")
     parser.add_argument("--out", metavar="DIR", required=True, help="the folder to write to")
     parser.add_argument("--n", type=count, default=64, help="number of images (default: %(default)s)")
     parser.add_argument("--class", dest="label", metavar="NAME", help="class, by name or number (conditional priors)")
@@ -75,12 +77,14 @@ def main(argv: list[str]) -> int:
     options = parse(argv)
     from kvae.core.errors import wrap_write_errors
     from kvae.runs import generation, opening
+    from kvae.tokenize.of_run import tokenizer_of
     from kvae.training.parallel.devices import keep_compiled_programs
     from kvae.training.workdir.logs import shown_on_terminal
 
     with shown_on_terminal(), wrap_write_errors(options.out):
         keep_compiled_programs()
         prior = opening.open_run(options.prior, "best" if options.step is None else options.step, options.replica)
+        options.tokenizer = options.tokenizer or tokenizer_of(prior)
         tokenizer = opening.open_run(options.tokenizer, options.tokenizer_step)
         generation.check_tokenizer(prior, tokenizer)
         write_samples(prior, tokenizer, options)

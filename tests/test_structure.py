@@ -27,12 +27,12 @@ ABOVE = {
     "testing": {"quantizers"},
     "nnx": {"core", "quantizers"},
     "training": {"core", "data", "models", "plots"},
-    "main": {"core", "training"},
     "runs": {"core", "data", "grids", "models", "quantizers", "training"},
+    "tokenize": {"core", "data", "grids", "runs", "training"},
+    "main": {"core", "tokenize", "training"},
     "benchmark": {"core", "data", "grids", "main", "measures", "quantizers", "som", "training"},
     "paper": {"core", "data", "kohonen", "main", "measures", "models", "plots", "runs", "som", "topology", "training"},
-    "tokenize": {"core", "data", "grids", "runs", "training"},
-    "sample": {"core", "plots", "runs", "training"},
+    "sample": {"core", "plots", "runs", "tokenize", "training"},
     "report": {"core", "models", "paper", "plots", "runs", "training"},
 }
 """Maps each room of kvae to the rooms that it may import; a room may import only rooms above it in this table."""

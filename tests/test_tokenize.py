@@ -27,6 +27,7 @@ from kvae.data.token_manifest import findings
 from kvae.runs import Run
 from kvae.tokenize import __main__ as tokenize
 from kvae.tokenize.encode import is_complete
+from kvae.tokenize.of_run import tokenizer_of, with_tokens
 from kvae.training.config.sections import load_data
 from prior import Prior
 
@@ -312,3 +313,23 @@ def test_full_disk_is_one_line_and_resumes(run, images, tokens, tmp_path, capsys
     assert "cannot be written: " in capsys.readouterr().err.splitlines()[-1]
     assert start(*arguments) == 0
     assert contents(tmp_path / "out") == contents(tokens)
+
+
+def test_tokens_of_a_run_are_made_once(copy_of_run):
+    folder = copy_of_run()
+    config = {"dataset": {"name": "tokens", "path": str(folder)}}
+    tokens = with_tokens(config)["dataset"]["path"]
+    assert tokens == f"{folder}/tokens_4"
+    run, dataset = kvae.load(str(folder)), kvae.data.load("tokens", path=tokens)
+    images = load_data(run.config)[0].validation["validation"]
+    np.testing.assert_array_equal(
+        dataset.validation["validation"][3]["codebook"], run.encode(images[3]["image"][None])["codebook"][0]
+    )
+    written = os.stat(f"{tokens}/_tokens.json").st_mtime_ns
+    assert with_tokens(config) == {"dataset": {"name": "tokens", "path": tokens}}
+    assert os.stat(f"{tokens}/_tokens.json").st_mtime_ns == written
+    of_tokens = {"dataset": {"name": "tokens", "path": tokens}}
+    assert with_tokens(of_tokens) is of_tokens
+    assert tokenizer_of(Run("prior", of_tokens, 4, run.model, {})) == str(folder)
+    with pytest.raises(InputError, match="--tokenizer is missing, and the tokens of the prior are not on this machine"):
+        tokenizer_of(run)
