@@ -2,8 +2,8 @@
 
     python -m kvae.main --config=configs/tokens_prior.py --config.dataset.path=runs/photos
 
-`dataset.path` is the run whose codes the prior learns, or a folder from python -m kvae.tokenize. For 5,532 images of 8 x 8 codes, a run took 13 minutes
-on two CPU cores that other programs also used.
+`dataset.path` is the run whose codes the prior learns, or a folder from python -m kvae.tokenize. For 5,532 images of
+8 x 8 codes, a run took 13 minutes on two CPU cores that other programs also used.
 """
 
 import ml_collections

@@ -28,6 +28,12 @@ def small_vqvae_and_images(config):
     config.dataset.size = 32
 
 
+def few_crops(config):
+    """Trains a small VQ-VAE for four steps, on four crops of each image."""
+    small_vqvae_and_images(config)
+    config.dataset.crops_per_image = 4
+
+
 def small_urlsom(config):
     """Trains a small URL-SOM for four steps."""
     few_steps(config)

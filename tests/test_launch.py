@@ -1,6 +1,7 @@
 """The launchers, checked without their clusters."""
 
 import pathlib
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,9 @@ import sysconfig
 import pytest
 import yaml
 
+from kvae import main
 from kvae.core import program
+from kvae.paper import sweep
 
 LAUNCH = pathlib.Path(__file__).parents[1] / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
@@ -17,7 +20,7 @@ RUN = 'python -m kvae.main "$@"'
 
 
 def test_there_is_a_launcher_for_every_platform():
-    assert {path.name for path in SCRIPTS} == {"local.sh", "slurm.sh", "tpu_pod.sh"}
+    assert {path.name for path in SCRIPTS} == {"gpu_evidence.sh", "local.sh", "slurm.sh", "tpu_pod.sh"}
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
@@ -26,7 +29,7 @@ def test_scripts_are_valid_and_end_with_the_training_program(path):
     shellcheck = shutil.which("shellcheck", path=sysconfig.get_path("scripts"))
     done = subprocess.run([shellcheck, path], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-    assert path.read_text().splitlines()[-1].endswith(RUN)
+    assert path.name == "gpu_evidence.sh" or path.read_text().splitlines()[-1].endswith(RUN)
 
 
 def test_local_passes_its_arguments_on(tmp_path):
@@ -40,6 +43,25 @@ def test_local_passes_its_arguments_on(tmp_path):
     )  # fmt: skip
     assert done.returncode == 2
     assert "kvae: --config=configs/none such.py: there is no such file" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("python", "seconds", "status", "pieces"), [("exit 0", 60, 0, 4), ("exit 2", 60, 2, 1), ("sleep 20", 1, 75, 1)]
+)
+def test_gpu_evidence_ends_when_all_is_trained(tmp_path, python, seconds, status, pieces):
+    """A stand-in for Python writes its arguments to a file."""
+    (tmp_path / "python").write_text(f'#!/bin/bash\necho "$*" >> {tmp_path}/started\n{python}\n')
+    (tmp_path / "python").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SECONDS_PER_PIECE": str(seconds)}
+    done = subprocess.run(["bash", LAUNCH / "gpu_evidence.sh", "runs"], env=environment, capture_output=True)
+    assert done.returncode == status
+    commands = [shlex.split(line) for line in (tmp_path / "started").read_text().splitlines()]
+    assert len(commands) == pieces
+    for script, *arguments in commands:
+        if script == "-m":
+            main.parse(arguments[1:])
+        else:
+            sweep.main([*arguments, "--print"])
 
 
 @pytest.mark.parametrize(("status", "requeued"), [(0, False), (2, False), (program.STOPPED, True)])

@@ -22,7 +22,7 @@ CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*_*.py"))
 
 
 # Configs with the model of another one: with its mean and std too, they share its compiled programs.
-SAME_PROGRAMS = ("imagenet_vqvae2", "cifar10_vqvae", "photos_sweep")
+SAME_PROGRAMS = ("imagenet_vqvae2", "cifar10_vqvae", "photos_sweep", "wallpapers_vqvae", "wallpapers_vqvae2")
 DRAWN = ("photos_vqvae", "photos_vqvae2", "digits_urlsom")
 """A config of each model, whose smoke form draws its figures too; they take half of the time."""
 
@@ -62,8 +62,9 @@ def test_smoke_form_of_every_config_trains(name, tmp_path, data_dir, monkeypatch
     if name in SAME_PROGRAMS:
         arguments += [f"--config.dataset.{field}=(127.5, 127.5, 127.5)" for field in ("mean", "std")]
     with contextlib.ExitStack() as stack:
-        if dataset == "folder":
+        if dataset in ("folder", "wallpapers"):
             arguments.append(f"--config.dataset.path={make_folder(tmp_path / 'data', count=24)}")
+            arguments.append(f"--config.dataset.data_dir={tmp_path / 'crops'}")
         elif dataset == "photos":
             arguments.append(f"--config.dataset.data_dir={data_dir}")
         elif dataset not in ("digits", "tokens"):
@@ -94,6 +95,7 @@ def test_configs_are_complete_and_build_a_model(name):
     [
         ("cifar10_vqvae", dict(steps=30_000, batch_size=256, learning_rate=1e-3, evaluate_every_steps=1_000)),
         ("imagenet_vqvae2", dict(steps=30_000, batch_size=128, learning_rate=3e-4, evaluate_every_steps=1_000)),
+        ("wallpapers_vqvae2", dict(steps=30_000, batch_size=128, learning_rate=3e-4, evaluate_every_steps=1_000)),
         ("faces_vqvae2", dict(steps=30_000, batch_size=128, learning_rate=3e-4, evaluate_every_steps=1_000)),
     ],
 )

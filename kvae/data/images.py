@@ -7,7 +7,7 @@ import contextlib
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -118,11 +118,24 @@ def fit_image(image: Image.Image, size: int, crop: bool, white: float = 0) -> np
       uint8 [size, size, 3].
     """
     fit = ImageOps.fit if crop else Image.Image.resize
+    # Converting the fitted image is faster than converting the whole image.
+    return np.asarray(upright_rgb(image, white, lambda image: fit(image, (size, size), Image.Resampling.BILINEAR)))
+
+
+def upright_rgb(
+    image: Image.Image, white: float = 0, resize: Callable[[Image.Image], Image.Image] = lambda image: image
+) -> Image.Image:
+    """Returns a Pillow image of any mode as upright 8-bit sRGB, see `fit_image`.
+
+    Args:
+      image: the image.
+      white: see `ImageSpec`.
+      resize: changes the size of the RGB image.
+    """
     image, profile = ImageOps.exif_transpose(image), image.info.get("icc_profile")
     if image.mode == "CMYK":
         image, profile = _in_srgb(image, profile), None
-    fitted = fit(_to_rgb(image, white), (size, size), Image.Resampling.BILINEAR)
-    return np.asarray(_in_srgb(fitted, profile))
+    return _in_srgb(resize(_to_rgb(image, white)), profile)
 
 
 def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:

@@ -17,10 +17,11 @@ from kvae.paper.recipes import NO_MAP, QUANTIZER_ROWS, SIZES, quantizer, quantiz
 CONFIGS = {
     "photos": dict(config="configs/photos_sweep.py", loss_unit="1e-3", seeds=5),
     "cifar10": dict(config="configs/cifar10_vqvae.py", loss_unit="1e-3", seeds=10),
+    "folder": dict(config="configs/wallpapers_vqvae.py", loss_unit="1e-3", seeds=3),
     "imagenet": dict(config="configs/imagenet_vqvae2.py", loss_unit="1e-3", seeds=5),
     "faces": dict(config="configs/faces_vqvae2.py", loss_unit="1e-4", seeds=5),
 }
-"""Config, unit of the loss in tables, and number of seeds of each data set; all but photos have the paper's number."""
+"""Config, unit of the loss in tables, and number of seeds of each data set; photos and folder are not in the paper."""
 
 BASE = {"model.augmentations": (), "optimizer.name": "adam"} | quantizer(
     name="kohonen",

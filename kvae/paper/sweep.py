@@ -91,7 +91,7 @@ def main(argv: list[str]) -> int:
     """Runs the program with these arguments and returns its exit status."""
     parser = program.Parser("python launch/sweep.py", __doc__)
     parser.add_argument("--table", required=True, help="a table, such as 3 or schedules")
-    parser.add_argument("--dataset", required=True, help="a data set: photos, cifar10, imagenet or faces")
+    parser.add_argument("--dataset", required=True, help="a data set: photos, folder, cifar10, imagenet or faces")
     parser.add_argument("--codes", type=program.number(Count), help="number of codes, for the table of quantizers")
     parser.add_argument("--seeds", type=program.number(Count), help="number of seeds (default: as in --experiments)")
     parser.add_argument("--runs", default="runs/paper", help="folder of all runs (default: %(default)s)")

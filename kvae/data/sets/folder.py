@@ -14,10 +14,12 @@ import numpy as np
 from annotated_types import Gt, Lt
 
 from kvae.core.errors import InputError, one_line, require_extra, short_repr
-from kvae.core.fields import LocalPath, NotNegative, Size
+from kvae.core.fields import CachePath, LocalPath, Natural, NotNegative, Size
 from kvae.data.dataset import ArrayExamples, Dataset, Example, Examples, ImageSpec, fits_in_memory
 from kvae.data.images import REPLACE_OR_SKIP, UnreadableImageError, read_image
 from kvae.data.listing import find_copies, image_folder, list_images, warn_of_depth
+from kvae.data.records import data_folder
+from kvae.data.sets.folder_crops import CropExamples, cached_crops
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,8 @@ def folder(
     validation_fraction: Annotated[float, Gt(0), Lt(1)] = 0.1,
     skip_unreadable: bool = False,
     white: NotNegative = 0.0,
+    crops_per_image: Natural = 0,
+    data_dir: CachePath = "",
 ) -> Dataset:
     """Loads the images below a folder, in any format that Pillow decodes.
 
@@ -49,6 +53,10 @@ def folder(
         for memory, when training reaches the image.
       white: the white level of grey images with more than 8 bits, such as 4095 for 12 bits; 0 means 65535 for integers,
         and for floats 1, or 255 if a level exceeds 1.
+      crops_per_image: number of square crops of each image, at random places and of all sizes from `size` up to the
+        image's shorter side; 0 takes the whole image once. Crops are cut once and kept in `data_dir`. An image is left
+        out if it equals another one at any resolution; one smaller than `size` counts as unreadable.
+      data_dir: the folder for crops; empty for the default data folder of tfds.
 
     Raises:
       InputError: the folder does not exist or has fewer than two images, an image cannot be read, or a field is out of
@@ -59,6 +67,8 @@ def folder(
     root, spec = image_folder(path, "dataset.path"), ImageSpec(size, crop, white)
     examples, classes = folder_examples(root, spec, "dataset.path")
     _require_two(examples.root, len(examples))
+    if crops_per_image:
+        return _crops_of(examples, classes, crops_per_image, validation_fraction, skip_unreadable, data_dir)
     is_readable = np.ones(len(examples), bool)
     images = None
     if fits_in_memory(len(examples) * size * size * 3):
@@ -70,6 +80,29 @@ def folder(
     is_validation = _is_validation(examples.root, examples.names[readable], validation_fraction)
     train, validation = (_select(examples, images, readable[part]) for part in (~is_validation, is_validation))
     return Dataset(train, {"validation": validation}, classes)
+
+
+def _crops_of(
+    images: "FolderExamples",
+    classes: tuple[str, ...],
+    count: int,
+    validation_fraction: float,
+    skip_unreadable: bool,
+    data_dir: str,
+) -> Dataset:
+    """Returns `count` crops of each image; all crops of an image are in the same set."""
+    crops, chosen = cached_crops(images.root, images.names, images.spec, count, skip_unreadable, data_folder(data_dir))
+    _require_two(images.root, len(chosen), " different readable")
+    is_validation = _is_validation(images.root, images.names[chosen], validation_fraction)
+
+    def part(rows: np.ndarray) -> Examples:
+        labels = None if images.labels is None else images.labels[rows]
+        if not fits_in_memory(crops.nbytes):
+            return CropExamples(crops, rows, labels)
+        arrays = {"image": crops[rows].reshape(-1, *crops.shape[2:])}
+        return ArrayExamples(arrays if labels is None else {**arrays, "label": np.repeat(labels, count)})
+
+    return Dataset(part(chosen[~is_validation]), {"validation": part(chosen[is_validation])}, classes)
 
 
 def folder_examples(
