@@ -52,13 +52,19 @@ class BlockSums(NamedTuple):
     weight: jax.Array  # [] weight of all rows
 
 
-class Assignments(NamedTuple):
-    """The codes of a block, and how well the rows fit the map."""
+class ErrorSums(NamedTuple):
+    """Sums over rows that tell how well they fit the map."""
 
-    codes: jax.Array  # [n] int32: the nearest codewords
     error: jax.Array  # [] sum of the distances of the rows from their codewords
     disordered: jax.Array  # [] weight of the rows whose two nearest codewords are not neighbours on the grid
     weight: jax.Array  # [] weight of all rows
+
+
+class Assignments(NamedTuple):
+    """The codes of a block, and how well its rows fit the map."""
+
+    codes: jax.Array  # [n] int32: the nearest codewords
+    sums: ErrorSums
 
 
 def fits_cache(nbytes: int | None) -> bool:
@@ -179,17 +185,17 @@ def assign(block: Block, codewords: jax.Array, grid: Grid, metric: Metric) -> As
     """
     codes, seconds = by_chunks(two_lowest, block.vectors, codewords.astype(jnp.float32), metric.scores)
     weights = block.weights.astype(block.vectors.dtype)
-    return Assignments(
-        codes,
+    sums = ErrorSums(
         jnp.sum(weights * metric.distance(block.vectors, codewords[codes])),
         jnp.sum(weights, where=far_apart(codes, seconds, grid)),
         jnp.sum(weights),
     )
+    return Assignments(codes, sums)
 
 
 def assign_blocks(
     blocks: Iterable[tuple["Block | SparseBlock", int]], codewords: jax.Array, grid: Grid, metric: Metric
-) -> tuple[np.ndarray, float, float]:
+) -> tuple[np.ndarray, ErrorSums]:
     """Assigns all rows to their nearest codewords.
 
     Args:
@@ -199,12 +205,11 @@ def assign_blocks(
       metric: metric of the map.
 
     Returns:
-      The codes, int32 [n], the quantisation error and the topographic error.
+      The codes, int32 [n], and sums over all rows.
     """
     codes, sums = [], []
     for block, count in blocks:
         assignments = block.assignments(codewords, grid, metric)
         codes.append(np.asarray(assignments.codes)[:count])
-        sums.append(assignments[1:])
-    error, disordered, weight = np.sum(sums, axis=0)
-    return np.concatenate(codes), float(error / weight), float(disordered / weight)
+        sums.append(assignments.sums)
+    return np.concatenate(codes), ErrorSums(*np.sum(sums, axis=0))

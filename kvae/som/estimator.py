@@ -9,6 +9,7 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, ClusterMixin, Transfor
 from sklearn.utils.validation import check_is_fitted
 
 from kvae.core.errors import InputError
+from kvae.som import processes
 from kvae.som.clustering import ward_clusters
 from kvae.som.learning import MapLearner
 from kvae.som.metrics import SPARSE_METRICS
@@ -43,6 +44,10 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, MapLe
     An epoch takes O(n K d) time, plus O(K^2 d) for the neighbourhood (less for "hard", and for "gaussian" on a plane
     or torus). Working memory is O(batch_size d + K d) on the devices, plus O(K^2) if the neighbourhood needs its
     matrix. Data of up to 1 GiB on a CPU (16 GiB on an accelerator) stay on the devices between epochs.
+
+    Under `jax.distributed`, all processes must call `fit` or `partial_fit`, each with its own rows. They learn one map
+    of all rows and exchange K (d + 1) numbers per process and epoch. `labels_` cover the process's own rows, and the
+    errors all rows. `predict` and `score` do not communicate.
 
     Args:
       grid_shape: number of nodes along each axis of the grid; K is their product.
@@ -149,7 +154,7 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, MapLe
           ValueError: scikit-learn rejects X or the weights.
         """
         neighborhood = validate_parameters(self)
-        rows = open_rows(self, X, sample_weight, self.batch_size, reset=True)
+        rows = processes.agree(lambda: open_rows(self, X, sample_weight, self.batch_size, reset=True))
         self._initialize(rows, neighborhood.grid)
         self._learn(rows, neighborhood)
         return self
@@ -174,7 +179,7 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, MapLe
         is_first = not hasattr(self, "cluster_centers_")
         if not is_first:
             self._refuse_changes(neighborhood.grid)
-        rows = open_rows(self, X, sample_weight, self.batch_size, reset=is_first)
+        rows = processes.agree(lambda: open_rows(self, X, sample_weight, self.batch_size, reset=is_first))
         if is_first:
             self._initialize(rows, neighborhood.grid)
         self._learn_more(rows, neighborhood)

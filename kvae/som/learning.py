@@ -13,7 +13,7 @@ from tqdm import tqdm
 from kvae.core.errors import InputError, short_repr
 from kvae.grids import Grid
 from kvae.kohonen import Statistics
-from kvae.som import blocks
+from kvae.som import blocks, processes
 from kvae.som.clustering import ward_clusters
 from kvae.som.coordinates import Coordinates
 from kvae.som.initial import SAMPLE_ROWS, initial_centers
@@ -41,8 +41,9 @@ class MapLearner(BaseEstimator):
 
     def _initialize(self, rows: RowReader, grid: Grid) -> None:
         self.grid_, self.n_iter_ = grid, 0
-        random = check_random_state(self.random_state)
-        vectors, weights = rows.sample(max(SAMPLE_ROWS, grid.size), random)
+        random = check_random_state(processes.shared_seed(self.random_state))
+        sample = processes.agree(lambda: rows.sample(max(SAMPLE_ROWS, grid.size), random))
+        vectors, weights = processes.join_samples(*sample)
         vectors = fill_by_means(vectors, weights)
         feature_weights = validate_feature_weights(self.feature_weights, vectors.shape[1])
         self._coordinates = coordinates = Coordinates.of_sample(vectors, weights, self.metric, feature_weights)
@@ -54,11 +55,12 @@ class MapLearner(BaseEstimator):
         """Runs all epochs from the initial centres."""
         coordinates = self._coordinates
         with coordinates.precision():
-            cache = list(coordinates.blocks(rows)) if blocks.fits_cache(rows.nbytes) else None
+            is_cached = blocks.fits_cache(rows.nbytes)
+            cache = processes.agree(lambda: list(coordinates.blocks(rows)) if is_cached else None)
             codewords, errors = coordinates.codewords(self.cluster_centers_), []
             with tqdm(range(self.n_epochs), disable=not self.verbose, desc="SOM", unit="epoch") as epochs:
                 for epoch in epochs:
-                    sums = blocks.sum_blocks(cache or coordinates.blocks(rows), codewords, self._metric)
+                    sums = self._sum(cache or coordinates.blocks(rows), codewords)
                     codewords, error = self._update(sums, neighborhood, epoch, codewords)
                     errors.append(error)
                     if self.verbose:
@@ -77,7 +79,7 @@ class MapLearner(BaseEstimator):
         coordinates = self._coordinates
         with coordinates.precision():
             codewords = coordinates.codewords(self.cluster_centers_)
-            sums = blocks.sum_blocks(coordinates.blocks(rows), codewords, self._metric)
+            sums = self._sum(coordinates.blocks(rows), codewords)
             self._sums = jax.tree.map(lambda old, new: self.decay * old + np.asarray(new), self._sums, sums)
             codewords, _ = self._update(self._sums, neighborhood, self.n_iter_, codewords)
             self._store(codewords, self.n_iter_ + 1, rows)
@@ -107,24 +109,33 @@ class MapLearner(BaseEstimator):
     def _update(self, sums, neighborhood, update: int, codewords) -> tuple[jax.Array, jax.Array]:
         return blocks.update_codewords(sums, neighborhood, jnp.float32(self._width(update)), codewords, self._metric)
 
-    def _assign(self, counted_blocks) -> tuple[np.ndarray, float, float]:
+    def _sum(self, counted_blocks, codewords) -> blocks.BlockSums:
+        """Returns the sums over the rows of all processes."""
+        sums = processes.agree(lambda: blocks.sum_blocks(counted_blocks, codewords, self._metric))
+        return processes.add(sums)
+
+    def _assign(self, counted_blocks) -> tuple[np.ndarray, blocks.ErrorSums]:
         codewords = self._coordinates.codewords(self.cluster_centers_)
-        codes, error, disorder = blocks.assign_blocks(counted_blocks, codewords, self.grid_, self._metric)
-        return codes, self._coordinates.distance(error), disorder
+        return blocks.assign_blocks(counted_blocks, codewords, self.grid_, self._metric)
+
+    def _errors(self, sums: blocks.ErrorSums) -> tuple[float, float]:
+        """Returns the quantisation error and the topographic error."""
+        return self._coordinates.distance(float(sums.error / sums.weight)), float(sums.disordered / sums.weight)
 
     def _assign_rows(self, X: Data, sample_weight=None) -> tuple[np.ndarray, float, float]:
         check_is_fitted(self)
         rows = open_rows(self, X, sample_weight, self.batch_size, reset=False)
         with self._coordinates.precision():
-            return self._assign(self._coordinates.blocks(rows))
+            nodes, sums = self._assign(self._coordinates.blocks(rows))
+            return nodes, *self._errors(sums)
 
     def _store(self, codewords: jax.Array, n_iter: int, rows: RowReader, cache: list | None = None) -> None:
         self.cluster_centers_, self.n_iter_ = self._coordinates.centers(codewords), n_iter
         self.cluster_ = np.arange(self.grid_.size, dtype=np.int32)
         if self.n_clusters is not None:
             self.cluster_ = ward_clusters(self._coordinates.scaled(self.cluster_centers_), self.grid_, self.n_clusters)
-        assigned = self._assign(cache or self._coordinates.blocks(rows))
-        self.nodes_, self.quantization_error_, self.topographic_error_ = assigned
+        self.nodes_, sums = processes.agree(lambda: self._assign(cache or self._coordinates.blocks(rows)))
+        self.quantization_error_, self.topographic_error_ = self._errors(processes.add(sums))
         self.labels_ = self.cluster_[self.nodes_]
         if not rows.is_ordered():
             del self.nodes_, self.labels_

@@ -8,7 +8,7 @@ import scipy.sparse
 from kvae.grids import Grid
 from kvae.kohonen import Statistics
 from kvae.som import csr
-from kvae.som.blocks import Assignments, BlockSums
+from kvae.som.blocks import Assignments, BlockSums, ErrorSums
 from kvae.som.metrics import Metric
 
 DISTANCES_PER_TILE = 2**20
@@ -37,7 +37,7 @@ class SparseBlock(NamedTuple):
         codes, seconds, distances = self._nearest(codewords, metric)
         neighbors, _ = grid.neighbors(next(iter(grid.adjacency.values())))
         disordered = (codes != seconds) & ~np.any(neighbors[:, codes] == seconds, axis=0)
-        return Assignments(codes, self.weights @ distances, self.weights @ disordered, self.weights.sum())
+        return Assignments(codes, ErrorSums(self.weights @ distances, self.weights @ disordered, self.weights.sum()))
 
     def _nearest(self, codewords: np.ndarray, metric: Metric) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns the nearest and the second-nearest code of each row, int32 [n], and the distance, float64 [n]."""

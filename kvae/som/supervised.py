@@ -12,6 +12,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, colu
 
 from kvae.core.errors import InputError
 from kvae.core.fields import validate
+from kvae.som import processes
 from kvae.som.estimator import SOM
 from kvae.som.parameters import PARAMETERS, validate_feature_weights
 from kvae.som.rows import refuse_huge_integers, validated_rows
@@ -68,6 +69,7 @@ class SupervisedMap(BaseEstimator):
 
     def _learn_layers(self, X: np.ndarray, targets: np.ndarray, sample_weight: ArrayLike | None) -> None:
         """Learns the map from rows [n, d] and targets [n, t], NaN where unknown."""
+        processes.refuse_several(type(self).__name__)
         target_weight = validate("target_weight", self.target_weight, TargetWeight)
         feature_weights = validate_feature_weights(self.feature_weights, X.shape[1])
         feature_weights = np.ones(X.shape[1]) if feature_weights is None else feature_weights
