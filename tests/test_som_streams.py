@@ -1,6 +1,8 @@
 """Data that `kvae.SOM` reads block by block: frames, tables, Parquet data sets, and arrays in chunks."""
 
 import itertools
+import pathlib
+import re
 import types
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 
 import kvae
 from kvae.core.errors import InputError
-from kvae.som import learning
+from kvae.som import learning, sources
 from vectors import DATA
 
 NAMES = list("abcde")
@@ -129,3 +131,23 @@ def test_columns_are_compared_by_name():
         som.predict(pa.Table.from_pandas(FRAME[NAMES[::-1]]))
     with pytest.raises(InputError, match="sample_weight cannot be combined with an iterable"):
         som.fit(pa.dataset.dataset(pa.Table.from_pandas(FRAME)), sample_weight=np.ones(200))
+
+
+@pytest.mark.parametrize(("mode", "order"), [("r", "C"), ("r+", "C"), ("c", "C"), ("r", "F")])
+def test_mapped_pages_are_given_back(tmp_path, mode, order, monkeypatch):
+    monkeypatch.setattr(sources, "MAPPED_BYTES", 2**16)
+    monkeypatch.setattr(sources, "HUGE_PAGE_BYTES", 2**12)
+    path, shape = tmp_path / "rows", (100_000, 4)
+    np.random.default_rng(0).random(shape, np.float32).tofile(path)
+    mapped = np.memmap(path, np.float32, mode, shape=shape, order=order)
+    if mode == "c":
+        mapped[5] = 7  # only in memory
+    rows = np.array(mapped)
+    copy = sources.open_slices(mapped[::3]).take(10, 30_000)
+    np.testing.assert_array_equal(copy, rows[::3][10:30_000])
+    numbers = np.arange(0, 90_000, 7)
+    np.testing.assert_array_equal(sources.open_slices(mapped).pick(numbers), rows[numbers])
+    np.testing.assert_array_equal(mapped, rows)
+    sources.open_slices(mapped).take(0, 100_000)
+    (entry,) = re.findall(rf"{path}\n(?:.*\n)*?Rss: +(\d+) kB", pathlib.Path("/proc/self/smaps").read_text())
+    assert (int(entry) < 300) == (mode != "c")  # of 1,600

@@ -1,11 +1,19 @@
 """Data that are read block by block, recognised by their methods, without importing their libraries."""
 
 import dataclasses
+import functools
+import mmap
 import numbers
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+
+MAPPED_BYTES = 2**28
+"""Maximum size of the part of a memory-mapped file that is mapped at once."""
+
+HUGE_PAGE_BYTES = 2**21
+"""Size of the largest piece that the system maps when one row is read."""
 
 
 class Slices(NamedTuple):
@@ -50,7 +58,7 @@ def open_slices(X: Any) -> Slices | None:
     if not isinstance(shape, tuple) or len(shape) != 2 or not isinstance(shape[0], numbers.Integral) or shape[0] == 0:
         return None
     if isinstance(X, np.memmap):
-        return Slices(len(X), lambda start, stop: X[start:stop], lambda rows: X[rows])
+        return Slices(len(X), functools.partial(_copy_rows, X), functools.partial(_pick_rows, X))
     if hasattr(X, "iloc"):
         return Slices(len(X), lambda start, stop: X.iloc[start:stop], lambda rows: X.iloc[rows], in_memory=True)
     if callable(getattr(X, "slice", None)):
@@ -58,6 +66,29 @@ def open_slices(X: Any) -> Slices | None:
     if hasattr(X, "chunks"):
         return Slices(int(shape[0]), lambda start, stop: np.asarray(X[start:stop]), chunk=_chunk_rows(X.chunks))
     return None
+
+
+def _copy_rows(X: np.memmap, start: int, stop: int) -> np.ndarray:
+    """Returns a copy of successive rows of a memory-mapped file."""
+    step = max(1, MAPPED_BYTES // max(1, abs(X.strides[0])))  # rows of X may be far apart, as in X[::20]
+    return _copy_parts(X, [slice(first, min(first + step, stop)) for first in range(start, stop, step)])
+
+
+def _pick_rows(X: np.memmap, rows: np.ndarray) -> np.ndarray:
+    """Returns a copy of rows of a memory-mapped file by their numbers."""
+    step = MAPPED_BYTES // HUGE_PAGE_BYTES
+    return _copy_parts(X, [rows[first : first + step] for first in range(0, len(rows), step)])
+
+
+def _copy_parts(X: np.memmap, parts: list) -> np.ndarray:
+    """Copies parts of a memory-mapped file, whose pages then no longer count as memory of this process."""
+    copies = []
+    for part in parts:
+        copies.append(np.array(X[part]))
+        # In mode "c" the pages hold changes that are not in the file.
+        if X.mode in ("r", "r+") and hasattr(mmap, "MADV_DONTNEED"):
+            X._mmap.madvise(mmap.MADV_DONTNEED)
+    return copies[0] if len(copies) == 1 else np.concatenate(copies)
 
 
 def as_stream(X: Any) -> Any:
