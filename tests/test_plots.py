@@ -183,6 +183,16 @@ def test_maps_of_three_axes_are_refused_in_one_line():
             plots.components(kvae.SOM((3, 4), n_epochs=0, init=START).fit(DATA), features)
 
 
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_component_planes_share_a_scale_if_asked(is_shared):
+    som = kvae.SOM((3, 4), n_epochs=0, init=START).fit(DATA)
+    figure = plots.components(som, [0, 1], shared_scale=is_shared)
+    drawn = [ax.collections[0].get_clim() for ax in figure.axes if ax.child_axes]
+    centers = som.cluster_centers_[:, :2]
+    own = list(zip(centers.min(axis=0), centers.max(axis=0), strict=True))
+    np.testing.assert_allclose(drawn, [(centers.min(), centers.max())] * 2 if is_shared else own)
+
+
 def test_color_bars_are_equally_far_from_their_maps():
     som = kvae.SOM((3, 4), n_epochs=0, init=START).fit(DATA)
     figure = som.plot(DATA, np.where(DATA[:, 0] > 0, "a class of a very long name", "another"))

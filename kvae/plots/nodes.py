@@ -103,7 +103,13 @@ def draw_nodes(som: "kvae.SOM", ax: "Axes", colors: np.ndarray | None = None, **
 
 
 def draw_values(
-    som: "kvae.SOM", ax: "Axes", values: np.ndarray, colormap: str, label: str, lowest: float | None = None
+    som: "kvae.SOM",
+    ax: "Axes",
+    values: np.ndarray,
+    colormap: str,
+    label: str,
+    lowest: float | None = None,
+    limits: tuple[float, float] | None = None,
 ) -> None:
     """Draws nodes in the colours of their values, with a colour bar.
 
@@ -114,12 +120,14 @@ def draw_values(
       colormap: name of a matplotlib colour map.
       label: label of the colour bar.
       lowest: lower end of the colour bar; None for the lowest value.
+      limits: both ends of the colour bar; None for those of the values.
     """
     from matplotlib.colors import Normalize
     from matplotlib.ticker import MaxNLocator
 
     values = np.ma.masked_invalid(values)
-    nodes = draw_nodes(som, ax, array=values, cmap=colormap, norm=Normalize(*color_limits(values.compressed(), lowest)))
+    limits = limits or color_limits(values.compressed(), lowest)
+    nodes = draw_nodes(som, ax, array=values, cmap=colormap, norm=Normalize(*limits))
     # Inset axes keep the same distance from the map on every panel of a page.
     ticks = MaxNLocator(5, steps=(1, 2, 2.5, 5, 10), integer=np.issubdtype(values.dtype, np.integer))
     bar = ax.figure.colorbar(nodes, cax=ax.inset_axes((1.03, 0.05, 0.035, 0.9)), label=label, ticks=ticks)

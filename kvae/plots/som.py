@@ -89,12 +89,15 @@ def hits(som: "kvae.SOM", X: Data, ax: "Axes | None" = None) -> "Figure":
     return ax.figure
 
 
-def component(som: "kvae.SOM", feature: int | str, ax: "Axes | None" = None) -> "Figure":
+def component(
+    som: "kvae.SOM", feature: int | str, ax: "Axes | None" = None, limits: tuple[float, float] | None = None
+) -> "Figure":
     """Draws one feature of the centres over the map.
 
     Args:
       som, ax: as in `u_matrix`.
       feature: index of the feature, or its name in `som.feature_names_in_`.
+      limits: values at the ends of the colour scale; None for the lowest and the highest value of the feature.
 
     Returns:
       The figure of the axes.
@@ -110,22 +113,20 @@ def component(som: "kvae.SOM", feature: int | str, ax: "Axes | None" = None) -> 
       >>> figure = kvae.plots.component(som, "petal length (cm)")
     """
     check_map(som)
-    names = _feature_names(som)
-    number = names.index(feature) if isinstance(feature, str) and feature in names else feature
-    if not isinstance(number, (int, np.integer)) or not -len(names) <= number < len(names):
-        raise InputError(f"feature is {feature!r}; it must be an integer below {len(names)} or the name of a column")
+    number = _feature_number(som, feature)
     with map_axes(som, ax) as ax:
-        draw_values(som, ax, som.cluster_centers_[:, number], "viridis", "")
-        ax.set_title(names[number])
+        draw_values(som, ax, som.cluster_centers_[:, number], "viridis", "", limits=limits)
+        ax.set_title(_feature_names(som)[number])
     return ax.figure
 
 
-def components(som: "kvae.SOM", features: Sequence[int | str] | None = None) -> "Figure":
+def components(som: "kvae.SOM", features: Sequence[int | str] | None = None, shared_scale: bool = False) -> "Figure":
     """Draws several features of the centres on one page.
 
     Args:
       som: the fitted map, with a grid of one or two axes.
       features: indices or names; None for all features, but at most the first 64.
+      shared_scale: True gives all features one colour scale, for features in the same unit; otherwise each has its own.
 
     Returns:
       A new figure.
@@ -139,10 +140,23 @@ def components(som: "kvae.SOM", features: Sequence[int | str] | None = None) -> 
         raise InputError(f"features is {features!r}; it must be a list of one or more integers or column names")
     columns = math.ceil(math.sqrt(1.5 * len(features)))
     rows = math.ceil(len(features) / columns)
+    limits = None
+    if shared_scale:
+        values = som.cluster_centers_[:, [_feature_number(som, feature) for feature in features]]
+        limits = float(values.min()), float(values.max())
     with map_page(som, rows, columns) as figure:
         for panel, feature in enumerate(features, 1):
-            component(som, feature, figure.add_subplot(rows, columns, panel))
+            component(som, feature, figure.add_subplot(rows, columns, panel), limits)
     return figure
+
+
+def _feature_number(som: "kvae.SOM", feature: int | str) -> int:
+    """Returns the index of a feature given by its index or name."""
+    names = _feature_names(som)
+    number = names.index(feature) if isinstance(feature, str) and feature in names else feature
+    if not isinstance(number, (int, np.integer)) or not -len(names) <= number < len(names):
+        raise InputError(f"feature is {feature!r}; it must be an integer below {len(names)} or the name of a column")
+    return int(number)
 
 
 def clusters(som: "kvae.SOM", n_clusters: int, ax: "Axes | None" = None) -> "Figure":
