@@ -167,7 +167,7 @@ def test_benchmark_table(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ("optimizer.name=adam", "--torch needs PyTorch, which is not installed: pip install 'kvae[bench]'"),
+        ("optimizer.name=adam", "torch is not installed: pip install -e '.[bench]'"),
         ("optimizer.name=muon", "optimizer.name is 'muon'; --torch compares only 'adam': set --config.optimizer.name"),
         ("model.quantizer.neighborhood=gaussian", "is 'gaussian'; --torch compares only 'hard' or 'none'"),
     ],

@@ -52,7 +52,7 @@ def check_comparable(config: dict[str, Any]) -> None:
             others = " or ".join(map(repr, values))
             raise InputError(f"{name} is {value!r}; --torch compares only {others}: set --config.{name}={values[0]}")
     if importlib.util.find_spec("torch") is None:
-        raise InputError("--torch needs PyTorch, which is not installed: pip install 'kvae[bench]'")
+        raise InputError("torch is not installed: pip install -e '.[bench]'")
 
 
 class TorchStep:

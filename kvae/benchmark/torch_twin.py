@@ -67,8 +67,7 @@ class Codebook:
     Args:
       state: The leaves of kvae's collection `codebook`.
       near: Bool [K, K], True for different nodes within the radius; all False for EMA-VQ.
-      fields: The quantiser's fields `decay`, `commitment_weight`, `update_empty`, `initial_width`, `lowest_width` and
-        `shrink_step`.
+      fields: The quantiser's fields `decay`, `commitment_weight`, `initial_width`, `lowest_width` and `shrink_step`.
     """
 
     def __init__(self, state: dict[str, np.ndarray], near: np.ndarray, fields: dict[str, Any]):

@@ -109,7 +109,7 @@ def quantizer_settings(codes: int) -> dict[str, dict[str, object]]:
 
 
 def _narrowing(shape: tuple[int, ...], share: float, lowest: float, shrink: float) -> dict[str, object]:
-    """Returns a Gaussian neighbourhood that has the same width, relative to its first, at each step for all shapes.
+    """Returns a Gaussian neighbourhood. Late in training its width in nodes is the same for all shapes.
 
     Args:
       shape: The grid shape.

@@ -14,7 +14,7 @@ from kvae.core.errors import InputError, short_repr
 from kvae.grids import Grid
 from kvae.kohonen import Statistics
 from kvae.som import blocks, processes
-from kvae.som.clustering import ward_clusters
+from kvae.som.clustering import CLUSTERINGS
 from kvae.som.coordinates import Coordinates
 from kvae.som.initial import SAMPLE_ROWS, initial_centers
 from kvae.som.metrics import Metric, choose_metric
@@ -109,6 +109,10 @@ class MapLearner(BaseEstimator):
     def _update(self, sums, neighborhood, update: int, codewords) -> tuple[jax.Array, jax.Array]:
         return blocks.update_codewords(sums, neighborhood, jnp.float32(self._width(update)), codewords, self._metric)
 
+    def _group_nodes(self, n_clusters: int) -> np.ndarray:
+        cluster = CLUSTERINGS[self.clustering]
+        return cluster(self._coordinates.scaled(self.cluster_centers_), self.grid_, n_clusters)
+
     def _sum(self, counted_blocks, codewords) -> blocks.BlockSums:
         """Returns the sums over the rows of all processes."""
         sums = processes.agree(lambda: blocks.sum_blocks(counted_blocks, codewords, self._metric))
@@ -133,7 +137,7 @@ class MapLearner(BaseEstimator):
         self.cluster_centers_, self.n_iter_ = self._coordinates.centers(codewords), n_iter
         self.cluster_ = np.arange(self.grid_.size, dtype=np.int32)
         if self.n_clusters is not None:
-            self.cluster_ = ward_clusters(self._coordinates.scaled(self.cluster_centers_), self.grid_, self.n_clusters)
+            self.cluster_ = self._group_nodes(self.n_clusters)
         self.nodes_, sums = processes.agree(lambda: self._assign(cache or self._coordinates.blocks(rows)))
         self.quantization_error_, self.topographic_error_ = self._errors(processes.add(sums))
         self.labels_ = self.cluster_[self.nodes_]

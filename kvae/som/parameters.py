@@ -11,6 +11,7 @@ from sklearn.utils import check_random_state
 from kvae.core.errors import InputError, short_repr
 from kvae.core.fields import Count, Natural, OneOf, Shape, Share, validate
 from kvae.grids import GRIDS, Grid, make_grid
+from kvae.som.clustering import CLUSTERINGS
 from kvae.som.metrics import METRICS, MISSING, choose_metric
 from kvae.topology import NEIGHBORHOODS, Neighborhood
 
@@ -25,6 +26,7 @@ PARAMETERS = {
     "grid_shape": Shape,
     "topology": Annotated[str, OneOf(GRIDS)],
     "n_clusters": Count | None,
+    "clustering": Annotated[str, OneOf(CLUSTERINGS)],
     "neighborhood": Annotated[str, OneOf(NEIGHBORHOODS)],
     "n_epochs": Natural,
     "initial_width": Width | None,

@@ -14,7 +14,6 @@ FEWEST_CHANNELS = 16
 With fewer input channels, a product of all windows is faster than a strided convolution.
 """
 
-
 FEWEST_SEPARATE_CHANNELS = 48
 """With fewer channels, one matrix product of all windows is faster on a CPU than one per place of the kernel."""
 
