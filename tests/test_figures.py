@@ -57,7 +57,9 @@ def test_index_shows_existing_files_with_their_captions(tmp_path):
         ("hits.png", "How &lt;often&gt;"), ("of_another.png", "of another")
     ]  # fmt: skip
     captions = re.findall("<figcaption>(.*)</figcaption>", text)
-    assert captions[0].startswith("3 of 4 codes in use (N = 5), perplexity 2.6. Orange: never used. Dark: used often.")
+    assert captions[0].startswith(
+        "3 of 4 codes in use (N = 5; about 3 if equally likely), perplexity 2.6. Orange: never used. Dark: used often."
+    )
     assert captions[1] == ""
     assert "http" not in text
 
@@ -68,7 +70,7 @@ def test_codebook_map_marks_unused_codes(drawn):
     picture = drawn[0].axes[0].images[0].get_array()
     side = picture.shape[0] // 2
     note = " ".join(" ".join(text.get_text() for text in drawn[0].texts).split())
-    assert "3 of 4 codes in use (N = 5). Pale, with an orange corner: never used." in note
+    assert "3 of 4 codes in use (N = 5; about 3 if equally likely). Pale, with an orange corner: never used." in note
     assert picture[:side, side:][0, 0].tolist() == [213, 94, 0]
     assert picture[:side, side:][side // 2, side // 2].tolist() == [128, 128, 128]
     assert picture[:side, :side][0, 0].tolist() == picture[side:, side:][0, 0].tolist() == [0, 0, 0]
@@ -117,12 +119,20 @@ def test_labels_of_rows_and_columns_do_not_overlap(drawn, shape):
             assert boxes or len(shape) == 1
 
 
+def test_tiny_tiles_of_a_large_codebook_keep_their_colours(drawn):
+    draw_codebook_map("", np.full((256, 256, 2, 2, 3), 40, np.uint8), "t", np.eye(256))
+    picture = np.asarray(drawn[0].axes[0].images[0].get_array())
+    assert set(np.unique(picture)) == {40, 128 + 40 // 2}
+    assert "Pale: never used." in " ".join(" ".join(text.get_text() for text in drawn[0].texts).split())
+
+
 def test_counts_of_codes_name_the_number_of_vectors(drawn):
     few, many = np.eye(1, 300, 7), np.ones((2, 3))
-    assert usage_note(few, "neurons") == "1 of 300 neurons in use (N = 1, so at most 1)"
+    assert usage_note(few, "neurons") == "1 of 300 neurons in use (N = 1; about 1 if equally likely)"
     for draw in (draw_hit_map, lambda path, counts, title: draw_codebook_map(path, photos(2, 3, 4, 4), title, counts)):
         draw("", many, "t")
-        assert any("6 of 6 codes in use (N = 6)" in text.get_text() for text in drawn[-1].texts)
+        note = " ".join(" ".join(text.get_text() for text in drawn[-1].texts).split())
+        assert "6 of 6 codes in use (N = 6; about 4 if equally likely)" in note
 
 
 def test_panels_of_counts_name_the_number_of_vectors():

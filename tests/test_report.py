@@ -95,6 +95,15 @@ def test_replicas_and_runs_are_averaged_with_sample_deviation(tmp_path):
     assert measured(text, "hard, 2D", "topographic error") == "0.60 ± 0.10"
 
 
+def test_codes_used_are_compared_with_what_vectors_can_reach(tmp_path):
+    """512 vectors use 512 (1 - 1 / e) = 323.6 of 512 codes, if all are equally likely."""
+    last = {"valid/perplexity": 256.0, "valid/codes_used": 300, "valid/vectors": 512}
+    make_run(tmp_path / "hard", [0.5, 0.05], quantizer={"grid_shape": (16, 32)}, last=last)
+    text = tables.markdown_tables([str(tmp_path)], EXPERIMENTS, "2")
+    assert measured(text, "hard, 2D", "codes used / attainable (%)") == "93"
+    assert measured(text, "hard, 2D", "perplexity / K (%)") == "50"
+
+
 def test_single_seed_has_no_deviation(tmp_path):
     make_run(tmp_path / "hard", [0.5, 0.05])
     make_run(tmp_path / "ema", [0.5, 0.055], quantizer={"neighborhood": "none"})

@@ -62,6 +62,7 @@ class Metric:
       label: legend of the metric's line, for a panel with several metrics.
       column: heading of the metric's column in tables; None omits the column.
       total: name of the metric that holds N, the number of vectors in a count; tables show N next to the count.
+      size: K, the number of codes, which limits the metric; tables also show the metric as a share of its limit.
       decimals: number of decimals in tables.
       better: `min` or `max`, which selects the best of several values; None if no value is better than another.
     """
@@ -72,6 +73,7 @@ class Metric:
     label: str = ""
     column: str | None = None
     total: str | None = None
+    size: int | None = None
     decimals: int = 2
     better: Callable | None = None
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from kvae.core.errors import InputError
 from kvae.core.markdown import to_markdown
+from kvae.measures import attainable_codes
 from kvae.models.model import Metric
 from kvae.paper.settings import Table, collect, measures_of, setting_of
 from kvae.runs.seeds import Seed, mean_and_std, read_seeds
@@ -20,9 +21,11 @@ Mean ± sample standard deviation over seeds. Loss: the lowest validation recons
 images; in brackets, how far the mean is above the lowest mean of the table. Steps to +10% (+20%): the first step at
 which the loss is at most 1.1 (1.2) times that run's lowest, with an evaluation every {evaluate_every_steps:,} steps.
 All other columns are measured on the validation set after the last step, {steps:,}; perplexity and codes used cover the
-whole set{vectors}. Topographic error: the share of vectors whose two nearest codewords are not neighbours on the grid
+whole set{vectors}. Attainable: the codes that N vectors use if all K codes are equally likely,
+K (1 - e^(-N / K)). Topographic error: the share of vectors whose two nearest codewords are not neighbours on the grid
 (a node has 8 neighbours on a plane, 26 in a cube). PSNR, codes moved by 1: PSNR of 32 images after every code is moved
-by one node along each axis, or to the next code index if there is no map. Two values: top / bottom level."""
+by one node along each axis, or to the next code index if there is no map. Several values: one for each
+codebook, such as top / bottom level."""
 
 
 def format_mean(values: list[float], decimals: int, scale: float = 1.0) -> str:
@@ -73,13 +76,31 @@ def make_columns(metrics: Iterable[Mapping[str, Metric]], unit: str) -> list[Col
             if metric.column is not None:
                 column = columns.setdefault(metric.column, Column(metric.column, metric.decimals, []))
                 column.measures.extend({name} - {*column.measures})
+            if metric.size is not None:
+                heading = f"{metric.column} / {'attainable' if metric.total else 'K'} (%)"
+                column = columns.setdefault(heading, Column(heading, 0, []))
+                column.measures.extend({_share(name)} - {*column.measures})
     return list(columns.values())
 
 
 def known_measures(seed: Seed, metrics: Mapping[str, Metric]) -> dict[str, float]:
-    """Returns `measures_of` a seed, without metrics that its model no longer has: their meaning may have changed."""
+    """Returns `measures_of` a seed, and each metric with a limit as a percentage of this limit.
+
+    Metrics that the model no longer has are left out, because their meaning may have changed.
+    """
     known = {"loss", "steps_10", "steps_20", *metrics}
-    return {name: value for name, value in measures_of(seed).items() if name in known}
+    measures = {name: value for name, value in measures_of(seed).items() if name in known}
+    for name, metric in metrics.items():
+        total = metric.total or name
+        if metric.size is not None and name in measures and total in measures:
+            limit = attainable_codes(metric.size, measures[total]) if metric.total else metric.size
+            measures[_share(name)] = 100 * measures[name] / limit
+    return measures
+
+
+def _share(metric: str) -> str:
+    """Returns the name of a metric's share of its limit."""
+    return f"{metric} / limit"
 
 
 def markdown_table(table: Table, experiments: Mapping[str, Any]) -> str:
@@ -127,7 +148,7 @@ def _vectors(measures: Mapping[str, Sequence[Mapping[str, float]]], metrics: Map
     """Returns the number of vectors N of each codebook, for the legend; empty if it was not logged."""
     names = dict.fromkeys(metric.total for of_model in metrics.values() for metric in of_model.values() if metric.total)
     last = {name: value for rows in measures.values() for row in rows for name, value in row.items()}
-    totals = [f"{last[name]:,}" for name in names if name in last]
+    totals = dict.fromkeys(f"{last[name]:,}" for name in names if name in last)
     return f", N = {' / '.join(totals)} vectors" if totals else ""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
+from kvae.measures import attainable_codes
 from kvae.plots.canvas import DPI, PALETTE, add_axes, color_limits, png_figure
 from kvae.plots.curves import format_log_axis
 from kvae.plots.tiles import (
@@ -25,20 +26,24 @@ _ORANGE = hex_to_rgb(PALETTE[1])
 
 _MARKS = {"square": "corner", "hexagon": "dot"}
 
+_SMALLEST_MARKED = 6
+"""Side in pixels of the smallest tile that is marked; on smaller ones, marks would hide the colours of the codes."""
+
 
 def usage_note(counts: ArrayLike, unit: str = "codes") -> str:
-    """Returns a note with the number of codes in use and N, the number of vectors, which limits it.
+    """Returns a note with the number of codes in use, N, and how many codes N vectors use if all are equally likely.
 
     Example:
       >>> usage_note([7, 0, 3]), usage_note([1, 0, 1])
-      ('2 of 3 codes in use (N = 10)', '2 of 3 codes in use (N = 2, so at most 2)')
+      ('2 of 3 codes in use (N = 10)', '2 of 3 codes in use (N = 2; about 1 if equally likely)')
 
     Args:
       counts: number of uses of each code, of any shape.
       unit: name of the nodes, such as "neurons".
     """
     size, used, total = np.size(counts), np.count_nonzero(counts), int(np.sum(counts))
-    limit = f", so at most {total:,}" if total < size else ""
+    attainable = round(attainable_codes(size, total))
+    limit = f"; about {attainable:,} if equally likely" if attainable < size else ""
     return f"{used:,} of {size:,} {unit} in use (N = {total:,}{limit})"
 
 
@@ -58,7 +63,8 @@ def draw_codebook_map(
       path: the PNG file.
       images: uint8 [*grid_shape, h, w, 3]. A line is wrapped; a grid of more than two axes is cut into slices.
       title: title of the figure.
-      counts: number of uses of each code, [*grid_shape]. Codes that are never used are drawn pale and marked.
+      counts: number of uses of each code, [*grid_shape]. Codes that are never used are drawn pale and, unless tiles are
+        tiny as for 256 x 256 codes, marked.
       cell: shape of a node, "square" or "hexagon".
       patches: uint8 [*grid_shape, p, q, 3], the mean patch of real images that each code encodes, for a second panel.
       unit: plural name of the nodes in the caption, such as "neurons".
@@ -80,9 +86,12 @@ def draw_codebook_map(
     if counts is not None:
         unused = np.ravel(counts) == 0
         note = usage_note(counts, unit)
-        note += f". Pale, with an orange {_MARKS[cell]}: never {usage}." if unused.any() else "."
         tiles[unused] = 128 + tiles[unused] // 2
-        _mark(tiles, unused, cell)
+        mark = ""
+        if side >= _SMALLEST_MARKED:
+            _mark(tiles, unused, cell)
+            mark = f", with an orange {_MARKS[cell]}"
+        note += f". Pale{mark}: never {usage}." if unused.any() else "."
     _draw_tiles(path, panels, layout, title, note, reading, cell=cell)
 
 

@@ -81,6 +81,9 @@ CODEBOOK_METRICS = {
 }
 """Metrics of each codebook, computed from the sums of `Quantizer.batch_sums`."""
 
+LIMITED_BY_CODES = ("perplexity", "codes_used")
+"""Metrics of a codebook that the number of its codes limits."""
+
 
 REVIVING = {"neighborhood": "hard", "init_count": 1.0, "update_empty": True}
 """Values of a quantiser's fields that bring unused codes back into use."""
@@ -263,7 +266,10 @@ class Autoencoder(Model):
                 suffix, label = metric_suffix(codebook), codebook_label(codebook)
                 for name, metric in codebook_metrics(layer).items():
                     compute, total = _of_codebook(codebook, metric.compute), metric.total and metric.total + suffix
-                    metrics[name + suffix] = dataclasses.replace(metric, compute=compute, label=label, total=total)
+                    size = layer.codebook_size if name in LIMITED_BY_CODES else None
+                    metrics[name + suffix] = dataclasses.replace(
+                        metric, compute=compute, label=label, total=total, size=size
+                    )
         return metrics
 
     def extra_metrics(self, variables: Mapping[str, Any], samples: Mapping[str, np.ndarray]) -> dict[str, float]:
