@@ -8,6 +8,7 @@ import types
 import pytest
 
 from kvae.core import program
+from kvae.models.model import Metric
 from kvae.paper import figures as paper
 from kvae.paper import tables
 
@@ -114,5 +115,5 @@ def test_tables_leave_out_metrics_that_models_no_longer_have():
     row = {"step": 8, "valid/reconstruction_loss": 0.5, "valid/topographic_error_8": 0.3}
     row |= {"valid/topographic_error_diagonals": 0.2}
     seed = types.SimpleNamespace(evaluations=[row])
-    measured = tables.known_measures(seed, {"topographic_error_diagonals": None})
+    measured = tables.known_measures(seed, {"topographic_error_diagonals": Metric()})
     assert measured == {"loss": 0.5, "steps_10": 8, "steps_20": 8, "topographic_error_diagonals": 0.2}

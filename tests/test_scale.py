@@ -113,9 +113,9 @@ def test_a_step_reuses_the_memory_of_the_state(make_config):
 def test_bfloat16_follows_float32(make_config):
     losses = {}
     for dtype in ("float32", "bfloat16"):
-        state, step, images = prepare(make_config(**{"model.dtype": dtype, "optimizer.learning_rate": 1e-2}), 1, 16)
+        state, step, images = prepare(make_config(**{"model.dtype": dtype, "optimizer.learning_rate": 5e-3}), 1, 16)
         before, losses[dtype] = 0.0, []
-        for _ in range(16):
+        for _ in range(32):
             state = step(state, images)
             total = state.metric_sums.metrics["reconstruction_loss"].item()
             losses[dtype].append(total - before)
