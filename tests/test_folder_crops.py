@@ -135,3 +135,16 @@ def test_full_disk_and_damaged_crops_are_one_line(album, monkeypatch):
     os.truncate(file, 1_000)
     with pytest.raises(InputError, match="delete it to have it prepared again"):
         crops(album)
+
+
+def test_broken_links_are_unreadable_images(album):
+    (album / "link.png").symlink_to(album / "nowhere.png")
+    with pytest.raises(InputError, match=r"link\.png is not a readable image"):
+        crops(album)
+    assert len(all_crops(crops(album, skip_unreadable=True))) == 24
+
+
+def test_colours_of_equal_brightness_are_different_pictures(album):
+    save(album / "red.png", (200, 0, 0), size=(40, 40))
+    save(album / "green.png", (0, 102, 0), size=(40, 40))
+    assert len(all_crops(crops(album))) == 32

@@ -55,7 +55,7 @@ def folder(
         and for floats 1, or 255 if a level exceeds 1.
       crops_per_image: number of square crops of each image, at random places and of all sizes from `size` up to the
         image's shorter side; 0 takes the whole image once. Crops are cut once and kept in `data_dir`. An image is left
-        out if it equals another one at any resolution; one smaller than `size` counts as unreadable.
+        out if it equals another one at any size; one smaller than `size` counts as unreadable.
       data_dir: the folder for crops; empty for the default data folder of tfds.
 
     Raises:

@@ -23,11 +23,11 @@ from kvae.data.records import DELETE_TO_PREPARE
 
 log = logging.getLogger(__name__)
 
-CACHE_FOLDER, VERSION = "folder_crops", 1
+CACHE_FOLDER, VERSION = "folder_crops", 2
 """Folder of the files of crops inside the data folder, and the version of their contents."""
 
 SIGNATURE_SIDE, MOST_DIFFERENT = 16, 6
-"""Two pictures are the same if no pixel of their grey miniatures differs by more levels; the miniature's side."""
+"""Two pictures are the same if no level of their RGB miniatures differs by more levels; the miniature's side."""
 
 
 def crop_corners(width: int, height: int, size: int, count: int, seed: int) -> np.ndarray:
@@ -119,8 +119,7 @@ def cached_crops(
     Raises:
       InputError: an image cannot be read or is smaller than a crop, or the file cannot be written.
     """
-    stats = [os.stat(root / name) for name in names]
-    files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in zip(names, stats, strict=True)]
+    files = [(name, *_size_and_time(root / name)) for name in names]
     facts = json.dumps([VERSION, spec.size, spec.white, count, skip_unreadable, str(root), files])
     path = data_dir / CACHE_FOLDER / f"{hashlib.blake2b(facts.encode(), digest_size=12).hexdigest()}.npy"
     record = path.with_suffix(".json")  # written last
@@ -134,6 +133,15 @@ def cached_crops(
         if crops.shape != (len(names), count, spec.size, spec.size, 3):
             raise ValueError(f"its shape is {crops.shape}")
     return crops, chosen
+
+
+def _size_and_time(path: pathlib.Path) -> tuple[int, int]:
+    """Returns a file's size and time of change; (-1, -1) for a broken link, which is reported when it is read."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return -1, -1
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _write_crops(root, names, spec, count, skip_unreadable, path) -> list[int]:
@@ -195,7 +203,7 @@ def _in_threads(function: Callable[[int], Any], count: int, title: str) -> Itera
 
 
 def _read_crops(path: pathlib.Path, name: str, spec: ImageSpec, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the crops of an image file, and its miniature, int16 [SIGNATURE_SIDE ** 2]."""
+    """Returns the crops of an image file, and its miniature, int16 [3 * SIGNATURE_SIDE ** 2]."""
     with open_image(path, str(path), REPLACE_OR_SKIP) as file:
         image = upright_rgb(file, spec.white)
     if min(image.size) < spec.size:
@@ -203,7 +211,7 @@ def _read_crops(path: pathlib.Path, name: str, spec: ImageSpec, count: int) -> t
         raise UnreadableImageError(str(path), reason, REPLACE_OR_SKIP)
     digest = hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest()
     crops = cut_crops(image, spec.size, count, int.from_bytes(digest, "big"))
-    miniature = image.resize((SIGNATURE_SIDE, SIGNATURE_SIDE), Image.Resampling.BOX, reducing_gap=2.0).convert("L")
+    miniature = image.resize((SIGNATURE_SIDE, SIGNATURE_SIDE), Image.Resampling.BOX, reducing_gap=2.0)
     return crops, np.asarray(miniature, np.int16).ravel()
 
 
@@ -215,7 +223,7 @@ def find_same_pictures(signatures: np.ndarray) -> set[int]:
       {2}
 
     Args:
-      signatures: grey levels of miniatures, int [n, pixels].
+      signatures: levels of miniatures, int [n, 3 x pixels].
     """
     means, copies = signatures.mean(axis=1), set()
     order = np.argsort(means, kind="stable")
