@@ -26,6 +26,8 @@ def get_config(variant=""):
     config.dataset.name = "tokens"
     config.dataset.path = ""
     config.dataset.validation_fraction = 0.1
+    config.dataset.train_examples = 0
+    config.dataset.numbering = "as_trained"
 
     config.model = ml_collections.ConfigDict()
     config.model.name = "prior"

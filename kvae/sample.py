@@ -6,7 +6,8 @@
 PRIOR is a run of configs/tokens_prior.py, RUN the run that encoded its tokens; without --tokenizer, it is the run that
 the tokens name. Both are run folders, local or in a bucket, or folders written by `save_pretrained`. The images are
 written as PNG files, and together as sheet.png. Image i depends only on the seed and on i. If the program is
-interrupted, the same command resumes it.
+interrupted, the same command resumes it. --compare prints how samples compare with held-out images: the share in the
+intended class, and a distance to the training images.
 """
 
 import argparse
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 OPTIONS = "samples.json"
 """The file that records the options of a folder of samples."""
 
-SHEET = "sheet.png"
+SHEET, COMPARISON = "sheet.png", "comparison.md"
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -63,6 +64,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
         default=1.0,
         help="draw only from the fewest codes whose probabilities sum to this (default: %(default)s)",
     )
+    parser.add_argument(
+        "--compare",
+        action="store_true",
+        help="also compare samples with held-out images of the tokenizer's data set, which needs labels",
+    )
     parser.add_argument("--batch-size", type=count, default=64, help="images sampled at once (default: %(default)s)")
     parser.add_argument("--step", type=int, help="checkpoint of the prior (default: the one with the lowest loss)")
     parser.add_argument("--replica", type=int, default=0, help="replica of the prior (default: %(default)s)")
@@ -88,6 +94,8 @@ def main(argv: list[str]) -> int:
         tokenizer = opening.open_run(options.tokenizer, options.tokenizer_step)
         generation.check_tokenizer(prior, tokenizer)
         write_samples(prior, tokenizer, options)
+        if options.compare:
+            print_comparison(prior, tokenizer, options)
     return 0
 
 
@@ -143,6 +151,16 @@ def write_samples(prior: "Run", tokenizer: "Run", options: argparse.Namespace) -
             for number, image in zip(batch, tokenizer.decode(codes), strict=False):  # padding is left out
                 save_png(paths[number], image)
     write_sheet(paths, options.out / SHEET)
+
+
+def print_comparison(prior: "Run", tokenizer: "Run", options: argparse.Namespace) -> None:
+    """Prints how samples compare with real images, and writes it to OUT/comparison.md."""
+    from kvae.runs import sample_quality
+
+    filters = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p")}
+    text = sample_quality.markdown(sample_quality.compare(prior, tokenizer, options.seed, **filters))
+    write_text(options.out / COMPARISON, text)
+    print(text, end="")
 
 
 def write_sheet(paths: Sequence[pathlib.Path], sheet: pathlib.Path) -> None:

@@ -53,6 +53,15 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shared_programs():
+    """Runs of equal configs share their programs, see `sharing`; half of the time would go to tracing them again."""
+    from sharing import shared_programs  # imports most of kvae
+
+    with shared_programs():
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory):
     """A folder that all workers of this session share."""

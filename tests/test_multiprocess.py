@@ -114,7 +114,10 @@ def story(arguments, tmp_path_factory):
 def test_death_of_one_process_ends_the_other(story, victim):
     stderr, statuses, seconds = story["killed"][victim]
     assert statuses[1 - victim] == -signal.SIGABRT, stderr
-    assert "This most likely indicates that another task died" in stderr[1 - victim]
+    # Either the coordination service ends the process, or a device of its own that has gone on to the next collective
+    # does: Gloo then sees sizes that differ, and ends the process first.
+    last_words = ("This most likely indicates that another task died", "gloo::EnforceNotMet")
+    assert any(words in stderr[1 - victim] for words in last_words), stderr
     assert seconds < 60
 
 

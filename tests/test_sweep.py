@@ -51,11 +51,11 @@ def test_finished_runs_are_skipped(capsys, tmp_path):
 def test_failed_run_is_named_after_all_others_ran(capsys, tmp_path, monkeypatch):
     started = []
 
-    def train(arguments):
-        started.append(arguments)
+    def train(command):
+        started.append(command)
         return len(started) != 2
 
-    monkeypatch.setattr(sweep, "train_setting", train)
+    monkeypatch.setattr(sweep, "run_command", train)
     monkeypatch.setattr(sweep.signal, "signal", lambda *_: None)
     assert sweep.main(["--table=2", "--dataset=photos", f"--runs={tmp_path}"]) == 1
     assert len(started) == 3
@@ -75,7 +75,7 @@ def finish(arguments, losses):
 
 
 def test_table_is_printed_when_all_runs_are_finished(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep, "train_setting", lambda arguments: finish(arguments, {400: 0.25, 800: 0.125}))
+    monkeypatch.setattr(sweep, "run_command", lambda command: finish(command[1:], {400: 0.25, 800: 0.125}))
     monkeypatch.setattr(sweep.signal, "signal", lambda *_: None)
     for _ in range(2):  # the second time all runs are finished
         assert sweep.main(["--table=1", "--dataset=photos", f"--runs={tmp_path}"]) == 0

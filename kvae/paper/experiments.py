@@ -155,6 +155,15 @@ TABLES = {
             "tuned_map": "map, 16 x 32, Gaussian, width from 2 nodes to 0.7, 3 dimensions",
         },
     ),
+    "priors": dict(
+        title="Beyond the paper: the tokenisers of the table of priors, see `kvae.paper.prior_arms`",
+        rows={
+            "tuned_map": "map, 16 x 32, Gaussian, width from 2 nodes to 0.7, 3 dimensions",
+            "tuned_cube": "map, 8 x 8 x 8, Gaussian, width from 4 nodes to 0.5, tau 0.07",
+            "tuned_ema_restarts_3": "EMA-VQ with restarts, 3 dimensions",
+            "tuned_fsq": "FSQ, 8 x 8 x 8",
+        },
+    ),
     "order": dict(
         title="Beyond the paper: what order costs",
         rows={

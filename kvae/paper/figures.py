@@ -8,7 +8,8 @@ kvae/paper/experiments.py). Figures that show images use the first seed.
 
 Figures 1 to 9 are numbered as in Irie et al. (2023). Figures 4 and 5 draw the neighbourhoods and need no runs.
 bit_errors, fewer_bits and compression show uses of topological order; frontier shows its cost; perturbation shows the
-PSNR after codes are moved. urlsom_3 (needs no runs) and urlsom_7 are figures of the URL-SOM paper.
+PSNR after codes are moved. priors (of a folder RUNS/DATASET_priors) shows what an address is worth to a prior. urlsom_3
+(needs no runs) and urlsom_7 are figures of the URL-SOM paper.
 """
 
 import functools
@@ -26,7 +27,7 @@ from kvae.core import program
 from kvae.core.errors import InputError, wrap_write_errors
 from kvae.models.autoencoders import inspection
 from kvae.models.codebook_views import metric_suffix, sums_by_codebook
-from kvae.paper import order, urlsom_figures
+from kvae.paper import order, prior_arms, urlsom_figures
 from kvae.paper.settings import Table, collect, load_experiments, measures_of, open_seed, setting_of
 from kvae.plots import paper as plots
 from kvae.plots.codebooks import draw_codebook_map
@@ -226,6 +227,7 @@ FIGURES: dict[str, tuple[str | None, Callable[..., Iterator[str]]]] = {
     "fewer_bits": ("peers", order.pruning_figure),
     "frontier": ("schedules", frontier_figure),
     "perturbation": ("2", perturbation_figure),
+    "priors": ("runs", prior_arms.figure),
     "urlsom_3": (None, urlsom_figures.two_neuron_figure),
     "urlsom_7": ("runs", urlsom_figures.selectivity_figure),
 }

@@ -4,10 +4,12 @@
     python launch/sweep.py --table=3 --dataset=photos --smoke    # a trial: seconds per setting
     python launch/sweep.py --table=3 --dataset=cifar10 --print   # only print the commands, one per line
     python launch/sweep.py --table=quantizers --codes=4096 --dataset=photos
+    python launch/sweep.py --table=priors --dataset=photos       # tokenisers, then priors over their codes
 
 If the program is interrupted, run the same command again: it skips finished runs and resumes the interrupted one.
-Settings that tables share are trained once. Other arguments, such as --config.steps=400, are passed to every run. To
-print the table of existing runs, use `python -m kvae.report RUNS --table=3`.
+Settings that tables share are trained once. Other arguments, such as --config.steps=400, are passed to every run except
+the priors. To print the table of existing runs, use `python -m kvae.report RUNS --table=3`; the table of priors is
+printed by its own command.
 """
 
 import pathlib
@@ -23,6 +25,8 @@ from kvae.core import program
 from kvae.core.errors import choose
 from kvae.core.fields import Count
 from kvae.core.files import user_path
+from kvae.data.token_manifest import MANIFEST, find_manifest
+from kvae.paper import prior_arms
 from kvae.paper.settings import load_experiments
 from kvae.paper.tables import markdown_tables
 from kvae.training.workdir import journal
@@ -65,26 +69,34 @@ def training_arguments(
     return arguments
 
 
-def is_trained(arguments: list[str]) -> bool:
-    """Returns True if the run that `kvae.main` trains with these arguments is finished."""
+def is_done(command: list[str]) -> bool:
+    """Returns True if the run that a command trains is finished, or the tokens that it writes are complete.
+
+    Args:
+      command: "kvae.main" or "kvae.tokenize", then the arguments.
+    """
+    module, *arguments = command
+    if module == "kvae.tokenize":
+        out = next(argument.removeprefix("--out=") for argument in arguments if argument.startswith("--out="))
+        return find_manifest(pathlib.Path(out), MANIFEST) is not None
     config, workdir = training.parse(arguments)
     return journal.is_finished(config, journal.read_metrics(workdir, config["replicas"]))
 
 
-def train_setting(arguments: list[str]) -> bool:
-    """Trains one setting in a separate process; returns True if the run finished.
+def run_command(command: list[str]) -> bool:
+    """Runs one command in a separate process; returns True if it finished its work.
 
     Raises:
       KeyboardInterrupt: This program was interrupted; the run was stopped and has saved a checkpoint.
     """
-    process = subprocess.Popen([sys.executable, "-m", "kvae.main", *arguments])
+    process = subprocess.Popen([sys.executable, "-m", *command])
     try:
         process.wait()
     except KeyboardInterrupt:
         process.terminate()
         process.wait()
         raise
-    return process.returncode == 0 and is_trained(arguments)
+    return process.returncode == 0 and is_done(command)
 
 
 def main(argv: list[str]) -> int:
@@ -106,23 +118,30 @@ def main(argv: list[str]) -> int:
     folder = runs / "smoke" if options.smoke else runs
     table = options.table if options.codes in (None, 512) else f"{options.table}_{options.codes}"
     settings = training_arguments(experiments, table, options.dataset, options.seeds, str(folder), extra, options.smoke)
-    settings = {setting: arguments for setting, arguments in settings.items() if not is_trained(arguments)}
+    commands = {setting: ["kvae.main", *arguments] for setting, arguments in settings.items()}
+    if options.table == "priors":
+        seeds = options.seeds or experiments["CONFIGS"][options.dataset]["seeds"]
+        commands |= dict(prior_arms.commands(folder, options.dataset, seeds, options.smoke))
+    commands = {name: command for name, command in commands.items() if not is_done(command)}
     if options.print:
-        for arguments in settings.values():
-            print(shlex.join(["python", "-m", "kvae.main", *arguments]))
+        for command in commands.values():
+            print(shlex.join(["python", "-m", *command]))
         return 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     failed = []
-    for number, (setting, arguments) in enumerate(settings.items(), 1):
-        print(f"kvae: {setting}, {number} of {len(settings)}", file=sys.stderr, flush=True)
+    for number, (name, command) in enumerate(commands.items(), 1):
+        print(f"kvae: {name}, {number} of {len(commands)}", file=sys.stderr, flush=True)
         try:
-            if not train_setting(arguments):
-                failed.append(setting)
+            if not run_command(command):
+                failed.append(name)
         except KeyboardInterrupt:
             print("kvae: stopped; run the same command again to resume", file=sys.stderr)
             return program.INTERRUPTED
     if failed:
         print(f"kvae: not finished: {', '.join(failed)}; their errors are printed above", file=sys.stderr)
         return program.FAILED
-    print(markdown_tables([str(folder / options.dataset)], experiments, table), end="")
+    if options.table == "priors":
+        print(prior_arms.markdown(folder, options.dataset), end="")
+    else:
+        print(markdown_tables([str(folder / options.dataset)], experiments, table), end="")
     return 0

@@ -56,7 +56,10 @@ class Codeword(Embedding):
     @nn.compact
     def __call__(self, codewords: jax.Array) -> jax.Array:
         """Returns the vectors."""
-        return nn.Dense(self.width, name="linear")(standardized(self.level, codewords))
+        vectors = standardized(self.level, codewords)
+        # At the scale of the other embeddings, or the places would be drowned out.
+        kernel_init = nn.initializers.normal(0.02 / max(vectors.shape[-1], 1) ** 0.5)
+        return nn.Dense(self.width, kernel_init=kernel_init, name="linear")(vectors)
 
 
 EMBEDDINGS: dict[str, type[Embedding]] = {"table": Table, "address": Address, "codeword": Codeword}

@@ -43,14 +43,15 @@ class Factors:
 
     def log_probability(self, hidden: jax.Array, codes: jax.Array) -> jax.Array:
         """Returns log p(code | h), float32 [...], of codes int [...] given hidden vectors [..., width]."""
-        total, state = 0.0, hidden.astype(jnp.float32)
-        digits = self.digits[codes]
+        # As a matrix of all positions: XLA's matrix products are then twice as fast on CPUs.
+        total, state = 0.0, hidden.astype(jnp.float32).reshape(-1, hidden.shape[-1])
+        digits = self.digits[codes.ravel()]
         for factor in range(len(self.kernels)):
             digit = digits[..., factor]
             total += jnp.take_along_axis(self._log_softmax(factor, state), digit[..., None], axis=-1)[..., 0]
             if factor < len(self.contexts):
                 state = state + self.contexts[factor][digit]
-        return total
+        return total.reshape(codes.shape)
 
     def log_probabilities(self, hidden: jax.Array) -> jax.Array:
         """Returns log p(code | h) of all codes, float32 [..., K], given hidden vectors [..., width]."""
