@@ -42,7 +42,7 @@ def hashable(key):
     return None
 
 
-def of_init_and_step(config, model, example, mesh, data_variables):
+def of_init_and_step(config, model, example, mesh, data_variables=()):
     """Equal models, optimisers and shapes have equal functions, unless the data determine variables."""
     if data_variables:
         return None

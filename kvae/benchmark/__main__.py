@@ -7,6 +7,7 @@
     python -m kvae.benchmark --quantizers
     python -m kvae.benchmark --soms [--share=0.1]
     python -m kvae.benchmark --som-widths
+    python -m kvae.benchmark --real-maps [--data=FOLDER ...]
 
 With --config it measures four things: the training step of that run, compiled as in training; the quantiser alone
 (lookup, statistics, update); the share of time spent waiting for data; and the rate of a large matrix product, for
@@ -29,7 +30,8 @@ slowly. On two CPU cores (jax 0.10.2, commit 37cf6ce):
 --quantizers times one training step of every quantiser, alternating with vector-quantize-pytorch if it is installed.
 --soms times kvae.SOM against whichever of MiniSom, fastersom and somoclu are installed. MiniSom runs its NumPy
 implementation. fastersom 0.6 needs Python 3.12 or newer. --som-widths compares final widths of kvae.SOM on six real
-data sets.
+data sets. --real-maps measures time, errors, populations and missing values on five real data sets, in files that
+packages of PyPI and Debian bring; it says how to get those that are missing.
 """
 
 import argparse
@@ -71,13 +73,15 @@ def parse_options(argv: list[str]) -> tuple[argparse.Namespace, dict[str, dict]]
     parser.add_argument("--quantizers", action="store_true", help="time every quantiser alone; needs no --config")
     parser.add_argument("--soms", action="store_true", help="time kvae.SOM against other libraries; needs no --config")
     parser.add_argument("--som-widths", action="store_true", help="compare final widths of kvae.SOM; needs no --config")
+    parser.add_argument("--real-maps", action="store_true", help="measure maps of real data; needs no --config")
+    parser.add_argument("--data", action="append", default=[], metavar="FOLDER", help="search here for real data")
     parser.add_argument(
         "--share", type=float, default=1, help="share of the rows that --soms uses (default: %(default)s)"
     )
     options, rest = parser.parse_known_args(argv)
     if not 0 < options.share <= 1:
         raise InputError(f"--share is {options.share}; it must be a number > 0 and <= 1")
-    if options.scaling or options.quantizers or options.soms or options.som_widths:
+    if options.scaling or options.quantizers or options.soms or options.som_widths or options.real_maps:
         return options, {}
     config, workdir = training.parse(rest)
     configs = {pathlib.Path(workdir).name: config}
@@ -111,6 +115,10 @@ def main(argv: list[str]) -> int:
         from kvae.benchmark.som_widths import compare_widths
 
         rows = compare_widths()
+    elif options.real_maps:
+        from kvae.benchmark.real_maps import compare_real_maps
+
+        rows = compare_real_maps(options.data)
     else:
         from kvae.benchmark.step_times import time_configs
 

@@ -4,7 +4,7 @@ import importlib.metadata
 import importlib.util
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -41,27 +41,39 @@ def time_soms(share: float) -> dict[str, dict]:
         data = make_mixture(int(count * share), dimension)
         start = np.random.default_rng(1).permutation(data)[: grid[0] * grid[1]]
         start = np.resize(start, (grid[0] * grid[1], dimension))
-        fits: dict[str, Fit] = {"kvae": fit_kvae}
-        slow = set()
-        for name, library in LIBRARIES.items():
-            if library.is_slow and grid[0] * grid[1] > 1_000:
-                continue
-            if importlib.util.find_spec(name.lower()) is None:
-                log_progress(
-                    f"{name} is left out, because it is not installed: pip install {name.lower()}{library.note}"
-                )
-                continue
-            version = f"{name} {importlib.metadata.version(name.lower())}{library.form}"
-            fits[version] = library.fit
-            slow |= {version} if library.is_slow else set()
-        rows |= {f"{label}: {name}": row for name, row in time_fits(fits, slow, data, start, grid).items()}
+        is_large = grid[0] * grid[1] > 1_000
+        fits, slow = installed_fits(
+            without={name for name, library in LIBRARIES.items() if library.is_slow and is_large}
+        )
+        timed, _ = time_fits(fits, slow, data, start, grid)
+        rows |= {f"{label}: {name}": row for name, row in timed.items()}
     return rows
+
+
+def installed_fits(without: Collection[str] = ()) -> tuple[dict[str, Fit], set[str]]:
+    """Returns the fits of kvae and of the installed libraries by name and version, and which of them are slow.
+
+    Args:
+      without: Names of libraries to leave out.
+    """
+    fits: dict[str, Fit] = {"kvae": fit_kvae}
+    slow = set()
+    for name, library in LIBRARIES.items():
+        if name in without:
+            continue
+        if importlib.util.find_spec(name.lower()) is None:
+            log_progress(f"{name} is left out, because it is not installed: pip install {name.lower()}{library.note}")
+            continue
+        version = f"{name} {importlib.metadata.version(name.lower())}{library.form}"
+        fits[version] = library.fit
+        slow |= {version} if library.is_slow else set()
+    return fits, slow
 
 
 def time_fits(
     fits: dict[str, Fit], slow: set[str], data: np.ndarray, start: np.ndarray, grid: tuple[int, ...]
-) -> dict[str, dict]:
-    """Times fits alternately, and returns their median seconds and errors by name.
+) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
+    """Times fits alternately, and returns their median seconds and errors, and their codewords, by name.
 
     Args:
       fits: Fits by name; one is "kvae".
@@ -83,7 +95,7 @@ def time_fits(
             seconds[name].append(time.perf_counter() - started)
             log_progress(f"{name}: {seconds[name][-1]:.1f} s")
     medians = {name: statistics.median(times) for name, times in seconds.items()}
-    return {
+    rows = {
         name: {
             "seconds": medians[name],
             "relative_to_kvae": medians[name] / medians["kvae"],
@@ -92,6 +104,7 @@ def time_fits(
         }
         for name in fits
     }
+    return rows, codewords
 
 
 def make_mixture(count: int, dimension: int) -> np.ndarray:
