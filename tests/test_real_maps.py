@@ -11,6 +11,7 @@ from kvae.core import program
 from refusals import refusal
 
 RNG = np.random.default_rng(0)
+YEAST = {"cln": [[9.0]], "alpha": [[1.0, np.nan]], "cdc15": [[2.0]], "cdc28": [[3.0]], "elu": [[4.0]], "class": ["M"]}
 SPILL = np.array([[1.0, 0.25], [0.5, 1.0]])
 
 
@@ -52,7 +53,7 @@ def test_truncated_tube_is_one_line(tmp_path, size):
         ("peppaPic", "peppaPic.rda", [[1, 255, 0, 51], [3, 0, 255, 0]], [[1, 0, 0.2], [0, 1, 0]], [1, 3]),
         ("letters", "LetterRecognition.rda", {"lettr": ["T", "I"], "x": [1, 3]}, [[-1], [1]], [1, 0]),
         ("satellite", "Satellite.rda", {"x": [1, 3], "classes": ["red soil", "grey soil"]}, [[-1], [1]], [1, 0]),
-        ("yeast", "yeast.rda", {"alpha": [[1.0, np.nan]], "cdc15": [[2.0]]}, [[1, np.nan, 2]], None),
+        ("yeast", "yeast.rda", YEAST, [[1, np.nan, 2, 3, 4]], None),
     ],
 )
 def test_files_of_r_become_rows_and_labels(tmp_path, monkeypatch, name, file, content, vectors, labels):

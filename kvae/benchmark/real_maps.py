@@ -134,10 +134,8 @@ def flowsom_populations(data: np.ndarray, count: int, seed: int) -> np.ndarray:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = FlowSOMEstimator(
-            cluster_kwargs={"xdim": 10, "ydim": 10, "seed": seed},
-            metacluster_kwargs={"n_clusters": count, "seed": seed},
-        )
+        np.random.seed(seed)  # the resampling has no seed of its own
+        model = FlowSOMEstimator(xdim=10, ydim=10, seed=seed, n_clusters=count)
         return np.asarray(model.fit_predict(data.astype(np.float64)))
 
 

@@ -121,9 +121,10 @@ def read_satellite(path: pathlib.Path) -> Rows:
 
 
 def read_yeast(path: pathlib.Path) -> Rows:
-    """Reads the expression of genes of yeast during its cell cycle, with missing values."""
-    parts = [np.asarray(part, np.float64) for part in _read_r(path).values()]
-    return Rows(np.concatenate([part for part in parts if part.ndim == 2], axis=1).astype(np.float32))
+    """Reads the expression of genes of yeast in four time series of its cell cycle, with missing values."""
+    series = _read_r(path)
+    tables = [np.asarray(series[name], np.float64) for name in ("alpha", "cdc15", "cdc28", "elu")]
+    return Rows(np.concatenate(tables, axis=1).astype(np.float32))
 
 
 REAL_SETS = {
