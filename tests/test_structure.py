@@ -30,7 +30,7 @@ ABOVE = {
     "runs": {"core", "data", "grids", "models", "quantizers", "training"},
     "tokenize": {"core", "data", "grids", "runs", "training"},
     "main": {"core", "tokenize", "training"},
-    "benchmark": {"core", "data", "grids", "main", "measures", "quantizers", "som", "training"},
+    "benchmark": {"core", "data", "grids", "kohonen", "main", "measures", "quantizers", "som", "training"},
     "paper": {"core", "data", "kohonen", "main", "measures", "models", "plots", "runs", "som", "topology", "training"},
     "sample": {"core", "plots", "runs", "tokenize", "training"},
     "report": {"core", "models", "paper", "plots", "runs", "training"},
