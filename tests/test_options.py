@@ -26,9 +26,8 @@ def train(layer, variables, z, **options):
 
 
 def test_help_shows_types_and_ranges_of_fields():
-    assert "shrink_step: typing.Annotated[float, Ge(ge=0), Le(le=1e+30)] = 0.1" in str(
-        inspect.signature(kvae.KohonenVQ)
-    )
+    shown = str(inspect.signature(kvae.KohonenVQ)).replace("typing.", "")  # Python 3.13 leaves the module out
+    assert "shrink_step: Annotated[float, Ge(ge=0), Le(le=1e+30)] = 0.1" in shown
 
 
 def test_cosine_compares_directions_only():
