@@ -89,7 +89,7 @@ class HexagonalTorus(Hexagons):
 
     Example:
       >>> codes, are_neighbors = HexagonalTorus((4, 5)).neighbors(1.1)
-      >>> sorted(codes[:, 0].tolist())  # the left upper corner; row 1 and row 3 are shifted right
+      >>> sorted(codes[:, 0].tolist())  # the upper left corner; row 1 and row 3 are shifted right
       [1, 4, 5, 9, 15, 19]
     """
 
