@@ -46,7 +46,7 @@ def test_local_passes_its_arguments_on(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("python", "seconds", "status", "pieces"), [("exit 0", 60, 0, 4), ("exit 2", 60, 2, 1), ("sleep 20", 1, 75, 1)]
+    ("python", "seconds", "status", "pieces"), [("exit 0", 60, 0, 4), ("exit 2", 60, 2, 4), ("sleep 20", 1, 75, 1)]
 )
 def test_gpu_evidence_ends_when_all_is_trained(tmp_path, python, seconds, status, pieces):
     """A stand-in for Python writes its arguments to a file."""
