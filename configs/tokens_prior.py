@@ -3,7 +3,7 @@
     python -m kvae.main --config=configs/tokens_prior.py --config.dataset.path=runs/photos
 
 `dataset.path` is the run whose codes the prior learns, or a folder from python -m kvae.tokenize. For 5,532 images of
-8 x 8 codes, a run took 13 minutes on two CPU cores that other programs also used.
+8 x 8 codes, a run takes two and a half minutes on two CPU cores.
 """
 
 import ml_collections
