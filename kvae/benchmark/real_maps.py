@@ -1,4 +1,4 @@
-"""Measures `kvae.SOM` on real data sets beside other libraries: time, errors, populations and missing values."""
+"""Measures `kvae.SOM` and other libraries on real data sets: time, errors, populations and missing values."""
 
 import functools
 import importlib.util
@@ -14,7 +14,7 @@ from sklearn.impute import KNNImputer, SimpleImputer
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from kvae.benchmark.real_sets import Rows, read_set
-from kvae.benchmark.soms import FIT_EPOCHS, LIBRARIES, installed_fits, time_fits
+from kvae.benchmark.soms import FIT_EPOCHS, SLOW_LIBRARIES, installed_fits, time_fits
 from kvae.benchmark.timing import log_progress
 from kvae.core.errors import InputError
 from kvae.kohonen import nearest_code
@@ -63,9 +63,8 @@ def measure_maps(data: Rows, grid: tuple[int, ...]) -> dict[str, dict]:
     """Returns the seconds and errors of a map by library, and how well its nodes separate the labels."""
     nodes = math.prod(grid)
     start = np.random.default_rng(1).permutation(data.vectors)[:nodes]
-    names = {name for name, library in LIBRARIES.items() if library.is_slow}
-    too_slow = names if len(data.vectors) * nodes * FIT_EPOCHS > SLOW_DISTANCES else set()
-    fits, slow = installed_fits(without=too_slow)
+    is_large = len(data.vectors) * nodes * FIT_EPOCHS > SLOW_DISTANCES
+    fits, slow = installed_fits(without=SLOW_LIBRARIES if is_large else ())
     fits |= {"MiniBatchKMeans": fit_kmeans}
     label = f"{len(data.vectors):,} x {data.vectors.shape[1]}, {grid[0]} x {grid[1]}"
     rows, codewords = time_fits(fits, slow, data.vectors, start, grid)

@@ -41,10 +41,7 @@ def time_soms(share: float) -> dict[str, dict]:
         data = make_mixture(int(count * share), dimension)
         start = np.random.default_rng(1).permutation(data)[: grid[0] * grid[1]]
         start = np.resize(start, (grid[0] * grid[1], dimension))
-        is_large = grid[0] * grid[1] > 1_000
-        fits, slow = installed_fits(
-            without={name for name, library in LIBRARIES.items() if library.is_slow and is_large}
-        )
+        fits, slow = installed_fits(without=SLOW_LIBRARIES if grid[0] * grid[1] > 1_000 else ())
         timed, _ = time_fits(fits, slow, data, start, grid)
         rows |= {f"{label}: {name}": row for name, row in timed.items()}
     return rows
@@ -183,3 +180,6 @@ LIBRARIES = {
     "somoclu": Library(fit_somoclu, is_slow=True),
 }
 """Other implementations by name. The package has the same name in lower case."""
+
+SLOW_LIBRARIES = {name for name, library in LIBRARIES.items() if library.is_slow}
+"""Names of the libraries that are left out if a fit would take too long."""

@@ -24,6 +24,7 @@ from kvae.runs.opening import load
 from kvae.runs.run import Run
 from kvae.runs.seeds import read_seeds
 from kvae.training.config.sections import build_model, load_data
+from kvae.training.evaluate import samples
 from kvae.training.workdir.run_config import read_config_json
 
 TRAINING = {"steps": 400, "log_every_steps": 50, "evaluate_every_steps": 50, "checkpoint_every_steps": 400}
@@ -152,7 +153,7 @@ def read_bits(folder: pathlib.Path) -> dict[tuple[str, str, int, int], float]:
 
 
 def differences(bits: Mapping[tuple, float], codes: str, arm: str, crops: int) -> list[float]:
-    """Returns the bits per code of an arm minus those of the plain prior on the same tokens, for each seed of both."""
+    """Returns the bits per code of an arm minus the plain prior's on the same tokens, for each seed of both."""
     tokenizer = CODES[codes].tokenizer
     plain = next(name for name, other in CODES.items() if other.tokenizer == tokenizer and "plain" in other.arms)
     seeds = sorted(seed for *where, seed in bits if where == [codes, arm, crops])
@@ -163,13 +164,12 @@ def differences(bits: Mapping[tuple, float], codes: str, arm: str, crops: int) -
 def markdown(runs: pathlib.Path, dataset: str) -> str:
     """Returns the tables: bits per code by arm and codes, then the tokenisers side by side."""
     folder = folder_of(runs, dataset)
-    bits = read_bits(folder)
-    parts = []
+    bits, sizes, parts = read_bits(folder), _head_sizes(folder), []
     for crops in CROPS:
         seeds = {seed for *_, of_crops, seed in bits if of_crops == crops}
         text = f"{crops:,}" if crops else "all"
         parts.append(f"### Priors on {dataset}, {text} training images, n = {len(seeds)} seeds\n")
-        parts.append(to_markdown(_pivot(folder, bits, crops)) + "\n")
+        parts.append(to_markdown(_pivot(bits, sizes, crops)) + "\n")
     parts.append("### Tokenisers, plain prior, all training images\n")
     parts.append(to_markdown(_by_tokenizer(runs, dataset, bits)) + "\n")
     return "\n".join(parts)
@@ -203,7 +203,14 @@ def figure(folders: list[str], stem: str) -> Iterator[str]:
     yield f"{stem}.png"
 
 
-def _pivot(folder: pathlib.Path, bits: Mapping[tuple, float], crops: int) -> list[list[str]]:
+def _head_sizes(folder: pathlib.Path) -> dict[str, str]:
+    """Returns the number of parameters of each arm's head on the codes of the map, as text."""
+    trained = {arm: next(iter(sorted(folder.glob(f"map/{arm}_*/*/config.json"))), None) for arm in ARMS}
+    models = {arm: build_model(read_config_json(str(path.parent))) for arm, path in trained.items() if path}
+    return {arm: f"{head_parameters(models[arm]):,}" if arm in models else "—" for arm in ARMS}
+
+
+def _pivot(bits: Mapping[tuple, float], sizes: Mapping[str, str], crops: int) -> list[list[str]]:
     rows = [["prior", "head parameters", *(codes.label for codes in CODES.values())]]
     for arm, (label, _) in ARMS.items():
         cells = []
@@ -212,9 +219,7 @@ def _pivot(folder: pathlib.Path, bits: Mapping[tuple, float], crops: int) -> lis
             values = of_arm if arm == "plain" else differences(bits, name, arm, crops)
             text = format_mean(values, 2) if values else "—"
             cells.append(text if arm == "plain" or not values or text.startswith("-") else f"+{text}")
-        trained = sorted(folder.glob(f"map/{arm}_*/*/config.json"))
-        size = f"{head_parameters(build_model(read_config_json(str(trained[0].parent)))):,}" if trained else "—"
-        rows.append([label, size, *cells])
+        rows.append([label, sizes[arm], *cells])
     return rows
 
 
@@ -255,9 +260,8 @@ def psnr_with_samples(prior: Run, tokenizer: Run, seed: int, count: int = 256) -
       seed: seed of the places and samples.
       count: number of images.
     """
-    validation = next(iter(load_data(tokenizer.config)[0].validation.values()))
-    chosen = np.linspace(0, len(validation) - 1, min(count, len(validation))).round().astype(int)
-    images = np.stack([validation[int(i)]["image"] for i in chosen])
+    name, validation = next(iter(load_data(tokenizer.config)[0].validation.items()))
+    images = samples({name: validation}, min(count, len(validation)))["image"]
     codes = tokenizer.encode(images)
     random = np.random.default_rng(seed)
     mask = {name: random.random(array.shape) < REPLACED for name, array in codes.items()}

@@ -11,6 +11,7 @@ from kvae.data.dataset import Examples
 from kvae.runs import generation
 from kvae.runs.run import Run
 from kvae.training.config.sections import load_data
+from kvae.training.evaluate import samples
 
 if TYPE_CHECKING:
     from sklearn.neural_network import MLPClassifier
@@ -51,7 +52,7 @@ def compare(prior: Run, tokenizer: Run, seed: int = 0, **options: object) -> lis
 
     The classifier, scikit-learn's MLP with one hidden layer, learns the labels of the tokeniser's training images. A
     conditional prior samples the classes of the held-out images. The held-out images themselves show the best that
-    samples can reach. The distance is not an FID: its features are those of this classifier, so it can only be compared
+    samples can reach. The distance is not an FID: its features come from this classifier, so it can only be compared
     within one data set, and only for equal numbers of images.
 
     Args:
@@ -72,16 +73,16 @@ def compare(prior: Run, tokenizer: Run, seed: int = 0, **options: object) -> lis
     classifier = _classifier(images, labels, seed)
     is_conditional = bool(prior.config["model"].get("label_names"))
     keys = generation.split_key(jax.random.key(seed), range(len(held_out)))
-    samples = []
+    sampled = []
     for first in range(0, len(held_out), BATCH):
         part = slice(first, first + BATCH)
         wanted = classes[part].tolist() if is_conditional else None
         codes = generation.sample_codes(prior, keys[part], label=wanted, **options)
-        samples.append(tokenizer.decode(codes))
+        sampled.append(tokenizer.decode(codes))
     sets = {
         "held-out images": (held_out, classes),
         "their reconstructions": (tokenizer.reconstruct(held_out), classes),
-        "samples": (np.concatenate(samples), classes if is_conditional else None),
+        "samples": (np.concatenate(sampled), classes if is_conditional else None),
     }
     reference = _features(classifier, images)
     return [
@@ -126,9 +127,8 @@ def frechet_distance(features: np.ndarray, reference: np.ndarray) -> float:
 
 def _read(examples: Examples, most: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns at most `most` evenly spaced examples: images uint8 [n, h, w, 3] and labels int [n]."""
-    chosen = np.linspace(0, len(examples) - 1, min(most, len(examples))).round().astype(int)
-    read = [examples[int(i)] for i in chosen]
-    return np.stack([one["image"] for one in read]), np.array([one["label"] for one in read])
+    read = samples({"": examples}, min(most, len(examples)))
+    return read["image"], read["label"]
 
 
 def _classifier(images: np.ndarray, labels: np.ndarray, seed: int) -> "MLPClassifier":
