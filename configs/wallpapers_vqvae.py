@@ -12,12 +12,12 @@ The pictures come from six Debian packages (222 MB). On any Debian or Ubuntu, wi
     find wallpapers -regextype egrep -regex '.*(screenshot[.].*|_dark/.*|-d[.]webp|/(720|1080|1622)x.*)' -delete
     find wallpapers -regextype egrep -regex '.*(Elephants_.*|MATE-Stripes.*|Mate-[DRW].*|abstract/[A-GSW].*png)' -delete
 
-The last two leave one version of each picture: without it, a picture may be for training while its dark variant,
-its screenshot or another aspect ratio is for validation. They also delete transparent overlays.
+The last two leave one version of each picture. Without them, a picture may be used for training and its dark variant,
+its screenshot or another aspect ratio for validation. They also delete transparent overlays.
 
 The first start cuts 66,220 crops of 86 pictures into a file of 203 MB, in 20 seconds on two CPU cores; 8 whole pictures
-are for validation. The hyper-parameters are those of configs/cifar10_vqvae.py, with a quarter of its batch and a third
-of its steps.
+are held out. The hyper-parameters equal the ones in configs/cifar10_vqvae.py, with a quarter of the batch and a third
+of the steps.
 """
 
 import ml_collections

@@ -11,11 +11,11 @@ The pictures come from six Debian packages (222 MB). On any Debian or Ubuntu, wi
     find wallpapers -regextype egrep -regex '.*(screenshot[.].*|_dark/.*|-d[.]webp|/(720|1080|1622)x.*)' -delete
     find wallpapers -regextype egrep -regex '.*(Elephants_.*|MATE-Stripes.*|Mate-[DRW].*|abstract/[A-GSW].*png)' -delete
 
-The last two leave one version of each picture: without it, a picture may be for training while its dark variant,
-its screenshot or another aspect ratio is for validation. They also delete transparent overlays.
+The last two leave one version of each picture. Without them, a picture may be used for training and its dark variant,
+its screenshot or another aspect ratio for validation. They also delete transparent overlays.
 
 The first start cuts 13,760 crops of 86 pictures into 2.7 GB, in half a minute on two CPU cores; 8 whole pictures are
-for validation. Pictures smaller than a crop are left out. Use a GPU or TPU for training, or a smaller batch and fewer
+held out. Pictures smaller than a crop are left out. Use a GPU or TPU for training, or a smaller batch and fewer
 steps.
 """
 

@@ -57,7 +57,7 @@ def test_each_codebook_of_a_stack_has_its_own_order():
 
 
 def test_components_fill_the_grid_row_by_row():
-    """A grid of vectors of which the first axis is the longer one keeps its order, up to reflections."""
+    """A grid of vectors that is longest along its first axis keeps its order, up to reflections."""
     rows, columns = np.indices((4, 3))
     vectors = np.stack([10.0 * rows, columns, 0 * rows], axis=-1).reshape(12, 3)
     mixed = np.random.default_rng(0).permutation(12)

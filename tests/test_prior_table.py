@@ -65,7 +65,7 @@ def test_arms_that_use_the_grid_have_both_controls():
     assert set(priors.CODES["map"].arms) == {*priors.ARMS}
 
 
-def test_tables_show_every_arm_beside_its_head(finished, monkeypatch):
+def test_tables_show_every_arm_and_its_head(finished, monkeypatch):
     monkeypatch.setattr(priors, "load", lambda *_, **__: type("Run", (), {"model": priors.build_model(config())})())
     monkeypatch.setattr(priors, "psnr_with_samples", lambda *_: (28.0, 1.5))
     text = priors.markdown(finished, "photos")

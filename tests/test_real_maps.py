@@ -1,4 +1,4 @@
-"""Benchmarks of maps on real data: the readers, the measures, and what is said if a file is missing."""
+"""Benchmarks of maps on real data: the readers, the measures, and the message about a missing file."""
 
 import numpy as np
 import pandas

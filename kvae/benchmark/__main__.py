@@ -30,8 +30,8 @@ slowly. On two CPU cores (jax 0.10.2, commit 37cf6ce):
 --quantizers times one training step of every quantiser, alternating with vector-quantize-pytorch if it is installed.
 --soms times kvae.SOM against whichever of MiniSom, fastersom and somoclu are installed. MiniSom runs its NumPy
 implementation. fastersom 0.6 needs Python 3.12 or newer. --som-widths compares final widths of kvae.SOM on six real
-data sets. --real-maps measures time, errors, populations and missing values on five real data sets, in files that
-packages of PyPI and Debian bring; it says how to get those that are missing.
+data sets. --real-maps measures time, errors, populations and missing values on five real data sets, in files from
+packages of PyPI and Debian; it prints how to get missing ones.
 """
 
 import argparse

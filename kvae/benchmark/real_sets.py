@@ -1,4 +1,4 @@
-"""Real data sets for maps, read from files that packages of PyPI and Debian bring."""
+"""Real data sets for maps, read from files in packages of PyPI and Debian."""
 
 import importlib.util
 import pathlib
@@ -12,7 +12,7 @@ from kvae.core.errors import InputError, require_extra, wrap_read_errors
 
 DEBIAN = "apt-get install r-cran-{0}, or unpack that package with dpkg -x and name the folder with --data"
 R_FOLDER = pathlib.Path("/usr/lib/R/site-library")
-"""Where Debian installs the packages of R."""
+"""The folder into which Debian installs R packages."""
 
 
 class Rows(NamedTuple):
@@ -88,7 +88,7 @@ def read_cytometry(path: pathlib.Path) -> Rows:
 
 
 def _read_r(path: pathlib.Path) -> Any:
-    """Returns the only object of an R file."""
+    """Returns the only object in an R file."""
     with require_extra("bench"):
         import rdata
 
@@ -134,4 +134,4 @@ REAL_SETS = {
     "satellite": RealSet("Satellite.rda", DEBIAN.format("mlbench"), read_satellite),
     "yeast": RealSet("yeast.rda", DEBIAN.format("kohonen"), read_yeast),
 }
-"""Real data sets by name. Files of R need `pip install rdata`."""
+"""Real data sets by name. R files need `pip install rdata`."""

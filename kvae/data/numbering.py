@@ -9,8 +9,8 @@ from kvae.core.errors import InputError
 from kvae.data.dataset import Codebook
 
 Order = Callable[[np.ndarray | None, tuple[int, ...], int], np.ndarray]
-"""Maps codewords [K, d] (None if unknown), the shape of the grid (() if there is none) and K to the code that each
-number stands for, int [K]."""
+"""Maps codewords [K, d] (None if unknown), the shape of the grid (() without a grid) and K to the code that gets
+each number, int [K]."""
 
 
 def as_trained(codewords: np.ndarray | None, grid_shape: tuple[int, ...], size: int) -> np.ndarray:
