@@ -206,10 +206,14 @@ def test_programs_do_not_fault_buffers_in_again():
 
 @pytest.mark.parametrize("libc", [object(), OSError("no C library")])
 def test_other_c_libraries_are_left_alone(libc, monkeypatch):
+    opened = []
+
     def library(name):
+        opened.append(name)
         if isinstance(libc, Exception):
             raise libc
         return libc
 
     monkeypatch.setattr(ctypes, "CDLL", library)
     allocator.keep_freed_memory()  # object() has no mallopt
+    assert len(opened) == 1
