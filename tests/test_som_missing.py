@@ -7,6 +7,7 @@ from sklearn.utils import get_tags
 
 import kvae
 from kvae.core.errors import InputError
+from kvae.som import missing
 from vectors import DATA, START
 
 HOLES = np.where(np.random.default_rng(1).random(DATA.shape) < 0.2, np.nan, DATA)
@@ -68,6 +69,60 @@ def test_imputed_values_are_those_of_the_nearest_node():
     np.testing.assert_array_equal(filled[:3], X[:3])
     np.testing.assert_allclose(filled[3:], [[9, 8, 7], [1, 0.5, 5]], rtol=1e-6)
     assert np.isnan(X[3, 0])
+
+
+def test_reference_predicts_deviations_by_linear_regression():
+    random = np.random.default_rng(2)
+    reference, deviations = random.normal(size=(2, 30, 4)) @ (np.eye(4) + 0.3 * random.normal(size=(4, 4)))
+    reference[random.random(reference.shape) < 0.1] = np.nan
+    deviations[random.random(deviations.shape) < 0.3] = np.nan
+    filled = missing.predict_deviations(deviations, reference)
+
+    known = ~np.isnan(reference)
+    sizes = np.sqrt(np.nanmean(reference**2, axis=0))
+    z = np.where(known, reference / sizes, 0)
+    products = z[:, :, None] * z[:, None, :]
+    pairs = np.sqrt(np.outer(known.sum(axis=0), known.sum(axis=0)))
+    C = products.sum(axis=0) / pairs
+    variances = ((products**2).sum(axis=0) / pairs - C**2) / (pairs - 1)
+    off = ~np.eye(4, dtype=bool)
+    a = variances[off].sum() / (C[off] ** 2).sum()
+    assert 4 / 34 < a < 1
+    S = np.outer(sizes, sizes) * ((1 - a) * C + a * np.eye(4))
+    for row, result in zip(deviations, filled, strict=True):
+        m = np.isnan(row)
+        o = ~m
+        np.testing.assert_array_equal(result[o], row[o])
+        np.testing.assert_allclose(result[m], S[np.ix_(m, o)] @ np.linalg.inv(S[np.ix_(o, o)]) @ row[o], rtol=1e-9)
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1.0, 1e250])
+def test_reference_recovers_features_that_vary_together(unit):
+    random = np.random.default_rng(3)
+    slope = random.normal(size=500)
+    X = unit * (np.repeat([[0.0, 0, 3], [90, 90, 7]], 250, axis=0) + slope[:, None] * [1, -2, 0])
+    holes = np.where((np.arange(500) % 5 == 0)[:, None] & [False, True, False], np.nan, X)
+    som = kvae.SOM((2,), init=X[[0, -1]], neighborhood="none", missing="ignore").fit(holes)
+    errors = [np.abs(filled - X).max() / unit for filled in (som.impute(holes), som.impute(holes, reference=holes))]
+    assert errors[0] > 1 and errors[1] < 0.6
+
+
+def test_few_reference_rows_predict_little():
+    deviations = np.array([[1.0, np.nan]])
+    for rows, share in ((1, 1 / 3), (2, 1 / 2), (998, 0.998)):
+        filled = missing.predict_deviations(deviations, np.ones((rows, 2)))
+        assert filled[0, 1] == pytest.approx(share)
+
+
+def test_reference_with_equal_and_constant_features():
+    X = np.column_stack([DATA, DATA[:, 0], np.full(len(DATA), 4.0)])
+    som = kvae.SOM((3, 4), missing="ignore", n_epochs=2, metric="euclidean").fit(X)
+    holes = X.copy()
+    holes[::3, 0], holes[1::3, -1] = np.nan, np.nan
+    filled = som.impute(holes, reference=X)
+    np.testing.assert_allclose(filled[1::3, -1], 4)
+    assert np.abs(filled - X).max() < 0.2 < 1 < np.abs(som.impute(holes) - X).max()
+    assert som.impute(holes.astype(np.float32), reference=X).dtype == np.float32
 
 
 def test_tag_follows_parameter():

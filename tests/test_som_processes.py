@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 import kvae
 from kvae.core.errors import InputError
@@ -19,6 +20,7 @@ PROGRAM = f"""
 import json, os, sys
 import jax
 import numpy as np
+from scipy.sparse import csr_array
 import kvae
 from kvae.core.errors import InputError
 
@@ -28,14 +30,19 @@ X = np.random.default_rng(0).normal(size=({SHARES[-1]}, 3))
 first, end = {SHARES}[number : number + 2]
 mine = X[first:end]
 result = {{}}
-for name, rows in (("fit", mine), ("stream", [mine[:7], mine[7:]])):
+sparse = csr_array(np.where(X > 0.5, X, 0)[first:end])
+for name, rows in (("fit", mine), ("stream", [mine[:7], mine[7:]]), ("sparse", sparse)):
     som = kvae.SOM((4, 5), n_epochs=4, random_state=0).fit(rows)
     errors = som.quantization_error_, som.topographic_error_
     result[name] = [som.cluster_centers_.tolist(), som.labels_.tolist(), *errors]
 som = kvae.SOM((4, 5), n_epochs=4, random_state=0).partial_fit(mine).partial_fit(mine)
 result["partial"] = som.cluster_centers_.tolist()
 result["random"] = kvae.SOM((2, 2), init="random", n_epochs=0).fit(mine).cluster_centers_.tolist()
-for name, rows in (("NaN", np.where(number == 1, np.nan, mine)), ("features", mine[:, : 2 + number])):
+for name, rows in (
+    ("NaN", np.where(number == 1, np.nan, mine)),
+    ("features", mine[:, : 2 + number]),
+    ("mixed", sparse if number else mine),
+):
     try:
         kvae.SOM((4, 5)).fit(rows)
     except InputError as error:
@@ -68,8 +75,9 @@ def X():  # noqa: N802
     return np.random.default_rng(0).normal(size=(SHARES[-1], 3))
 
 
-@pytest.mark.parametrize("name", ["fit", "stream"])
+@pytest.mark.parametrize("name", ["fit", "stream", "sparse"])
 def test_processes_learn_the_map_of_all_rows(results, X, name):
+    X = csr_array(np.where(X > 0.5, X, 0)) if name == "sparse" else X
     som = kvae.SOM((4, 5), n_epochs=4, random_state=0).fit(X)
     for result in results:
         centers, _, quantization_error, topographic_error = result[name]
@@ -95,6 +103,7 @@ def test_error_of_one_process_ends_all(results):
     assert results[0]["NaN"] == "process 1 cannot continue; its own error says why"
     for result in results:
         assert result["features"] == "X has [2, 3] features in the processes; it must be the same in all"
+        assert result["mixed"] == "X has [0, 1] sparse rows (0 or 1) in the processes; it must be the same in all"
 
 
 def test_supervised_maps_refuse_several_processes(monkeypatch):

@@ -158,11 +158,12 @@ POPULATION_METHODS = {
 def measure_imputation(vectors: np.ndarray) -> dict[str, dict]:
     """Returns, by method, the root mean square error of values that were known and are hidden; means of three seeds."""
 
-    def with_som(hidden: np.ndarray) -> np.ndarray:
-        return SOM(POPULATION_GRID, missing="ignore", n_epochs=20).fit(hidden).impute(hidden)
+    def with_som(hidden: np.ndarray, reference: np.ndarray | None) -> np.ndarray:
+        return SOM(POPULATION_GRID, missing="ignore", n_epochs=20).fit(hidden).impute(hidden, reference)
 
     methods = {
-        "kvae": with_som,
+        "kvae": lambda hidden: with_som(hidden, None),
+        "kvae, with a reference": lambda hidden: with_som(hidden, hidden),
         "KNNImputer": KNNImputer().fit_transform,
         "mean of the feature": SimpleImputer().fit_transform,
     }

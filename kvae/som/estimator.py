@@ -8,12 +8,11 @@ from numpy.typing import ArrayLike
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from kvae.core.errors import InputError
 from kvae.core.fields import validate
 from kvae.som import processes
 from kvae.som.learning import MapLearner
 from kvae.som.metrics import SPARSE_METRICS
-from kvae.som.missing import refuse_unknown_rows
+from kvae.som.missing import predict_deviations, refuse_unknown_rows
 from kvae.som.parameters import PARAMETERS, validate_n_clusters, validate_parameters
 from kvae.som.rows import Data, open_rows, validated_rows
 
@@ -227,14 +226,14 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, MapLe
             refuse_unknown_rows(vectors)
         return self._coordinates.distances(vectors, self.cluster_centers_)
 
-    def impute(self, X: ArrayLike) -> np.ndarray:
-        """Returns the rows with their missing values filled from their nearest centres. Needs `missing="ignore"`.
+    def impute(self, X: ArrayLike, reference: ArrayLike | None = None) -> np.ndarray:
+        """Returns the rows, [n, d], with missing values filled from their nearest centres. Needs `missing="ignore"`.
 
         Args:
           X: float [n, d], an array or a data frame; NaN marks a missing value.
-
-        Returns:
-          A new array [n, d], the dtype of X.
+          reference: rows that show which features deviate together, float [m, d], such as the training data. Missing
+            values then deviate from the centre as the row's known values predict (`missing.predict_deviations`), which
+            is usually more accurate.
 
         Raises:
           NotFittedError: the map is not fitted. ValueError: scikit-learn rejects X. InputError: a row has no known
@@ -247,10 +246,11 @@ class SOM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, MapLe
           >>> som.impute(X)[1].tolist()
           [0.1, 0.0]
         """
-        vectors = validated_rows(self, X)
-        if scipy.sparse.issparse(vectors):
-            raise InputError("X is sparse; its zeros are known values, so impute has nothing to fill")
-        return np.where(np.isnan(vectors), self.cluster_centers_[self.predict_nodes(X)], vectors)
+        vectors, filled, deviations = self._deviate(X)
+        if reference is not None:
+            deviations = predict_deviations(deviations, self._deviate(reference)[2])
+            filled = (filled + self._coordinates.unscaled(deviations)).astype(vectors.dtype)
+        return np.where(np.isnan(vectors), filled, vectors)
 
     def score(self, X: Data, y: None = None, sample_weight: ArrayLike | None = None) -> float:
         """Returns minus the quantisation error of X, so that larger is better. Time is O(n K d).

@@ -5,6 +5,7 @@ import warnings
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.sparse
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
@@ -20,7 +21,7 @@ from kvae.som.initial import SAMPLE_ROWS, initial_centers
 from kvae.som.metrics import Metric, choose_metric
 from kvae.som.missing import fill_by_means, refuse_unknown_features
 from kvae.som.parameters import validate_feature_weights
-from kvae.som.rows import Data, RowReader, open_rows
+from kvae.som.rows import Data, RowReader, open_rows, validated_rows
 from kvae.topology import Neighborhood
 
 
@@ -132,6 +133,16 @@ class MapLearner(BaseEstimator):
         with self._coordinates.precision():
             nodes, sums = self._assign(self._coordinates.blocks(rows))
             return nodes, *self._errors(sums)
+
+    def _deviate(self, X: Data) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns the rows, their centres, and the rows' deviations from them in scaled coordinates, each [n, d]."""
+        check_is_fitted(self)
+        vectors = validated_rows(self, X)
+        if scipy.sparse.issparse(vectors):
+            raise InputError("X is sparse; its zeros are known values, so impute has nothing to fill")
+        nodes = self._assign_rows(X)[0]
+        centers, scaled = self.cluster_centers_[nodes], self._coordinates.scaled
+        return vectors, centers, scaled(vectors.astype(np.float64)) - scaled(centers.astype(np.float64))
 
     def _store(self, codewords: jax.Array, n_iter: int, rows: RowReader, cache: list | None = None) -> None:
         self.cluster_centers_, self.n_iter_ = self._coordinates.centers(codewords), n_iter

@@ -66,21 +66,27 @@ def join_samples(vectors: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, 
     """Returns the samples of all processes, one after the other: float [n, d] and [n] to [N, d] and [N].
 
     Raises:
-      InputError: the rows are sparse, or the processes have rows of different lengths or dtypes.
+      InputError: some processes have sparse rows and others dense ones, or rows of different lengths or dtypes.
     """
     if jax.process_count() == 1:
         return vectors, weights
-    if any(gather(np.array(scipy.sparse.issparse(vectors)))):
-        raise InputError("X is sparse; a map over several processes needs dense rows")
-    shapes = gather(np.array([*vectors.shape, vectors.itemsize]))
-    for name, column in (("features", 1), ("bytes per value", 2)):
-        if len({*shapes[:, column]}) > 1:
-            raise InputError(f"X has {shapes[:, column].tolist()} {name} in the processes; it must be the same in all")
-    padding = shapes[:, 0].max() - len(vectors)
-    vectors = gather(np.pad(vectors, ((0, padding), (0, 0))))
-    weights = gather(np.pad(weights, (0, padding)))
-    is_row = np.arange(vectors.shape[1]) < shapes[:, :1]
-    return vectors[is_row], weights[is_row]
+    is_sparse = scipy.sparse.issparse(vectors)
+    kinds = gather(np.array([vectors.shape[1], vectors.dtype.itemsize, is_sparse]))
+    for name, column in (("features", 0), ("bytes per value", 1), ("sparse rows (0 or 1)", 2)):
+        if len({*kinds[:, column]}) > 1:
+            raise InputError(f"X has {kinds[:, column].tolist()} {name} in the processes; it must be the same in all")
+    if not is_sparse:
+        return _join(vectors), _join(weights)
+    ends = np.cumsum(_join(np.diff(vectors.indptr)), dtype=np.int64)
+    parts = _join(vectors.data), _join(vectors.indices.astype(np.int64)), np.concatenate([[0], ends])
+    return scipy.sparse.csr_array(parts, shape=(len(ends), vectors.shape[1])), _join(weights)
+
+
+def _join(array: np.ndarray) -> np.ndarray:
+    """Returns the arrays of all processes, one after the other along the first axis, whose length may differ."""
+    lengths = gather(np.array(len(array)))
+    padding = [(0, lengths.max() - len(array))] + [(0, 0)] * (array.ndim - 1)
+    return gather(np.pad(array, padding))[np.arange(lengths.max()) < lengths[:, None]]
 
 
 def refuse_several(estimator: str) -> None:
