@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from kvae.quantizers import (
         BSQ,
         FSQ,
+        IBQ,
         LFQ,
         QUANTIZERS,
         GradientVQ,
@@ -51,6 +52,7 @@ _HOMES = {
     "DATASETS": "kvae.data",
     "FSQ": "kvae.quantizers",
     "GRIDS": "kvae.grids",
+    "IBQ": "kvae.quantizers",
     "GradientVQ": "kvae.quantizers",
     "GroupedVQ": "kvae.quantizers",
     "InputError": "kvae.core.errors",
@@ -98,6 +100,7 @@ __all__ = [
     "DATASETS",
     "FSQ",
     "GRIDS",
+    "IBQ",
     "LFQ",
     "MODELS",
     "NEIGHBORHOODS",

@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, PartitionSpec
 
+from kvae.core.auto_axes import replicated, sharded_like
 from kvae.topology import Neighborhood, spread
 
 EPSILON = 1e-5
@@ -159,26 +159,49 @@ def by_chunks(
 
 
 def _by_chunks(lookup, z, codewords):
-    leading, count, size = z.shape[:-1], math.prod(z.shape[:-1]), len(codewords)
-    if not isinstance(count, int):  # a symbolic shape of `jax.export`
+    if not isinstance(math.prod(z.shape[:-1]), int):  # a symbolic shape of `jax.export`
         return jax.lax.map(lambda z: _by_chunks(lookup, z, codewords), z)
-    # If z is sharded, each shard is split separately, so that vectors stay on their device.
+
+    def lookup_chunk(chunk):
+        return lookup(chunk.reshape(-1, chunk.shape[-1]), codewords)
+
+    chunks, join = split_rows(z.astype(jnp.float32), len(codewords))
+    if len(chunks) == 1:
+        results = jax.tree.map(lambda results: results[None], lookup_chunk(chunks[0]))
+    else:
+        results = jax.lax.map(lookup_chunk, chunks)
+    return jax.tree.map(join, results)
+
+
+def split_rows(vectors: jax.Array, size: int) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+    """Splits vectors into chunks, each with at most about `SCORES_PER_CHUNK` scores of `size` codes.
+
+    If the vectors are sharded, each shard is split separately, so that vectors stay on their device.
+
+    Args:
+      vectors: [..., d].
+      size: K.
+
+    Returns:
+      The chunks, [chunks, shards, n, d], padded with zeros; and a function that joins results of their vectors,
+      [chunks, shards * n, *], without those of the padding: [..., *].
+    """
+    leading, count = vectors.shape[:-1], math.prod(vectors.shape[:-1])
     shards = jax.device_count() if count % jax.device_count() == 0 else 1
     rows = count // shards
-    chunks = min(_number_of_chunks(count, size), rows)
-    z = z.reshape(count, z.shape[-1]).astype(jnp.float32)
-    if chunks <= 1:
-        return jax.tree.map(lambda results: results.reshape(leading), lookup(z, codewords))
+    chunks = max(1, min(_number_of_chunks(count, size), rows))
     # Slightly more chunks may divide the rows evenly, which saves a padded copy.
     chunks = next((more for more in range(chunks, 2 * chunks) if rows % more == 0), chunks)
-    z = jnp.pad(z.reshape(shards, rows, -1), ((0, 0), (0, -rows % chunks), (0, 0)))
-    z = jnp.moveaxis(z.reshape(shards, chunks, -1, z.shape[-1]), 1, 0)
+    n = math.ceil(rows / chunks)
+    parts = jnp.pad(vectors.reshape(shards, rows, vectors.shape[-1]), ((0, 0), (0, n * chunks - rows), (0, 0)))
+    parts = jnp.moveaxis(parts.reshape(shards, chunks, n, parts.shape[-1]), 1, 0)
 
     def join(results):
-        results = jnp.moveaxis(results.reshape(chunks, shards, -1), 0, 1).reshape(shards, -1)
-        return results[:, :rows].reshape(leading)
+        trailing = results.shape[2:]
+        results = jnp.moveaxis(results.reshape(chunks, shards, n, *trailing), 0, 1)
+        return results.reshape(shards, chunks * n, *trailing)[:, :rows].reshape(*leading, *trailing)
 
-    return jax.tree.map(join, jax.lax.map(lambda z: lookup(z.reshape(-1, z.shape[-1]), codewords), z))
+    return parts, join
 
 
 def _number_of_chunks(count: int, size: int) -> int:
@@ -272,28 +295,3 @@ def unit(vectors: jax.Array) -> jax.Array:
     # XLA multiplies by the inverse, which would be 0 for numbers beyond 2^126.
     vectors = vectors / jnp.where(largest > LARGEST_SQUARED, jnp.minimum(largest, 2.0**100), 1)
     return vectors / jnp.sqrt(jnp.sum(jnp.square(vectors), axis=-1, keepdims=True) + EPSILON**2)
-
-
-# With Explicit mesh axes, the default of `jax.make_mesh`, shardings are part of array types, and JAX rejects the
-# gathers, scatters and reshapes above. They run under Auto axes instead, where XLA chooses all other shardings.
-
-
-def sharded_like(array: jax.Array, function: Callable, *arguments: Any) -> Any:
-    """Returns `function(*arguments)`, with results [..., *] sharded like the leading axes of `array` [..., d]."""
-    sharding = getattr(jax.typeof(array), "sharding", None)
-    spec = tuple(sharding.spec) if sharding is not None else ()
-    return _under_auto_axes(function, arguments, spec[:-1])
-
-
-def replicated(function: Callable, *arguments: Any) -> Any:
-    """Returns `function(*arguments)`, with results replicated on every device."""
-    return _under_auto_axes(function, arguments, ())
-
-
-def _under_auto_axes(function: Callable, arguments: tuple, spec: tuple) -> Any:
-    mesh = jax.sharding.get_abstract_mesh()
-    axes = zip(mesh.axis_names, mesh.axis_types, strict=True)
-    explicit = tuple(name for name, kind in axes if kind == AxisType.Explicit)
-    if not explicit:
-        return function(*arguments)
-    return jax.sharding.auto_axes(function, axes=explicit, out_sharding=PartitionSpec(*spec))(*arguments)

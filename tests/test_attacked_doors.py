@@ -48,9 +48,14 @@ def test_lowest_temperature_gives_finite_entropies(kind):
 
 OTHER_VARIABLES = {
     "bits": (kvae.LFQ(4), kvae.LFQ(5), "this LFQ has 4-dimensional codewords, but its variables are for 5"),
-    "SimVQ": (kvae.SimVQ(12), kvae.LFQ(5), "the variables have no codebook/frozen, which a SimVQ needs"),
-    "map": (kvae.KohonenVQ((3, 4)), kvae.LFQ(5), "the variables have no codebook/codewords, which a KohonenVQ needs"),
-    "gradient": (kvae.GradientVQ((3, 4)), kvae.LFQ(5), "the variables have no params/codewords, which a GradientVQ"),
+    "SimVQ": (kvae.SimVQ(12), kvae.LFQ(5), "the variables have no codebook/frozen, which this SimVQ needs"),
+    "IBQ": (kvae.IBQ(12), kvae.LFQ(5), "the variables have no params/codewords, which this IBQ needs"),
+    "map": (
+        kvae.KohonenVQ((3, 4)),
+        kvae.LFQ(5),
+        "the variables have no codebook/codewords, which this KohonenVQ needs",
+    ),
+    "gradient": (kvae.GradientVQ((3, 4)), kvae.LFQ(5), "the variables have no params/codewords, which this GradientVQ"),
 }
 
 

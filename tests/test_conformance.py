@@ -19,6 +19,7 @@ LAYERS = {
     "restarts": lambda: kvae.KohonenVQ((4, 8), "none", restart_below=0.5),
     "gradient": lambda: kvae.GradientVQ((4, 8), "hard"),
     "SimVQ": lambda: kvae.SimVQ(codebook_size=32),
+    "IBQ": lambda: kvae.IBQ(codebook_size=32),
     "LFQ": lambda: kvae.LFQ(bits=5),
     "residual": lambda: kvae.ResidualVQ(kvae.KohonenVQ((4, 8)), depth=2),
     "residual, dropout": lambda: kvae.ResidualVQ(kvae.KohonenVQ((4, 8)), depth=2, dropout=1.0),

@@ -23,6 +23,7 @@ LOOKUPS = {
     "gradient": (kvae.GradientVQ((3, 4)), ()),
     "FSQ": (kvae.FSQ((4, 3)), ()),
     "SimVQ": (kvae.SimVQ(codebook_size=12), ()),
+    "IBQ": (kvae.IBQ(codebook_size=12), ()),
     "residual": (kvae.ResidualVQ(MAP, depth=2), (2,)),
     "grouped": (kvae.GroupedVQ(MAP, groups=2), (2,)),
 }

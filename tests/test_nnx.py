@@ -55,6 +55,7 @@ LAYERS = {
     "FSQ": lambda rngs: kvae.nnx.FSQ(16, levels=(4, 3), rngs=rngs),
     "LFQ": lambda rngs: kvae.nnx.LFQ(16, bits=5, rngs=rngs),
     "SimVQ": lambda rngs: kvae.nnx.SimVQ(16, codebook_size=32, rngs=rngs),
+    "IBQ": lambda rngs: kvae.nnx.IBQ(16, codebook_size=32, rngs=rngs),
     "residual": lambda rngs: kvae.nnx.ResidualVQ(16, quantizer=MAP, depth=2, codebook_dim=8, rngs=rngs),
     "grouped": lambda rngs: kvae.nnx.GroupedVQ(16, quantizer=MAP, groups=2, rngs=rngs),
 }
@@ -98,7 +99,7 @@ FIELDS = {
     "pull": "codeword", "neighbor_weight": 2.0, "levels": (4, 3), "quantizer": MAP, "depth": 2, "dropout": 0.5,
     "groups": 2, "bits": 9, "entropy_weight": 0.2, "diversity_weight": 0.5, "temperature": 0.1, "codebook_size": 32,
     "squashing": "ifsq", "noise_dropout": 0.5, "start": "kmeans", "codebook_dim": 4, "orthogonal_weight": 0.5,
-    "codebooks": "shared",
+    "codebooks": "shared", "codebook_weight": 0.5,
 }  # fmt: skip
 
 

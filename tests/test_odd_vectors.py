@@ -53,10 +53,11 @@ def test_impossible_fields_are_rejected(make, message):
         kvae.LFQ(bits=4),
         kvae.BSQ(bits=4),
         kvae.SimVQ(codebook_size=12),
+        kvae.IBQ(codebook_size=12),
         kvae.ResidualVQ(quantizer=kvae.KohonenVQ((3, 4)), depth=2),
         kvae.GroupedVQ(quantizer=kvae.KohonenVQ((3, 4)), groups=2),
     ],
-    ids=["rotation", "cosine", "gradient", "fsq", "lfq", "bsq", "simvq", "residual", "grouped"],
+    ids=["rotation", "cosine", "gradient", "fsq", "lfq", "bsq", "simvq", "ibq", "residual", "grouped"],
 )
 def test_gradients_ignore_masked_nan(layer):
     mask = jnp.ones((5, 4), bool).at[0, 0].set(False)

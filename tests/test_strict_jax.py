@@ -28,6 +28,7 @@ LAYERS = {
     "LFQ": kvae.LFQ(6),
     "BSQ": kvae.BSQ(6),
     "SimVQ": kvae.SimVQ(32),
+    "IBQ": kvae.IBQ(32),
     "residual": kvae.ResidualVQ(kvae.KohonenVQ((4, 8)), depth=2, dropout=0.5),
     "grouped": kvae.GroupedVQ(kvae.KohonenVQ((4, 8)), groups=2),
 }
@@ -39,6 +40,7 @@ NNX_LAYERS = {
     "LFQ": lambda: kvae.nnx.LFQ(16, bits=6, rngs=nnx.Rngs(0)),
     "BSQ": lambda: kvae.nnx.BSQ(16, bits=6, rngs=nnx.Rngs(0)),
     "SimVQ": lambda: kvae.nnx.SimVQ(16, codebook_size=32, gradient="diveq", rngs=nnx.Rngs(0)),
+    "IBQ": lambda: kvae.nnx.IBQ(16, codebook_size=32, rngs=nnx.Rngs(0)),
     "residual": lambda: kvae.nnx.ResidualVQ(16, quantizer=LAYERS["map"], codebooks="shared", rngs=nnx.Rngs(0)),
     "grouped": lambda: kvae.nnx.GroupedVQ(16, quantizer=LAYERS["restarts"], codebook_dim=3, rngs=nnx.Rngs(0)),
 }

@@ -17,7 +17,7 @@ ABOVE = {
     "data": {"core"},
     "grids": {"core"},
     "topology": {"core", "grids"},
-    "kohonen": {"topology"},
+    "kohonen": {"core", "topology"},
     "classic": {"core", "kohonen", "topology"},
     "measures": {"core", "kohonen", "topology"},
     "plots": {"core", "measures"},

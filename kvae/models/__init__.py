@@ -12,11 +12,12 @@ from kvae.models.model import Model
 from kvae.models.priors.model import Prior
 from kvae.models.tokenisers import check_tokeniser
 from kvae.models.urlsom.model import URLSOM
-from kvae.quantizers import BSQ, FSQ, LFQ, QUANTIZERS, GradientVQ, GroupedVQ, KohonenVQ, ResidualVQ, SimVQ
+from kvae.quantizers import BSQ, FSQ, IBQ, LFQ, QUANTIZERS, GradientVQ, GroupedVQ, KohonenVQ, ResidualVQ, SimVQ
 
 __all__ = [
     "BSQ",
     "FSQ",
+    "IBQ",
     "LFQ",
     "MODELS",
     "QUANTIZERS",

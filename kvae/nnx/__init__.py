@@ -8,10 +8,10 @@ A layer holds the variables of a linen layer and calls it as a pure function. Th
 from flax import nnx
 
 from kvae import quantizers
-from kvae.nnx.fixed import BSQ, FSQ, LFQ, SimVQ
+from kvae.nnx.fixed import BSQ, FSQ, IBQ, LFQ, SimVQ
 from kvae.nnx.wrapper import Codebook, NnxQuantizer
 
-__all__ = ["BSQ", "FSQ", "LFQ", "Codebook", "GradientVQ", "GroupedVQ", "KohonenVQ", "ResidualVQ", "SimVQ"]
+__all__ = ["BSQ", "FSQ", "IBQ", "LFQ", "Codebook", "GradientVQ", "GroupedVQ", "KohonenVQ", "ResidualVQ", "SimVQ"]
 
 
 class KohonenVQ(NnxQuantizer):

@@ -136,3 +136,37 @@ class SimVQ(NnxQuantizer):
     ):
         linen = quantizers.SimVQ(codebook_size=codebook_size, commitment_weight=commitment_weight, gradient=gradient)
         super().__init__(linen, features, rngs, use_running_average)
+
+
+class IBQ(NnxQuantizer):
+    """Codebook learned through a softmax over all codes: `kvae.IBQ` for NNX.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> import kvae
+      >>> layer = kvae.nnx.IBQ(16, codebook_size=32, rngs=nnx.Rngs(0))
+      >>> layer(jnp.ones((5, 16))).codes.shape
+      (5,)
+
+    Args:
+      features: d, the length of the vectors.
+      codebook_size, codebook_weight, entropy_weight, diversity_weight, temperature: see `kvae.IBQ`.
+      rngs: random streams; `params` initialises the codebook.
+      use_running_average: has no effect here.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        codebook_size: int = 512,
+        codebook_weight: float = 0.25,
+        entropy_weight: float = 0.05,
+        diversity_weight: float = 1.0,
+        temperature: float = 0.01,
+        rngs: nnx.Rngs,
+        use_running_average: bool = False,
+    ):
+        linen = quantizers.IBQ(codebook_size, codebook_weight, entropy_weight, diversity_weight, temperature)
+        super().__init__(linen, features, rngs, use_running_average)

@@ -4,6 +4,7 @@ from kvae.quantizers.base import Quantized, Quantizer
 from kvae.quantizers.fsq import FSQ, SQUASHINGS
 from kvae.quantizers.gradient_vq import PULLS, GradientVQ
 from kvae.quantizers.gradients import GRADIENTS
+from kvae.quantizers.ibq import IBQ
 from kvae.quantizers.lookup_free import BSQ, LFQ
 from kvae.quantizers.maps import DISTANCE_METRICS, KohonenVQ
 from kvae.quantizers.simvq import SimVQ
@@ -16,6 +17,7 @@ __all__ = [
     "DISTANCE_METRICS",
     "FSQ",
     "GRADIENTS",
+    "IBQ",
     "LFQ",
     "PULLS",
     "QUANTIZERS",
@@ -34,6 +36,7 @@ QUANTIZERS: dict[str, type[Quantizer]] = {
     "kohonen": KohonenVQ,
     "gradient": GradientVQ,
     "simvq": SimVQ,
+    "ibq": IBQ,
     "fsq": FSQ,
     "lfq": LFQ,
     "bsq": BSQ,

@@ -155,8 +155,8 @@ class Quantizer(nn.Module):
         if not self.has_variable(collection, name):
             kind = type(self).__name__
             raise InputError(
-                f"the variables have no {collection}/{name}, which a {kind} needs; pass all variables that init of "
-                f"this {kind} returned"
+                f"the variables have no {collection}/{name}, which this {kind} needs; pass all variables that its "
+                "init returned"
             )
         return self.get_variable(collection, name)
 
@@ -266,6 +266,15 @@ def check_size(codewords: jax.Array, field: str, shape: tuple[int, ...]) -> None
         raise InputError(
             f"{field} is {shape}, which has {math.prod(shape)} nodes, but the codebook has {len(codewords)} codewords; "
             f"use the {field} that the codebook was made with, or initialise the layer again"
+        )
+
+
+def check_codebook_size(codewords: jax.Array, size: int) -> None:
+    """Raises InputError unless a restored codebook [K, d] has the number of codewords that the layer has as a field."""
+    if len(codewords) != size:
+        raise InputError(
+            f"codebook_size is {size}, but the codebook has {len(codewords)} codewords; use the codebook_size that the "
+            "codebook was made with, or initialise the layer again"
         )
 
 

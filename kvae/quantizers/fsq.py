@@ -10,6 +10,7 @@ import numpy as np
 from annotated_types import Ge, MinLen
 
 from kvae import kohonen, measures
+from kvae.core.auto_axes import sharded_like
 from kvae.core.errors import InputError, short_repr
 from kvae.core.fields import LARGEST_COUNT, OneOf, Probability
 from kvae.grids import LARGEST_SIZE
@@ -119,9 +120,7 @@ class FSQ(Projected):
             noise = jax.random.uniform(noise_key, bounded.shape, bounded.dtype, -0.5, 0.5)
             return jnp.where(is_noisy, bounded + noise, nearest)
 
-        return kohonen.sharded_like(
-            bounded, add_noise, jax.lax.stop_gradient(bounded), nearest, self.make_rng("dropout")
-        )
+        return sharded_like(bounded, add_noise, jax.lax.stop_gradient(bounded), nearest, self.make_rng("dropout"))
 
     def lookup(self, codes: jax.Array) -> jax.Array:
         """Returns the vectors [..., d] of codes, int [...]."""

@@ -10,6 +10,7 @@ import numpy as np
 from annotated_types import Ge, Le
 
 from kvae import kohonen, measures
+from kvae.core.auto_axes import replicated
 from kvae.core.fields import NotNegative
 from kvae.quantizers.base import (
     Quantized,
@@ -57,7 +58,7 @@ def mean_code_probabilities(logits: jax.Array, mask: jax.Array | None = None) ->
       float32 [2^bits]; the first bit is the most significant one of a code.
     """
     mask = jnp.ones(logits.shape[:-1], bool) if mask is None else mask
-    return kohonen.replicated(_mean_code_probabilities, logits, mask)
+    return replicated(_mean_code_probabilities, logits, mask)
 
 
 def _mean_code_probabilities(logits, mask):

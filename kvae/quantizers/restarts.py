@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kvae import kohonen
+from kvae.core.auto_axes import replicated
 from kvae.kohonen import CodebookState, Samples
 
 WEIGHTS = 2.0 ** np.array([-60, -30, 0, 30, 60], np.float32)
@@ -43,7 +44,7 @@ def draw_samples(
         return Samples(statistics.sums * weights[:, None], statistics.counts * weights)
 
     mask = jnp.ones(z.shape[:-1], bool) if mask is None else mask
-    return kohonen.replicated(draw, jax.lax.stop_gradient(z), mask, step, part)
+    return replicated(draw, jax.lax.stop_gradient(z), mask, step, part)
 
 
 def _draw_weights(key: jax.Array, size: int) -> jax.Array:

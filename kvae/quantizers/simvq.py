@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from annotated_types import Ge, Le
 
 from kvae import kohonen, measures
-from kvae.core.errors import InputError
 from kvae.core.fields import NotNegative, OneOf
 from kvae.grids import LARGEST_SIZE
 from kvae.quantizers.base import (
     Quantized,
     Quantizer,
     along_last_axis,
+    check_codebook_size,
     check_codes,
     check_dimension,
     check_vectors,
@@ -63,8 +63,7 @@ class SimVQ(Quantizer):
         check_vectors(z, mask)
         size, dimension = self.codebook_size, z.shape[-1]
         self.variable("codebook", "frozen", lambda: _draw_frozen(self.make_rng("params"), size, dimension))
-        self._check_frozen()
-        check_dimension(z, self.stored("codebook", "frozen"))
+        check_dimension(z, self._frozen())
         self.param("kernel", nn.initializers.lecun_normal(), (dimension, dimension), jnp.float32)
         self.param("bias", nn.initializers.zeros, (dimension,), jnp.float32)
         stop = jax.lax.stop_gradient
@@ -80,28 +79,24 @@ class SimVQ(Quantizer):
     def lookup(self, codes: jax.Array) -> jax.Array:
         """Returns the codewords [..., d] of codes, int [...]."""
         check_codes(codes, self.codebook_size)
-        self._check_frozen()
         return self._codewords_of(jnp.asarray(codes))
 
     def codewords(self) -> jax.Array:
         """Returns the codewords, float32 [K, d]."""
-        return self._map(self.stored("codebook", "frozen"))
+        return self._map(self._frozen())
 
     def _codewords_of(self, codes: jax.Array) -> jax.Array:
         """Returns the codewords [..., d] of codes, without mapping or differentiating all K frozen vectors."""
-        return self._map(kohonen.codewords_of(codes, self.stored("codebook", "frozen")))
+        return self._map(kohonen.codewords_of(codes, self._frozen()))
+
+    def _frozen(self) -> jax.Array:
+        frozen = self.stored("codebook", "frozen")
+        check_codebook_size(frozen, self.codebook_size)
+        return frozen
 
     def _map(self, vectors: jax.Array) -> jax.Array:
         kernel, bias = self.stored("params", "kernel"), self.stored("params", "bias")
         return jnp.matmul(vectors, kernel, precision=jax.lax.Precision.HIGHEST) + along_last_axis(bias, vectors)
-
-    def _check_frozen(self) -> None:
-        size = len(self.stored("codebook", "frozen"))
-        if size != self.codebook_size:
-            raise InputError(
-                f"codebook_size is {self.codebook_size}, but the codebook has {size} codewords; use the codebook_size "
-                "that the codebook was made with, or initialise the layer again"
-            )
 
 
 def _draw_frozen(key: jax.Array, size: int, dimension: int) -> jax.Array:

@@ -42,6 +42,7 @@ layers = [
     kvae.LFQ(bits=9),
     kvae.BSQ(bits=9),
     kvae.SimVQ(codebook_size=32),
+    kvae.IBQ(codebook_size=32),
     kvae.ResidualVQ(quantizer=kvae.KohonenVQ((4, 4)), depth=2),
     kvae.GroupedVQ(quantizer=kvae.KohonenVQ((4, 4)), groups=2),
 ]
