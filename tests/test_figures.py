@@ -256,6 +256,17 @@ def test_weights_are_rounded_and_winner_is_ringed(drawn):
     assert first.patches[0].center == second.patches[0].center == (2.5, 2.5)
 
 
+def test_pairs_of_curves_share_a_colour(drawn):
+    values = {label: ([100, 200], [[0.5, 0.4], [0.7, 0.6]]) for label in ("EMA, N = 0", "map, N = 0", "EMA", "map")}
+    paper.draw_pairs("", {"loss": values, "codes": values}, "t")
+    for axes in drawn[0].axes:
+        lines = axes.get_lines()
+        assert [line.get_label() for line in lines] == list(values)
+        assert [line.get_linestyle() for line in lines] == ["--", "-"] * 2
+        assert lines[0].get_color() == lines[1].get_color() != lines[2].get_color() == lines[3].get_color()
+        np.testing.assert_allclose(lines[0].get_ydata(), [0.6, 0.5])
+
+
 def test_frontier_marks_paper_setting_and_shades_goal(drawn):
     points = [POINT, POINT | {"label": "0.01", "topographic_error": 0.1, "paper": True}]
     paper.draw_frontier("", points, "t")

@@ -34,11 +34,14 @@ def with_quantizer(run, folder, **fields):
 
 @pytest.fixture
 def runs(trained_run, tmp_path):
-    """`runs(model, *settings)`: a folder with a run of each setting; all have equal variables."""
-    fields = {"hard": {}, "ema": {"neighborhood": "none"}, "ema_n0": {"neighborhood": "none", "init_count": 0.0}}
+    """`runs(model, *settings)`: a folder with a run of each setting of Table 3; all have equal variables."""
+    starts = {"": {}, "_n0": {"init_count": 0.0}, "_keep": {"update_empty": False}}
+    starts["_n0_keep"] = starts["_n0"] | starts["_keep"]
+    methods = {"hard": {}, "ema": {"neighborhood": "none"}}
+    fields = {method + start: methods[method] | starts[start] for method in methods for start in starts}
 
     def make(model, *settings):
-        for setting in settings:
+        for setting in settings or fields:
             with_quantizer(trained_run(model), tmp_path / "runs" / setting, **fields[setting])
         return tmp_path / "runs"
 
@@ -53,8 +56,14 @@ def test_figures_of_a_model_with_one_codebook(runs, tmp_path, capsys):
     assert draw(capsys, "6", folder, out) == ["figure_6_photos"]
     assert draw(capsys, "perturbation", folder, out) == ["figure_perturbation_photos"]
     assert draw(capsys, "frontier", folder, out) == ["figure_frontier_photos"]
+    assert program.run(paper.main, ["--figure=robustness", str(folder), f"--out={out}"]) == 2
+    assert "there is no finished run of the setting 'ema_n0_keep' on photos" in capsys.readouterr().err
     assert program.run(paper.main, ["--figure=8", str(folder), f"--out={out}"]) == 2
     assert "this figure needs models with two codebooks" in capsys.readouterr().err
+
+
+def test_robustness_figure_shows_all_settings_of_table_3(runs, tmp_path, capsys):
+    assert draw(capsys, "robustness", runs("vqvae"), tmp_path / "figures") == ["figure_robustness_photos"]
 
 
 def test_figures_of_a_model_with_two_codebooks(runs, tmp_path, capsys):

@@ -91,7 +91,7 @@ def test_replicas_and_runs_are_averaged_with_sample_deviation(tmp_path):
     assert cells[1:5] == ["3", "60.0 ± 10.0 (+0.0%)", "200 ± 0", "200 ± 0"]
     assert measured(text, "hard, 2D", "perplexity") == "210 ± 10"
     assert measured(text, "hard, 2D", "codes used") == "—"
-    assert "perplexity and codes used cover the\nwhole set, N = 6,400 vectors." in text
+    assert "perplexity and codes used cover the whole\nset, N = 6,400 vectors." in text
     assert measured(text, "hard, 2D", "topographic error") == "0.60 ± 0.10"
 
 
@@ -102,6 +102,18 @@ def test_codes_used_are_compared_with_what_vectors_can_reach(tmp_path):
     text = tables.markdown_tables([str(tmp_path)], EXPERIMENTS, "2")
     assert measured(text, "hard, 2D", "codes used / attainable (%)") == "93"
     assert measured(text, "hard, 2D", "perplexity / K (%)") == "50"
+
+
+def test_step_cuts_runs_that_have_reached_it(tmp_path):
+    make_run(tmp_path / "hard", [0.5, 0.07, 0.05], last={"valid/perplexity": 256.0})
+    make_run(tmp_path / "ema", [0.5, 0.08], quantizer={"neighborhood": "none"}, steps=300)
+    text = tables.markdown_tables([str(tmp_path)], EXPERIMENTS, "2", step=200)
+    assert row_of(text, "hard, 2D")[2] == "70.0 (+0.0%)"
+    assert row_of(text, "none (EMA-VQ)")[2] == "80.0 (+14.3%)"
+    assert "after step 200;" in text
+    later = tables.markdown_tables([str(tmp_path)], EXPERIMENTS, "2", step=300)
+    assert row_of(later, "hard, 2D")[2] == "50.0 (+0.0%)"
+    assert f"- left out: {tmp_path}/ema, seed 0: unfinished, at step 200 of 300" in later
 
 
 def test_single_seed_has_no_deviation(tmp_path):

@@ -8,8 +8,8 @@ kvae/paper/experiments.py). Figures that show images use the first seed.
 
 Figures 1 to 9 are numbered as in Irie et al. (2023). Figures 4 and 5 draw the neighbourhoods and need no runs.
 bit_errors, fewer_bits and compression show uses of topological order; frontier shows its cost; perturbation shows the
-PSNR after codes are moved. priors (of a folder RUNS/DATASET_priors) shows what an address is worth to a prior. urlsom_3
-(needs no runs) and urlsom_7 are figures of the URL-SOM paper.
+PSNR after codes are moved; robustness shows the runs of Table 3 by step. priors (of a folder RUNS/DATASET_priors) shows
+what an address is worth to a prior. urlsom_3 (needs no runs) and urlsom_7 are figures of the URL-SOM paper.
 """
 
 import functools
@@ -25,6 +25,7 @@ import numpy as np
 from kvae import measures, topology
 from kvae.core import program
 from kvae.core.errors import InputError, wrap_write_errors
+from kvae.core.fields import Count
 from kvae.models.autoencoders import inspection
 from kvae.models.codebook_views import metric_suffix, sums_by_codebook
 from kvae.paper import order, prior_arms, urlsom_figures
@@ -34,7 +35,7 @@ from kvae.plots.codebooks import draw_codebook_map
 from kvae.plots.curves import draw_perturbation_curve
 from kvae.plots.reconstructions import draw_offset_reconstructions
 from kvae.runs.run import Run
-from kvae.runs.seeds import Seed, mean_and_std, read_seeds, series
+from kvae.runs.seeds import Seed, mean_and_std, read_seeds, series, until
 from kvae.training.config.sections import load_data
 from kvae.training.evaluate import Evaluator, samples
 from kvae.training.parallel.devices import Replicas, make_mesh, select_replica
@@ -166,6 +167,16 @@ def perplexity_figures(table: Table, stem: str) -> Iterator[str]:
             yield f"{stem}{level}.png"
 
 
+def robustness_figure(table: Table, stem: str) -> Iterator[str]:
+    """Draws the settings of Table 3 by step: the validation loss, and the number of codes in use."""
+    seeds = {label: seeds_of(table, setting) for setting, label in table.labels.items()}
+    metrics = {"validation reconstruction loss": "valid/reconstruction_loss", "codes in use": "valid/codes_used"}
+    panels = {panel: {label: series(seeds[label], name) for label in seeds} for panel, name in metrics.items()}
+    n = " to ".join(map(str, sorted({len(of_setting) for of_setting in seeds.values()})))
+    plots.draw_pairs(f"{stem}.png", panels, f"{table.dataset}: EMA-VQ and the map by initialisation (n = {n} seeds)")
+    yield f"{stem}.png"
+
+
 def perturbation_figure(table: Table, stem: str) -> Iterator[str]:
     """Draws the PSNR after all codes are moved, by offset, for the map and EMA-VQ."""
     values = {}
@@ -173,8 +184,7 @@ def perturbation_figure(table: Table, stem: str) -> Iterator[str]:
         runs = [open_seed(seed) for seed in seeds_of(table, setting)]
         images = validation_images(runs[0])
         values[label] = [[psnr_after_move(run, images, offset) for offset in MOVES] for run in runs]
-    title = f"{table.dataset}: PSNR of images after all their codes are moved"
-    draw_perturbation_curve(f"{stem}.png", MOVES, values, title)
+    draw_perturbation_curve(f"{stem}.png", MOVES, values, f"{table.dataset}: PSNR of images after all codes are moved")
     yield f"{stem}.png"
 
 
@@ -228,13 +238,16 @@ FIGURES: dict[str, tuple[str | None, Callable[..., Iterator[str]]]] = {
     "frontier": ("schedules", frontier_figure),
     "perturbation": ("2", perturbation_figure),
     "priors": ("runs", prior_arms.figure),
+    "robustness": ("3", robustness_figure),
     "urlsom_3": (None, urlsom_figures.two_neuron_figure),
     "urlsom_7": ("runs", urlsom_figures.selectivity_figure),
 }
 """Maps each figure to the table whose settings it needs ("runs": any runs; None: no runs) and its drawing function."""
 
 
-def draw_figure(name: str, folders: list[str], experiments: Mapping[str, Any], out: str) -> Iterator[str]:
+def draw_figure(
+    name: str, folders: list[str], experiments: Mapping[str, Any], out: str, step: int | None = None
+) -> Iterator[str]:
     """Draws a figure once for each data set of the runs, and yields the paths of the files.
 
     Args:
@@ -242,6 +255,7 @@ def draw_figure(name: str, folders: list[str], experiments: Mapping[str, Any], o
       folders: Run folders, or folders that contain them.
       experiments: The contents of `kvae.paper.experiments`, by name.
       out: The folder to write to.
+      step: Last step of each run to use; None for its last. Figures that open a run use its newest checkpoint.
 
     Raises:
       InputError: A setting that the figure needs has no run.
@@ -253,6 +267,7 @@ def draw_figure(name: str, folders: list[str], experiments: Mapping[str, Any], o
         return
     rows = experiments["TABLES"][table_name]["rows"]
     seeds = read_seeds(folders)
+    seeds = seeds if step is None else [until(seed, step) for seed in seeds]
     datasets = {seed.config["dataset.name"]: None for seed in seeds if setting_of(seed.config, experiments) in rows}
     if not datasets:
         raise InputError(f"figure {name} needs runs of at least one of these settings: {', '.join(rows)}")
@@ -276,8 +291,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--experiments", metavar="FILE", help="settings and tables (default: kvae/paper/experiments.py)"
     )
+    parser.add_argument("--step", type=program.number(Count), help="last step of each run to use (default: all)")
     options = parser.parse_args(argv)
+    experiments = load_experiments(options.experiments)
     with wrap_write_errors(options.out):
-        for path in draw_figure(options.figure, options.runs, load_experiments(options.experiments), options.out):
+        for path in draw_figure(options.figure, options.runs, experiments, options.out, options.step):
             print(path)
     return 0

@@ -60,7 +60,7 @@ ARMS = {
 }
 ANY_CODEBOOK = ("plain", "smoothed", "soft_codewords", "codeword_input", "codeword_and_table", "codeword_head")
 GRID = ("soft_grid", "address_input", "address_head", "address_both", "clusters")
-SHORT = ("plain", "codeword_input", "codeword_and_table", "address_input", "address_head", "address_both")
+SHORT = ("plain", "codeword_input", "address_input", "address_head")
 
 
 class Codes(NamedTuple):

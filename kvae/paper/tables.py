@@ -12,7 +12,7 @@ from kvae.core.markdown import to_markdown
 from kvae.measures import attainable_codes
 from kvae.models.model import Metric
 from kvae.paper.settings import Table, collect, measures_of, setting_of
-from kvae.runs.seeds import Seed, mean_and_std, read_seeds
+from kvae.runs.seeds import Seed, mean_and_std, read_seeds, until
 from kvae.training.config.sections import build_model
 from kvae.training.workdir.run_config import read_config_json
 
@@ -20,12 +20,12 @@ TABLE_LEGEND = """\
 Mean ± sample standard deviation over seeds. Loss: the lowest validation reconstruction loss of a run, on normalised
 images; in brackets, how far the mean is above the lowest mean of the table. Steps to +10% (+20%): the first step at
 which the loss is at most 1.1 (1.2) times that run's lowest, with an evaluation every {evaluate_every_steps:,} steps.
-All other columns are measured on the validation set after the last step, {steps:,}; perplexity and codes used cover the
-whole set{vectors}. Attainable: the codes that N vectors use if all K codes are equally likely,
-K (1 - e^(-N / K)). Topographic error: the share of vectors whose two nearest codewords are not neighbours on the grid
-(a node has 8 neighbours on a plane, 26 in a cube). PSNR, codes moved by 1: PSNR of 32 images after every code is moved
-by one node along each axis, or to the next code index if there is no map. Several values: one for each
-codebook, such as top / bottom level."""
+All other columns are measured on the validation set after step {steps:,}; perplexity and codes used cover the whole
+set{vectors}. Attainable: the codes that N vectors use if all K codes are equally likely, K (1 - e^(-N / K)).
+Topographic error: the share of vectors whose two nearest codewords are not neighbours on the grid (a node has 8
+neighbours on a plane, 26 in a cube). PSNR, codes moved by 1: PSNR of 32 images after every code is moved by one node
+along each axis, or to the next code index if there is no map. Several values: one for each codebook, such as top /
+bottom level."""
 
 
 def format_mean(values: list[float], decimals: int, scale: float = 1.0) -> str:
@@ -103,8 +103,14 @@ def _share(metric: str) -> str:
     return f"{metric} / limit"
 
 
-def markdown_table(table: Table, experiments: Mapping[str, Any]) -> str:
-    """Returns a table with its legend and the list of runs that are missing or left out."""
+def markdown_table(table: Table, experiments: Mapping[str, Any], step: int | None = None) -> str:
+    """Returns a table with its legend and the list of runs that are missing or left out.
+
+    Args:
+      table: The seeds.
+      experiments: The contents of `kvae.paper.experiments`, by name.
+      step: The step that the legend gives; None for the last of the run.
+    """
     entry = experiments["TABLES"][table.name]
     unit = experiments["CONFIGS"].get(table.dataset, {}).get("loss_unit", "1e-3")
     published = experiments["PUBLISHED"].get(table.name, {}).get(table.dataset, {})
@@ -136,7 +142,12 @@ def markdown_table(table: Table, experiments: Mapping[str, Any]) -> str:
     lines.append(to_markdown(rows))
     config = next((seeds[0].config for seeds in table.seeds.values() if seeds), None)
     vectors = _vectors(measures, metrics)
-    lines += ["", TABLE_LEGEND.format(vectors=vectors, **config) if config else "There is no finished run."]
+    lines += [
+        "",
+        TABLE_LEGEND.format(vectors=vectors, **config | ({"steps": step} if step else {}))
+        if config
+        else "There is no finished run.",
+    ]
     if not published:
         lines += ["", f"The paper has no results on {table.dataset} for this table."]
     notes = [f"- left out: {line}" for line in table.left_out] + [f"- missing: {line}" for line in table.missing]
@@ -165,23 +176,27 @@ def _published_cell(results: Sequence[tuple[float, float]], column: int, decimal
     return f"{mean:,.{decimals}f} ± {std:,.{decimals}f}"
 
 
-def markdown_tables(folders: Sequence[str], experiments: Mapping[str, Any], table: str | None = None) -> str:
+def markdown_tables(
+    folders: Sequence[str], experiments: Mapping[str, Any], table: str | None = None, step: int | None = None
+) -> str:
     """Returns tables of runs in Markdown, one for each table and data set.
 
     Args:
       folders: Run folders, or folders that contain them.
       experiments: The contents of `kvae.paper.experiments`, by name.
       table: A name in `TABLES`; None for all tables that have runs.
+      step: Last step of each run to use; None for its last. Runs that have reached it need not be finished.
 
     Raises:
       InputError: There are no runs, or no run belongs to the table.
     """
     seeds, parts = read_seeds(folders), []
+    seeds = seeds if step is None else [until(seed, step) for seed in seeds]
     pairs = dict.fromkeys((seed.config["dataset.name"], setting_of(seed.config, experiments)) for seed in seeds)
     for name in [table] if table else experiments["TABLES"]:
         rows = experiments["TABLES"][name]["rows"]
         for dataset in dict.fromkeys(dataset for dataset, setting in pairs if setting in rows):
-            parts.append(markdown_table(collect(seeds, experiments, name, dataset), experiments))
+            parts.append(markdown_table(collect(seeds, experiments, name, dataset), experiments, step))
     if not parts:
         raise InputError(f"{', '.join(folders)}: no run has a setting of {f'table {table}' if table else 'a table'}")
     others = dict.fromkeys(seed.workdir for seed in seeds if setting_of(seed.config, experiments) is None)

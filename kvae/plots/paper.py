@@ -127,6 +127,31 @@ def draw_perplexity(path: os.PathLike | str, values: Series, codebook_size: int,
         figure.legend(loc="outside lower center", ncols=min(4, len(values)))
 
 
+def draw_pairs(path: os.PathLike | str, panels: Mapping[str, Series], title: str) -> None:
+    """Draws curves of several measures by step, side by side. Labels come in pairs: EMA-VQ, then the map.
+
+    Args:
+      path: the PNG file.
+      panels: {name of the measure: {label: (steps int [n], values [n] or [seeds, n])}}, the same labels for each.
+      title: title of the figure.
+
+    Raises:
+      InputError: `panels` is empty.
+    """
+    require_series("panels", panels)
+    note = f"{MEAN_AND_BAND} Dashed: EMA-VQ. Solid, in the same colour: the map with the same initialisation."
+    with png_figure(path, 7.2, 4.2, title, note) as figure:
+        for axes, (name, curves) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+            for i, (label, (steps, values)) in enumerate(curves.items()):
+                style = "-" if i % 2 else (0, (4, 1.5))
+                plot_mean_and_band(axes, steps, values, PALETTE[i // 2], label, linestyle=style)
+            axes.set(xscale="log", yscale="log", title=name)
+            format_log_axis(axes.yaxis, *axes.get_ylim())
+            format_log_axis(axes.xaxis, *axes.get_xlim())
+            axes.set_xlabel("training steps")
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+
+
 def draw_frontier(path: os.PathLike | str, points: Sequence[Mapping], title: str) -> None:
     """Draws the trade-off between fit and order: loss against topographic error, and against PSNR with moved codes.
 

@@ -5,6 +5,7 @@
     python -m kvae.report runs/one runs/two --curves=curves.png   also draw the validation curves
     python -m kvae.report runs/one runs/two --html                write report.html, a page for a browser
     python -m kvae.report runs/paper/photos --table=3             print a table of the paper from these runs
+    python -m kvae.report runs/paper/photos --table=3 --step=400  the same, from the runs' first 400 steps
     python -m kvae.report --check runs/one                        verify the files of a run
 
 RUNS are run folders, local or in a bucket (gs://bucket/run), or folders that contain runs at any depth. The page of
@@ -17,6 +18,7 @@ import sys
 
 from kvae.core import program
 from kvae.core.errors import InputError, choose, wrap_write_errors
+from kvae.core.fields import Count
 from kvae.core.files import target_path, user_address, write_text
 
 PAGE = "report.html"
@@ -27,6 +29,7 @@ def main(argv: list[str]) -> int:
     parser = program.Parser("python -m kvae.report", __doc__)
     parser.add_argument("runs", nargs="+", metavar="RUNS", help="run folders, or folders that contain them")
     parser.add_argument("--table", metavar="NAME", help="a table of the paper, such as 3 or schedules, or 'all'")
+    parser.add_argument("--step", type=program.number(Count), help="last step of each run that --table uses")
     parser.add_argument("--html", action="store_true", help=f"write an HTML page to --out (default: {PAGE})")
     parser.add_argument("--out", metavar="FILE", help="write the table to a file instead of printing it")
     parser.add_argument("--curves", metavar="PNG", help="draw the validation curves of the runs to a file")
@@ -45,10 +48,12 @@ def main(argv: list[str]) -> int:
 
     if options.check:
         return 0 if check(options.runs) else program.FAILED
+    if options.step and not options.table:
+        raise InputError("--step needs --table, the table to print")
     if options.table is None:
         text = comparison_table(read_seeds(options.runs), narrow=options.html)
     else:
-        text = _paper_tables(options.runs, options.table, options.experiments)
+        text = _paper_tables(options.runs, options.table, options.experiments, options.step)
     if options.curves:
         from kvae.plots.curves import draw_comparison
 
@@ -64,16 +69,16 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _paper_tables(folders: list[str], name: str, file: str | None) -> str:
-    """Returns one table of the paper, or all of them, in Markdown."""
+def _paper_tables(folders: list[str], name: str, file: str | None, step: int | None) -> str:
+    """Returns one table of the paper, or all of them, in Markdown, from the rows of runs up to a step."""
     from kvae.paper import tables
     from kvae.paper.settings import load_experiments
 
     experiments = load_experiments(file)
     if name == "all":
-        return tables.markdown_tables(folders, experiments, None)
+        return tables.markdown_tables(folders, experiments, None, step)
     choose("--table", name, experiments["TABLES"])
-    return tables.markdown_tables(folders, experiments, name)
+    return tables.markdown_tables(folders, experiments, name, step)
 
 
 def _write_page(path: str, folders: list[str], text: str) -> str:

@@ -99,6 +99,13 @@ def _seeds_of(run: str) -> Iterator[Seed]:
         yield Seed(run, config["seed"] + replica, config, replica_rows, _problem(replica_rows, unfinished))
 
 
+def until(seed: Seed, step: int) -> Seed:
+    """Returns a seed with its rows up to a step. A seed that has reached the step then counts as finished."""
+    rows = [row for row in seed.rows if row["step"] <= step]
+    is_reached = bool(seed.rows) and seed.rows[-1]["step"] >= step
+    return seed._replace(rows=rows, problem=_problem(rows, "" if is_reached else seed.problem))
+
+
 def _problem(rows: list[dict[str, Any]], unfinished: str) -> str:
     """Returns why the replica with these rows must not be averaged with others; empty if nothing is wrong."""
     not_finite = [row["step"] for row in rows if row.get(LOSS, 0) is None]
