@@ -1,8 +1,10 @@
-"""Counts and mean patches of codes, against a plain loop and by hand."""
+"""Counts, mean patches and pictures of codes, against a plain loop and by hand."""
 
 import numpy as np
 
+from kvae.models.autoencoders import inspection
 from kvae.models.codebook_views import UNUSED_GREY, CodebookView
+from kvae.plots import codebooks
 from kvae.topology import Plane
 
 RANDOM = np.random.default_rng(0)
@@ -27,3 +29,28 @@ def test_mean_patch_of_whole_images_without_a_grid():
     view = CodebookView(np.array([1, 1, 0])[:, None, None], 3, None, is_map=False, patch_width=1)
     assert view.mean_patches(images)[:, 0, 0, 0].tolist() == [90, 15, UNUSED_GREY]
     assert view.u_matrix is None
+
+
+def test_large_map_has_a_picture_of_its_most_used_part(monkeypatch):
+    """On 100 x 70 codes, blocks start at multiples of 32 where they fit; code (98, 40) is used most."""
+    drawn = {}
+    monkeypatch.setattr(
+        codebooks, "draw_codebook_map", lambda path, *args, **kwargs: drawn.update({path: (args, kwargs)})
+    )
+    codes = np.array([98 * 70 + 40] * 3 + [5] * 2)[:, None, None]
+    decoded = np.arange(7_000 * 12, dtype=np.int64).reshape(7_000, 2, 2, 3).astype(np.uint8)
+    view = CodebookView(codes, 7_000, Plane((100, 70)), is_map=True, decode_all=lambda: decoded)
+    pictures = inspection._codebook_pictures("codebook", view, np.zeros((5, 4, 4, 3), np.uint8), view.counts, step=4)
+    assert list(pictures)[:2] == ["codebook_map", "codebook_map_part"]
+    for name in ("codebook_map", "codebook_map_part"):
+        pictures[name](name)
+    (part, title, counts, *_), options = drawn["codebook_map_part"]
+    np.testing.assert_array_equal(part, drawn["codebook_map"][0][0][68:100, 32:64])
+    assert title == "The part of the map with the most uses: rows 68 to 99, columns 32 to 63 (step 4)"
+    assert counts[30, 8] == counts.sum() == 3 and options["origin"] == (68, 32)
+
+
+def test_small_map_and_grids_of_three_axes_are_shown_whole():
+    assert inspection._most_used_part(np.ones((96, 96))) is None
+    assert inspection._most_used_part(np.ones((8, 8, 128))) is None
+    assert inspection._most_used_part(np.ones((1, 500))) == (slice(0, 1), slice(0, 32))

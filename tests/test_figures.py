@@ -94,6 +94,8 @@ def test_images_scale_up_by_whole_factors_and_down_by_averages():
 
 
 def test_grids_of_any_dimension_are_laid_out_in_reading_order():
+    part = tiles.lay_out_grid((2, 3), (64, 98))
+    assert (part.row_labels, part.column_labels) == (["64", "65"], ["98", "99", "100"])
     flat = tiles.lay_out_grid((2, 3))
     np.testing.assert_array_equal(flat.codes, [[0, 1, 2], [3, 4, 5]])
     line = tiles.lay_out_grid((18,))

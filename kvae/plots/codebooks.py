@@ -56,6 +56,7 @@ def draw_codebook_map(
     patches: np.ndarray | None = None,
     unit: str = "codes",
     usage: str = "used",
+    origin: tuple[int, int] = (0, 0),
 ) -> None:
     """Draws the decoded image of each code at the code's node of the grid (Figures 2 and 7 of Irie et al., 2023).
 
@@ -69,13 +70,14 @@ def draw_codebook_map(
       patches: uint8 [*grid_shape, p, q, 3], the mean patch of real images that each code encodes, for a second panel.
       unit: plural name of the nodes in the caption, such as "neurons".
       usage: word for "used" in the caption, such as "winning" in "never winning".
+      origin: row and column of the first code, if `images` are a part of a grid with two axes.
 
     Raises:
       InputError: `images` is not uint8 [*grid_shape, h, w, 3], or `patches` is not uint8 [*grid_shape, p, q, 3].
     """
     images = validate_images("images", images, max(1, np.ndim(images) - 3))
     grid_shape = images.shape[:-3]
-    layout, note = lay_out_grid(grid_shape), ""
+    layout, note = lay_out_grid(grid_shape, origin), ""
     reading = f"Each tile is one of the {unit}, at its node of the grid. On an ordered map, neighbours look similar."
     side = _tile_side(layout, 1 if patches is None else 2)
     tiles = scale_images(images.reshape(-1, *images.shape[-3:]), side)

@@ -153,8 +153,13 @@ class GridLayout(NamedTuple):
     note: str  # a sentence on how the grid was laid out; "" for a plane
 
 
-def lay_out_grid(grid_shape: tuple[int, ...]) -> GridLayout:
-    """Lays a grid out in rows and columns: wraps a line, and cuts a grid with more than two axes into slices."""
+def lay_out_grid(grid_shape: tuple[int, ...], origin: tuple[int, int] = (0, 0)) -> GridLayout:
+    """Lays a grid out in rows and columns: wraps a line, and cuts a grid with more than two axes into slices.
+
+    Args:
+      grid_shape: the shape of the grid.
+      origin: for a part of a grid with two axes, the row and column of its first node.
+    """
     size = math.prod(grid_shape)
     numbers = np.arange(size)
     if len(grid_shape) == 1:
@@ -175,7 +180,8 @@ def lay_out_grid(grid_shape: tuple[int, ...]) -> GridLayout:
     for i, piece in enumerate(slices):
         codes[i // across, :rows, i % across, :columns] = piece
     codes = codes.reshape(down * (rows + 1), across * (columns + 1))[:-1, :-1]
-    row_labels, column_labels = ([*map(str, range(n)), ""] * copies for n, copies in ((rows, down), (columns, across)))
+    row_labels = [*map(str, range(origin[0], origin[0] + rows)), ""] * down
+    column_labels = [*map(str, range(origin[1], origin[1] + columns)), ""] * across
     shape = " \N{MULTIPLICATION SIGN} ".join(map(str, grid_shape))
     note = f"The {shape} grid is shown as {len(slices)} slices, in reading order." if outer else ""
     return GridLayout(codes, row_labels[:-1], column_labels[:-1], ("grid row", "grid column"), note)

@@ -36,6 +36,9 @@ CODES_PER_BATCH = 256
 PERTURBATION_OFFSETS = (1, 2, 3)
 """Shifts of all codes, in nodes of the grid, after which PSNR is measured."""
 
+LARGEST_LEGIBLE_SIDE, PART_SIDE = 96, 32
+"""Codes along an axis of the largest grid whose tiles can be told apart in a picture, and of the part that is shown."""
+
 NUM_RECONSTRUCTIONS = 16
 """Number of images shown next to their reconstructions."""
 
@@ -217,12 +220,24 @@ def _codebook_pictures(
     label = view.label if view.label.startswith("codebook") else f"the {view.label}"
     of_codebook, suffix = f" of {label}" if view.label else "", metric_suffix(name)
     counts = counts.reshape(view.shape)
+    part = _most_used_part(counts)
+
+    @functools.cache
+    def tiles() -> tuple[np.ndarray, np.ndarray]:
+        decoded = view.decode_all()
+        return decoded.reshape(*view.shape, *decoded.shape[1:]), view.mean_patches(images)
 
     def codebook_map(path: pathlib.Path) -> None:
-        decoded = view.decode_all()
-        decoded = decoded.reshape(*view.shape, *decoded.shape[1:])
+        decoded, patches = tiles()
         title = f"Decoded image of each code{of_codebook}, {view.arrangement}{view.fixed_codes_text} (step {step})"
-        codebooks.draw_codebook_map(path, decoded, title, counts, view.cell, view.mean_patches(images))
+        codebooks.draw_codebook_map(path, decoded, title, counts, view.cell, patches)
+
+    def codebook_map_part(path: pathlib.Path) -> None:
+        decoded, patches = (array[part] for array in tiles())
+        rows, columns = (f"{piece.start} to {piece.stop - 1}" for piece in part)
+        title = f"The part of the map{of_codebook} with the most uses: rows {rows}, columns {columns} (step {step})"
+        origin = (part[0].start, part[1].start)
+        codebooks.draw_codebook_map(path, decoded, title, counts[part], view.cell, patches, origin=origin)
 
     def hit_map(path: pathlib.Path) -> None:
         title = f"Uses of each code{of_codebook} on the validation set (step {step})"
@@ -234,5 +249,19 @@ def _codebook_pictures(
         )
         codebooks.draw_u_matrix(path, view.u_matrix, title, counts, view.cell)
 
-    drawings = {f"codebook_map{suffix}": codebook_map, f"hit_map{suffix}": hit_map}
+    drawings = {f"codebook_map{suffix}": codebook_map}
+    drawings |= {f"codebook_map_part{suffix}": codebook_map_part} if part else {}
+    drawings |= {f"hit_map{suffix}": hit_map}
     return drawings | ({f"u_matrix{suffix}": u_matrix} if view.grid is not None else {})
+
+
+def _most_used_part(counts: np.ndarray) -> tuple[slice, slice] | None:
+    """Returns the square of `PART_SIDE` x `PART_SIDE` codes with the most uses; None if the whole grid is legible."""
+    if counts.ndim != 2 or max(counts.shape) <= LARGEST_LEGIBLE_SIDE:
+        return None
+    starts = [np.arange(0, side, PART_SIDE) for side in counts.shape]
+    uses = np.add.reduceat(np.add.reduceat(counts, starts[0], axis=0), starts[1], axis=1)
+    corner = np.multiply(np.unravel_index(uses.argmax(), uses.shape), PART_SIDE).tolist()
+    firsts = (max(0, min(first, side - PART_SIDE)) for first, side in zip(corner, counts.shape, strict=True))
+    row, column = (slice(first, min(first + PART_SIDE, side)) for first, side in zip(firsts, counts.shape, strict=True))
+    return row, column
