@@ -46,8 +46,7 @@ def finish(arguments):
 
 def test_each_command_is_read_as_its_own_arm(finished):
     bits = priors.read_bits(priors.folder_of(finished, "photos"))
-    arms = sum(len(codes.arms) for codes in priors.CODES.values())
-    assert len(bits) == arms * len(priors.CROPS) * 2
+    assert len(bits) == 2 * sum(len(codes.arms) * len(codes.crops) for codes in priors.CODES.values())
     assert bits["map", "plain", 0, 1] == 8.25  # the lowest of the run, not the last
     assert bits["ema_sorted", "address_input", 1_000, 0] == 8.5
 

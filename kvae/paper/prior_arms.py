@@ -62,6 +62,9 @@ ANY_CODEBOOK = ("plain", "smoothed", "soft_codewords", "codeword_input", "codewo
 GRID = ("soft_grid", "address_input", "address_head", "address_both", "clusters")
 SHORT = ("plain", "codeword_input", "address_input", "address_head")
 
+CROPS = (1_000, 0)
+"""Numbers of training images; 0 is all."""
+
 
 class Codes(NamedTuple):
     """Codes to model.
@@ -71,12 +74,14 @@ class Codes(NamedTuple):
       tokenizer: setting of `kvae.paper.experiments` that encodes the images.
       numbering: order of the codes, see `kvae.data.numbering.NUMBERINGS`.
       arms: names in `ARMS`.
+      crops: numbers of training images.
     """
 
     label: str
     tokenizer: str
     numbering: str
     arms: tuple[str, ...]
+    crops: tuple[int, ...] = CROPS
 
 
 CODES = {
@@ -84,11 +89,9 @@ CODES = {
     "map_shuffled": Codes("the same, shuffled", "tuned_map", "shuffled", GRID),
     "ema": Codes("EMA-VQ, restarts", "tuned_ema_restarts_3", "as_trained", ANY_CODEBOOK),
     "ema_sorted": Codes("the same, sorted", "tuned_ema_restarts_3", "by_components", GRID),
-    "cube": Codes("map, three axes", "tuned_cube", "as_trained", SHORT),
-    "fsq": Codes("FSQ", "tuned_fsq", "as_trained", SHORT),
+    "cube": Codes("map, three axes", "tuned_cube", "as_trained", SHORT, (0,)),
+    "fsq": Codes("FSQ", "tuned_fsq", "as_trained", SHORT, (0,)),
 }
-CROPS = (1_000, 0)
-"""Numbers of training images; 0 is all."""
 
 REPLACED = 0.1
 """Share of the codes that are replaced by samples, to compare tokenisers."""
@@ -116,8 +119,8 @@ def commands(runs: pathlib.Path, dataset: str, seeds: int, smoke: bool) -> Itera
                 f"tokens of {tokenizer}, seed {seed}",
                 ["kvae.tokenize", str(run), f"--replica={seed}", f"--out={out}"],
             )
-        for crops in CROPS:
-            for name, codes in CODES.items():
+        for name, codes in CODES.items():
+            for crops in codes.crops:
                 for arm in codes.arms:
                     fields = training | PLAIN | ARMS[arm].fields | {
                         "seed": seed,
@@ -188,6 +191,7 @@ def figure(folders: list[str], stem: str) -> Iterator[str]:
                     if arm != "plain" and (values := differences(bits, name, arm, crops))
                 }
                 for name, codes in CODES.items()
+                if crops in codes.crops
             }
             counts += [len(values) for rows in panel.values() for values in rows.values()]
             if any(panel.values()):
@@ -211,10 +215,11 @@ def _head_sizes(folder: pathlib.Path) -> dict[str, str]:
 
 
 def _pivot(bits: Mapping[tuple, float], sizes: Mapping[str, str], crops: int) -> list[list[str]]:
-    rows = [["prior", "head parameters", *(codes.label for codes in CODES.values())]]
+    columns = {name: codes for name, codes in CODES.items() if crops in codes.crops}
+    rows = [["prior", "head parameters", *(codes.label for codes in columns.values())]]
     for arm, (label, _) in ARMS.items():
         cells = []
-        for name in CODES:
+        for name in columns:
             of_arm = [value for key, value in bits.items() if key[:3] == (name, arm, crops)]
             values = of_arm if arm == "plain" else differences(bits, name, arm, crops)
             text = format_mean(values, 2) if values else "—"
