@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kvae import kohonen, measures
+from kvae.models.bit_errors import with_bit_errors
 from kvae.models.codebook_views import jit_apply
 from kvae.paper.settings import Table, open_seed
 from kvae.plots import transmission as plots
@@ -30,36 +31,6 @@ DISTANCE_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 100.0, math.inf)
 
 LABELS = {"tuned_map": "map", "tuned_ema_restarts": "EMA-VQ with restarts", "tuned_fsq": "FSQ"}
 """Labels of the settings to compare; the map comes first."""
-
-
-def with_bit_errors(codes: np.ndarray, shape: tuple[int, ...], rate: float, random: np.random.Generator) -> np.ndarray:
-    """Returns codes after each of their bits is flipped with probability `rate`.
-
-    The position along each axis of the grid is sent in Gray code, in which neighbouring positions differ in one bit. A
-    received position beyond the end of an axis becomes the last position.
-
-    Example:
-      >>> import numpy as np
-      >>> with_bit_errors(np.array([0, 5, 511]), (16, 32), rate=0.0, random=np.random.default_rng(0))
-      array([  0,   5, 511])
-
-    Args:
-      codes: Codes, int [...].
-      shape: Shape of the grid; (K,) for codes without a grid.
-      rate: The bit error rate, from 0 to 1.
-      random: The generator of the errors.
-
-    Returns:
-      int [...].
-    """
-    positions = []
-    for position, side in zip(np.unravel_index(codes, shape), shape, strict=True):
-        bits = math.ceil(math.log2(side))
-        flips = (random.random((*codes.shape, bits)) < rate) @ (1 << np.arange(bits))
-        sent = (position ^ (position >> 1)) ^ flips
-        received = np.bitwise_xor.reduce([sent >> shift for shift in range(bits)], axis=0) if bits else sent
-        positions.append(np.minimum(received, side - 1))
-    return np.ravel_multi_index(positions, shape)
 
 
 def sub_grids(shape: tuple[int, ...]) -> Iterator[np.ndarray]:

@@ -24,8 +24,9 @@ All other columns are measured on the validation set after step {steps:,}; perpl
 set{vectors}. Attainable: the codes that N vectors use if all K codes are equally likely, K (1 - e^(-N / K)).
 Topographic error: the share of vectors whose two nearest codewords are not neighbours on the grid (a node has 8
 neighbours on a plane, 26 in a cube). PSNR, codes moved by 1: PSNR of 32 images after every code is moved by one node
-along each axis, or to the next code index if there is no map. Several values: one for each codebook, such as top /
-bottom level."""
+along each axis, or to the next code index if there is no map. PSNR, 1% bit errors: the same after one bit in a hundred
+is flipped; on a map, the position along each axis is sent in Gray code. Several values: one for each codebook, such as
+top / bottom level."""
 
 
 def format_mean(values: list[float], decimals: int, scale: float = 1.0) -> str:

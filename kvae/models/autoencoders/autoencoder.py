@@ -57,8 +57,9 @@ RECONSTRUCTION_METRICS = {
         _mean("psnr"), panel=("Reconstruction quality", "PSNR (dB)"), column="PSNR (dB)", decimals=1, better=max
     ),
     "perturbation_psnr_1": Metric(column="PSNR, codes moved by 1 (dB)", decimals=1),
+    "bit_error_psnr": Metric(column="PSNR, 1% bit errors (dB)", decimals=1),
 }
-"""Metrics of the model, computed from its sums; `inspection.extra_metrics` computes `perturbation_psnr_1`."""
+"""Metrics of the model, computed from its sums; `inspection.extra_metrics` computes the last two."""
 
 CODEBOOK_METRICS = {
     "perplexity": Metric(

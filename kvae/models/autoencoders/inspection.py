@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kvae import measures
+from kvae.models.bit_errors import binary_shape, with_bit_errors
 from kvae.models.codebook_views import (
     CodebookView,
     apply_in_batches,
@@ -38,6 +39,8 @@ PERTURBATION_OFFSETS = (1, 2, 3)
 
 LARGEST_LEGIBLE_SIDE, PART_SIDE = 96, 32
 """Codes along an axis of the largest grid whose tiles can be told apart in a picture, and of the part that is shown."""
+
+BIT_ERROR_RATE = 0.01
 
 NUM_RECONSTRUCTIONS = 16
 """Number of images shown next to their reconstructions."""
@@ -129,7 +132,7 @@ def shift_codes(layer: Quantizer, codes: jax.Array, offset: int) -> jax.Array:
 
 
 def extra_metrics(model: Autoencoder, variables: Mapping[str, Any], images: np.ndarray) -> dict[str, float]:
-    """Returns measures of the order of each map, and the PSNR after all codes are shifted; see `Model.extra_metrics`.
+    """Returns measures of the order of each map, and the PSNR after codes are changed; see `Model.extra_metrics`.
 
     Args:
       model: an autoencoder.
@@ -137,7 +140,8 @@ def extra_metrics(model: Autoencoder, variables: Mapping[str, Any], images: np.n
       images: validation samples, uint8 [n, h, w, 3].
 
     Returns:
-      `trustworthiness` and `neighborhood_preservation` of each map, and `perturbation_psnr_<offset>` in dB.
+      `trustworthiness` and `neighborhood_preservation` of each map; and, in dB, `perturbation_psnr_<offset>` after all
+      codes are moved, and `bit_error_psnr` after 1% of their bits are flipped.
     """
     metrics = {}
     for name, (grid, codewords) in codewords_on_grids(model, variables).items():
@@ -145,7 +149,12 @@ def extra_metrics(model: Autoencoder, variables: Mapping[str, Any], images: np.n
     for offset in PERTURBATION_OFFSETS:
         shifted = shifted_reconstructions(model, variables, images, offset)
         metrics[f"perturbation_psnr_{offset}"] = float(jnp.mean(measures.psnr(images, shifted)))
-    return metrics
+    codes, random = jax.device_get(jit_apply(model, variables, images, "encode")), np.random.default_rng(0)
+    for name, layer in model.quantizers.items():
+        shape = layer.grid.shape if layer.is_map else binary_shape(layer.codebook_size)
+        codes[name] = with_bit_errors(codes[name], shape, BIT_ERROR_RATE, random).astype(np.int32)
+    received = _decode_shifted(model, variables, codes, 0, tuple(codes))  # a program that exists already
+    return metrics | {"bit_error_psnr": float(jnp.mean(measures.psnr(images, received)))}
 
 
 def codebook_views(model: Autoencoder, variables: Mapping[str, Any], images: np.ndarray) -> dict[str, CodebookView]:
